@@ -1,0 +1,1 @@
+"""Generative models of images: data, likelihoods, models, and the one loop that fits them."""

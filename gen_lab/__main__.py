@@ -1,0 +1,19 @@
+"""gen-lab train experiment=vae_digits seed=1"""
+
+import sys
+
+from rl_lab.core import cli
+
+COMMANDS = {
+    "train": "fit a model, or go on with one: run=<folder>",
+    "sample": "draw a sheet of samples from what a run learned",
+    "evaluate": "score the whole test set: nats and bits a dimension",
+}
+
+
+def main() -> int:
+    return cli.main("gen-lab", "gen", COMMANDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""rl-lab train experiment=dqn_four_rooms seed=1"""
+
+import sys
+
+from rl_lab.core import cli
+
+COMMANDS = {
+    "train": "run an experiment, or go on with one: run=<folder>",
+    "evaluate": "play greedy episodes with what a run learned",
+    "render": "film what a run learned, several runs side by side",
+    "compare": "tables and learning curves of many runs",
+}
+
+
+def main() -> int:
+    return cli.main("rl-lab", "rl", COMMANDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Other libraries as yardsticks, in our environments and on our axes."""

@@ -1,0 +1,130 @@
+"""Stable-Baselines3 as a yardstick: it keeps its own loop; environment, metrics and evaluation are ours."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from rl_lab.core.meters import Every
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count, Positive
+from rl_lab.loops import Episodes, evaluate
+from rl_lab.types import VectorEnv, View
+
+
+def train_sb3(
+    env: VectorEnv,
+    agent: Callable[..., BaseAlgorithm],
+    run: Run,
+    *,
+    eval_env: VectorEnv,
+    total_steps: Count,
+    eval_every: Count,
+    eval_episodes: Count,
+    log_every: Count | None = None,
+    max_abs_reward: Positive = math.inf,
+) -> "SB3Agent":
+    """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.
+
+    A resumed run keeps parameters, optimizer and step count; SB3's rollout or replay and its exploration schedule
+    start anew.
+    """
+    wrapped = AsVecEnv(env, run.stream("env"), max_abs_reward)
+    player = SB3Agent(agent(env=wrapped, seed=run.stream("agent"), device=run.device))
+    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
+    rows.due(0)
+    parts = {"agent": player, "rows": rows, "evaluations": evaluations}
+    first = run.restore(parts)
+    run.begin(total_steps)
+
+    class Report(BaseCallback):
+        def _on_step(self) -> bool:
+            step = first + self.num_timesteps
+            if rows.due(step):
+                run.log(wrapped.episodes.pop(), step)
+            run.pause(step, parts)
+            if evaluations.due(step):
+                run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), step, keep=True)
+            return True
+
+    if not first:
+        evaluations.due(0)
+        run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), 0, keep=True)
+    player.model.learn(total_steps - first, callback=Report())
+    step = first + player.model.num_timesteps
+    run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), step, keep=True)
+    run.save(step, parts)
+    return player
+
+
+class SB3Agent:
+    """An SB3 model that acts and is looked at like an agent of ours."""
+
+    def __init__(self, model: BaseAlgorithm):
+        self.model = model
+
+    def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
+        action, _ = self.model.predict(obs.cpu().numpy(), deterministic=greedy)
+        return torch.as_tensor(action, device=obs.device)
+
+    @torch.no_grad()
+    def view(self, obs: Tensor) -> View:
+        policy = self.model.policy
+        obs = obs.to(self.model.device)
+        if hasattr(policy, "q_net"):
+            q = policy.q_net(obs)
+            return View(q, q.max(-1).values, "action values")
+        return View(policy.get_distribution(obs).distribution.probs, policy.predict_values(obs).squeeze(-1), "probabilities")
+
+    def state_dict(self) -> dict:
+        return self.model.get_parameters()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.set_parameters(state, exact_match=True, device=self.model.device)
+
+
+class AsVecEnv(VecEnv):
+    """Our VectorEnv seen through SB3's eyes."""
+
+    def __init__(self, env: VectorEnv, seed: int = 0, max_abs_reward: float = math.inf):
+        self.env, self.episodes, self._seed, self._max_abs_reward = env, Episodes(env), seed, max_abs_reward
+        high, dtype = (255, np.uint8) if env.spec.obs_dtype == torch.uint8 else (np.inf, np.float32)
+        low = 0 if dtype == np.uint8 else -np.inf
+        super().__init__(env.num_envs, spaces.Box(low, high, env.spec.obs_shape, dtype), spaces.Discrete(env.spec.num_actions))
+
+    def reset(self) -> np.ndarray:
+        return self.env.reset(self._seed).cpu().numpy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._action = torch.as_tensor(actions, device=self.env.device)
+
+    def step_wait(self):
+        step = self.env.step(self._action)
+        self.episodes.add(step)
+        last, truncated = step.last.cpu().numpy(), (step.last & (step.discount > 0)).cpu().numpy()
+        done = last | (step.discount == 0).cpu().numpy()  # a lost life that ends the future ends SB3's episode too
+        infos = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(done):
+            infos[i] = {"terminal_observation": step.next_obs[i].cpu().numpy(), "TimeLimit.truncated": bool(truncated[i])}
+        reward = step.reward.clamp(-self._max_abs_reward, self._max_abs_reward)
+        return step.obs.cpu().numpy(), reward.cpu().numpy(), done, infos
+
+    def close(self) -> None:
+        self.env.close()
+
+    def get_attr(self, attr_name, indices=None):
+        return [None] * self.num_envs
+
+    def set_attr(self, attr_name, value, indices=None) -> None: ...
+
+    def env_method(self, method_name, *args, indices=None, **kwargs):
+        raise NotImplementedError(method_name)
+
+    def env_is_wrapped(self, wrapper_class, indices=None):
+        return [False] * self.num_envs

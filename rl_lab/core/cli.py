@@ -1,0 +1,77 @@
+"""The command line of both labs: what there is, where to read more, and the exit code."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rl_lab.core import launch
+from rl_lab.core.errors import UserError, nearest
+
+
+def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
+    """Exit code 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours raises, whole."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ("-sc", "--shell-completion"):
+        return complete(prog, root, commands, arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(overview(prog, root, commands))
+            return 0
+        name, rest = arguments[0], arguments[1:]
+        if name not in commands:
+            raise UserError(f"no command '{name}'{nearest(name, commands)}")
+        if name == "train":
+            launch.train(prog, root, rest)
+        elif {"-h", "--help"} & set(rest):
+            print(f"{prog} {name} run=<folder> [setting=value ...]    {commands[name]}\n")
+            print((launch.conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
+        else:
+            launch.command(root, name, rest)
+    except UserError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        return 128 + getattr(stop, "number", signal.SIGINT)
+    return 0
+
+
+def overview(prog: str, root: str, commands: dict[str, str]) -> str:
+    """The commands, and every experiment with the first line of its YAML's comment."""
+    lines = [f"{prog} <command> [setting=value ...]", ""]
+    lines += [f"  {name:<10} {text}" for name, text in commands.items()]
+    lines += ["", f"experiments ({prog} train experiment=<name>)", ""]
+    lines += [f"  {name:<30} {text}" for name, text in experiments(root)]
+    lines += ["", f"settings of an experiment: {prog} train experiment=<name> --cfg job",
+              f"tab completion (bash): eval \"$({prog} -sc install=bash)\""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def experiments(root: str) -> list[tuple[str, str]]:
+    found = []
+    for path in sorted((launch.conf_dir() / "experiment").glob("*.yaml")):
+        text = path.read_text()
+        belongs = ("/model:" in text) == (root == "gen")
+        comment = next((line for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "# ")
+        if belongs:
+            found.append((path.stem, comment[2:]))
+    return found
+
+
+def complete(prog: str, root: str, commands: dict[str, str], arguments: list[str]) -> int:
+    """Hydra completes the settings; the command word and run folders are completed here."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    typing = "" if line.endswith(" ") or not words else words[-1]
+    if "query" in arguments[1:][-1] and line:
+        if len(words) - bool(typing) == 1:
+            print(" ".join(c for c in commands if c.startswith(typing)))
+            return 0
+        if typing.startswith("run=") or words[1] != "train":
+            found = sorted(Path("runs").glob("*/*/config.yaml"))
+            print(" ".join(f"run={p.parent}" for p in found if f"run={p.parent}".startswith(typing)))
+            return 0
+        os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)
+        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    launch.complete(prog, root, arguments)
+    return 0

@@ -1,0 +1,20 @@
+"""A user's mistake: one line that names the fault and the remedy, exit code 2, no traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What went wrong and what to do about it, in one line."""
+
+
+class NotFinite(UserError):
+    """A loss or a gradient became nan or infinite."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?` for the choice most like `word`, or the choices themselves if none is."""
+    choices = sorted({str(c) for c in choices})
+    if close := difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5):
+        return f"; did you mean {close[0]}?"
+    return f"; choose from {', '.join(choices)}" if 0 < len(choices) <= 20 else ""

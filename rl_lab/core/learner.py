@@ -1,0 +1,83 @@
+"""What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from rl_lab.core.errors import UserError
+
+Metrics = dict[str, Tensor | float]
+OptimizerFn = Callable[..., torch.optim.Optimizer]
+
+
+class Learner:
+    """`update` it on a batch; `saved` names the attributes that a checkpoint holds.
+
+    An attribute is saved through its own `state_dict`, a generator through its state, anything else as it is.
+    `memory` names the one among them (a replay) that a checkpoint may leave out because of its size.
+    """
+
+    saved: tuple[str, ...] = ()
+    memory: str | None = None
+    settled = True  # False while half a rollout is held: a checkpoint waits for the rest
+
+    def state_dict(self) -> dict:
+        return {name: _state(getattr(self, name)) for name in self.saved}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises KeyError, RuntimeError or ValueError where the state is of another learner."""
+        for name in self.saved:
+            part = getattr(self, name)
+            if name == self.memory and name not in state:
+                continue
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            elif isinstance(part, torch.Generator):
+                part.set_state(state[name].cpu())
+            else:
+                setattr(self, name, state[name])
+
+
+def _state(part):
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part.state_dict() if hasattr(part, "state_dict") else part
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = math.inf) -> Tensor:
+    """One step down the gradient of `loss` []; returns the gradient's norm [] before clipping at `max_norm`.
+
+    On a CPU a step whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would
+    stop the queue, and the loop finds out when it next reads its metrics.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    if norm.is_cuda or math.isfinite(norm):
+        optimizer.step()
+    return norm
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Parameters initialised in here follow `seed` alone; the global streams are left as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def generator(seed: int, device: torch.device) -> torch.Generator:
+    """A random stream of its own, carried in the state of whoever draws from it."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def build_optimizer(optimizer: OptimizerFn, parameters) -> torch.optim.Optimizer:
+    """Raises UserError where torch refuses a hyperparameter."""
+    try:
+        return optimizer(parameters)
+    except ValueError as error:
+        raise UserError(f"optimizer: {error}") from error

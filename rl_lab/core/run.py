@@ -1,0 +1,263 @@
+"""A run: one folder, one seed, one device, one stream of metrics, one checkpoint; what a loop may ask of the world."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from rl_lab.core import checkpoint
+from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.learner import Metrics
+from rl_lab.core.progress import Progress
+
+ROWS_PER_SECOND, ROWS_AT_ONCE = 10, 1_000
+PACKAGES = "torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "hydra-core", "wandb"
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM: the checkpoint is written, the files are whole."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Run:
+    """Open it with `with`; it closes marked finished, stopped or failed.
+
+    The folder: config.yaml, metrics.jsonl (a row a line: step, seconds, values), summary.json, checkpoint.pt,
+    pictures and videos. Without W&B it is complete; with it, W&B holds the same rows.
+    """
+
+    def __init__(
+        self,
+        dir: Path,
+        seed: int,
+        device: str,
+        *,
+        names: dict,  # what summary.json and W&B's config begin with: experiment, agent, env, seed
+        config: dict,
+        tracker=None,  # a partial of tracking.wandb_run
+        job_type: str = "train",
+        checkpoint_every: float = 60.0,  # seconds
+        max_memory_gb: float = 2.0,  # a larger replay is left out of the checkpoint and refilled
+        upload: bool = False,  # the last checkpoint goes to W&B as an artifact
+    ):
+        self.dir, self.seed, self.device = Path(dir), seed, torch.device(device)
+        self.names, self.config, self.job_type, self._tracker = names, config, job_type, tracker
+        self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
+        self.state, self.final, self.wandb = "running", {}, None
+        self._saved = checkpoint.read(self.path("checkpoint.pt")) if self.path("checkpoint.pt").exists() else {}
+        self._step, self._total = self._saved.get("step", 0), None
+        self._seconds_before = self._saved.get("seconds", 0.0)
+        self._signal = None
+
+    # -- opening and closing
+
+    def __enter__(self) -> "Run":
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._start = self._saved_at = self._refilled_at = time.monotonic()
+        self._tokens, self._thinned = float(ROWS_AT_ONCE), False
+        self._rows = open(self.path("metrics.jsonl"), "ab")
+        self._rows.truncate(self._saved.get("bytes", 0))  # rows after the checkpoint will come again
+        self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")))
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        if self._tracker:
+            self._open_wandb()
+        self._write_summary()
+        return self
+
+    def _open_wandb(self) -> None:
+        name = f"{self.names['name']}-{self.dir.name}"
+        ident = f"{self.names['name']}-{hashlib.sha256(str(self.dir.resolve()).encode()).hexdigest()[:8]}"
+        self.wandb = self._tracker(name=name, group=self.names["name"], job_type=self.job_type, id=ident,
+                                   config={**self.names, "settings": self.config})  # fmt: skip
+
+    def __exit__(self, kind, error, trace) -> None:
+        for number, handler in getattr(self, "_handlers", {}).items():
+            signal.signal(number, handler)
+        self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
+        self.progress.close()
+        try:
+            self._rows.close()
+            self._write_summary(str(error) if kind else None)
+        finally:
+            if self.wandb:
+                if self.upload and self.path("checkpoint.pt").exists():
+                    self.wandb.log_artifact(str(self.path("checkpoint.pt")), name=self.wandb.id, type="checkpoint")
+                self.wandb.summary["state"] = self.state
+                self.wandb.finish(exit_code={"finished": 0, "stopped": 130, "failed": 1}[self.state])
+
+    def _on_signal(self, number: int, _frame) -> None:
+        if self._signal:
+            raise KeyboardInterrupt
+        self._signal = number
+        self.say("stopping at the next whole step; once more stops at once")
+
+    # -- what a loop asks for
+
+    def path(self, name: str) -> Path:
+        return self.dir / name
+
+    def stream(self, name: str) -> int:
+        """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:4]) >> 1
+
+    def begin(self, total: int, unit: str = "steps") -> None:
+        self._total = total
+        self.progress.begin(total, unit, self._step)
+
+    def restore(self, parts: dict) -> int:
+        """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run."""
+        for name, part in parts.items():
+            if name in self._saved:
+                try:
+                    part.load_state_dict(self._saved[name])
+                except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+                    raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit "
+                                    f"this one ({' '.join(str(error).split())[:120]})") from error  # fmt: skip
+        if self._step:
+            self.say(f"resumed at step {self._step:,}")
+        self._saved = {}
+        return self._step
+
+    def pause(self, step: int, parts: dict) -> None:
+        """Called where everything is whole: saves when it is time, raises Stopped when a signal asked for it."""
+        self._step = step
+        now = time.monotonic()
+        if self._signal or now - self._saved_at > self.checkpoint_every:
+            self.save(step, parts)
+        if self._signal:
+            raise Stopped(self._signal)
+        self.progress.advance(step, now)
+
+    def save(self, step: int, parts: dict) -> None:
+        """checkpoint.pt: the parts, the step, the seconds spent, and where metrics.jsonl stood."""
+        self._step = step
+        self._rows.flush()
+        state = {name: self._sized(part) for name, part in parts.items()}
+        checkpoint.write(self.path("checkpoint.pt"), {"step": step, "seconds": self.seconds, "bytes": self._rows.tell(), **state})  # fmt: skip
+        self._saved_at = time.monotonic()
+        self._write_summary()
+
+    def _sized(self, part) -> dict:
+        state, memory = part.state_dict(), getattr(part, "memory", None)
+        if memory and (size := _bytes(state[memory]) / 1e9) > self.max_memory_gb:
+            del state[memory]
+            self.say(f"replay of {size:.1f} GB left out of the checkpoint (checkpoint.max_memory_gb="
+                     f"{self.max_memory_gb:g}); a resumed run refills it", once=True)  # fmt: skip
+        return state
+
+    def log(self, metrics: Metrics, step: int, keep: bool = False) -> None:
+        """One row, to the file and to W&B; the only place where a metric leaves the device.
+
+        Beyond 1,000 rows at once and 10 a second after that, rows not marked `keep` are left out of both.
+        Raises NotFinite, naming metric and step.
+        """
+        values = dict(zip(metrics, _numbers(metrics.values()), strict=True))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NotFinite(f"{name} is {value} at step {step:,}")
+        now = time.monotonic()
+        self._tokens = min(ROWS_AT_ONCE, self._tokens + (now - self._refilled_at) * ROWS_PER_SECOND)
+        self._refilled_at = now
+        self.final |= values
+        self.progress.show(values, step)
+        if self._tokens < 1 and not keep:
+            self.say(f"rows come faster than {ROWS_PER_SECOND} a second: some are left out (raise loop.log_every)", once=True)
+            return
+        self._tokens -= 1
+        row = {"step": step, "seconds": round(self.seconds, 3), **values}
+        self._rows.write(json.dumps(row).encode() + b"\n")
+        self._rows.flush()
+        if self.wandb:
+            self.wandb.log(row)
+
+    def media(self, name: str, path: Path, step: int) -> None:
+        """A picture or video of the folder, shown in W&B too."""
+        if self.wandb:
+            import wandb
+
+            kind = wandb.Video if path.suffix in (".mp4", ".gif") else wandb.Image
+            self.wandb.log({"step": step, name: kind(str(path))})
+
+    def say(self, text: str, once: bool = False) -> None:
+        self.progress.say(text, once)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, over all its sittings."""
+        return self._seconds_before + time.monotonic() - self._start
+
+    def _write_summary(self, error: str | None = None) -> None:
+        summary = {
+            **self.names, "state": self.state, "step": self._step, "total": self._total,
+            "seconds": round(self.seconds, 3), "final": self.final, "error": error,
+            "device": str(self.device), "threads": torch.get_num_threads(), "python": platform.python_version(),
+            "versions": _versions(), "git": _revision(), "command": " ".join(sys.argv),
+            "wandb": self.wandb and (f"offline: {self.wandb.dir}" if self.wandb.offline else self.wandb.url),
+        }  # fmt: skip
+        beside = self.path("summary.new")
+        beside.write_text(json.dumps(summary, indent=2, default=str) + "\n")
+        beside.replace(self.path("summary.json"))
+
+
+def device(name: str) -> str:
+    """`auto`, `cpu` or `cuda` to a device that is there. Raises UserError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device={name} is not a choice; choose from auto, cpu, cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu or device=auto")
+    return name
+
+
+def _numbers(values) -> list[float]:
+    """One transfer for all tensors, not one each."""
+    values = list(values)
+    tensors = [v.detach().double().reshape(()) for v in values if isinstance(v, torch.Tensor)]
+    moved = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(moved) if isinstance(v, torch.Tensor) else float(v) for v in values]
+
+
+def _bytes(state) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        return sum(_bytes(v) for v in state.values())
+    return sum(_bytes(v) for v in state) if isinstance(state, list | tuple) else 0
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def _revision() -> str | None:
+    """The git revision of the code, marked + where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.returncode == 1 else "") if head.returncode == 0 else None

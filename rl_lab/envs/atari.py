@@ -1,0 +1,93 @@
+"""ale-py's vector env behind our protocol (Bellemare et al., 2013): numpy and autoreset end in this file."""
+
+import numpy as np
+import torch
+from ale_py import Action, roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.settings import Count, Natural, Unit
+from rl_lab.types import Spec, Step
+
+
+class Atari:
+    """Stacks of four grey frames, uint8 [N, 4, 84, 84]; rewards are raw scores (agents clip).
+
+    The emulators' state cannot be saved: a resumed run starts new episodes. With `camera` a second emulator of each
+    env plays the same actions from the same seed and keeps its picture in colour.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: Count,
+        *,
+        frame_skip: Count = 4,
+        sticky: Unit = 0.0,  # probability that a frame repeats the action before (Machado et al., 2018)
+        noop_max: Natural = 30,  # idle frames, at most, at the start of an episode
+        fire_reset: bool = True,
+        life_loss_terminal: bool = False,  # a lost life ends the future for the learner, not the episode
+        full_actions: bool = False,
+        max_frames: Count = 108_000,  # 30 minutes at 60 frames a second; then the episode is truncated
+        num_threads: Natural = 0,  # 0: one a core
+        camera: bool = False,
+        device: str = "cpu",
+    ):
+        if game not in roms.get_all_rom_ids():
+            raise UserError(f"no Atari game '{game}'{nearest(game, roms.get_all_rom_ids())}")
+        arguments = dict(
+            game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, reward_clipping=False,
+            life_loss_info=life_loss_terminal, frameskip=frame_skip, repeat_action_probability=sticky,
+            noop_max=noop_max, use_fire_reset=fire_reset, full_action_space=full_actions,
+            max_num_frames_per_episode=max_frames, num_threads=num_threads,
+        )  # fmt: skip
+        self._env = AtariVectorEnv(**arguments)
+        colour = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
+        self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
+        self.num_envs, self.device, self.frames_per_second = num_envs, torch.device(device), 60 / frame_skip
+        names = tuple(Action(a).name.lower() for a in self._env.ale.get_action_set())
+        self.spec = Spec(self._env.single_observation_space.shape, torch.uint8, names)
+
+    def reset(self, seed: int) -> Tensor:
+        obs, info = self._env.reset(seed=seed)
+        if self._twin:
+            self._picture, _ = self._twin.reset(seed=seed)
+        self._frame = info["episode_frame_number"].copy()
+        self._obs = self._tensor(obs)
+        return self._obs
+
+    def step(self, action: Tensor) -> Step:
+        action = action.cpu().numpy()
+        obs, reward, terminated, truncated, info = self._env.step(action)
+        if self._twin:
+            self._picture, *_ = self._twin.step(action)
+        # Under life_loss_info `terminated` marks a lost life too; only a reset turns the frame counter back.
+        last = truncated | (terminated & (info["episode_frame_number"] <= self._frame))
+        self._frame = info["episode_frame_number"].copy()
+        self._obs = next_obs = self._tensor(obs)
+        if last.any():  # final_obs holds uninitialised memory wherever the episode goes on
+            next_obs = self._tensor(np.where(last[:, None, None, None], info["final_obs"], obs))
+        discount = self._tensor(1.0 - terminated.astype(np.float32))
+        return Step(self._tensor(reward.astype(np.float32)), discount, self._tensor(last), next_obs, self._obs)
+
+    def observe(self) -> Tensor:
+        return self._obs
+
+    def picture(self) -> np.ndarray:
+        """uint8 [N, 210, 160, 3], in colour; needs `camera`."""
+        return self._picture[:, -1]
+
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x).to(self.device, non_blocking=True)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+    def close(self) -> None:
+        self._env.close()
+        if self._twin:
+            self._twin.close()

@@ -1,0 +1,32 @@
+"""How an agent tries things: schedules, and behaviour policies that draw from a generator of their own."""
+
+import torch
+from torch import Generator, Tensor
+
+from rl_lab.core.settings import Natural, Unit
+
+
+def linear(step: int, start: Unit, end: Unit, steps: Natural) -> float:
+    """From `start` to `end` over `steps`, then flat."""
+    return start + (end - start) * min(step / steps, 1.0) if steps else end
+
+
+def constant(step: int, value: Unit) -> float:
+    return value
+
+
+def epsilon_greedy(q: Tensor, epsilon: float, rng: Generator) -> Tensor:
+    """q [N, A] -> action [N]: uniform with probability epsilon, else the best; ties at random.
+
+    Without random ties a table of zeros would walk in direction 0 for ever.
+    """
+    noise = torch.rand(q.shape, generator=rng, device=q.device)
+    best = torch.where(q == q.max(-1, keepdim=True).values, noise, -1.0).argmax(-1)
+    explore = torch.rand(q.shape[:-1], generator=rng, device=q.device) < epsilon
+    return torch.where(explore, noise.argmax(-1), best)
+
+
+def sample(log_probs: Tensor, rng: Generator) -> Tensor:
+    """log_probs [N, A] -> action [N], by the Gumbel-max trick: no host round trip, no validation."""
+    noise = torch.rand(log_probs.shape, generator=rng, device=log_probs.device)
+    return (log_probs - (-noise.clamp_min(1e-20).log()).log()).argmax(-1)

@@ -1,0 +1,150 @@
+"""The experiments: `train` an agent, or `plan` with a model; both end in `evaluate`."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.learner import Metrics
+from rl_lab.core.meters import Every, Means
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count
+from rl_lab.envs.mdp import MDP, MDPEnv
+from rl_lab.planning import Plan, Planned
+from rl_lab.types import Agent, Policy, Step, Transition, VectorEnv
+
+
+def train(
+    env: VectorEnv,
+    agent: Callable[..., Agent],
+    run: Run,
+    *,
+    eval_env: VectorEnv,
+    total_steps: Count,  # one step is one action in one env
+    eval_every: Count,  # steps
+    eval_episodes: Count,
+    log_every: Count | None = None,  # steps; None: 200 rows a run
+) -> Agent:
+    """Act, step, update; now and then log, evaluate, save. The same loop for every agent of ours."""
+    agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    episodes, means = Episodes(env), Means()
+    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
+    rows.due(0)
+    parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
+    step, obs = start(env, run, parts)
+    run.begin(total_steps)
+    while step < total_steps:
+        if agent.settled:
+            run.pause(step, parts)
+            if evaluations.due(step):
+                run.log(evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")), step, keep=True)
+        action = agent.act(obs)
+        answer = env.step(action)
+        step += env.num_envs
+        try:
+            means.add(agent.update(Transition(obs, action, *answer[:4])), step)
+            episodes.add(answer)
+            obs = answer.obs
+            if rows.due(step):
+                run.log(means.pop() | episodes.pop(), step)
+        except NotFinite as error:
+            raise stopped_by(error, run, step, parts) from None
+    run.log(evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")), step, keep=True)
+    run.save(step, parts)
+    return agent
+
+
+def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:
+    """The step to go on from and the first observation: of a fresh run, or of one that was stopped."""
+    obs = env.reset(run.stream("env"))
+    step = run.restore(parts)
+    if step and env.state_dict():
+        obs = env.observe()
+    elif step:
+        obs = env.reset(run.stream(f"env/{step}"))
+        parts["episodes"].reset()
+        run.say("this environment's state cannot be saved: its episodes start anew")
+    return step, obs
+
+
+def stopped_by(error: NotFinite, run: Run, step: int, parts: dict) -> NotFinite:
+    """Saves what was good: on a CPU the step that was not finite was never taken; a GPU's last checkpoint stands."""
+    if run.device.type == "cpu":
+        run.save(step, parts)
+    return NotFinite(f"{error}; stopped, the parameters before it are in {run.path('checkpoint.pt')} (a smaller learning rate may help)")  # fmt: skip
+
+
+def plan(env: VectorEnv, planner: Callable[[MDP], Iterator[Plan]], run: Run, *, eval_episodes: Count) -> Plan:
+    """Sweep until the planner is done, leave plan.npz, then walk its policy in the same env."""
+    if not isinstance(env, MDPEnv):
+        raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
+                        "choose a gridworld, or a learning agent")  # fmt: skip
+    run.begin(1, "plans")
+    policy = torch.zeros_like(env.mdp.start)
+    for sweep, plan in enumerate(planner(env.mdp), 1):
+        row = {
+            "plan/residual": plan.residual,
+            "plan/policy_changes": (plan.policy != policy).sum(),
+            "plan/start_value": env.mdp.start @ plan.q.max(-1).values,
+        }
+        run.log(row, sweep)
+        policy = plan.policy
+    player = Planned(plan.q, plan.policy)
+    run.log(row | evaluate(env, player.act, eval_episodes, run.stream("eval")), sweep, keep=True)
+    value = plan.q.max(-1).values.masked_fill(env.mdp.terminal, 0.0)
+    np.savez(run.path("plan.npz"), q=plan.q.cpu(), value=value.cpu(), policy=plan.policy.cpu())
+    run.save(sweep, {"agent": player})
+    return plan
+
+
+@torch.no_grad()
+def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> Metrics:
+    """Mean return and length of each env's first ceil(episodes / num_envs) episodes: no bias to short ones."""
+    quota = -(-episodes // env.num_envs)
+    done = torch.zeros(env.num_envs, device=env.device)
+    sums = torch.zeros(2, env.num_envs, device=env.device)
+    obs = env.reset(seed)
+    while (done < quota).any():
+        step = env.step(policy(obs))
+        counted = (done < quota).float()
+        sums += counted * torch.stack([step.reward, torch.ones_like(step.reward)])
+        done += step.last
+        obs = step.obs
+    returns, lengths = sums.sum(1) / (quota * env.num_envs)
+    return {"eval/return": returns, "eval/length": lengths}
+
+
+class Episodes:
+    """Mean return and length [steps] of the episodes that ended since the last `pop`."""
+
+    def __init__(self, env: VectorEnv):
+        self._zeros = torch.zeros(env.num_envs, device=env.device)
+        self._sums = torch.zeros(3, device=env.device)  # episodes, returns, lengths
+        self.reset()
+
+    def reset(self) -> None:
+        self._return, self._length = self._zeros.clone(), self._zeros.clone()
+
+    def add(self, step: Step) -> None:
+        self._return += step.reward
+        self._length += 1
+        last = step.last.float()
+        self._sums += torch.stack([last.sum(), (last * self._return).sum(), (last * self._length).sum()])
+        self._return *= 1 - last
+        self._length *= 1 - last
+
+    def pop(self) -> Metrics:
+        count, returns, lengths = self._sums.tolist()
+        self._sums.zero_()
+        return {"episode/return": returns / count, "episode/length": lengths / count} if count else {}
+
+    def state_dict(self) -> dict:
+        return {"return": self._return, "length": self._length, "sums": self._sums}
+
+    def load_state_dict(self, state: dict) -> None:
+        if len(state["return"]) != len(self._zeros):
+            raise ValueError(f"{len(state['return'])} envs, not {len(self._zeros)}")
+        self._return, self._length, self._sums = (state[k].to(self._zeros.device).clone() for k in ("return", "length", "sums"))

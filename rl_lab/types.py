@@ -1,0 +1,83 @@
+"""The nouns of the house. Shapes: N envs, T steps, B samples, A actions, S states."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rl_lab.core.learner import Metrics
+
+Policy = Callable[[Tensor], Tensor]  # obs [N, ...] -> action [N]
+
+
+class Spec(NamedTuple):
+    """What an agent must know of an environment before it is built."""
+
+    obs_shape: tuple[int, ...]
+    obs_dtype: torch.dtype
+    actions: tuple[str, ...]  # their names, in order
+
+    @property
+    def num_actions(self) -> int:
+        return len(self.actions)
+
+
+class Step(NamedTuple):
+    """What the world answers to an action.
+
+    discount is 0 where the future ends (no bootstrapping) and 1 elsewhere; last marks where the episode ends, for
+    either reason. Terminated = (0, True); truncated = (1, True); a lost life that ends the future = (0, False).
+    """
+
+    reward: Tensor  # [N] float32, as the game gave it: not clipped, not scaled
+    discount: Tensor  # [N] float32
+    last: Tensor  # [N] bool
+    next_obs: Tensor  # [N, ...] the true successor, even where the episode ended: learn from this
+    obs: Tensor  # [N, ...] a first observation where it ended, else next_obs: act on this
+
+
+class Transition(NamedTuple):
+    """What an agent learns from; the fields may be [N, ...], [B, ...] or [T, N, ...]."""
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    last: Tensor
+    next_obs: Tensor
+
+
+class View(NamedTuple):
+    """What an agent thinks of some observations, for pictures."""
+
+    bars: Tensor  # [N, A] action values or probabilities
+    value: Tensor  # [N] of the state
+    kind: str  # what the bars are: "action values", "probabilities"
+
+
+class VectorEnv(Protocol):
+    """N copies of a world that step together; every tensor lives on `device`."""
+
+    spec: Spec
+    num_envs: int
+    device: torch.device
+
+    def reset(self, seed: int) -> Tensor: ...
+    def step(self, action: Tensor) -> Step: ...
+    def observe(self) -> Tensor: ...  # [N, ...] what `act` should see now: after a reset, a step, or a restored state
+    def state_dict(self) -> dict: ...  # {} where the world's state cannot be saved: a resumed run starts new episodes
+    def load_state_dict(self, state: dict) -> None: ...
+    def close(self) -> None: ...
+
+
+class Agent(Protocol):
+    """A learner that acts; it is updated on the transition of all envs at one step."""
+
+    settled: bool  # whether a checkpoint now would hold everything
+
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor: ...
+    def update(self, transition: Transition) -> Metrics: ...  # {} when it did not learn
+    def view(self, obs: Tensor) -> View: ...
+    def state_dict(self) -> dict: ...
+    def load_state_dict(self, state: dict) -> None: ...

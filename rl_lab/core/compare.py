@@ -11,18 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.statistics import Estimate, area_under_curve, iqm, stratified_bootstrap, x_at_threshold
+from rl_lab.core.statistics import Estimate, area_under_curve, iqm, iqm_curve, stratified_bootstrap, x_at_threshold
 
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
 LOWER_IS_BETTER = {"nll", "bits", "loss", "residual", "error", "fid", "kid", "mse", "mmd", "perplexity", "regret"}
-POINTS = 200  # of a drawn curve
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"  # Okabe and Ito: colour-blind safe
 DASHES = "-", "--", ":", "-."
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.grid": True,
+         "grid.color": "#E8E8E8", "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444",
+         "svg.hashsalt": "compare"}  # fmt: skip
 
 
 class Curve(NamedTuple):
@@ -63,7 +66,6 @@ def compare(
     *,
     metric: str | None = None,  # None: eval/return if every run has it, else the next best
     threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
-    lower_is_better: bool | None = None,  # None: by the metric's name
     out: Path | None = None,  # None: runs/compare/<timestamp>
     resamples: int = 2_000,
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
@@ -73,25 +75,19 @@ def compare(
     grouped = group(read_runs(runs, notes), notes)
     found = [run for members in grouped.values() for run in members]
     metric = choose_metric(found, metric)
-    lower = is_lower_better(metric) if lower_is_better is None else lower_is_better
+    lower = is_lower_better(metric)
     groups = {label: [run.curves[metric] for run in members] for label, members in grouped.items()}
     groups = dict(sorted(groups.items(), key=lambda g: (1 if lower else -1) * iqm([c.values[-1] for c in g[1]])))
-    goal, origin = (threshold, "as given") if threshold is not None else default_threshold(groups, lower)
-    start, end = common_steps(groups)
-    rows = [_row(label, curves, start, end, goal, lower, resamples) for label, curves in groups.items()]
+    goal, origin = default_threshold(groups, lower) if threshold is None else (threshold, "as asked")
+    steps = common_steps(groups)
+    rows = [_row(label, curves, steps, goal, lower, resamples) for label, curves in groups.items()]
 
     out = Path(out or f"runs/compare/{datetime.now():%Y-%m-%d_%H-%M-%S}")
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "compare.csv", rows, metric, goal)
-    draw(groups, metric, out / "compare", lower_is_better=lower, threshold=goal, resamples=resamples)
-    captions = [
-        f"{metric}: {'lower' if lower else 'higher'} is better. Interquartile mean over seeds; beneath it, its 95 % stratified bootstrap interval.",
-        f"area: mean height of the curve from step {start:,.0f} to {end:,.0f}, which all runs cover." if start <= end else "area: left blank, no steps are covered by all runs.",
-        f"threshold: {_number(goal)}, {origin}; (k/n): the median of the k of n seeds that reached it." if goal is not None else f"threshold: none, {origin}.",
-        *_unequal(found, metric), *notes,
-    ]  # fmt: skip
-    _show(rows, captions, out)
-    _track(tracker, rows, metric, out)
+    draw(groups, metric, out / "compare", threshold=goal, resamples=resamples)
+    _show(rows, [*_captions(found, metric, lower, steps, goal, origin), *notes], out)
+    _track(tracker, rows, metric, out / "compare.png")
     return rows
 
 
@@ -169,10 +165,10 @@ def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
     """The metric asked for, or the best one that every run has. Raises UserError."""
     common = sorted(set.intersection(*(set(run.curves) for run in runs)))
     if metric is None:
-        order = ["eval/return", "episode/return", *(m for m in common if m.startswith("eval/"))]
+        order = ["eval/return", "episode/return", *(m for m in common if m.startswith("eval/") or len(common) == 1)]
         if chosen := [m for m in order if m in common]:
             return chosen[0]
-        raise UserError(f"which metric? metric=<one of {', '.join(common)}>" if common else "these runs have no metric in common; compare fewer of them")  # fmt: skip
+        raise UserError(f"which metric? say metric=X, of {', '.join(common)}" if common else "these runs have no metric in common; compare fewer of them")  # fmt: skip
     if metric not in {m for run in runs for m in run.curves}:
         raise UserError(f"no metric '{metric}'{nearest(metric, common)}")
     if metric not in common:
@@ -221,32 +217,35 @@ def common_steps(groups: dict[str, list[Curve]]) -> tuple[float, float]:
     return max(c.steps[0] for c in curves), min(c.steps[-1] for c in curves)
 
 
-def default_threshold(groups: dict[str, list[Curve]], lower_is_better: bool) -> tuple[float | None, str]:
-    """Where 90 % of the way from the worst first value to the best final one is, and how it came about."""
+def default_threshold(groups: dict[str, list[Curve]], lower_is_better: bool) -> tuple[float, str]:
+    """90 % of the way from the worst first value to the best final one, in words too; nan if that is no way up."""
     worst, best = (max, min) if lower_is_better else (min, max)
     first = worst(iqm([c.values[0] for c in curves]) for curves in groups.values())
     final = best(iqm([c.values[-1] for c in curves]) for curves in groups.values())
     if best(first, final) == first:
-        return None, "as no group ends better than the worst begins"
+        return math.nan, "as no group ends better than the worst begins"
     return float(first + 0.9 * (final - first)), "90 % of the way from the worst first value to the best final one"
 
 
-def _row(label, curves, start, end, threshold, lower, resamples) -> Row:
-    best = np.min if lower else np.max
-    columns = ([c.values[-1] for c in curves], [best(c.values) for c in curves],
-               [area_under_curve(c.steps, c.values, start, end) if start <= end else math.nan for c in curves])  # fmt: skip
-    estimates = [stratified_bootstrap(column, resamples=resamples) for column in columns]
-    reached = [(x_at_threshold(c.steps, c.values, threshold, lower_is_better=lower),
-                x_at_threshold(c.seconds, c.values, threshold, lower_is_better=lower))
-               for c in curves if threshold is not None]  # fmt: skip
-    reached = [both for both in reached if not math.isnan(both[0])]
-    return Row(label, len(curves), *estimates, *(np.median(reached, axis=0) if reached else (math.nan,) * 2), len(reached))
+def _row(label: str, curves: list[Curve], steps: tuple, threshold: float, lower: bool, resamples: int) -> Row:
+    start, end = steps
+    finals, bests = [c.values[-1] for c in curves], [(np.min if lower else np.max)(c.values) for c in curves]
+    areas = [area_under_curve(c.steps, c.values, start, end) if start <= end else math.nan for c in curves]
+    estimates = (stratified_bootstrap(scores, resamples=resamples) for scores in (finals, bests, areas))
+    reached = [[x_at_threshold(x, c.values, threshold, lower_is_better=lower) for x in (c.steps, c.seconds)] for c in curves]
+    reached = [x for x in reached if not math.isnan(x[0])]
+    steps, seconds = np.median(reached, axis=0).tolist() if reached else (math.nan, math.nan)
+    return Row(label, len(curves), *estimates, steps, seconds, len(reached))
 
 
-def _unequal(runs: list[RunFiles], metric: str) -> Iterator[str]:
+def _captions(runs: list[RunFiles], metric: str, lower: bool, steps: tuple, threshold: float, origin: str) -> Iterator[str]:
+    yield f"{metric}: {'lower' if lower else 'higher'} is better. Interquartile mean over n seeds; in brackets its 95 % stratified bootstrap interval."
+    yield (f"area: mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which every run covers."
+           if steps[0] <= steps[1] else "area: blank, as no steps are covered by every run.")  # fmt: skip
+    yield f"threshold: {_number(threshold) or 'none'}, {origin}; k/n: median of the k seeds that reached it."
     last = [run.curves[metric].steps[-1] for run in runs]
     if min(last) < max(last):
-        yield f"final: at each run's last row, from step {min(last):,.0f} to {max(last):,.0f}."
+        yield f"final: at each run's own last row, from step {min(last):,.0f} to {max(last):,.0f}."
     if unfinished := [str(run.folder) for run in runs if not run.finished]:
         yield f"not finished: {', '.join(unfinished)}."
 
@@ -255,87 +254,74 @@ def _number(x: float) -> str:
     return "" if math.isnan(x) else f"{x:,.0f}" if abs(x) >= 1_000 else f"{x:.4g}"
 
 
-def _show(rows: list[Row], captions: list[str], out: Path) -> None:
+def _show(rows: list[Row], captions: Iterable[str], out: Path) -> None:
     console = Console(highlight=False)
-    table = Table("group", *(Column(name, justify="right") for name in ("n", "final", "best", "area", "steps to\nthreshold", "seconds to\nthreshold")))
+    console.width = console.width if console.is_terminal else max(console.width, 120)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), leading=1)
+    table.add_column("group", overflow="fold")
+    for name in ("n", "final", "best", "area", "to threshold"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        estimates = [
-            f"{_number(e.point)}\n[dim]{'n=1' if row.seeds == 1 else f'{_number(e.low)} to {_number(e.high)}'}[/dim]"
-            for e in (row.final, row.best, row.area)
-        ]
-        reached = f"\n[dim]({row.reached}/{row.seeds})[/dim]"
-        table.add_row(escape(row.group), str(row.seeds), *estimates, *(_number(x) + reached for x in (row.steps_to_threshold, row.seconds_to_threshold)))
+        estimates = [f"{_number(e.point)}\n" + ("n=1" if row.seeds == 1 else f"\\[{_number(e.low)}, {_number(e.high)}]")
+                     for e in (row.final, row.best, row.area)]  # fmt: skip
+        reached = f"{_number(row.steps_to_threshold)} steps\n{_number(row.seconds_to_threshold)} s  {row.reached}/{row.seeds}"
+        table.add_row(escape(row.group), str(row.seeds), *estimates, reached if row.reached else f"0/{row.seeds}")
     console.print(table)
-    for text in captions:
-        console.print(text, style="dim", markup=False, soft_wrap=not console.is_terminal)
-    for suffix in ("csv", "png", "svg"):
-        console.print(str(out / f"compare.{suffix}"), markup=False, soft_wrap=True)
+    for text in [*captions, *(str(out / f"compare.{suffix}") for suffix in ("csv", "png", "svg"))]:
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def _cells(row: Row) -> dict[str, object]:
-    estimates = {f"{name}{end}": float(value) for name in ("final", "best", "area")
-                 for end, value in zip(("", "_low", "_high"), getattr(row, name), strict=True)}  # fmt: skip
-    return {"group": row.group, "seeds": row.seeds, **estimates, "reached": row.reached,
-            "steps_to_threshold": row.steps_to_threshold, "seconds_to_threshold": row.seconds_to_threshold}  # fmt: skip
+    """A row with its estimates laid flat: final, final_low, final_high, ..."""
+    cells: dict[str, object] = {}
+    for name, value in row._asdict().items():
+        flat = zip(("", "_low", "_high"), value, strict=True) if isinstance(value, Estimate) else [("", value)]
+        cells |= {name + end: x if isinstance(x, str | int) else float(x) for end, x in flat}
+    return cells
 
 
-def _write_csv(path: Path, rows: list[Row], metric: str, threshold: float | None) -> None:
+def _write_csv(path: Path, rows: list[Row], metric: str, threshold: float) -> None:
     with path.open("w", newline="") as file:
-        cells = [{"metric": metric, **_cells(row), "threshold": threshold} for row in rows]
-        writer = csv.DictWriter(file, cells[0])
+        writer = csv.DictWriter(file, ["metric", *_cells(rows[0]), "threshold"])
         writer.writeheader()
-        writer.writerows(cells)
+        writer.writerows({"metric": metric, **_cells(row), "threshold": threshold} for row in rows)
 
 
-def draw(groups, metric: str, path: Path, *, lower_is_better: bool, threshold: float | None, resamples: int) -> None:
+def draw(groups: dict[str, list[Curve]], metric: str, path: Path, *, threshold: float = math.nan, resamples: int = 2_000) -> None:
     """path.png and path.svg: each group's interquartile mean and its interval, over thin lines of its seeds."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
 
-    values = np.concatenate([c.values for curves in groups.values() for c in curves])
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
-             "axes.grid": True, "grid.color": "#E6E6E6", "axes.axisbelow": True, "xtick.color": "#444444",
-             "ytick.color": "#444444", "svg.hashsalt": "compare"}  # fmt: skip
-    with rc_context(style):
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
+    labels = [f"{label}  (n={len(curves)})" for label, curves in groups.items()]
+    columns = max(1, min(4, 135 // (10 + max(map(len, labels)))))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.4 + 0.22 * math.ceil((len(labels) + 1) / columns)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
-            for i, (label, curves) in enumerate(groups.items()):
+            for i, curves in enumerate(groups.values()):
                 color, dash = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
-                xs = [getattr(curve, axis) for curve in curves]
-                for x, curve in zip(xs, curves, strict=True):
-                    panel.plot(x, curve.values, color=color, linewidth=0.6, alpha=0.35)
-                grid, band = _band(xs, [curve.values for curve in curves], resamples)
-                panel.fill_between(grid, band.low, band.high, color=color, alpha=0.18, linewidth=0)
-                panel.plot(grid, band.point, color=color, linestyle=dash, linewidth=2, marker="o" if len(grid) == 1 else None,
-                           label=f"{label}  (n={len(curves)})")  # fmt: skip
-            if threshold is not None:
-                panel.axhline(threshold, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"threshold {_number(threshold)}")
+                xs, ys = [getattr(c, axis) for c in curves], [c.values for c in curves]
+                for x, y in zip(xs, ys, strict=True):
+                    panel.plot(x, y, color=color, linewidth=0.6, alpha=0.3, zorder=1, rasterized=len(x) > 1_000)
+                grid, band = iqm_curve(xs, ys, resamples=resamples)
+                panel.fill_between(grid, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=2)
+                panel.plot(grid, band.point, color=color, linestyle=dash, linewidth=2, zorder=3, label=labels[i],
+                           marker="o" if len(grid) == 1 else None)  # fmt: skip
+            if not math.isnan(threshold):
+                panel.axhline(threshold, color="#666666", linewidth=1, linestyle=":", label=f"threshold {_number(threshold)}")
             panel.set_xlabel(axis)
-            panel.xaxis.set_major_formatter(FuncFormatter(_tick))
-        if values.min() > 0 and values.max() > 1_000 * values.min():
-            panels[0].set_yscale("log")
+            panel.xaxis.set_major_formatter(_tick)
+        lowest, highest = panels[0].dataLim.intervaly
+        if 0 < 1_000 * lowest < highest:
+            panel.set_yscale("log")
         else:
-            panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
-        panels[0].set_ylabel(f"{metric}{' (lower is better)' if lower_is_better else ''}")
-        figure.suptitle(metric, x=0.01, ha="left", weight="bold")
-        handles, labels = panels[0].get_legend_handles_labels()
-        columns = max(1, min(4, 130 // max(map(len, labels))))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False,
-                      title="interquartile mean over seeds, 95 % bootstrap interval, single seeds")  # fmt: skip
-        figure.savefig(path.with_suffix(".png"), dpi=150)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-
-
-def _band(xs: list[np.ndarray], values: list[np.ndarray], resamples: int) -> tuple[np.ndarray, Estimate]:
-    """Where all seeds have data, on their own points if these are few."""
-    start, end = max(x[0] for x in xs), min(x[-1] for x in xs)
-    own = np.unique(np.concatenate(xs))
-    own = own[(own >= start) & (own <= end)]
-    grid = own if len(own) <= POINTS else np.linspace(start, end, POINTS)
-    curves = np.stack([np.interp(grid, x, y) for x, y in zip(xs, values, strict=True)])  # [R, P]
-    return grid, stratified_bootstrap(curves[:, None], resamples=resamples)
+            panel.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+        figure.suptitle(metric + " (lower is better)" * is_lower_better(metric), x=0.01, ha="left", weight="bold")
+        legend = figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False,
+                               title="line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds")  # fmt: skip
+        legend.get_title().set(color="#666666", size=9)
+        for suffix, metadata in ((".png", {}), (".svg", {"Date": None})):
+            figure.savefig(path.with_suffix(suffix), dpi=150, metadata=metadata)
 
 
 def _tick(x: float, _: int) -> str:
@@ -343,13 +329,12 @@ def _tick(x: float, _: int) -> str:
     return f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 1e4 else f"{x:,g}"
 
 
-def _track(tracker: Callable | None, rows: list[Row], metric: str, out: Path) -> None:
+def _track(tracker: Callable | None, rows: list[Row], metric: str, picture: Path) -> None:
     config = {"metric": metric, "groups": [row.group for row in rows]}
-    run = tracker and tracker(name="compare", group="compare", job_type="compare", config=config)
-    if run:
+    if run := tracker and tracker(name="compare", group="compare", job_type="compare", config=config):
         import wandb
 
         cells = [_cells(row) for row in rows]
         table = wandb.Table(columns=list(cells[0]), data=[list(c.values()) for c in cells])
-        run.log({"compare/table": table, "compare/curves": wandb.Image(str(out / "compare.png"))})
+        run.log({"compare/table": table, "compare/curves": wandb.Image(str(picture))})
         run.finish()

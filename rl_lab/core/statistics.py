@@ -69,3 +69,17 @@ def x_at_threshold(x, values, threshold: float, *, lower_is_better: bool = False
     values = np.asarray(values, float)
     reached = values <= threshold if lower_is_better else values >= threshold
     return float(np.asarray(x, float)[reached.argmax()]) if reached.any() else float("nan")
+
+
+def iqm_curve(xs: list, ys: list, *, points: int = 200, **bootstrap) -> tuple[np.ndarray, Estimate]:
+    """Interquartile mean of curves (a list of x [P] increasing and one of y [P]) over the range that all of them cover.
+
+    Returns x [Q] and the estimate at each: the curves' own x if they are at most `points`, else evenly spaced; between
+    its points a curve is straight. Empty where no range is common.
+    """
+    start, end = max(x[0] for x in xs), min(x[-1] for x in xs)
+    own = np.unique(np.concatenate(xs))
+    own = own[(own >= start) & (own <= end)]
+    grid = own if len(own) <= points else np.linspace(start, end, points)
+    curves = np.stack([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)])  # [R, Q]
+    return grid, stratified_bootstrap(curves[:, None], **bootstrap)

@@ -17,11 +17,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.statistics import Estimate, area_under_curve, iqm, iqm_curve, stratified_bootstrap, x_at_threshold
+from rl_lab.core.statistics import (
+    Estimate,
+    area_under_curve,
+    iqm,
+    iqm_curve,
+    stratified_bootstrap,
+    x_at_threshold,
+)
 
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
-LOWER_IS_BETTER = {"nll", "bits", "loss", "residual", "error", "fid", "kid", "mse", "mmd", "perplexity", "regret"}
-COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"  # Okabe and Ito: colour-blind safe
+LOWER_IS_BETTER = {"nll", "bits", "loss", "residual", "error", "fid", "kid", "mse", "mmd", "perplexity"}
+COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"  # Okabe and Ito's
 DASHES = "-", "--", ":", "-."
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.grid": True,
          "grid.color": "#E8E8E8", "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444",
@@ -44,7 +51,7 @@ class RunFiles(NamedTuple):
     seed: int
     choices: dict[str, str]
     settings: dict[str, str]  # dotted key -> value, of all that may change a result
-    curves: dict[str, Curve]
+    curves: dict[str, Curve]  # by metric
     finished: bool
 
 
@@ -56,7 +63,7 @@ class Row(NamedTuple):
     final: Estimate
     best: Estimate
     area: Estimate  # mean height of the curve
-    steps_to_threshold: float  # median of the seeds that reached it
+    steps_to_threshold: float  # median of the seeds that reached it, nan if none did
     seconds_to_threshold: float
     reached: int  # seeds
 
@@ -70,15 +77,15 @@ def compare(
     resamples: int = 2_000,
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> list[Row]:
-    """Prints and writes the comparison of run folders (or folders of them), best group first. Raises UserError."""
+    """Prints and writes the comparison of run folders, or folders of them, best first. Raises UserError."""
     notes: list[str] = []
-    grouped = group(read_runs(runs, notes), notes)
-    found = [run for members in grouped.values() for run in members]
+    members = group(read_runs(runs, notes), notes)
+    found = [run for group_runs in members.values() for run in group_runs]
     metric = choose_metric(found, metric)
     lower = is_lower_better(metric)
-    groups = {label: [run.curves[metric] for run in members] for label, members in grouped.items()}
-    groups = dict(sorted(groups.items(), key=lambda g: (1 if lower else -1) * iqm([c.values[-1] for c in g[1]])))
-    goal, origin = default_threshold(groups, lower) if threshold is None else (threshold, "as asked")
+    groups = {label: [run.curves[metric] for run in group_runs] for label, group_runs in members.items()}
+    groups = dict(sorted(groups.items(), key=lambda item: iqm(_finals(item[1])), reverse=not lower))
+    goal, origin = (threshold, "as asked") if threshold is not None else default_threshold(groups, lower)
     steps = common_steps(groups)
     rows = [_row(label, curves, steps, goal, lower, resamples) for label, curves in groups.items()]
 
@@ -86,7 +93,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "compare.csv", rows, metric, goal)
     draw(groups, metric, out / "compare", threshold=goal, resamples=resamples)
-    _show(rows, [*_captions(found, metric, lower, steps, goal, origin), *notes], out)
+    _show(rows, [*_captions(found, metric, steps, goal, origin), *notes], out)
     _track(tracker, rows, metric, out / "compare.png")
     return rows
 
@@ -95,7 +102,7 @@ def compare(
 
 
 def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
-    """Every run at or below the folders, once; a run without rows is a note below a folder, a UserError by itself."""
+    """Every run at or below the folders, once; one without rows is noted, or a UserError if named itself."""
     found: dict[Path, RunFiles] = {}
     for folder in map(Path, folders):
         if (folder / "config.yaml").is_file():
@@ -103,11 +110,11 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
             if not runs[0].curves:
                 raise UserError(f"{folder} has no rows in metrics.jsonl yet; wait for them or leave it out")
         else:
-            inside = sorted(path.parent for path in folder.rglob("metrics.jsonl") if path.with_name("config.yaml").is_file())
-            runs = [read_run(path) for path in inside]
+            inside = sorted(path.parent for path in folder.rglob("metrics.jsonl"))
+            runs = [read_run(path) for path in inside if (path / "config.yaml").is_file()]
             if not runs:
                 raise UserError(f"no run in {folder}; a run folder holds config.yaml and metrics.jsonl")
-            notes += [f"{run.folder} is left out: it has no rows" for run in runs if not run.curves]
+        notes += [f"{run.folder} is left out: it has no rows." for run in runs if not run.curves]
         for run in runs:
             if run.curves:
                 found.setdefault(run.folder.resolve(), run)
@@ -124,22 +131,22 @@ def read_run(folder: Path) -> RunFiles:
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/config.yaml is not the config of a run; leave it out") from error
     points: dict[str, list[tuple[float, float, float]]] = {}
-    for row in _rows(folder / "metrics.jsonl"):
+    for row in _objects(folder / "metrics.jsonl", str.splitlines):
         for metric in row.keys() - {"step", "seconds"}:
             if isinstance(row[metric], int | float) and math.isfinite(row[metric]):
                 points.setdefault(metric, []).append((row["step"], row["seconds"], row[metric]))
     curves = {metric: _curve(*np.array(points[metric], float).T) for metric in sorted(points)}
-    settings = {k: v for k, v in _flatten(config) if k.split(".")[0] not in IGNORED and (k[-5:], v) != (".seed", str(seed))}
-    finished = any(summary.get("state") == "finished" for summary in _rows(folder / "summary.json", whole=True))
+    flat = _flatten({key: value for key, value in config.items() if key not in IGNORED})
+    settings = {key: value for key, value in flat if not (key.endswith(".seed") and value == str(seed))}
+    finished = any(summary.get("state") == "finished" for summary in _objects(folder / "summary.json"))
     return RunFiles(folder, name, seed, choices, settings, curves, finished)
 
 
-def _rows(path: Path, whole: bool = False) -> Iterator[dict]:
-    """The JSON object of each line, or of the whole file; none where it is missing or was cut by a kill."""
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    for line in [text] if whole else text.splitlines():
+def _objects(path: Path, split: Callable[[str], list[str]] = lambda text: [text]) -> Iterator[dict]:
+    """The JSON object in each part of a file; none where it is missing or was cut by a kill."""
+    for part in split(path.read_text(errors="replace")) if path.is_file() else []:
         try:
-            yield json.loads(line)
+            yield json.loads(part)
         except ValueError:
             continue
 
@@ -162,18 +169,20 @@ def _flatten(config: dict, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
-    """The metric asked for, or the best one that every run has. Raises UserError."""
+    """The metric asked for, or the first choice of those that every run has. Raises UserError."""
     common = sorted(set.intersection(*(set(run.curves) for run in runs)))
     if metric is None:
-        order = ["eval/return", "episode/return", *(m for m in common if m.startswith("eval/") or len(common) == 1)]
-        if chosen := [m for m in order if m in common]:
+        order = ["eval/return", "episode/return", *(m for m in common if m.startswith("eval/"))]
+        if chosen := [m for m in order if m in common] or (common if len(common) == 1 else []):
             return chosen[0]
-        raise UserError(f"which metric? say metric=X, of {', '.join(common)}" if common else "these runs have no metric in common; compare fewer of them")  # fmt: skip
+        if not common:
+            raise UserError("these runs have no metric in common; compare fewer of them")
+        raise UserError(f"which metric? choose metric= from {', '.join(common)}")
     if metric not in {m for run in runs for m in run.curves}:
         raise UserError(f"no metric '{metric}'{nearest(metric, common)}")
     if metric not in common:
         without = next(run.folder for run in runs if metric not in run.curves)
-        raise UserError(f"{without} has no metric '{metric}'; leave it out or choose from {', '.join(common)}")
+        raise UserError(f"{without} has no '{metric}'; leave it out or choose from {', '.join(common)}")
     return metric
 
 
@@ -190,58 +199,66 @@ def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
     for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
         seeds = alike.setdefault((run.name, *sorted(run.settings.items())), {})
         if seeds.setdefault(run.seed, run) is not run:
-            notes.append(f"{run.folder} is left out: the same seed and settings as {seeds[run.seed].folder}.")
+            notes.append(f"{run.folder} is left out: {seeds[run.seed].folder} has its seed and settings.")
     groups = [list(seeds.values()) for seeds in alike.values()]
     return {_label(runs[0], [g[0] for g in groups if g[0].name == runs[0].name]): runs for runs in groups}
 
 
-def _label(run: RunFiles, others: list[RunFiles]) -> str:
-    """The name, and what differs among the runs of that name; agent=dqn stands for every agent.* that it implies."""
-    differing = [k for k in {k: 0 for other in others for k in other.settings} if len({o.settings.get(k) for o in others}) > 1]
-    parts = []
+def _label(run: RunFiles, namesakes: list[RunFiles]) -> str:
+    """The name and the settings in which namesakes differ; agent=a2c stands for each agent.* that it implies."""
+    settings = dict.fromkeys(key for other in namesakes for key in other.settings)
+    differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]
+    words = [run.name]
     for choice, chosen in run.choices.items():
-        values = {k: {(o.choices.get(choice), o.settings.get(k)) for o in others} for k in differing}
-        names = {o.choices.get(choice) for o in others}
-        implied = [k for k in differing if k.split(".")[0] == choice and len(values[k]) == len(names)]
-        if len(names) > 1 and implied:
-            parts.append(f"{choice}={chosen}")
-            differing = [k for k in differing if k not in implied]
-    return " ".join([run.name, *parts, *(f"{k}={run.settings[k]}" for k in differing if k in run.settings)])
+        chosen_by = [other.choices.get(choice) for other in namesakes]
+        pairs = {key: {*zip(chosen_by, (o.settings.get(key) for o in namesakes), strict=True)} for key in differing}
+        implied = [k for k in differing if k.split(".")[0] == choice and len(pairs[k]) == len({*chosen_by})]
+        words += [f"{choice}={chosen}"] * bool(implied)
+        differing = [key for key in differing if key not in implied]
+    return " ".join(words + [f"{key}={run.settings[key]}" for key in differing if key in run.settings])
 
 
 # -- figures and tables
 
 
 def common_steps(groups: dict[str, list[Curve]]) -> tuple[float, float]:
+    """First and last step that every run covers; the first is beyond the last if there are none."""
     curves = [curve for members in groups.values() for curve in members]
-    return max(c.steps[0] for c in curves), min(c.steps[-1] for c in curves)
+    return max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
 
 
 def default_threshold(groups: dict[str, list[Curve]], lower_is_better: bool) -> tuple[float, str]:
-    """90 % of the way from the worst first value to the best final one, in words too; nan if that is no way up."""
+    """A value and where it comes from; nan where no group learned."""
     worst, best = (max, min) if lower_is_better else (min, max)
-    first = worst(iqm([c.values[0] for c in curves]) for curves in groups.values())
-    final = best(iqm([c.values[-1] for c in curves]) for curves in groups.values())
+    first = worst(iqm([curve.values[0] for curve in curves]) for curves in groups.values())
+    final = best(iqm(_finals(curves)) for curves in groups.values())
     if best(first, final) == first:
         return math.nan, "as no group ends better than the worst begins"
-    return float(first + 0.9 * (final - first)), "90 % of the way from the worst first value to the best final one"
+    origin = "90 % of the way from the worst first value to the best final one"
+    return float(first + 0.9 * (final - first)), origin
+
+
+def _finals(curves: list[Curve]) -> list[float]:
+    return [curve.values[-1] for curve in curves]
 
 
 def _row(label: str, curves: list[Curve], steps: tuple, threshold: float, lower: bool, resamples: int) -> Row:
-    start, end = steps
-    finals, bests = [c.values[-1] for c in curves], [(np.min if lower else np.max)(c.values) for c in curves]
-    areas = [area_under_curve(c.steps, c.values, start, end) if start <= end else math.nan for c in curves]
-    estimates = (stratified_bootstrap(scores, resamples=resamples) for scores in (finals, bests, areas))
-    reached = [[x_at_threshold(x, c.values, threshold, lower_is_better=lower) for x in (c.steps, c.seconds)] for c in curves]
-    reached = [x for x in reached if not math.isnan(x[0])]
-    steps, seconds = np.median(reached, axis=0).tolist() if reached else (math.nan, math.nan)
-    return Row(label, len(curves), *estimates, steps, seconds, len(reached))
+    bests = [(np.min if lower else np.max)(c.values) for c in curves]
+    areas = [area_under_curve(c.steps, c.values, *steps) if steps[0] <= steps[1] else math.nan for c in curves]
+    scores = _finals(curves), bests, areas
+    estimates = (stratified_bootstrap(column, resamples=resamples) for column in scores)
+    at = np.array([[x_at_threshold(x, c.values, threshold, lower_is_better=lower) for x in (c.steps, c.seconds)]
+                   for c in curves])  # fmt: skip
+    at = at[~np.isnan(at[:, 0])]
+    medians = np.median(at, axis=0).tolist() if len(at) else [math.nan, math.nan]
+    return Row(label, len(curves), *estimates, *medians, len(at))
 
 
-def _captions(runs: list[RunFiles], metric: str, lower: bool, steps: tuple, threshold: float, origin: str) -> Iterator[str]:
-    yield f"{metric}: {'lower' if lower else 'higher'} is better. Interquartile mean over n seeds; in brackets its 95 % stratified bootstrap interval."
-    yield (f"area: mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which every run covers."
-           if steps[0] <= steps[1] else "area: blank, as no steps are covered by every run.")  # fmt: skip
+def _captions(runs: list[RunFiles], metric: str, steps: tuple, threshold: float, origin: str) -> Iterator[str]:
+    yield (f"{metric}: {'lower' if is_lower_better(metric) else 'higher'} is better; "
+           "interquartile mean over n seeds [95 % stratified bootstrap interval].")  # fmt: skip
+    common = f"mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which every run covers"
+    yield f"area: {common if steps[0] <= steps[1] else 'blank, as there are no steps that every run covers'}."
     yield f"threshold: {_number(threshold) or 'none'}, {origin}; k/n: median of the k seeds that reached it."
     last = [run.curves[metric].steps[-1] for run in runs]
     if min(last) < max(last):
@@ -254,7 +271,7 @@ def _number(x: float) -> str:
     return "" if math.isnan(x) else f"{x:,.0f}" if abs(x) >= 1_000 else f"{x:.4g}"
 
 
-def _show(rows: list[Row], captions: Iterable[str], out: Path) -> None:
+def _show(rows: list[Row], captions: list[str], out: Path) -> None:
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else max(console.width, 120)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), leading=1)
@@ -262,12 +279,16 @@ def _show(rows: list[Row], captions: Iterable[str], out: Path) -> None:
     for name in ("n", "final", "best", "area", "to threshold"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        estimates = [f"{_number(e.point)}\n" + ("n=1" if row.seeds == 1 else f"\\[{_number(e.low)}, {_number(e.high)}]")
+        interval = "n=1" if row.seeds == 1 else "\\[{}, {}]"
+        estimates = [f"{_number(e.point)}\n{interval.format(_number(e.low), _number(e.high))}"
                      for e in (row.final, row.best, row.area)]  # fmt: skip
-        reached = f"{_number(row.steps_to_threshold)} steps\n{_number(row.seconds_to_threshold)} s  {row.reached}/{row.seeds}"
-        table.add_row(escape(row.group), str(row.seeds), *estimates, reached if row.reached else f"0/{row.seeds}")
+        reached = f"{row.reached}/{row.seeds}"
+        if row.reached:
+            steps, seconds = _number(row.steps_to_threshold), _number(row.seconds_to_threshold)
+            reached = f"{steps} steps\n{seconds} s  {reached}"
+        table.add_row(escape(row.group), str(row.seeds), *estimates, reached)
     console.print(table)
-    for text in [*captions, *(str(out / f"compare.{suffix}") for suffix in ("csv", "png", "svg"))]:
+    for text in captions + [str(out / f"compare.{suffix}") for suffix in ("csv", "png", "svg")]:
         console.print(text, markup=False, soft_wrap=True)
 
 
@@ -275,8 +296,8 @@ def _cells(row: Row) -> dict[str, object]:
     """A row with its estimates laid flat: final, final_low, final_high, ..."""
     cells: dict[str, object] = {}
     for name, value in row._asdict().items():
-        flat = zip(("", "_low", "_high"), value, strict=True) if isinstance(value, Estimate) else [("", value)]
-        cells |= {name + end: x if isinstance(x, str | int) else float(x) for end, x in flat}
+        parts = map(float, value) if isinstance(value, Estimate) else [value]
+        cells |= zip((name, f"{name}_low", f"{name}_high"), parts, strict=False)
     return cells
 
 
@@ -287,7 +308,7 @@ def _write_csv(path: Path, rows: list[Row], metric: str, threshold: float) -> No
         writer.writerows({"metric": metric, **_cells(row), "threshold": threshold} for row in rows)
 
 
-def draw(groups: dict[str, list[Curve]], metric: str, path: Path, *, threshold: float = math.nan, resamples: int = 2_000) -> None:
+def draw(groups: dict[str, list[Curve]], metric: str, path: Path, *, threshold: float, resamples: int) -> None:
     """path.png and path.svg: each group's interquartile mean and its interval, over thin lines of its seeds."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -296,37 +317,41 @@ def draw(groups: dict[str, list[Curve]], metric: str, path: Path, *, threshold: 
     columns = max(1, min(4, 135 // (10 + max(map(len, labels)))))
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4.4 + 0.22 * math.ceil((len(labels) + 1) / columns)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches
         panels = figure.subplots(1, 2, sharey=True)
         for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
             for i, curves in enumerate(groups.values()):
                 color, dash = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
                 xs, ys = [getattr(c, axis) for c in curves], [c.values for c in curves]
                 for x, y in zip(xs, ys, strict=True):
-                    panel.plot(x, y, color=color, linewidth=0.6, alpha=0.3, zorder=1, rasterized=len(x) > 1_000)
+                    panel.plot(x, y, color=color, linewidth=0.6, alpha=0.3, zorder=1, rasterized=len(x) > 999)
                 grid, band = iqm_curve(xs, ys, resamples=resamples)
                 panel.fill_between(grid, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=2)
                 panel.plot(grid, band.point, color=color, linestyle=dash, linewidth=2, zorder=3, label=labels[i],
                            marker="o" if len(grid) == 1 else None)  # fmt: skip
             if not math.isnan(threshold):
-                panel.axhline(threshold, color="#666666", linewidth=1, linestyle=":", label=f"threshold {_number(threshold)}")
+                text = f"threshold {_number(threshold)}"
+                panel.axhline(threshold, color="#666666", linewidth=1, linestyle=":", label=text)
             panel.set_xlabel(axis)
             panel.xaxis.set_major_formatter(_tick)
-        lowest, highest = panels[0].dataLim.intervaly
+        lowest, highest = panel.dataLim.intervaly
         if 0 < 1_000 * lowest < highest:
             panel.set_yscale("log")
         else:
             panel.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
-        figure.suptitle(metric + " (lower is better)" * is_lower_better(metric), x=0.01, ha="left", weight="bold")
-        legend = figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False,
-                               title="line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds")  # fmt: skip
+        title = metric + " (lower is better)" * is_lower_better(metric)
+        figure.suptitle(title, x=0.012, ha="left", weight="bold")
+        legend = figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=columns,
+                               frameon=False, title="line: interquartile mean over seeds    "
+                               "band: 95 % stratified bootstrap interval    thin: single seeds")  # fmt: skip
         legend.get_title().set(color="#666666", size=9)
-        for suffix, metadata in ((".png", {}), (".svg", {"Date": None})):
-            figure.savefig(path.with_suffix(suffix), dpi=150, metadata=metadata)
+        figure.savefig(path.with_suffix(".png"), dpi=150)
+        figure.savefig(path.with_suffix(".svg"), dpi=150, metadata={"Date": None})
 
 
 def _tick(x: float, _: int) -> str:
-    """12000 -> 12k, 1500000 -> 1.5M."""
-    return f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 1e4 else f"{x:,g}"
+    """2500 -> 2.5k, 1500000 -> 1.5M."""
+    return f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 1e3 else f"{x:g}"
 
 
 def _track(tracker: Callable | None, rows: list[Row], metric: str, picture: Path) -> None:

@@ -1,4 +1,7 @@
-"""Statistics of a few runs: interquartile mean, bootstrap interval, area, threshold (Agarwal et al., 2021; https://arxiv.org/abs/2108.13264)."""
+"""Statistics of a few runs: interquartile mean, bootstrap interval, area, threshold.
+
+Agarwal et al., 2021; https://arxiv.org/abs/2108.13264
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,8 +20,8 @@ class Estimate(NamedTuple):
 def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
     """Interquartile mean over `axis` (None: over everything).
 
-    int(n / 4) of the n scores are cut at either end, as scipy.stats.trim_mean(scores, 0.25) does: below n = 4 it is
-    the mean.
+    int(n / 4) of the n scores are cut at either end, as in scipy.stats.trim_mean(scores, 0.25): below n = 4
+    it is the mean.
     """
     scores = np.asarray(scores, float)
     axes = np.atleast_1d(np.arange(scores.ndim) if axis is None else axis) % scores.ndim
@@ -36,28 +39,28 @@ def stratified_bootstrap(
     resamples: int = 2_000,
     seed: int = 0,
 ) -> Estimate:
-    """The statistic over runs and tasks, with its percentile interval; scores [R], [R, K] or [R, K, ...] of R runs, K tasks.
+    """The statistic over R runs and K tasks with its percentile interval; scores [R], [R, K] or [R, K, ...].
 
-    Each resample draws R runs with replacement within every task, so that no task is over- or under-counted. What
-    follows the first two axes (points of a curve) is drawn along with its run. One run yields an interval of no width;
-    below ten runs the interval is narrower than its name.
+    A resample draws R runs with replacement within each task, so that every task counts alike. What follows
+    the first two axes (the points of a curve) is drawn along with its run. One run has an interval of no
+    width, and a handful of runs one that is too narrow.
     """
     scores = np.asarray(scores, float)
     scores = scores[:, None] if scores.ndim == 1 else scores
-    runs, tasks, *shape = scores.shape
+    runs, tasks = scores.shape[:2]
     point = statistic(scores, axis=(0, 1))
     if runs == 1:
         return Estimate(point, point, point)
     drawn = np.random.default_rng(seed).integers(runs, size=(runs, tasks, resamples))
-    chunks = np.array_split(drawn, max(1, scores.size * resamples // 2**20), axis=2)  # of about 8 MB each
-    resampled = [statistic(scores[chunk, np.arange(tasks)[:, None]], axis=(0, 1)) for chunk in chunks if chunk.size]
+    parts = np.array_split(drawn, min(resamples, 1 + scores.size * resamples // 2**20), axis=2)  # 8 MB each
+    resampled = [statistic(scores[part, np.arange(tasks)[:, None]], axis=(0, 1)) for part in parts]
     tail = 50 * (1 - confidence)
     low, high = np.percentile(np.concatenate(resampled), [tail, 100 - tail], axis=0)
     return Estimate(point, low, high)
 
 
 def area_under_curve(x, values, start: float, end: float) -> float:
-    """Mean height of the curve from x = start to x = end, straight between its points; x [P] increasing, values [P]."""
+    """Mean height from start to end of a curve, straight between its points; x [P] increasing, values [P]."""
     x, values = np.asarray(x, float), np.asarray(values, float)
     grid = np.concatenate([[start], x[(x > start) & (x < end)], [end]])
     heights = np.interp(grid, x, values)
@@ -72,10 +75,10 @@ def x_at_threshold(x, values, threshold: float, *, lower_is_better: bool = False
 
 
 def iqm_curve(xs: list, ys: list, *, points: int = 200, **bootstrap) -> tuple[np.ndarray, Estimate]:
-    """Interquartile mean of curves (a list of x [P] increasing and one of y [P]) over the range that all of them cover.
+    """Interquartile mean of R curves (x [P] increasing and y [P] each) over the range that all of them cover.
 
-    Returns x [Q] and the estimate at each: the curves' own x if they are at most `points`, else evenly spaced; between
-    its points a curve is straight. Empty where no range is common.
+    Returns x [Q] and the estimate there: at the curves' own x if these are at most `points`, else evenly
+    spaced. Curves are straight between their points; Q is 0 where no range is common.
     """
     start, end = max(x[0] for x in xs), min(x[-1] for x in xs)
     own = np.unique(np.concatenate(xs))

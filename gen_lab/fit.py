@@ -1,0 +1,86 @@
+"""The one loop of gen_lab: it knows nothing of optimizers or likelihoods, so that every model fits in it."""
+
+from collections.abc import Callable
+
+import torch
+
+from gen_lab.data import Batches, Images
+from gen_lab.pictures import side_by_side, write_sheet
+from gen_lab.types import Autoencoder, Model
+from rl_lab.core.errors import NotFinite
+from rl_lab.core.learner import Metrics, generator
+from rl_lab.core.meters import Every, Means
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count, Natural
+
+TESTED_AT_ONCE = 256  # images
+
+
+def fit(
+    data: Images,
+    model: Callable[..., Model],
+    run: Run,
+    *,
+    batch_size: Count,  # images
+    total_steps: Count,  # updates
+    eval_every: Count,  # updates
+    log_every: Count | None = None,  # updates; None: 200 rows a run
+    iwae_samples: Natural = 0,  # draws of z for each test image in the last evaluation; 0: none
+    pictured: Natural = 64,  # images on a sheet
+) -> Model:
+    """Update; now and then log, evaluate, draw, save."""
+    data = data.to(run.device)
+    model = model(data.spec, device=run.device, seed=run.stream("model"))
+    batches, means = Batches(data, batch_size, run.stream("batches")), Means()
+    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
+    rows.due(0)
+    parts = {"model": model, "batches": batches, "means": means, "rows": rows, "evaluations": evaluations}
+    first = run.restore(parts)
+    run.begin(total_steps, "updates")
+    for step in range(first, total_steps):
+        run.pause(step, parts)
+        if evaluations.due(step):
+            run.log(evaluate(model, data, run.stream("eval")), step, keep=True)
+            draw(model, data, run, step, pictured)
+        try:
+            means.add(model.update(batches.draw()), step + 1)
+            if rows.due(step + 1):
+                run.log(means.pop(), step + 1)
+        except NotFinite as error:
+            raise stopped_by(error, run, step + 1, parts) from None
+    run.save(total_steps, parts)  # before the last row: resumed, a finished run writes that row again, not twice
+    run.log(evaluate(model, data, run.stream("eval"), iwae_samples), total_steps, keep=True)
+    draw(model, data, run, total_steps, pictured)
+    return model
+
+
+@torch.no_grad()
+def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0) -> Metrics:
+    """The mean of each score over the whole test set and its standard error; the same seed, the same draws."""
+    rng = generator(seed, data.test.device)
+    scores = [model.score(data.scaled(x), rng, iwae_samples) for x in data.test.split(TESTED_AT_ONCE)]
+    metrics = {}
+    for name in scores[0]:
+        values = torch.cat([score[name] for score in scores]).double()  # [N]: each image counts once
+        metrics[f"eval/{name}[{data.name}]"] = values.mean()
+        metrics[f"eval/{name}_se[{data.name}]"] = values.std() / len(values) ** 0.5
+    return metrics
+
+
+def draw(model: Model, data: Images, run: Run, step: int, count: int) -> None:
+    """Samples, and for an autoencoder test images (left) beside what it makes of them (right)."""
+    if not count:
+        return
+    sheets = {"samples": model.sample(count, generator(run.stream("pictures"), run.device))}
+    if isinstance(model, Autoencoder):
+        x = data.scaled(data.test[: -(-count // 2)])
+        sheets["reconstructions"] = side_by_side(x, model.reconstruct(x))
+    for name, images in sheets.items():
+        run.media(name, write_sheet(run.path(f"pictures/{name}_{step:08d}.png"), images), step)
+
+
+def stopped_by(error: NotFinite, run: Run, step: int, parts: dict) -> NotFinite:
+    """Saves what was good: on a CPU the step that was not finite was never taken; a GPU's last checkpoint stands."""
+    if run.device.type == "cpu":
+        run.save(step, parts)
+    return NotFinite(f"{error}; stopped, the parameters before it are in {run.path('checkpoint.pt')} (a smaller learning rate may help)")  # fmt: skip

@@ -1,0 +1,1 @@
+"""The models, a file each: layers, objective, samples."""

@@ -1,0 +1,88 @@
+"""Literal numbers, worked by hand."""
+
+import pytest
+import torch
+from torch import tensor
+
+from rl_lab import exploration, losses, returns
+from rl_lab.core.learner import generator
+
+
+def test_q_learning_bootstraps_from_the_best_next_action():
+    q_tm1, q_t = tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[5.0, 7.0], [9.0, 6.0]])
+    error = losses.q_learning(q_tm1, tensor([0, 1]), tensor([0.5, -1.0]), tensor([0.9, 0.0]), q_t)
+    torch.testing.assert_close(error, tensor([0.5 + 0.9 * 7 - 1, -1.0 - 4]))
+
+
+def test_double_q_learning_values_the_selectors_choice():
+    q_tm1, q_t, selector = tensor([[1.0, 2.0]]), tensor([[5.0, 7.0]]), tensor([[1.0, 0.0]])
+    error = losses.double_q_learning(q_tm1, tensor([1]), tensor([0.5]), tensor([0.9]), q_t, selector)
+    torch.testing.assert_close(error, tensor([0.5 + 0.9 * 5 - 2]))
+
+
+def test_q_learning_has_free_leading_dimensions_and_a_target_without_gradient():
+    q_tm1 = torch.randn(3, 4, 2, requires_grad=True)
+    q_t = torch.randn(3, 4, 2, requires_grad=True)
+    action = torch.randint(2, (3, 4))
+    error = losses.q_learning(q_tm1, action, torch.randn(3, 4), torch.ones(3, 4), q_t)
+    assert error.shape == (3, 4)
+    error.sum().backward()
+    assert q_t.grad is None
+    torch.testing.assert_close(q_tm1.grad, -torch.nn.functional.one_hot(action, 2).float())
+
+
+def test_huber_clips_the_gradient_of_the_error():
+    error = tensor([-3.0, -0.5, 0.25, 2.0], requires_grad=True)
+    loss = losses.huber(error)
+    torch.testing.assert_close(loss, tensor([2.5, 0.125, 0.03125, 1.5]))
+    loss.sum().backward()
+    torch.testing.assert_close(error.grad, tensor([-1.0, -0.5, 0.25, 1.0]))
+
+
+def test_policy_gradient_and_entropy():
+    logits = torch.zeros(1, 4, requires_grad=True)
+    log_probs = logits.log_softmax(-1)
+    loss = losses.policy_gradient(losses.pick(log_probs, tensor([2])), tensor([3.0]))
+    loss.sum().backward()
+    torch.testing.assert_close(logits.grad, tensor([[0.75, 0.75, -2.25, 0.75]]))  # -A (onehot - pi)
+    assert losses.entropy(log_probs).item() == pytest.approx(1.3862944)
+
+
+def test_lambda_returns_literal():
+    r, discount = tensor([1.0, 2.0, 3.0]), tensor([0.5, 0.5, 0.5])
+    last, v = tensor([False, False, False]), tensor([10.0, 20.0, 30.0])
+    # lambda 1: 3 + .5*30 = 18; 2 + .5*18 = 11; 1 + .5*11 = 6.5
+    torch.testing.assert_close(returns.lambda_returns(r, discount, last, v, 1.0), tensor([6.5, 11.0, 18.0]))
+    # lambda 0: one-step targets
+    torch.testing.assert_close(returns.lambda_returns(r, discount, last, v, 0.0), tensor([6.0, 12.0, 18.0]))
+    # lambda .5: 18; 2 + .5*(10 + 9) = 11.5; 1 + .5*(5 + 5.75) = 6.375
+    torch.testing.assert_close(returns.lambda_returns(r, discount, last, v, 0.5), tensor([6.375, 11.5, 18.0]))
+
+
+def test_returns_stop_at_an_episodes_end():
+    r, v = tensor([1.0, 2.0, 3.0]), tensor([10.0, 20.0, 30.0])
+    terminated = returns.discounted_returns(r, tensor([0.9, 0.0, 0.9]), tensor([False, True, False]), v)
+    torch.testing.assert_close(terminated, tensor([1 + 0.9 * 2, 2.0, 3 + 0.9 * 30]))
+    truncated = returns.discounted_returns(r, tensor([0.9, 0.9, 0.9]), tensor([False, True, False]), v)
+    torch.testing.assert_close(truncated, tensor([1 + 0.9 * (2 + 0.9 * 20), 2 + 0.9 * 20, 3 + 0.9 * 30]))
+    other = returns.discounted_returns(tensor([1.0, 2.0, 99.0]), tensor([0.9, 0.9, 0.9]), tensor([False, True, False]), v)
+    torch.testing.assert_close(other[:2], truncated[:2])  # a reward after a reset moves nothing before it
+
+
+def test_linear_schedule():
+    assert [exploration.linear(t, 1.0, 0.2, 100) for t in (0, 50, 100, 999)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+
+
+def test_epsilon_greedy_explores_at_its_rate_and_breaks_ties_at_random():
+    rng = generator(0, torch.device("cpu"))
+    q = tensor([[0.0, 1.0, 0.0, 0.0]]).expand(40_000, -1)
+    share = (exploration.epsilon_greedy(q, 0.4, rng) == 1).float().mean().item()
+    assert share == pytest.approx(0.6 + 0.1, abs=4 * (0.21 / 40_000) ** 0.5)
+    ties = exploration.epsilon_greedy(torch.zeros(40_000, 4), 0.0, rng).bincount(minlength=4) / 40_000
+    torch.testing.assert_close(ties, torch.full((4,), 0.25), atol=0.01, rtol=0)
+
+
+def test_sample_follows_the_probabilities():
+    p = tensor([0.1, 0.2, 0.7])
+    drawn = exploration.sample(p.log().expand(50_000, -1), generator(1, torch.device("cpu")))
+    torch.testing.assert_close(drawn.bincount(minlength=3) / 50_000, p, atol=0.009, rtol=0)

@@ -15,8 +15,7 @@ from gen_lab.data import Images
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.pictures import write_sheet
 from gen_lab.types import Model
-from rl_lab.core import checkpoint, launch, settings
-from rl_lab.core import run as runs_
+from rl_lab.core import checkpoint, launch, run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
 from rl_lab.core.settings import Count, Natural
@@ -24,7 +23,7 @@ from rl_lab.core.settings import Count, Natural
 
 def sample(runs: Sequence[Path], *, count: Count = 64, seed: Natural = 0, device: str = "auto") -> None:
     """Leaves samples_seed<k>.png to look at and .npz (images [N, C, H, W] uint8, below levels) to work with."""
-    device = torch.device(runs_.device(device))
+    device = torch.device(run.device(device))
     for folder in _some(runs, "sample"):
         model, data, _ = load(folder, device)
         images = model.sample(count, generator(seed, device))
@@ -36,7 +35,7 @@ def sample(runs: Sequence[Path], *, count: Count = 64, seed: Natural = 0, device
 
 def evaluate(runs: Sequence[Path], *, iwae_samples: Natural = 1_000, seed: Natural = 0, device: str = "auto") -> None:
     """Prints the scores of each run with their standard errors and leaves them in its evaluation.json."""
-    device = torch.device(runs_.device(device))
+    device = torch.device(run.device(device))
     found = {}
     for folder in _some(runs, "evaluate"):
         model, data, step = load(folder, device)
@@ -75,7 +74,7 @@ def _show(found: dict[Path, dict[str, float]]) -> None:
     table = Table("run", "score", "mean", "standard error")
     for folder, values in found.items():
         for name, mean in values.items():
-            if error := values.get(name.replace("[", "_se[")):
+            if (error := values.get(name.replace("[", "_se["))) is not None:
                 table.add_row(Text(str(folder)), Text(name.removeprefix("eval/")), f"{mean:.4f}", f"{error:.4f}")
         table.add_section()
     Console(width=max(120, Console().width)).print(table)

@@ -100,21 +100,27 @@ def plan(env: VectorEnv, planner: Callable[[MDP], Iterator[Plan]], run: Run, *, 
     return plan
 
 
-@torch.no_grad()
 def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> Metrics:
-    """Mean return and length of each env's first ceil(episodes / num_envs) episodes: no bias to short ones."""
+    """Mean return and length of `play`'s episodes."""
+    returns, lengths = play(env, policy, episodes, seed)
+    return {"eval/return": returns.mean(), "eval/length": lengths.mean()}
+
+
+@torch.no_grad()
+def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns and lengths, both [E], of each env's first ceil(episodes / num_envs) episodes: no bias to short ones."""
     quota = -(-episodes // env.num_envs)
-    done = torch.zeros(env.num_envs, device=env.device)
-    sums = torch.zeros(2, env.num_envs, device=env.device)
+    table = torch.zeros(2, quota + 1, env.num_envs, device=env.device)  # the last row takes what is not counted
+    ids = torch.arange(env.num_envs, device=env.device)
+    episode = torch.zeros_like(ids)
     obs = env.reset(seed)
-    while (done < quota).any():
+    while (episode < quota).any():
         step = env.step(policy(obs))
-        counted = (done < quota).float()
-        sums += counted * torch.stack([step.reward, torch.ones_like(step.reward)])
-        done += step.last
+        table[:, episode, ids] += torch.stack([step.reward, torch.ones_like(step.reward)])
+        episode = (episode + step.last).clamp(max=quota)
         obs = step.obs
-    returns, lengths = sums.sum(1) / (quota * env.num_envs)
-    return {"eval/return": returns, "eval/length": lengths}
+    returns, lengths = table[:, :quota].flatten(1)
+    return returns, lengths
 
 
 class Episodes:

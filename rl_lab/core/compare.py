@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,10 +90,10 @@ def compare(
     steps = common_steps(groups)
     rows = [_row(label, curves, steps, goal, lower, resamples) for label, curves in groups.items()]
 
-    out = Path(out or f"runs/compare/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    out = Path(out or f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "compare.csv", rows, metric, goal)
-    draw(groups, metric, out / "compare", threshold=goal, resamples=resamples)
+    draw(groups, metric, out / "compare", goal, resamples)
     _show(rows, [*_captions(found, metric, steps, goal, origin), *notes], out)
     _track(tracker, rows, metric, out / "compare.png")
     return rows
@@ -182,7 +183,8 @@ def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
         raise UserError(f"no metric '{metric}'{nearest(metric, common)}")
     if metric not in common:
         without = next(run.folder for run in runs if metric not in run.curves)
-        raise UserError(f"{without} has no '{metric}'; leave it out or choose from {', '.join(common)}")
+        others = f" or choose from {', '.join(common)}" if common else ""
+        raise UserError(f"{without} has no '{metric}'; leave it out{others}")
     return metric
 
 
@@ -205,14 +207,15 @@ def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
 
 
 def _label(run: RunFiles, namesakes: list[RunFiles]) -> str:
-    """The name and the settings in which namesakes differ; agent=a2c stands for each agent.* that it implies."""
+    """The name, and the settings that differ among namesakes; agent=a2c stands for all agent.* it implies."""
     settings = dict.fromkeys(key for other in namesakes for key in other.settings)
     differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]
     words = [run.name]
     for choice, chosen in run.choices.items():
-        chosen_by = [other.choices.get(choice) for other in namesakes]
-        pairs = {key: {*zip(chosen_by, (o.settings.get(key) for o in namesakes), strict=True)} for key in differing}
-        implied = [k for k in differing if k.split(".")[0] == choice and len(pairs[k]) == len({*chosen_by})]
+        names = {other.choices.get(choice) for other in namesakes}
+        inside = [key for key in differing if key.split(".")[0] == choice]
+        pairs = {k: {(o.choices.get(choice), o.settings.get(k)) for o in namesakes} for k in inside}
+        implied = [key for key in inside if len(pairs[key]) == len(names)]
         words += [f"{choice}={chosen}"] * bool(implied)
         differing = [key for key in differing if key not in implied]
     return " ".join(words + [f"{key}={run.settings[key]}" for key in differing if key in run.settings])
@@ -222,9 +225,9 @@ def _label(run: RunFiles, namesakes: list[RunFiles]) -> str:
 
 
 def common_steps(groups: dict[str, list[Curve]]) -> tuple[float, float]:
-    """First and last step that every run covers; the first is beyond the last if there are none."""
-    curves = [curve for members in groups.values() for curve in members]
-    return max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    """First and last step that every curve covers, but for curves of one point, such as a planner's."""
+    curves = [curve.steps for members in groups.values() for curve in members if len(curve.steps) > 1]
+    return max((steps[0] for steps in curves), default=0), min((steps[-1] for steps in curves), default=0)
 
 
 def default_threshold(groups: dict[str, list[Curve]], lower_is_better: bool) -> tuple[float, str]:
@@ -244,22 +247,22 @@ def _finals(curves: list[Curve]) -> list[float]:
 
 def _row(label: str, curves: list[Curve], steps: tuple, threshold: float, lower: bool, resamples: int) -> Row:
     bests = [(np.min if lower else np.max)(c.values) for c in curves]
-    areas = [area_under_curve(c.steps, c.values, *steps) if steps[0] <= steps[1] else math.nan for c in curves]
-    scores = _finals(curves), bests, areas
-    estimates = (stratified_bootstrap(column, resamples=resamples) for column in scores)
-    at = np.array([[x_at_threshold(x, c.values, threshold, lower_is_better=lower) for x in (c.steps, c.seconds)]
-                   for c in curves])  # fmt: skip
+    covered = steps[0] < steps[1] and all(len(c.steps) > 1 for c in curves)
+    areas = [area_under_curve(c.steps, c.values, *steps) if covered else math.nan for c in curves]
+    estimates = (stratified_bootstrap(x, resamples=resamples) for x in (_finals(curves), bests, areas))
+    reach = partial(x_at_threshold, threshold=threshold, lower_is_better=lower)
+    at = np.array([[reach(c.steps, c.values), reach(c.seconds, c.values)] for c in curves])
     at = at[~np.isnan(at[:, 0])]
     medians = np.median(at, axis=0).tolist() if len(at) else [math.nan, math.nan]
     return Row(label, len(curves), *estimates, *medians, len(at))
 
 
-def _captions(runs: list[RunFiles], metric: str, steps: tuple, threshold: float, origin: str) -> Iterator[str]:
+def _captions(runs: list[RunFiles], metric: str, steps: tuple, goal: float, origin: str) -> Iterator[str]:
     yield (f"{metric}: {'lower' if is_lower_better(metric) else 'higher'} is better; "
            "interquartile mean over n seeds [95 % stratified bootstrap interval].")  # fmt: skip
-    common = f"mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which every run covers"
-    yield f"area: {common if steps[0] <= steps[1] else 'blank, as there are no steps that every run covers'}."
-    yield f"threshold: {_number(threshold) or 'none'}, {origin}; k/n: median of the k seeds that reached it."
+    covered = f"mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which all runs cover"
+    yield f"area: {covered if steps[0] < steps[1] else 'blank, as there are no steps that all runs cover'}."
+    yield f"threshold: {_number(goal) or 'none'}, {origin}; k/n: median of the k seeds that reached it."
     last = [run.curves[metric].steps[-1] for run in runs]
     if min(last) < max(last):
         yield f"final: at each run's own last row, from step {min(last):,.0f} to {max(last):,.0f}."
@@ -308,45 +311,51 @@ def _write_csv(path: Path, rows: list[Row], metric: str, threshold: float) -> No
         writer.writerows({"metric": metric, **_cells(row), "threshold": threshold} for row in rows)
 
 
-def draw(groups: dict[str, list[Curve]], metric: str, path: Path, *, threshold: float, resamples: int) -> None:
-    """path.png and path.svg: each group's interquartile mean and its interval, over thin lines of its seeds."""
+def draw(groups: dict[str, list[Curve]], metric: str, path: Path, threshold: float, resamples: int) -> None:
+    """path.png and path.svg: a line for each group, its interval a band, its seeds thin lines beneath."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    labels = [f"{label}  (n={len(curves)})" for label, curves in groups.items()]
-    columns = max(1, min(4, 135 // (10 + max(map(len, labels)))))
+    columns = max(1, min(4, 135 // (17 + max(map(len, groups)))))
+    height = 4.4 + 0.22 * math.ceil((len(groups) + 1) / columns)  # inches
     with rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.4 + 0.22 * math.ceil((len(labels) + 1) / columns)), layout="constrained")
+        figure = Figure(figsize=(11, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches
         panels = figure.subplots(1, 2, sharey=True)
         for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
-            for i, curves in enumerate(groups.values()):
-                color, dash = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
-                xs, ys = [getattr(c, axis) for c in curves], [c.values for c in curves]
-                for x, y in zip(xs, ys, strict=True):
-                    panel.plot(x, y, color=color, linewidth=0.6, alpha=0.3, zorder=1, rasterized=len(x) > 999)
-                grid, band = iqm_curve(xs, ys, resamples=resamples)
-                panel.fill_between(grid, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=2)
-                panel.plot(grid, band.point, color=color, linestyle=dash, linewidth=2, zorder=3, label=labels[i],
-                           marker="o" if len(grid) == 1 else None)  # fmt: skip
-            if not math.isnan(threshold):
-                text = f"threshold {_number(threshold)}"
-                panel.axhline(threshold, color="#666666", linewidth=1, linestyle=":", label=text)
+            _draw_curves(panel, axis, groups, threshold, resamples)
             panel.set_xlabel(axis)
             panel.xaxis.set_major_formatter(_tick)
-        lowest, highest = panel.dataLim.intervaly
+        lowest, highest = panels[0].dataLim.intervaly
         if 0 < 1_000 * lowest < highest:
-            panel.set_yscale("log")
+            panels[0].set_yscale("log")
         else:
-            panel.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+            panels[0].yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
         title = metric + " (lower is better)" * is_lower_better(metric)
         figure.suptitle(title, x=0.012, ha="left", weight="bold")
-        legend = figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=columns,
-                               frameon=False, title="line: interquartile mean over seeds    "
-                               "band: 95 % stratified bootstrap interval    thin: single seeds")  # fmt: skip
-        legend.get_title().set(color="#666666", size=9)
+        marks = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds"
+        legend = figure.legend(*panels[0].get_legend_handles_labels(), title=marks, title_fontsize=9,
+                               loc="outside lower center", ncols=columns, frameon=False)  # fmt: skip
+        legend.get_title().set_color("#666666")
         figure.savefig(path.with_suffix(".png"), dpi=150)
         figure.savefig(path.with_suffix(".svg"), dpi=150, metadata={"Date": None})
+
+
+def _draw_curves(panel, axis: str, groups: dict[str, list[Curve]], threshold: float, resamples: int) -> None:
+    for i, (label, curves) in enumerate(groups.items()):
+        color, dash = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
+        xs, ys = [getattr(c, axis) for c in curves], [c.values for c in curves]
+        for x, y in zip(xs, ys, strict=True):
+            panel.plot(x, y, "." * (len(x) == 1) + "-", color=color, linewidth=0.6, alpha=0.3, zorder=1,
+                       rasterized=len(x) > 1_000)  # fmt: skip
+        grid, band = iqm_curve(xs, ys, resamples=resamples)
+        panel.fill_between(grid, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=2)
+        marker = "o" if len(grid) == 1 else ""
+        panel.plot(grid, band.point, marker + dash, color=color, linewidth=2, zorder=3,
+                   label=f"{label}  (n={len(curves)})")  # fmt: skip
+    if not math.isnan(threshold):
+        label = f"threshold {_number(threshold)}"
+        panel.axhline(threshold, color="#666666", linewidth=1, linestyle=":", label=label)
 
 
 def _tick(x: float, _: int) -> str:

@@ -12,9 +12,9 @@ class NotFinite(UserError):
     """A loss or a gradient became nan or infinite."""
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?` for the choice most like `word`, or the choices themselves if none is."""
+def nearest(word: str, choices: Iterable[str], listing: bool = True) -> str:
+    """`; did you mean X?` for the choice most like `word`, or, with `listing`, the choices if none is."""
     choices = sorted({str(c) for c in choices})
     if close := difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5):
         return f"; did you mean {close[0]}?"
-    return f"; choose from {', '.join(choices)}" if 0 < len(choices) <= 20 else ""
+    return f"; choose from {', '.join(choices)}" if listing and 0 < len(choices) <= 20 else ""

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rl_lab.core.errors import UserError, nearest
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
+WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
@@ -64,6 +65,8 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> None:
         if not resuming:
             if (folder / "config.yaml").exists():
                 raise UserError(f"{folder} holds a run already; {prog} train run={folder} resumes it, or choose another hydra.run.dir")
+            if folder.is_dir() and any(folder.iterdir()):
+                raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
             _check_root(cfg, root)
             _keep_what_runs(cfg, chosen.choices)
         settings.check(cfg.loop, "loop", trusted=not resuming)
@@ -73,18 +76,28 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> None:
         for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():
             cfg.checkpoint[key] = settings.conform(f"checkpoint.{key}", cfg.checkpoint[key], hint)
         run = _open_run(cfg, folder)
-    except UserError:
-        if not resuming and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        shown = Path(os.path.relpath(folder))
+        try:
+            with run:
+                hydra.utils.call(cfg.loop, run=run)
+        except KeyboardInterrupt:
+            run.say(f"stopped; {prog} train run={shown} goes on")
+            raise
+        run.say(f"finished: {shown}")
+    except Exception:
+        if not resuming:
+            _remove_if_nothing_ran(folder)
         raise
-    shown = Path(os.path.relpath(folder))
-    try:
-        with run:
-            hydra.utils.call(cfg.loop, run=run)
-    except KeyboardInterrupt:
-        run.say(f"stopped; {prog} train run={shown} goes on")
-        raise
-    run.say(f"finished: {shown}")
+
+
+def _remove_if_nothing_ran(folder: Path) -> None:
+    """A mistake found before the first row leaves no litter behind."""
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else {"?"}
+    rows = folder / "metrics.jsonl"
+    if names <= {"config.yaml", "summary.json", "metrics.jsonl"} and not (rows.exists() and rows.stat().st_size):
+        for name in names:
+            (folder / name).unlink()
+        folder.rmdir()
 
 
 def _open_run(cfg: DictConfig, folder: Path):
@@ -157,9 +170,9 @@ def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
 def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
     """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError."""
     folders, rest = [], []
-    for argument in arguments:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
-        if argument.startswith("-") or (equals and key != "run" and not Path(argument).exists()):
+        if argument.startswith("-") or before in WITH_VALUE or (equals and key != "run" and not Path(argument).exists()):
             rest.append(argument)
             continue
         pattern = os.path.expanduser(value if equals and key == "run" else argument)
@@ -173,7 +186,7 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
 def _nearest_folder(pattern: str) -> str:
     parent = Path(pattern).parent
     names = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    return nearest(pattern, names) if names else ""
+    return nearest(pattern, names, listing=False)
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -228,6 +241,8 @@ class plain_errors:
         if "Could not override" in lines[0]:
             key = lines[0].split("'")[1]
             return f"no setting '{key}'{nearest(key, self._keys())}"
+        if type(error).__name__ == "OverrideParseException":
+            return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
 
     def _keys(self) -> Iterator[str]:

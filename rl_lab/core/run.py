@@ -73,9 +73,6 @@ class Run:
         self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")))
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        if self._tracker:
-            self._open_wandb()
-        self._write_summary()
         return self
 
     def _open_wandb(self) -> None:
@@ -115,7 +112,11 @@ class Run:
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:4]) >> 1
 
     def begin(self, total: int, unit: str = "steps") -> None:
+        """Everything is built, the first step comes next: from here on W&B knows of the run."""
         self._total = total
+        if self._tracker:
+            self._open_wandb()
+        self._write_summary()
         self.progress.begin(total, unit, self._step)
 
     def restore(self, parts: dict) -> int:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rl_lab.core.errors import UserError, nearest
 
@@ -42,6 +42,9 @@ Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weig
 FOREIGN = {"lr": Positive, "learning_rate": Positive, "gamma": Unit, "eps": NonNegative, "batch_size": Count}  # fmt: skip
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OURS = ("rl_lab.", "gen_lab.")
+# Of ours, what starts runs or writes files.
+OUTWARD = ("rl_lab.core.", "rl_lab.__main__.", "rl_lab.evaluate.", "rl_lab.render.",
+           "gen_lab.__main__.", "gen_lab.commands.", "gen_lab.pictures.")  # fmt: skip
 
 
 def check(node: DictConfig, path: str = "", trusted: bool = True) -> None:
@@ -53,8 +56,7 @@ def check(node: DictConfig, path: str = "", trusted: bool = True) -> None:
     target = node.get("_target_")
     if target is None:
         for key in node:
-            if isinstance(node[key], DictConfig):
-                check(node[key], _join(path, key), trusted)
+            _check_value(node[key], _join(path, key), trusted)
         return
     if not trusted and not allowed(target):
         raise UserError(f"{path}._target_={target} is refused: a run folder may call only rl_lab, gen_lab, torch.nn, "
@@ -65,19 +67,28 @@ def check(node: DictConfig, path: str = "", trusted: bool = True) -> None:
     hints = _hints(call)
     written = OmegaConf.to_container(node, resolve=False)
     for key in node:
-        if key in RESERVED:
-            continue
         where = _join(path, key)
+        if key in RESERVED:
+            _check_value(node[key], where, trusted)
+            continue
         if key not in parameters and not open_ended:
             raise UserError(f"no setting '{where}'{nearest(where, (_join(path, p) for p in parameters))}")
         reference = re.fullmatch(r"\$\{(\w+)\}", str(written[key]))
         value = node[key]
-        if isinstance(value, DictConfig):
-            check(value, reference[1] if reference else where, trusted)
-        else:
+        _check_value(value, reference[1] if reference else where, trusted)
+        if not isinstance(value, DictConfig):
             mended = conform(where, value, hints.get(key))
             if mended is not value and not reference:
                 node[key] = mended
+
+
+def _check_value(value: Any, path: str, trusted: bool) -> None:
+    """Hydra calls a `_target_` wherever it meets one: in lists and in `_args_` too."""
+    if isinstance(value, DictConfig):
+        check(value, path, trusted)
+    elif isinstance(value, ListConfig):
+        for i, item in enumerate(value):
+            _check_value(item, f"{path}[{i}]", trusted)
 
 
 def _join(path: str, key: str) -> str:
@@ -105,16 +116,15 @@ def locate(target: str) -> Callable:
 
 
 def allowed(target: str) -> bool:
-    """Whether a config from a stranger may call `target`: judged before and after it is looked up."""
-    if target.startswith("rl_lab.core.") and not target.startswith("rl_lab.core.tracking."):
-        return False
+    """Whether a config from a stranger may call `target`: judged by where it is at home, not by the path to it alone."""
     if not target.startswith((*OURS, "torch.optim.", "torch.nn.", "stable_baselines3.")):
         return False
     found = locate(target)
-    home = getattr(found, "__module__", "") or ""
+    home = f"{getattr(found, '__module__', '')}."
     if home.startswith(OURS):
-        return True
-    return inspect.isclass(found) and home.startswith(("torch.optim.", "torch.nn.", "stable_baselines3."))
+        return home == "rl_lab.core.tracking." or not home.startswith(OUTWARD)
+    families = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
+    return home.startswith(("torch.", "stable_baselines3.")) and bool(families & {"Module", "Optimizer", "BaseAlgorithm"})
 
 
 def _hints(call: Callable) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Agarwal et al., 2021; https://arxiv.org/abs/2108.13264
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
     scores = np.asarray(scores, float)
     axes = np.atleast_1d(np.arange(scores.ndim) if axis is None else axis) % scores.ndim
     scores = np.moveaxis(scores, axes, np.arange(len(axes)))
-    scores = scores.reshape(-1, *scores.shape[len(axes) :])  # [n, ...]
-    n, cut = len(scores), len(scores) // 4
+    n = math.prod(scores.shape[: len(axes)])
+    scores, cut = scores.reshape(n, *scores.shape[len(axes) :]), n // 4
     return (np.sort(scores, axis=0)[cut : n - cut] if cut else scores).mean(0)
 
 
@@ -71,7 +72,7 @@ def x_at_threshold(x, values, threshold: float, *, lower_is_better: bool = False
     """The first x [P] whose value [P] has reached the threshold; nan if none has."""
     values = np.asarray(values, float)
     reached = values <= threshold if lower_is_better else values >= threshold
-    return float(np.asarray(x, float)[reached.argmax()]) if reached.any() else float("nan")
+    return float(np.asarray(x, float)[reached.argmax()]) if reached.any() else math.nan
 
 
 def iqm_curve(xs: list, ys: list, *, points: int = 200, **bootstrap) -> tuple[np.ndarray, Estimate]:

@@ -1,0 +1,45 @@
+"""How good is what a run learned? Greedy episodes, their mean return and how far it can be trusted."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rl_lab.core.errors import UserError
+from rl_lab.core.settings import Count, Natural
+from rl_lab.loops import play
+from rl_lab.player import Player, load
+
+
+def evaluate_runs(runs: Sequence[Path], *, episodes: Count = 100, seed: Natural = 0, device: str = "auto") -> None:
+    """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json.
+
+    Each of the run's environments plays equally many episodes, so that they may be a few more than asked for.
+    """
+    if not runs:
+        raise UserError("which run? rl-lab evaluate run=<folder>")
+    table = Table("run", "checkpoint", "mean return", "standard error", "mean length", "episodes")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for folder in runs:
+        player = load(folder, max_envs=episodes, device=device, seed=seed)
+        with Console(stderr=True).status(f"{folder}: at least {episodes:,} episodes"):
+            record = evaluation(player, episodes, seed)
+        player.env.close()
+        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+        scores, error = record["scores"], record["scores"]["eval/return_se"]
+        table.add_row(Text(str(folder)), f"{player.step:,} {player.unit}", f"{scores['eval/return']:,.6g}", "-" if error is None else f"{error:.2g}",
+                      f"{scores['eval/length']:,.1f}", f"{record['episodes']:,}")  # fmt: skip
+    Console(width=max(120, Console().width)).print(table)
+
+
+def evaluation(player: Player, episodes: int, seed: int) -> dict:
+    """What evaluation.json holds; the standard error of a single episode is None."""
+    returns, lengths = (x.double() for x in play(player.env, player.act, episodes, seed))
+    error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
+    scores = {"eval/return": float(returns.mean()), "eval/return_se": error, "eval/length": float(lengths.mean())}
+    return {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device), "scores": scores,
+            "returns": returns.tolist()}  # fmt: skip

@@ -1,0 +1,100 @@
+"""From a run folder back to something that plays: its environment, and its agent as the last checkpoint left it."""
+
+import inspect
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from rl_lab.core import checkpoint, launch, run, settings
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Learner
+from rl_lab.core.settings import Count
+from rl_lab.planning import Planned
+from rl_lab.types import VectorEnv, View
+
+
+class Player(NamedTuple):
+    """Who plays, and where."""
+
+    name: str
+    group: str  # the run's name without its seed
+    folder: Path
+    env: VectorEnv
+    agent: object
+    step: int  # of the checkpoint
+    unit: str  # of that step
+
+    def act(self, obs: Tensor) -> Tensor:
+        """Greedy actions [N]."""
+        return self.agent.act(obs, greedy=True)
+
+    def view(self, obs: Tensor) -> View:
+        return self.agent.view(obs)
+
+
+def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: bool = False) -> Player:
+    """The run's own evaluation environment, but at most `max_envs` of it; `camera` where it has one.
+
+    `seed` is that of an agent which draws its actions. Nothing of the config is called before all of it is checked,
+    and of the checkpoint only the agent is used, without its memory. Raises UserError.
+    """
+    cfg, path = launch.read_config(folder), folder / "checkpoint.pt"
+    kind = str(cfg.loop.get("_target_"))
+    if kind not in BUILDERS:
+        if kind.startswith("gen_lab."):
+            raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
+        raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
+    device = cfg.device = run.device(device)
+    node = cfg.loop.get("eval_env") or cfg.loop.env
+    settings.check(cfg.loop, "loop", trusted=False)
+    node.num_envs = min(node.num_envs, max_envs)
+    if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
+        node.camera = True
+    state = checkpoint.read(path)
+    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Count))
+    env = hydra.utils.instantiate(node)
+    try:
+        agent = BUILDERS[kind](cfg.loop, env, torch.device(device), seed, state["agent"])
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        env.close()
+        raise UserError(f"{path} does not fit {folder}/config.yaml ({' '.join(str(error).split())[:120]})") from error
+    unit = "sweeps" if kind == "rl_lab.loops.plan" else "steps"
+    return Player(f"{cfg.name} seed {cfg.seed}", str(cfg.name), folder, env, agent, state["step"], unit)
+
+
+def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:
+    agent = hydra.utils.instantiate(loop.agent)(env.spec, device=device, seed=seed)
+    state = {name: part for name, part in state.items() if name != agent.memory}
+    for name in agent.saved:  # the streams of another device would not fit, and a greedy agent draws from none
+        if isinstance(stream := getattr(agent, name), torch.Generator):
+            state[name] = stream.get_state()
+    agent.load_state_dict(state)
+    return agent
+
+
+def _planned(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned:
+    states, actions = env.spec.obs_shape[0], env.spec.num_actions
+    if state["q"].shape != (states, actions) or state["policy"].shape != (states,):
+        raise ValueError(f"a plan of {tuple(state['q'].shape)} states and actions, not {(states, actions)}")
+    return Planned(state["q"].to(device), state["policy"].to(device))
+
+
+def _baseline(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict):
+    from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
+
+    if "buffer_size" in loop.agent:
+        loop.agent.buffer_size = 1  # SB3 allocates its replay at once
+    agent = SB3Agent(hydra.utils.instantiate(loop.agent)(env=AsVecEnv(env), seed=seed, device=device))
+    agent.load_state_dict(state)
+    return agent
+
+
+BUILDERS = {
+    "rl_lab.loops.train": _learner,
+    "rl_lab.loops.plan": _planned,
+    "rl_lab.baselines.sb3.train_sb3": _baseline,
+}

@@ -1,0 +1,150 @@
+"""Atari and Gymnasium at our border: what ended, what was truncated, what was only a lost life."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from ale_py.vector_env import AtariVectorEnv
+
+from rl_lab.core.errors import UserError
+from rl_lab.envs.atari import Atari
+from rl_lab.envs.gym import Gym
+
+FIRE, NOOP = 1, 0
+
+
+def play(env, policy, steps: int):
+    env.reset(0)
+    return [env.step(policy(t)) for t in range(steps)]
+
+
+def breakout(**options) -> list:
+    """One ball after another is served and missed: five lives are lost, then the game is over."""
+    env = Atari("breakout", 1, noop_max=0, num_threads=1, **options)
+    lives, answers = [], play(env, lambda t: torch.tensor([FIRE if t % 2 else NOOP]), 260)
+    env.close()
+    return answers
+
+
+def test_a_lost_life_ends_the_future_but_not_the_episode():
+    answers = breakout(life_loss_terminal=True)
+    lost = [t for t, s in enumerate(answers) if s.discount.item() == 0 and not s.last.item()]
+    over = [t for t, s in enumerate(answers) if s.last.item()]
+    assert len(over) == 2 and len(lost) >= 8  # four lives go before the fifth ends each game
+    assert all(answers[t].discount.item() == 0 for t in over)
+    assert sum(t < over[0] for t in lost) == 4
+    for t in lost:  # the game goes on: what follows is what was seen
+        assert torch.equal(answers[t].next_obs, answers[t].obs)
+
+
+def test_without_the_option_only_the_end_of_the_game_counts():
+    with_option, without = breakout(life_loss_terminal=True), breakout(life_loss_terminal=False)
+    assert [s.last.item() for s in with_option] == [s.last.item() for s in without]
+    assert all((s.discount.item() == 0) == s.last.item() for s in without)
+
+
+def test_a_truncated_game_keeps_its_future_and_its_last_frames():
+    env = Atari("pong", 2, max_frames=200, noop_max=0, fire_reset=False, num_threads=1)
+    answers = play(env, lambda t: torch.full((2,), NOOP), 120)
+    ends = [t for t, s in enumerate(answers) if s.last.any()]
+    assert ends == [49, 99]  # 200 frames, 4 a step
+    for t in ends:
+        assert answers[t].last.all() and (answers[t].discount == 1).all()
+        assert not torch.equal(answers[t].next_obs, answers[t].obs)  # the true successor, and a new game
+        # The stack of the true successor continues the one before: its oldest frames are that one's newest.
+        assert torch.equal(answers[t].next_obs[:, :3], answers[t - 1].obs[:, 1:])
+        assert torch.equal(answers[t].obs[:, :3], torch.zeros_like(answers[t].obs[:, :3]))  # padded by black
+    env.close()
+
+
+def test_only_envs_that_ended_take_the_final_frames():
+    """ale-py leaves uninitialised memory in the slots of the others."""
+    env = Atari("breakout", 2, noop_max=0, num_threads=1)
+    policy = lambda t: torch.tensor([FIRE if t % 2 else NOOP, NOOP])  # the second env never serves a ball
+    answers = play(env, policy, 130)
+    ends = [s for s in answers if s.last[0]]
+    assert ends and not any(s.last[1] for s in answers)
+    assert all(torch.equal(s.next_obs[1], s.obs[1]) for s in ends)
+    env.close()
+
+
+def test_rewards_are_raw_scores():
+    """Top-row bricks pay 7, and ale-py would clip them to 1."""
+    env = Atari("space_invaders", 4, num_threads=1)
+    rng = torch.Generator().manual_seed(0)
+    answers = play(env, lambda t: torch.randint(6, (4,), generator=rng), 400)
+    rewards = torch.stack([s.reward for s in answers])
+    assert rewards.dtype == torch.float32 and rewards.max() >= 5
+    env.close()
+
+
+def test_observations_are_what_ale_py_gives_and_are_not_overwritten():
+    ours, theirs = Atari("pong", 2, noop_max=5, num_threads=1), AtariVectorEnv("pong", 2, noop_max=5, num_threads=1)
+    first = ours.reset(3)
+    kept = first.clone()
+    assert np.array_equal(first.numpy(), theirs.reset(seed=3)[0])
+    for t in range(20):
+        step = ours.step(torch.tensor([t % 6, (t + 1) % 6]))
+        obs, *_ = theirs.step(np.array([t % 6, (t + 1) % 6]))
+        assert np.array_equal(step.obs.numpy(), obs)
+    assert torch.equal(first, kept)
+    ours.close()
+    theirs.close()
+
+
+def test_protocol_options_reach_the_emulator():
+    full = Atari("pong", 1, full_actions=True, num_threads=1)
+    assert full.spec.num_actions == 18 and full.spec.actions[:2] == ("noop", "fire")
+    minimal = Atari("pong", 1, frame_skip=5, num_threads=1)
+    assert minimal.spec.num_actions == 6 and minimal.frames_per_second == 12
+    plain, sticky = (
+        torch.stack([s.obs for s in play(Atari("pong", 1, sticky=p, noop_max=0, num_threads=1), lambda t: torch.tensor([2 + t // 5 % 2]), 60)])
+        for p in (0.0, 0.5)
+    )
+    assert not torch.equal(plain, sticky)
+
+
+def test_unknown_game_names_the_nearest():
+    with pytest.raises(UserError) as error:
+        Atari("pnog", 1)
+    assert str(error.value) == "no Atari game 'pnog'; did you mean pong?"
+
+
+def test_cartpole_matches_gymnasium_and_keeps_the_true_successor():
+    ours, single = Gym("CartPole-v1", 1), gymnasium.make("CartPole-v1")
+    obs, _ = single.reset(seed=5)
+    assert np.array_equal(ours.reset(5)[0].numpy(), obs)
+    for _ in range(100):
+        step = ours.step(torch.tensor([1]))
+        obs, reward, terminated, truncated, _ = single.step(1)
+        assert np.array_equal(step.next_obs[0].numpy(), obs) and step.reward.item() == reward
+        if terminated:
+            break
+    assert terminated and step.last.item() and step.discount.item() == 0
+    assert np.abs(step.obs[0].numpy()).max() < 0.05 < np.abs(step.next_obs[0].numpy()).max()
+
+
+def test_time_limits_of_gymnasium_are_truncations():
+    env = Gym("CartPole-v1", 2, options={"max_episode_steps": 5})
+    answers = play(env, lambda t: torch.tensor([t % 2, t % 2]), 10)
+    assert [s.last.all().item() for s in answers] == ([False] * 4 + [True]) * 2
+    assert all((s.discount == 1).all() for s in answers)
+
+
+def test_discrete_observations_are_one_hot():
+    env = Gym("FrozenLake-v1", 3)
+    assert env.spec.obs_shape == (16,) and torch.equal(env.reset(0), torch.eye(16)[[0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("id", "line"),
+    [
+        ("CartPoel-v1", "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?"),
+        ("Pendulum-v1", "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), and agents here choose among discrete ones"),
+        ("Blackjack-v1", "env.id=Blackjack-v1 is refused: observations Tuple(Discrete(32), Discrete(11), Discrete(2)) are neither a Box nor a Discrete"),
+    ],
+)  # fmt: skip
+def test_environments_that_cannot_be_played(id, line):
+    with pytest.raises(UserError) as error:
+        Gym(id, 1)
+    assert str(error.value) == line

@@ -1,0 +1,85 @@
+"""A run that is killed goes on as if nothing had happened; one that is asked to stop says how to go on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "rl_lab", "train"]
+DQN = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=60_000", "loop.eval_every=10_000",
+       "loop.eval_episodes=32", "env.num_envs=32", "checkpoint.every=0.1"]  # fmt: skip
+A2C = ["experiment=a2c_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=200_000", "loop.eval_every=50_000",
+       "loop.eval_episodes=32", "checkpoint.every=0.1"]  # fmt: skip
+
+
+def rows(folder: Path) -> list[dict]:
+    """Everything but the wall clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def run(*arguments: str, cwd: Path, kill_after: float | None = None, by: int = signal.SIGKILL) -> subprocess.Popen:
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
+    if kill_after is not None:
+        folder = cwd / next(a for a in arguments if "dir=" in a or a.startswith("run=")).partition("=")[2]
+        deadline = time.monotonic() + 60
+        while not (folder / "summary.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(kill_after)
+        process.send_signal(by)
+    process.err = process.communicate(timeout=300)[1]
+    return process
+
+
+@pytest.mark.parametrize(("experiment", "kills"), [(DQN, 3), (A2C, 2)])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, experiment, kills):
+    check_kills(tmp_path, experiment, kills, seed=0)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(tmp_path):
+    check_kills(tmp_path, DQN, 10, seed=int(os.environ.get("KILL_SEED", time.time())))
+
+
+def check_kills(tmp_path: Path, experiment: list[str], kills: int, seed: int) -> None:
+    assert run(*experiment, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    spent = json.loads((tmp_path / "whole/summary.json").read_text())["seconds"]
+    moments = [random.Random(seed + i).uniform(0.1, 0.8) * spent / kills for i in range(kills)]
+    process = run(*experiment, "hydra.run.dir=killed", cwd=tmp_path, kill_after=moments[0])
+    died = int(process.returncode == -signal.SIGKILL)
+    for moment in moments[1:]:
+        (tmp_path / "killed/summary.json").unlink(missing_ok=True)
+        died += run("run=killed", cwd=tmp_path, kill_after=moment).returncode == -signal.SIGKILL
+    assert died == kills, f"{died} of {kills} kills struck; seed {seed}"
+    process = run("run=killed", cwd=tmp_path)
+    assert process.returncode == 0, process.err
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole"), f"seed {seed}"
+
+
+def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path):
+    process = run(*DQN, "checkpoint.every=1000", "hydra.run.dir=stopped", cwd=tmp_path, kill_after=1.0, by=signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped; rl-lab train run=stopped goes on" in process.err
+    summary = json.loads((tmp_path / "stopped/summary.json").read_text())
+    assert summary["state"] == "stopped" and 0 < summary["step"] < 60_000
+    process = run("run=stopped", "loop.total_steps=70_000", cwd=tmp_path)
+    assert process.returncode == 0 and f"resumed at step {summary['step']:,}" in process.err
+    summary = json.loads((tmp_path / "stopped/summary.json").read_text())
+    assert summary["state"] == "finished" and summary["step"] == 70_016
+    assert rows(tmp_path / "stopped")[-1]["step"] == 70_016
+
+
+def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp_path):
+    short = ["experiment=a2c_pong", "tracker=none", "device=cpu", "threads=1", "env.num_envs=2", "env.max_frames=400",
+             "loop.total_steps=400", "loop.eval_episodes=2"]  # fmt: skip
+    assert run(*short, "hydra.run.dir=pong", cwd=tmp_path).returncode == 0
+    process = run("run=pong", "loop.total_steps=800", cwd=tmp_path)
+    assert process.returncode == 0, process.err
+    assert "this environment's state cannot be saved: its episodes start anew" in process.err
+    assert [r["step"] for r in rows(tmp_path / "pong")][-1] == 800

@@ -1,12 +1,14 @@
 """What a run folder can be asked for once a model has been fitted: samples, and scores on the whole test set."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import hydra
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,29 +23,55 @@ from rl_lab.core.learner import generator
 from rl_lab.core.settings import Count, Natural
 
 
-def sample(runs: Sequence[Path], *, count: Count = 64, seed: Natural = 0, device: str = "auto") -> None:
+class Fitted(NamedTuple):
+    """A run folder's model as its checkpoint left it."""
+
+    name: str  # of the run
+    model: Model
+    data: Images
+    device: torch.device
+    step: int  # updates
+
+
+def sample(
+    runs: Sequence[Path],
+    *,
+    count: Count = 64,
+    seed: Natural = 0,
+    device: str = "auto",
+    tracker: Callable | None = None,  # a partial of tracking.wandb_run
+) -> None:
     """Leaves samples_seed<k>.png to look at and .npz (images [N, C, H, W] uint8, below levels) to work with."""
-    device = torch.device(run.device(device))
     for folder in _some(runs, "sample"):
-        model, data, _ = load(folder, device)
-        images = model.sample(count, generator(seed, device))
+        fitted = load(folder, device)
+        images = fitted.model.sample(count, generator(seed, fitted.device))
         picture = write_sheet(folder / f"samples_seed{seed}.png", images)
-        levels = (images * (data.levels - 1)).round().to(torch.uint8).cpu().numpy()
-        np.savez_compressed(picture.with_suffix(".npz"), images=levels, levels=data.levels)
+        whole = (images * (fitted.data.levels - 1)).round().to(torch.uint8).cpu().numpy()
+        np.savez_compressed(picture.with_suffix(".npz"), images=whole, levels=fitted.data.levels)
         print(picture, picture.with_suffix(".npz"), sep="\n")
+        config = {"runs": [str(folder)], "count": count, "seed": seed}
+        if tracked := tracker and tracker(name=picture.stem, group=fitted.name, job_type="sample", config=config):
+            import wandb
+
+            tracked.log({"step": fitted.step, "samples": wandb.Image(str(picture))})
+            tracked.finish()
 
 
 def evaluate(runs: Sequence[Path], *, iwae_samples: Natural = 1_000, seed: Natural = 0, device: str = "auto") -> None:
     """Prints the scores of each run with their standard errors and leaves them in its evaluation.json."""
-    device = torch.device(run.device(device))
-    found = {}
+    table = Table("run", "checkpoint", "score", "mean", "standard error")
     for folder in _some(runs, "evaluate"):
-        model, data, step = load(folder, device)
-        values = {name: float(x) for name, x in evaluate_model(model, data, seed, iwae_samples).items()}
-        record = {"step": step, "images": len(data.test), "iwae_samples": iwae_samples, "seed": seed, "device": str(device), "scores": values}
+        fitted = load(folder, device)
+        scores = {k: float(x) for k, x in evaluate_model(fitted.model, fitted.data, seed, iwae_samples).items()}
+        record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
+                  "device": str(fitted.device), "scores": scores}  # fmt: skip
         (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-        found[folder] = values
-    _show(found)
+        for name, mean in scores.items():
+            if (error := scores.get(name.replace("[", "_se["))) is not None:
+                table.add_row(Text(str(folder)), f"{fitted.step:,} updates", Text(name.removeprefix("eval/")),
+                              f"{mean:.4f}", f"{error:.4f}")  # fmt: skip
+        table.add_section()
+    Console(width=max(140, Console().width)).print(table)
 
 
 def _some(runs: Sequence[Path], command: str) -> Sequence[Path]:
@@ -52,29 +80,22 @@ def _some(runs: Sequence[Path], command: str) -> Sequence[Path]:
     return runs
 
 
-def load(folder: Path, device: torch.device) -> tuple[Model, Images, int]:
-    """The model of a run folder as its last checkpoint left it, its data, and the step. Raises UserError."""
-    cfg = launch.read_config(folder)
-    if not {"model", "data"} <= set(cfg):
+def load(folder: Path, device: str) -> Fitted:
+    """Nothing of the config is called before all that is called is checked. Raises UserError."""
+    cfg, path = launch.read_config(folder), folder / "checkpoint.pt"
+    if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
     for part in "data", "model":
         settings.check(cfg[part], part, trusted=False)
-    state = checkpoint.read(folder / "checkpoint.pt")
+    device, state = torch.device(run.device(device)), checkpoint.read(path)
+    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Count))
     data = hydra.utils.instantiate(cfg.data).to(device)
-    model = hydra.utils.instantiate(cfg.model)(data.spec, device=device, seed=0)
+    model = hydra.utils.instantiate(cfg.model)
     try:
-        model.load_state_dict(state["model"])
+        model = model(data.spec, device=device, seed=0)
+        streams = {k: s for k, s in model.state_dict().items() if isinstance(getattr(model, k), torch.Generator)}
+        model.load_state_dict(state["model"] | streams)  # another device's streams would not fit, and none is drawn from
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'checkpoint.pt'} does not fit {folder / 'config.yaml'} ({' '.join(str(error).split())[:120]})") from error  # fmt: skip
-    return model, data, state["step"]
-
-
-def _show(found: dict[Path, dict[str, float]]) -> None:
-    """A line for each run and score."""
-    table = Table("run", "score", "mean", "standard error")
-    for folder, values in found.items():
-        for name, mean in values.items():
-            if (error := values.get(name.replace("[", "_se["))) is not None:
-                table.add_row(Text(str(folder)), Text(name.removeprefix("eval/")), f"{mean:.4f}", f"{error:.4f}")
-        table.add_section()
-    Console(width=max(120, Console().width)).print(table)
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
+    return Fitted(str(cfg.name), model, data, device, state["step"])

@@ -35,7 +35,7 @@ class Batches:
 
     def __init__(self, data: Images, batch_size: int, seed: int):
         if batch_size > len(data.train):
-            raise UserError(f"loop.batch_size={batch_size} is impossible: {data.name} has {len(data.train)} training images")
+            raise UserError(f"loop.batch_size={batch_size} is impossible: {data.name} has {len(data.train)} images")
         self.data, self.batch_size = data, batch_size
         self._rng = generator(seed, torch.device("cpu"))  # the same order on every device
         self._shuffle()

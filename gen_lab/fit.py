@@ -41,7 +41,7 @@ def fit(
         run.pause(step, parts)
         if evaluations.due(step):
             run.log(evaluate(model, data, run.stream("eval")), step, keep=True)
-            draw(model, data, run, step, pictured)
+            picture(model, data, run, step, pictured)
         try:
             means.add(model.update(batches.draw()), step + 1)
             if rows.due(step + 1):
@@ -50,7 +50,7 @@ def fit(
             raise stopped_by(error, run, step + 1, parts) from None
     run.save(total_steps, parts)  # before the last row: resumed, a finished run writes that row again, not twice
     run.log(evaluate(model, data, run.stream("eval"), iwae_samples), total_steps, keep=True)
-    draw(model, data, run, total_steps, pictured)
+    picture(model, data, run, total_steps, pictured)
     return model
 
 
@@ -67,7 +67,7 @@ def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0) -> Me
     return metrics
 
 
-def draw(model: Model, data: Images, run: Run, step: int, count: int) -> None:
+def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None:
     """Samples, and for an autoencoder test images (left) beside what it makes of them (right)."""
     if not count:
         return
@@ -83,4 +83,5 @@ def stopped_by(error: NotFinite, run: Run, step: int, parts: dict) -> NotFinite:
     """Saves what was good: on a CPU the step that was not finite was never taken; a GPU's last checkpoint stands."""
     if run.device.type == "cpu":
         run.save(step, parts)
-    return NotFinite(f"{error}; stopped, the parameters before it are in {run.path('checkpoint.pt')} (a smaller learning rate may help)")  # fmt: skip
+    place = run.path("checkpoint.pt")
+    return NotFinite(f"{error}; stopped, the parameters before it are in {place} (a smaller learning rate may help)")

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,7 +12,8 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
 
     On grey x this is no likelihood: p^x (1 - p)^(1 - x) does not integrate to 1 over [0, 1].
     """
-    return F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").flatten(-3).sum(-1)
+    logits, x = torch.broadcast_tensors(logits, x)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(-3).sum(-1)
 
 
 def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Spec(NamedTuple):
 class Model(Protocol):
     """A learner that samples; it is updated on x [B, C, H, W] in [0, 1].
 
-    `sample` and `score` draw from the generator they are handed, so that looking at a model never disturbs its training.
+    `sample` and `score` draw from the generator they are handed: looking at a model never disturbs its training.
     """
 
     def update(self, x: Tensor) -> Metrics: ...

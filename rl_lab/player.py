@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from rl_lab.core import checkpoint, launch, run, settings
@@ -43,7 +43,7 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
     and of the checkpoint only the agent is used, without its memory. Raises UserError.
     """
     cfg, path = launch.read_config(folder), folder / "checkpoint.pt"
-    kind = str(cfg.loop.get("_target_"))
+    kind = str(OmegaConf.select(cfg, "loop._target_"))
     if kind not in BUILDERS:
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
@@ -55,7 +55,7 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
     if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
         node.camera = True
     state = checkpoint.read(path)
-    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Count))
+    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Count), max_envs))
     env = hydra.utils.instantiate(node)
     try:
         agent = BUILDERS[kind](cfg.loop, env, torch.device(device), seed, state["agent"])
@@ -63,7 +63,7 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
         env.close()
         raise UserError(f"{path} does not fit {folder}/config.yaml ({' '.join(str(error).split())[:120]})") from error
     unit = "sweeps" if kind == "rl_lab.loops.plan" else "steps"
-    return Player(f"{cfg.name} seed {cfg.seed}", str(cfg.name), folder, env, agent, state["step"], unit)
+    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, state["step"], unit)
 
 
 def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:

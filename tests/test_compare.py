@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from rl_lab.core import compare as room
-from rl_lab.core.compare import compare, is_lower_better, read_run
+from rl_lab.core.compare import compare
 from rl_lab.core.errors import UserError
+from rl_lab.core.folders import choose_metric, is_lower_better, read_run
 
 
 def write_run(folder, values=(0.0, 0.5, 1.0), *, metric="eval/return", name="dqn_four_rooms", seed=0, start=0,
@@ -65,7 +66,7 @@ def test_final_best_area_and_threshold_of_one_group(runs, contrast):
 
 
 def test_a_given_threshold_and_its_median(runs, contrast, capsys):
-    for seed, values in enumerate(([0, 0.5, 1, 1], [0, 0, 0.5, 1], [0, 0, 0, 0.5], [0, 0, 0, 0])):
+    for seed, values in enumerate(([0, 0.5, 0, 1], [0, 0, 0.5], [0, 0, 0, 0, 0, 0.5], [0, 0, 0])):
         write_run(runs / str(seed), values, seed=seed)
     (row,) = contrast([runs], threshold=0.5)
     assert (row.reached, row.steps_to_threshold, row.seconds_to_threshold) == (3, 20, 2)
@@ -100,7 +101,7 @@ def test_areas_are_taken_over_the_steps_that_every_group_covers(runs, contrast, 
     long, short = contrast([runs])
     assert (long.group, long.area.point, short.area.point) == ("long", 1.0, 1.0)
     out = capsys.readouterr().out
-    assert "area: mean height of the curve from step 0 to 20, which all runs cover." in out
+    assert "area: mean height of the curve from step 0 to 20, which all curves cover." in out
     assert "final: at each run's own last row, from step 20 to 40." in out
 
 
@@ -109,7 +110,7 @@ def test_seeds_without_a_step_in_common(runs, contrast, capsys):
     write_run(runs / "b", [0.5, 1.0], seed=1, start=50)
     (row,) = contrast([runs])
     assert (row.final.point, math.isnan(row.area.point)) == (0.75, True)
-    assert "area: blank, as there are no steps that all runs cover." in capsys.readouterr().out
+    assert "area: blank, as there are no steps that all curves cover." in capsys.readouterr().out
 
 
 def test_a_planner_of_one_row_takes_no_area_from_the_others(runs, contrast):
@@ -124,7 +125,7 @@ def test_nobody_learned(runs, contrast, capsys):
     write_run(runs / "a", [1.0, 0.5, 0.2])
     (row,) = contrast([runs])
     assert row.reached == 0
-    assert "threshold: none, as no group ends better than the worst begins" in capsys.readouterr().out
+    assert "threshold: none, as no group ends better than the worst begins.\n" in capsys.readouterr().out
 
 
 def test_one_seed_is_said_to_be_one(runs, contrast, capsys):
@@ -165,8 +166,16 @@ def test_the_picture_shows_every_group_and_names_the_metric(runs, contrast, tmp_
         assert (pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() > 500
     assert not (pixels == [int(room.COLORS[2][i : i + 2], 16) for i in (1, 3, 5)]).all(-1).any()
     svg = (tmp_path / "out/compare.svg").read_text()
-    for text in ("eval/return", "steps", "seconds", "dqn_four_rooms", "a2c_four_rooms", "(n=3)"):
-        assert f"<!-- {text}" in svg or f"{text} -->" in svg
+    for text in ("eval/return", "steps", "seconds", "dqn_four_rooms (n=3)", "a2c_four_rooms (n=3)"):
+        assert f"<!-- {text} -->" in svg
+
+
+def test_a_residual_is_drawn_on_a_logarithmic_axis_and_a_return_is_not(runs, tmp_path):
+    write_run(runs / "a", [1, 1e-2, 1e-5], metric="plan/residual")
+    write_run(runs / "b", [0.3, 50, 400])
+    for folder, logarithmic in (("a", True), ("b", False)):
+        compare([runs / folder], out=tmp_path / folder)
+        assert (r"\mathdefault{10^{" in (tmp_path / folder / "compare.svg").read_text()) == logarithmic
 
 
 # -- groups
@@ -174,8 +183,8 @@ def test_the_picture_shows_every_group_and_names_the_metric(runs, contrast, tmp_
 
 def test_runs_that_differ_in_seed_and_place_alone_are_one_group(runs, contrast):
     for seed, device in enumerate(("cpu", "cuda", "auto")):
-        top = {"device": device, "threads": seed + 1, "tracker": {"mode": device}, "checkpoint": {"every": seed}}
-        write_run(runs / str(seed), seed=seed, top=top | {"env": {"seed": seed}})
+        place = {"device": device, "threads": seed, "tracker": {"mode": device}, "checkpoint": {"x": seed}}
+        write_run(runs / str(seed), seed=seed, top=place | {"env": {"seed": seed}})
     (row,) = contrast([runs])
     assert (row.group, row.seeds) == ("dqn_four_rooms", 3)
 
@@ -219,12 +228,13 @@ def test_a_seed_run_twice_counts_once(runs, contrast, capsys):
     assert f"{runs / 'a'} is left out: {runs / 'b'} has its seed and settings." in capsys.readouterr().out
 
 
-def test_a_folder_named_twice_counts_once(runs, contrast):
+def test_a_folder_named_twice_counts_once(runs, contrast, capsys):
     write_run(runs / "dqn" / "a", seed=0)
     write_run(runs / "dqn" / "b", seed=1)
     (runs / "link").symlink_to(runs / "dqn" / "a")
     (row,) = contrast([runs / "dqn", runs / "dqn" / "a", runs / "dqn/../dqn/b", runs / "link"])
     assert row.seeds == 2
+    assert "left out" not in capsys.readouterr().out
 
 
 # -- reading
@@ -276,7 +286,7 @@ def test_a_run_without_rows_below_a_folder_is_left_out_and_said(runs, contrast, 
 @pytest.mark.parametrize(
     "metrics, expected",
     [
-        ([{"eval/return", "episode/return"}, {"eval/return"}], "eval/return"),
+        ([{"eval/return", "episode/return"}, {"eval/return", "episode/return"}], "eval/return"),
         ([{"eval/return", "episode/return"}, {"episode/return", "plan/residual"}], "episode/return"),
         ([{"eval/nll_nats[a]", "vae/kl"}, {"eval/nll_nats[a]", "vae/kl", "eval/return"}], "eval/nll_nats[a]"),
         ([{"plan/residual"}, {"plan/residual", "eval/return"}], "plan/residual"),
@@ -289,7 +299,7 @@ def test_the_default_metric_is_the_first_choice_that_every_run_has(runs, metrics
         row = {"step": 0, "seconds": 0.0} | dict.fromkeys(names, 1.0)
         (folder / "metrics.jsonl").write_text(json.dumps(row))
         found.append(read_run(folder))
-    assert room.choose_metric(found) == expected
+    assert choose_metric(found) == expected
 
 
 # -- a user's mistakes, to the letter
@@ -383,7 +393,8 @@ def test_wandb_gets_the_table_and_the_picture(runs, contrast, tmp_path):
 
 def test_a_tracker_may_open_nothing(runs, contrast):
     write_run(runs / "a")
-    assert contrast([runs], tracker=lambda **_: None)
+    (row,) = contrast([runs], tracker=lambda **_: None)
+    assert row.final.point == 1
 
 
 def test_importing_is_quick():

@@ -21,7 +21,7 @@ def play(env, policy, steps: int):
 def breakout(**options) -> list:
     """One ball after another is served and missed: five lives are lost, then the game is over."""
     env = Atari("breakout", 1, noop_max=0, num_threads=1, **options)
-    lives, answers = [], play(env, lambda t: torch.tensor([FIRE if t % 2 else NOOP]), 260)
+    answers = play(env, lambda t: torch.tensor([FIRE if t % 2 else NOOP]), 260)
     env.close()
     return answers
 

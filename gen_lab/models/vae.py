@@ -10,7 +10,7 @@ from gen_lab.losses import bernoulli_nll, bits_per_dim, gaussian_kl, gaussian_lo
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
-from rl_lab.core.settings import Count, NonNegative, Positive
+from rl_lab.core.settings import Count, NonNegative
 
 DECODED_AT_ONCE = 2**14  # images: bounds the memory of an importance-weighted estimate
 
@@ -30,13 +30,12 @@ class VAE(Learner):
         decoder: Callable[..., nn.Module],
         optimizer: OptimizerFn,
         latents: Count,
-        beta: NonNegative = 1.0,  # weight of the KL in training alone (Higgins et al., 2017); scores are always at 1
-        max_grad_norm: Positive = math.inf,
+        beta: NonNegative,  # weight of the KL in training alone (Higgins et al., 2017); scores are always at 1
     ):
         if spec.levels != 2:
             raise UserError(f"model=vae has Bernoulli pixels, and on {spec.levels} grey levels their cross entropy is "
                             "no likelihood; use binary pixels (data.protocol=binarised)")  # fmt: skip
-        self.shape, self.device, self.latents, self.beta, self.max_grad_norm = spec.shape, device, latents, beta, max_grad_norm
+        self.shape, self.device, self.latents, self.beta = spec.shape, device, latents, beta
         with seeded(seed, device):
             self.encoder = encoder(spec.shape, 2 * latents).to(device)  # x [B, C, H, W] -> mu, log_var [B, 2 Z]
             self.decoder = decoder(spec.shape, latents).to(device)  # z [B, Z] -> logits [B, C, H, W]
@@ -45,7 +44,7 @@ class VAE(Learner):
 
     def update(self, x: Tensor) -> Metrics:
         recon, kl = self.elbo_terms(x, self.rng)
-        norm = descend(self.optimizer, (recon + self.beta * kl).mean(), self.max_grad_norm)
+        norm = descend(self.optimizer, (recon + self.beta * kl).mean())
         return {"vae/recon_nats": recon.detach().mean(), "vae/kl_nats": kl.detach().mean(), "vae/grad_norm": norm}
 
     def elbo_terms(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -77,7 +76,8 @@ class VAE(Learner):
             weights = self.log_importance_weights(x, iwae_samples, generator)
             bound = -weights.mean(0)  # the same expectation, over many draws of z instead of one
             tighter = {f"iwae{iwae_samples}_nats": importance_weighted_nll(weights)}
-        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits_per_dim(bound, self.shape), "kl_nats": kl, **tighter}
+        bits = bits_per_dim(bound, self.shape)
+        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_nats": kl, **tighter}
 
     @torch.no_grad()
     def log_importance_weights(self, x: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -104,7 +104,8 @@ def mlp_encoder(shape: tuple[int, int, int], outputs: int, *, hidden: Count) -> 
 
 def mlp_decoder(shape: tuple[int, int, int], inputs: int, *, hidden: Count) -> nn.Module:
     """One hidden layer of `hidden` units."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, math.prod(shape)), nn.Unflatten(-1, shape))
+    pixels = nn.Linear(hidden, math.prod(shape))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), pixels, nn.Unflatten(-1, shape))
 
 
 def conv_encoder(shape: tuple[int, int, int], outputs: int, *, channels: Count) -> nn.Module:

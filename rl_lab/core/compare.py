@@ -1,9 +1,8 @@
 """Comparison of runs from their files alone: a table, a csv, learning curves over steps and over seconds."""
 
 import csv
-import json
 import math
-import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.folders import Curve, RunFiles, choose_metric, group, is_lower_better, read_runs
 from rl_lab.core.statistics import (
     Estimate,
     area_under_curve,
@@ -27,33 +25,11 @@ from rl_lab.core.statistics import (
     x_at_threshold,
 )
 
-IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
-LOWER_IS_BETTER = {"nll", "bits", "loss", "residual", "error", "fid", "kid", "mse", "mmd", "perplexity"}
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"  # Okabe and Ito's
 DASHES = "-", "--", ":", "-."
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.grid": True,
          "grid.color": "#E8E8E8", "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444",
          "svg.hashsalt": "compare"}  # fmt: skip
-
-
-class Curve(NamedTuple):
-    """One metric of one run; [P] each, steps increasing."""
-
-    steps: np.ndarray
-    seconds: np.ndarray
-    values: np.ndarray
-
-
-class RunFiles(NamedTuple):
-    """What a run folder says."""
-
-    folder: Path
-    name: str
-    seed: int
-    choices: dict[str, str]
-    settings: dict[str, str]  # dotted key -> value, of all that may change a result
-    curves: dict[str, Curve]  # by metric
-    finished: bool
 
 
 class Row(NamedTuple):
@@ -99,131 +75,6 @@ def compare(
     return rows
 
 
-# -- reading
-
-
-def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
-    """Every run at or below the folders, once; one without rows is noted, or a UserError if named itself."""
-    found: dict[Path, RunFiles] = {}
-    for folder in map(Path, folders):
-        if (folder / "config.yaml").is_file():
-            runs = [read_run(folder)]
-            if not runs[0].curves:
-                raise UserError(f"{folder} has no rows in metrics.jsonl yet; wait for them or leave it out")
-        else:
-            inside = sorted(path.parent for path in folder.rglob("metrics.jsonl"))
-            runs = [read_run(path) for path in inside if (path / "config.yaml").is_file()]
-            if not runs:
-                raise UserError(f"no run in {folder}; a run folder holds config.yaml and metrics.jsonl")
-        notes += [f"{run.folder} is left out: it has no rows." for run in runs if not run.curves]
-        for run in runs:
-            if run.curves:
-                found.setdefault(run.folder.resolve(), run)
-    if not found:
-        raise UserError("no runs to compare; name their folders, such as runs/dqn_four_rooms")
-    return list(found.values())
-
-
-def read_run(folder: Path) -> RunFiles:
-    """Settings, and every metric as a curve. Raises UserError."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        name, seed, choices = str(config.pop("name")), config["seed"], config.get("choices") or {}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}/config.yaml is not the config of a run; leave it out") from error
-    points: dict[str, list[tuple[float, float, float]]] = {}
-    for row in _objects(folder / "metrics.jsonl", str.splitlines):
-        for metric in row.keys() - {"step", "seconds"}:
-            if isinstance(row[metric], int | float) and math.isfinite(row[metric]):
-                points.setdefault(metric, []).append((row["step"], row["seconds"], row[metric]))
-    curves = {metric: _curve(*np.array(points[metric], float).T) for metric in sorted(points)}
-    flat = _flatten({key: value for key, value in config.items() if key not in IGNORED})
-    settings = {key: value for key, value in flat if not (key.endswith(".seed") and value == str(seed))}
-    finished = any(summary.get("state") == "finished" for summary in _objects(folder / "summary.json"))
-    return RunFiles(folder, name, seed, choices, settings, curves, finished)
-
-
-def _objects(path: Path, split: Callable[[str], list[str]] = lambda text: [text]) -> Iterator[dict]:
-    """The JSON object in each part of a file; none where it is missing or was cut by a kill."""
-    for part in split(path.read_text(errors="replace")) if path.is_file() else []:
-        try:
-            yield json.loads(part)
-        except ValueError:
-            continue
-
-
-def _curve(steps: np.ndarray, seconds: np.ndarray, values: np.ndarray) -> Curve:
-    """Where a step comes again, the run was taken up from there: the older points are void."""
-    kept = steps < np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1]
-    return Curve(steps[kept], seconds[kept], values[kept])
-
-
-def _flatten(config: dict, path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-# -- choosing and grouping
-
-
-def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
-    """The metric asked for, or the first choice of those that every run has. Raises UserError."""
-    common = sorted(set.intersection(*(set(run.curves) for run in runs)))
-    if metric is None:
-        order = ["eval/return", "episode/return", *(m for m in common if m.startswith("eval/"))]
-        if chosen := [m for m in order if m in common] or (common if len(common) == 1 else []):
-            return chosen[0]
-        if not common:
-            raise UserError("these runs have no metric in common; compare fewer of them")
-        raise UserError(f"which metric? choose metric= from {', '.join(common)}")
-    if metric not in {m for run in runs for m in run.curves}:
-        raise UserError(f"no metric '{metric}'{nearest(metric, common)}")
-    if metric not in common:
-        without = next(run.folder for run in runs if metric not in run.curves)
-        others = f" or choose from {', '.join(common)}" if common else ""
-        raise UserError(f"{without} has no '{metric}'; leave it out{others}")
-    return metric
-
-
-def is_lower_better(metric: str) -> bool:
-    return bool(LOWER_IS_BETTER & set(re.split(r"[^a-z]+", metric.split("[")[0].lower())))
-
-
-def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
-    """Runs alike in all but the seed, under the shortest text that tells them from the others.
-
-    A seed run twice is one sample, not two: the longer run stands for both, and a note names the other.
-    """
-    alike: dict[tuple, dict[int, RunFiles]] = {}
-    for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
-        seeds = alike.setdefault((run.name, *sorted(run.settings.items())), {})
-        if seeds.setdefault(run.seed, run) is not run:
-            notes.append(f"{run.folder} is left out: {seeds[run.seed].folder} has its seed and settings.")
-    groups = [list(seeds.values()) for seeds in alike.values()]
-    return {_label(runs[0], [g[0] for g in groups if g[0].name == runs[0].name]): runs for runs in groups}
-
-
-def _label(run: RunFiles, namesakes: list[RunFiles]) -> str:
-    """The name, and the settings that differ among namesakes; agent=a2c stands for all agent.* it implies."""
-    settings = dict.fromkeys(key for other in namesakes for key in other.settings)
-    differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]
-    words = [run.name]
-    for choice, chosen in run.choices.items():
-        names = {other.choices.get(choice) for other in namesakes}
-        inside = [key for key in differing if key.split(".")[0] == choice]
-        pairs = {k: {(o.choices.get(choice), o.settings.get(k)) for o in namesakes} for k in inside}
-        implied = [key for key in inside if len(pairs[key]) == len(names)]
-        words += [f"{choice}={chosen}"] * bool(implied)
-        differing = [key for key in differing if key not in implied]
-    return " ".join(words + [f"{key}={run.settings[key]}" for key in differing if key in run.settings])
-
-
-# -- figures and tables
-
-
 def common_steps(groups: dict[str, list[Curve]]) -> tuple[float, float]:
     """First and last step that every curve covers, but for curves of one point, such as a planner's."""
     curves = [curve.steps for members in groups.values() for curve in members if len(curve.steps) > 1]
@@ -260,9 +111,10 @@ def _row(label: str, curves: list[Curve], steps: tuple, threshold: float, lower:
 def _captions(runs: list[RunFiles], metric: str, steps: tuple, goal: float, origin: str) -> Iterator[str]:
     yield (f"{metric}: {'lower' if is_lower_better(metric) else 'higher'} is better; "
            "interquartile mean over n seeds [95 % stratified bootstrap interval].")  # fmt: skip
-    covered = f"mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which all runs cover"
-    yield f"area: {covered if steps[0] < steps[1] else 'blank, as there are no steps that all runs cover'}."
-    yield f"threshold: {_number(goal) or 'none'}, {origin}; k/n: median of the k seeds that reached it."
+    covered = f"mean height of the curve from step {steps[0]:,.0f} to {steps[1]:,.0f}, which all curves cover"
+    yield f"area: {covered if steps[0] < steps[1] else 'blank, as there are no steps that all curves cover'}."
+    reached = "; k/n: median of the k seeds that reached it" * (not math.isnan(goal))
+    yield f"threshold: {_number(goal) or 'none'}, {origin}{reached}."
     last = [run.curves[metric].steps[-1] for run in runs]
     if min(last) < max(last):
         yield f"final: at each run's own last row, from step {min(last):,.0f} to {max(last):,.0f}."
@@ -316,8 +168,10 @@ def draw(groups: dict[str, list[Curve]], metric: str, path: Path, threshold: flo
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    columns = max(1, min(4, 135 // (17 + max(map(len, groups)))))
-    height = 4.4 + 0.22 * math.ceil((len(groups) + 1) / columns)  # inches
+    groups = {textwrap.fill(f"{label} (n={len(curves)})", 110): curves for label, curves in groups.items()}
+    lines = [line for label in groups for line in label.splitlines()]
+    columns = max(1, min(4, 135 // (10 + max(map(len, lines)))))
+    height = 4.4 + 0.22 * math.ceil((len(lines) + 1) / columns)  # inches
     with rc_context(STYLE):
         figure = Figure(figsize=(11, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches
@@ -327,7 +181,7 @@ def draw(groups: dict[str, list[Curve]], metric: str, path: Path, threshold: flo
             panel.set_xlabel(axis)
             panel.xaxis.set_major_formatter(_tick)
         lowest, highest = panels[0].dataLim.intervaly
-        if 0 < 1_000 * lowest < highest:
+        if is_lower_better(metric) and 0 < 1_000 * lowest < highest:
             panels[0].set_yscale("log")
         else:
             panels[0].yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
@@ -351,8 +205,7 @@ def _draw_curves(panel, axis: str, groups: dict[str, list[Curve]], threshold: fl
         grid, band = iqm_curve(xs, ys, resamples=resamples)
         panel.fill_between(grid, band.low, band.high, color=color, alpha=0.2, linewidth=0, zorder=2)
         marker = "o" if len(grid) == 1 else ""
-        panel.plot(grid, band.point, marker + dash, color=color, linewidth=2, zorder=3,
-                   label=f"{label}  (n={len(curves)})")  # fmt: skip
+        panel.plot(grid, band.point, marker + dash, color=color, linewidth=2, zorder=3, label=label)
     if not math.isnan(threshold):
         label = f"threshold {_number(threshold)}"
         panel.axhline(threshold, color="#666666", linewidth=1, linestyle=":", label=label)

@@ -256,7 +256,10 @@ class plain_errors:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """An error and what led to it, each once: a cause that is raised anew points back at what it caused."""
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
         yield error
         error = error.__cause__ or error.__context__
 

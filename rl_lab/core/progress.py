@@ -3,7 +3,8 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 SHOWN = "episode/return", "eval/return", "plan/residual", "eval/nll_nats", "eval/bits_per_dim"
 LINE_EVERY = 10.0  # seconds between plain lines

@@ -44,7 +44,7 @@ def stratified_bootstrap(
 
     A resample draws R runs with replacement within each task, so that every task counts alike. What follows
     the first two axes (the points of a curve) is drawn along with its run. One run has an interval of no
-    width, and a handful of runs one that is too narrow.
+    width; from three runs of normal scores, 95 % means about 70 %, from five about 90 %.
     """
     scores = np.asarray(scores, float)
     scores = scores[:, None] if scores.ndim == 1 else scores

@@ -1,0 +1,372 @@
+"""The loop of gen_lab: what it learns, what it writes, and that a stopped run goes on as if nothing had happened."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gen_lab.__main__ import COMMANDS
+from gen_lab.data import Batches, Images, digits
+from gen_lab.fit import evaluate, fit
+from gen_lab.losses import bernoulli_nll
+from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
+from gen_lab.pictures import side_by_side, write_sheet
+from rl_lab.core import checkpoint, cli
+from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.run import Run, Stopped
+
+CPU = torch.device("cpu")
+BOUND = "eval/nll_bound_nats[digits-binarised]"
+vae = partial(VAE, encoder=partial(mlp_encoder, hidden=64), decoder=partial(mlp_decoder, hidden=64),
+              optimizer=partial(torch.optim.Adam, lr=2e-3), latents=8, beta=1.0)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data() -> Images:
+    return digits(protocol="binarised")
+
+
+def fitted(folder: Path, data: Images, model=vae, checkpoint_every: float = math.inf, **knobs) -> VAE:
+    usual = {"batch_size": 64, "total_steps": 200, "log_every": 15, "eval_every": 50, "iwae_samples": 3, "pictured": 4}
+    with Run(folder, 0, "cpu", names={"name": "test"}, config={}, checkpoint_every=checkpoint_every) as run:
+        return fit(data, model, run, **usual | knobs)
+
+
+def rows(folder: Path) -> list[dict]:
+    """Everything but the wall clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+class Interrupted(VAE):
+    """Does `what` in the middle of its update number `at`; in what a resumed run builds, nothing more."""
+
+    def __init__(self, *args, at: int, what, **knobs):
+        super().__init__(*args, **knobs)
+        self.at, self.what, self.count = at, what, 0
+
+    def update(self, x):
+        self.count += 1
+        return (self.what(self, x) if self.count == self.at else None) or super().update(x)
+
+
+def interrupted(at: int, what) -> partial:
+    return partial(Interrupted, *vae.args, **vae.keywords, at=at, what=what)
+
+
+def terminate(_model, _x) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die(_model, _x) -> None:
+    raise RuntimeError("power cut")
+
+
+# -- data
+
+
+def test_digits_are_split_as_the_reference_figures_are(data):
+    """25.30 nats: independent pixels, fitted on the 1,500 and scored on the 297."""
+    assert data.train.shape == (1500, 1, 8, 8) and data.test.shape == (297, 1, 8, 8) and data.train.dtype == torch.uint8
+    x, test = data.scaled(data.train), data.scaled(data.test)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    logits = ((x.sum(0) + 0.01) / (len(x) + 0.02)).logit()
+    assert bernoulli_nll(logits, test).mean().item() == pytest.approx(25.30, abs=0.005)
+
+
+def test_digits_protocols_are_of_the_same_images(data):
+    grey = digits(protocol="levels")
+    assert grey.levels == 17 and grey.name == "digits-levels" and grey.train.max() == 16
+    for binary, levels in (data.train, grey.train), (data.test, grey.test):
+        assert torch.equal(binary, (levels >= 8).to(torch.uint8))
+    assert grey.scaled(grey.train).max() == 1 and data.spec == ((1, 8, 8), 2)
+
+
+def numbered(count: int) -> Images:
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return Images("numbered", pixels, pixels, 256)
+
+
+def test_an_epoch_shows_no_image_twice():
+    batches = Batches(numbered(100), 30, seed=0)
+    drawn = [(torch.cat([batches.draw() for _ in range(3)]) * 255).round().long().flatten() for _ in range(40)]
+    assert all(len(set(epoch.tolist())) == 90 for epoch in drawn)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert set(torch.cat(drawn).tolist()) == set(range(100))  # whom one epoch left out, another shows
+
+
+def test_batches_go_on_where_they_were():
+    whole, again = Batches(numbered(100), 30, seed=0), Batches(numbered(100), 30, seed=7)
+    for _ in range(5):
+        whole.draw()
+    again.load_state_dict(whole.state_dict())
+    for _ in range(10):
+        assert torch.equal(whole.draw(), again.draw())
+
+
+def test_a_batch_larger_than_the_data_is_a_mistake():
+    with pytest.raises(UserError, match="loop.batch_size=101.*100 images"):
+        Batches(numbered(100), 101, seed=0)
+
+
+# -- evaluation
+
+
+def test_every_test_image_counts_once():
+    """297 images in batches of 256 and 41: neither the last batch nor its weight is lost."""
+    values = torch.rand(297, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    test = torch.zeros(297, 1, 1, 1, dtype=torch.uint8)
+
+    class Scorer:
+        seen = 0
+
+        def score(self, x, generator, iwae_samples=0):
+            self.seen += len(x)
+            return {"nats": values[self.seen - len(x) : self.seen].float()}
+
+    metrics = evaluate(Scorer(), Images("toy", test, test, 2), seed=0)
+    assert set(metrics) == {"eval/nats[toy]", "eval/nats_se[toy]"}
+    assert metrics["eval/nats[toy]"].item() == pytest.approx(values.mean().item(), rel=1e-6)
+    assert metrics["eval/nats_se[toy]"].item() == pytest.approx(values.std().item() / 297**0.5, rel=1e-6)
+
+
+def test_evaluation_repeats_itself(data):
+    model = vae(data.spec, CPU, 0)
+    assert evaluate(model, data, 0, 5) == evaluate(model, data, 0, 5)
+    assert evaluate(model, data, 0, 5) != evaluate(model, data, 1, 5)
+
+
+# -- learning
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_vae_beats_independent_pixels(tmp_path, data, seed):
+    """25.30 nats is what pixels reach one by one; 18.3 is where this model ends after ten times as long."""
+    with Run(tmp_path, seed, "cpu", names={"name": "test"}, config={}) as run:
+        fit(data, vae, run, batch_size=128, total_steps=1_000, eval_every=1_000, iwae_samples=50)
+    final = rows(tmp_path)[-1]
+    assert final["step"] == 1_000
+    assert 17 < final[BOUND] < 20.5
+    assert 16.5 < final["eval/iwae50_nats[digits-binarised]"] < final[BOUND]
+    assert 0.2 < final["eval/nll_bound_nats_se[digits-binarised]"] < 0.4
+    assert final["eval/bits_per_dim_bound[digits-binarised]"] == pytest.approx(final[BOUND] / (64 * math.log(2)))
+
+
+def test_rows_and_pictures(tmp_path, data):
+    fitted(tmp_path, data, log_every=80)
+    by_step = {row["step"]: set(row) for row in rows(tmp_path) if "vae/kl_nats" in row}
+    assert list(by_step) == [80, 160]
+    evaluations = [row["step"] for row in rows(tmp_path) if BOUND in row]
+    assert evaluations == [0, 50, 100, 150, 200]
+    assert [row["step"] for row in rows(tmp_path) if "eval/iwae3_nats[digits-binarised]" in row] == [200]
+    names = {f"{kind}_{step:08d}.png" for kind in ("samples", "reconstructions") for step in evaluations}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
+
+
+def test_rows_are_means_over_the_updates_between_them(tmp_path, data):
+    seen = []
+
+    class Recorded(VAE):
+        def update(self, x):
+            seen.append(super().update(x))
+            return seen[-1]
+
+    fitted(tmp_path, data, partial(Recorded, *vae.args, **vae.keywords), total_steps=60, log_every=20)
+    found = [row["vae/kl_nats"] for row in rows(tmp_path) if "vae/kl_nats" in row]
+    kl = torch.stack([m["vae/kl_nats"] for m in seen]).view(3, 20).mean(1)
+    torch.testing.assert_close(torch.tensor(found), kl)
+
+
+# -- stopping and going on
+
+
+@pytest.mark.parametrize("at", [1, 50, 51, 107])  # before an evaluation, after one, amid an interval and an epoch
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, data, at):
+    whole = fitted(tmp_path / "whole", data)
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "stopped", data, interrupted(at, terminate))
+    assert checkpoint.read(tmp_path / "stopped/checkpoint.pt")["step"] == at
+    resumed = fitted(tmp_path / "stopped", data)
+    assert equal(whole.state_dict(), resumed.state_dict())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "stopped")
+    for picture in (tmp_path / "whole/pictures").iterdir():
+        assert picture.read_bytes() == (tmp_path / "stopped/pictures" / picture.name).read_bytes()
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, data):
+    """Killed after the evaluation at step 100, which its checkpoint of step 100 does not know of."""
+    whole = fitted(tmp_path / "whole", data)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fitted(tmp_path / "killed", data, interrupted(101, die), checkpoint_every=0)
+    assert rows(tmp_path / "killed")[-1]["step"] == checkpoint.read(tmp_path / "killed/checkpoint.pt")["step"] == 100
+    assert equal(whole.state_dict(), fitted(tmp_path / "killed", data).state_dict())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+
+
+def test_a_finished_run_resumed_stays_as_it_is(tmp_path, data):
+    model = fitted(tmp_path, data, total_steps=60)
+    before = rows(tmp_path)
+    assert equal(model.state_dict(), fitted(tmp_path, data, total_steps=60).state_dict())
+    assert rows(tmp_path) == before
+
+
+def test_a_finished_run_can_be_lengthened(tmp_path, data):
+    whole = fitted(tmp_path / "whole", data, total_steps=120)
+    fitted(tmp_path / "short", data, total_steps=70)
+    assert equal(whole.state_dict(), fitted(tmp_path / "short", data, total_steps=120).state_dict())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "short")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_parameters(tmp_path, data):
+    def poison(model, x):
+        return VAE.update(model, x * math.nan)
+
+    with pytest.raises(NotFinite, match=r"vae/recon_nats is nan at step 101.*checkpoint.pt.*learning rate"):
+        fitted(tmp_path / "poisoned", data, interrupted(101, poison))
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "good", data, interrupted(100, terminate))
+    poisoned, good = (checkpoint.read(tmp_path / name / "checkpoint.pt") for name in ("poisoned", "good"))
+    for part in "encoder", "decoder", "optimizer":
+        assert equal(poisoned["model"][part], good["model"][part])
+    fitted(tmp_path / "poisoned", data)
+    assert [row["step"] for row in rows(tmp_path / "poisoned") if BOUND in row] == [0, 50, 100, 150, 200]
+
+
+def test_another_model_is_not_resumed(tmp_path, data):
+    fitted(tmp_path, data, total_steps=5)
+    with pytest.raises(UserError, match="its model does not fit"):
+        fitted(tmp_path, data, partial(vae, latents=9), total_steps=10)
+
+
+# -- pictures
+
+
+def test_a_sheet_shows_every_image_in_reading_order(tmp_path):
+    images = torch.zeros(3, 1, 4, 8)
+    images[1] = 1
+    images[2, :, 0] = 0.5
+    sheet = np.asarray(Image.open(write_sheet(tmp_path / "new/sheet.png", images, columns=2)))
+    assert sheet.shape == (2 * (4 * 6 + 2) + 2, 2 * (8 * 6 + 2) + 2, 3)  # each pixel a square of 6, gaps of 2
+    assert (sheet[2:26, 2:50] == 0).all() and (sheet[2:26, 52:100] == 255).all()
+    assert (sheet[28:34, 2:50] == 128).all() and (sheet[34:52, 2:50] == 0).all()
+    assert (sheet[:2] == sheet[0, 0]).all() and len(set(sheet[0, 0].tolist())) == 3
+
+
+def test_colours_stay_colours(tmp_path):
+    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 60, 60)
+    sheet = np.asarray(Image.open(write_sheet(tmp_path / "sheet.png", red)))
+    assert sheet.shape == (64, 64, 3) and (sheet[2:62, 2:62] == [255, 0, 0]).all()
+
+
+def test_side_by_side():
+    assert side_by_side(torch.tensor([1, 3]), torch.tensor([2, 4])).tolist() == [1, 2, 3, 4]
+
+
+# -- the command line
+
+
+def gen_lab(*arguments: str) -> int:
+    return cli.main("gen-lab", "gen", COMMANDS, list(arguments))
+
+
+TRAIN = "train", "tracker=none", "hydra.run.dir={tmp}/x"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    settings = ["experiment=vae_digits", "tracker=none", "device=cpu", "loop.total_steps=30"]
+    assert gen_lab("train", *settings, f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+def test_sample_command(folder):
+    assert gen_lab("sample", f"run={folder}", "count=5", "seed=3", "device=cpu", "tracker=none") == 0
+    with np.load(folder / "samples_seed3.npz") as saved:
+        images, levels = saved["images"], saved["levels"]
+    assert images.shape == (5, 1, 8, 8) and images.dtype == np.uint8 and set(np.unique(images)) == {0, 1} and levels == 2
+    sheet = np.asarray(Image.open(folder / "samples_seed3.png"))
+    assert sheet.shape[1] == 5 * (8 * 6 + 2) + 2 and (sheet[5, 5] == 255 * images[0, 0, 0, 0]).all()
+
+
+def test_evaluate_command(folder, capsys):
+    assert gen_lab("evaluate", f"run={folder}", "iwae_samples=7", "device=cpu") == 0
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert (record["step"], record["images"], record["iwae_samples"]) == (30, 297, 7)
+    kl = "eval/kl_nats[digits-binarised]"
+    assert record["scores"][kl] == pytest.approx(rows(folder)[-1][kl])
+    printed = capsys.readouterr().out
+    for name in "nll_bound_nats", "bits_per_dim_bound", "iwae7_nats":
+        assert f"{name}[digits-binarised]" in printed
+    assert f"{record['scores'][BOUND]:.4f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evaluate"], r"which run\? gen-lab evaluate run=<folder>"),
+        (["sample", "run={tmp}"], "is not a run folder"),
+        (["sample", "run={rl}"], "not a run of gen-lab train"),
+        (["evaluate", "run={other}", "iwae_samples=1"], r"other/checkpoint.pt does not fit"),
+        (["evaluate", "run={evil}"], r"_target_=os.mkdir is refused"),
+        (["sample", "run={folder}", "count=0", "tracker=none"], "count=0 is impossible"),
+        ([*TRAIN, "data.protocol=levels"], "cross entropy is no likelihood"),
+        ([*TRAIN, "data.protocol=grey"], "data.protocol=grey is not a choice"),
+        ([*TRAIN, "model.latent=3"], "did you mean model.latents"),
+        ([*TRAIN, "model.beta=-1"], "model.beta=-1 is impossible"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, folder, capsys, arguments, says):
+    config = (folder / "config.yaml").read_text()
+    changed = {
+        "rl": "name: x\nseed: 0\nloop: {_target_: rl_lab.loops.train}\n",
+        "other": config.replace("latents: 8", "latents: 9"),
+        "evil": config.replace("gen_lab.data.digits\n", f"os.mkdir\n  path: {tmp_path}/made\n"),
+    }
+    for name, text in changed.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text)
+        (tmp_path / name / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes())
+    places = {"tmp": tmp_path, "folder": folder, **{name: tmp_path / name for name in changed}}
+    assert gen_lab(*(a.format(**places) for a in arguments)) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert re.search(says, errors[-1]) and len(errors) == 1
+    assert not (tmp_path / "made").exists()
+
+
+def test_sigterm_then_resume(tmp_path):
+    train = [sys.executable, "-m", "gen_lab", "train"]
+    settings = ["experiment=vae_digits", "tracker=none", "device=cpu", "hydra.run.dir=stopped", "loop.total_steps=1e6"]
+    process = subprocess.Popen([*train, *settings], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = tmp_path / "stopped/metrics.jsonl", time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert "stopping at the next whole step" in said and "run=stopped goes on" in said
+    step = checkpoint.read(tmp_path / "stopped/checkpoint.pt")["step"]
+    longer = [*train, "run=stopped", f"loop.total_steps={step + 20}"]
+    again = subprocess.run(longer, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0 and f"resumed at step {step:,}" in again.stderr
+    assert [row["step"] for row in rows(tmp_path / "stopped") if BOUND in row][-1] == step + 20
+    assert json.loads((tmp_path / "stopped/summary.json").read_text())["state"] == "finished"

@@ -94,7 +94,7 @@ def load(folder: Path, device: str) -> Fitted:
     try:
         model = model(data.spec, device=device, seed=0)
         streams = {k: s for k, s in model.state_dict().items() if isinstance(getattr(model, k), torch.Generator)}
-        model.load_state_dict(state["model"] | streams)  # another device's streams would not fit, and none is drawn from
+        model.load_state_dict(state["model"] | streams)  # its own: those of another device would not fit
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error

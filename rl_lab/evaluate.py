@@ -30,9 +30,9 @@ def evaluate_runs(runs: Sequence[Path], *, episodes: Count = 100, seed: Natural 
             record = evaluation(player, episodes, seed)
         player.env.close()
         (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-        scores, error = record["scores"], record["scores"]["eval/return_se"]
-        table.add_row(Text(str(folder)), f"{player.step:,} {player.unit}", f"{scores['eval/return']:,.6g}", "-" if error is None else f"{error:.2g}",
-                      f"{scores['eval/length']:,.1f}", f"{record['episodes']:,}")  # fmt: skip
+        mean, error, length = record["scores"].values()
+        figures = f"{mean:,.6g}", "-" if error is None else f"{error:.2g}", f"{length:,.1f}", f"{record['episodes']:,}"
+        table.add_row(Text(str(folder)), f"{player.step:,} {player.unit}", *figures)
     Console(width=max(120, Console().width)).print(table)
 
 
@@ -41,5 +41,5 @@ def evaluation(player: Player, episodes: int, seed: int) -> dict:
     returns, lengths = (x.double() for x in play(player.env, player.act, episodes, seed))
     error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
     scores = {"eval/return": float(returns.mean()), "eval/return_se": error, "eval/length": float(lengths.mean())}
-    return {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device), "scores": scores,
-            "returns": returns.tolist()}  # fmt: skip
+    record = {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device)}
+    return {**record, "scores": scores, "returns": returns.tolist()}

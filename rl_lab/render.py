@@ -19,6 +19,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural, Positive
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.player import Player, load
+from rl_lab.types import View
 
 FREEZE = 0.7  # seconds on the last picture of an episode
 GRIDWORLD_FPS = 6.0
@@ -29,8 +30,7 @@ class Moment(NamedTuple):
     """One step of a film."""
 
     picture: Image.Image
-    bars: list[float]  # [A]
-    value: float
+    view: View  # of this one observation
     action: int
     reward: float  # so far in this episode
     step: int
@@ -54,13 +54,14 @@ def render(
     if not runs:
         raise UserError("which run? rl-lab render run=<folder>")
     with ExitStack() as stack:
-        players = []
+        players, films = [], []
         for folder in runs:
-            players.append(load(folder, max_envs=1, device=device, seed=seed, camera=True))
-            stack.callback(players[-1].env.close)
-        rates = [fps or GRIDWORLD_FPS if isinstance(p.env, MDPEnv) else p.env.frames_per_second for p in players]
-        films = [film(p, rate, episodes=episodes, seed=seed, max_steps=max_steps) for p, rate in zip(players, rates, strict=True)]
-        films = [at_rate(frames, rate, max(rates)) for frames, rate in zip(films, rates, strict=True)]
+            players.append(player := load(folder, max_envs=1, device=device, seed=seed, camera=True))
+            stack.callback(player.env.close)
+        rates = [getattr(p.env, "frames_per_second", None) or fps or GRIDWORLD_FPS for p in players]
+        for player, rate in zip(players, rates, strict=True):
+            frames = film(player, rate, episodes=episodes, seed=seed, max_steps=max_steps)
+            films.append(at_rate(frames, rate, max(rates)))
         path = Path(out).with_suffix(".mp4") if out else _path(players)
         write(path, together(films), max(rates), gif=gif)
     config = {"runs": [str(p.folder) for p in players], "episodes": episodes, "seed": seed}
@@ -73,41 +74,39 @@ def render(
 
 
 def _path(players: list[Player]) -> Path:
-    names = "_and_".join(dict.fromkeys(p.group for p in players))[:100]
-    return players[0].folder / "videos" / f"{names.replace('/', '_')}_step{players[0].step}.mp4"
+    names = "_and_".join(dict.fromkeys(p.group for p in players)).replace("/", "_")
+    return players[0].folder / "videos" / f"{names[:100]}_step{players[0].step}.mp4"
 
 
 # -- from an agent to frames
 
 
 def play(player: Player, *, episodes: int, seed: int, max_steps: int) -> Iterator[Moment]:
-    """Greedy episodes of one environment, one after another; each ends with its last picture and the whole reward."""
+    """Greedy episodes of one environment, one after another; each ends with its last picture and its whole reward."""
     env, scene = player.env, scenery(player)
     obs = env.reset(seed)
     for episode in range(1, episodes + 1):
         reward, step, last = 0.0, 0, False
         while not last and step < max_steps:
-            action, view = player.act(obs), player.view(obs)
-            moment = Moment(scene(obs), view.bars[0].tolist(), float(view.value[0]), int(action[0]), reward, step, episode, "")
+            action = player.act(obs)
+            moment = Moment(scene(obs), player.view(obs), int(action), reward, step, episode, "")
             yield moment
             answer = env.step(action)
-            reward, step, last = reward + float(answer.reward), step + 1, bool(answer.last)
-            obs = answer.obs
-        picture = moment.picture  # Atari and Gymnasium show the next episode by now
-        if not last or isinstance(env, MDPEnv):
-            picture = scene(answer.next_obs)
-        ending = f"cut at {step:,}" if not last else "time limit" if answer.discount[0] > 0 else "terminated"
+            obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
+        shows_next = last and hasattr(env, "picture")  # Atari and Gymnasium have begun the next episode by now
+        picture = moment.picture if shows_next else scene(answer.next_obs)
+        ending = f"cut at {step:,}" if not last else "time limit" if answer.discount > 0 else "terminated"
         yield moment._replace(picture=picture, reward=reward, step=step, ending=ending)
         if not last:
             obs = env.reset(seed + episode)
 
 
 def scenery(player: Player) -> Callable[[Tensor], Image.Image]:
-    """What draws the only environment as it is now, given its observation [1, ...]."""
+    """What draws the environment as it is now, given its observation [1, ...]."""
     env = player.env
-    if not isinstance(env, MDPEnv):
+    if hasattr(env, "picture"):
         return lambda obs: pictures.enlarged(env.picture()[0])
-    if env.mdp.layout is None:
+    if not isinstance(env, MDPEnv) or env.mdp.layout is None:
         raise UserError(f"{player.folder}: its environment has no picture to film")
     view = player.view(env.all_observations())
     board = pictures.Board(env.mdp.layout, env.spec.actions, view.value.cpu().numpy(), view.bars.cpu().numpy())
@@ -115,13 +114,15 @@ def scenery(player: Player) -> Callable[[Tensor], Image.Image]:
 
 
 def film(player: Player, rate: float, *, episodes: int, seed: int, max_steps: int) -> Iterator[Image.Image]:
-    """Whole frames: title, picture, panel. A frame is repeated where the film stands still."""
-    panel, actions = None, player.env.spec.actions
+    """Whole frames, `rate` a second: title, picture, panel. The end of an episode stands still for a while."""
+    panel, subtitle = None, f"greedy after {player.step:,} {player.unit}"
     for moment in play(player, episodes=episodes, seed=seed, max_steps=max_steps):
-        panel = panel or pictures.Panel(actions, player.view(player.env.observe()).kind, moment.picture.height)
-        facts = f"{moment.episode} of {episodes}", f"{moment.step:,}", f"{moment.reward:,.6g}", pictures.number(moment.value)
-        beside = panel.draw(facts, moment.ending, moment.bars, moment.action)
-        frame = pictures.titled(pictures.side_by_side([moment.picture, beside]), player.name, f"greedy after {player.step:,} {player.unit}")
+        picture, view = moment.picture, moment.view
+        facts = {"episode": f"{moment.episode} of {episodes}", "step": f"{moment.step:,}",
+                 "reward so far": f"{moment.reward:,.6g}", "value": pictures.number(float(view.value))}  # fmt: skip
+        panel = panel or pictures.Panel(list(facts), player.env.spec.actions, view.kind, picture.height)
+        beside = panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
+        frame = pictures.titled(pictures.side_by_side([picture, beside]), player.name, subtitle)
         for _ in range(max(1, round(FREEZE * rate)) if moment.ending else 1):
             yield frame
 
@@ -150,30 +151,32 @@ def together(films: Sequence[Iterator[Image.Image]]) -> Iterator[Image.Image]:
 
 
 def write(path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool) -> None:
-    """h264 in mp4, encoded as the frames come; and a gif beside it. All frames are of one, even size. Raises UserError."""
+    """An mp4, encoded as the frames come, and a gif beside it. Frames are of one, even size. Raises UserError."""
     beside, stills, every = path.with_suffix(".new"), [], math.ceil(fps / GIF_FPS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with Console(stderr=True).status("filming") as status:
-            for count, frame in enumerate(encoded(beside, frames, fps), 1):
-                if gif and (count - 1) % every == 0 and len(stills) < min(GIF_FRAMES, GIF_BYTES // (frame.width * frame.height)):
+            for i, frame in enumerate(encoded(beside, frames, fps)):
+                room = min(GIF_FRAMES, GIF_BYTES // (frame.width * frame.height))
+                if gif and i % every == 0 and len(stills) < room:
                     stills.append(pictures.indexed(frame, stills[-1] if stills else None))
-                status.update(f"filming: {count:,} frames")
+                status.update(f"filming: {i + 1:,} frames")
         beside.replace(path)
         print(os.path.relpath(path))
         if gif:
-            _write_gif(path.with_suffix(".gif"), stills, fps / every)
-            is_whole = len(stills) * every >= count
-            print(os.path.relpath(path.with_suffix(".gif")) + ("" if is_whole else f" (the first {len(stills) * every / fps:.0f} s)"))
+            write_gif(path.with_suffix(".gif"), stills, fps / every)
+            cut = f" (the first {len(stills) * every / fps:.0f} s)" if len(stills) * every <= i else ""
+            print(os.path.relpath(path.with_suffix(".gif")) + cut)
     except OSError as error:
-        raise UserError(f"cannot write the film to {path.parent}: {error.strerror or error}; make room or choose another place with out=") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write to {path.parent}: {reason}; make room or choose another place (out=)") from error
     finally:
         if beside.exists():
             beside.unlink()
 
 
 def encoded(path: Path, frames: Iterable[Image.Image], fps: float) -> Iterator[Image.Image]:
-    """Passes the frames on, each as soon as it is in the video."""
+    """Passes the frames on, each as soon as it is in the video: h264 that every browser plays. Raises OSError."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20"})
         stream.pix_fmt = "yuv420p"
@@ -185,7 +188,7 @@ def encoded(path: Path, frames: Iterable[Image.Image], fps: float) -> Iterator[I
         file.mux(stream.encode())
 
 
-def _write_gif(path: Path, stills: list[Image.Image], fps: float) -> None:
+def write_gif(path: Path, stills: list[Image.Image], fps: float) -> None:
     """A gif counts in hundredths of a second: each frame ends at the one nearest to its time."""
     ends = [round(100 * i / fps) for i in range(len(stills) + 1)]
     durations = [10 * (end - start) for start, end in pairwise(ends)]

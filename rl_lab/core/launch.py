@@ -1,6 +1,7 @@
 """From a command line to one call: compose the YAML, hold it against the signatures, open the run, call the loop."""
 
 import glob
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from rl_lab.core.errors import UserError, nearest
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
 WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
+HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
@@ -239,20 +241,30 @@ class plain_errors:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
             return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', (f'{group}={o}' for o in error.options))}"
         if "Could not override" in lines[0]:
-            key = lines[0].split("'")[1]
-            return f"no setting '{key}'{nearest(key, self._keys())}"
+            return self._unknown(lines[0].split("'")[1])
         if type(error).__name__ == "OverrideParseException":
             return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
 
-    def _keys(self) -> Iterator[str]:
+    def _unknown(self, key: str) -> str:
+        """No such setting; or one that the signature has and the YAML leaves at its default."""
+        from rl_lab.core import settings
+
+        cfg = self._composed()
+        parent, _, name = key.rpartition(".")
+        target = OmegaConf.select(cfg, f"{parent}._target_") if parent else None
+        if target and name in inspect.signature(settings.locate(target)).parameters:
+            return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
+        known = [*_flatten(cfg), *(g for g in GROUPS if (self.source / g).is_dir()), *HYDRA]
+        return f"no setting '{key}'{nearest(key, known)}"
+
+    def _composed(self) -> DictConfig:
+        """With the choices of groups alone, so that what was misspelt is not there."""
         groups = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
         try:
-            cfg = compose(self.source, self.config_name, groups)
+            return compose(self.source, self.config_name, groups)
         except HydraException:
-            cfg = compose(self.source, self.config_name, [])
-        yield from _flatten(cfg)
-        yield from (g for g in GROUPS if (self.source / g).is_dir())
+            return compose(self.source, self.config_name, [])
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

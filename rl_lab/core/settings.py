@@ -116,15 +116,15 @@ def locate(target: str) -> Callable:
 
 
 def allowed(target: str) -> bool:
-    """Whether a config from a stranger may call `target`: judged by where it is at home, not by the path to it alone."""
+    """Whether a config from a stranger may call `target`: judged by where it is at home, not by the path alone."""
     if not target.startswith((*OURS, "torch.optim.", "torch.nn.", "stable_baselines3.")):
         return False
     found = locate(target)
     home = f"{getattr(found, '__module__', '')}."
     if home.startswith(OURS):
         return home == "rl_lab.core.tracking." or not home.startswith(OUTWARD)
-    families = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
-    return home.startswith(("torch.", "stable_baselines3.")) and bool(families & {"Module", "Optimizer", "BaseAlgorithm"})
+    bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
+    return home.startswith(("torch.", "stable_baselines3.")) and bool(bases & {"Module", "Optimizer", "BaseAlgorithm"})
 
 
 def _hints(call: Callable) -> dict[str, Any]:

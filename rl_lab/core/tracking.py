@@ -1,6 +1,7 @@
 """Weights & Biases through its own library: online when it can be, offline otherwise, never a prompt or a hang."""
 
 import logging
+import os
 import sys
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ def wandb_run(
     tags: list[str] | None = None,
     project: str = "rl-lab",
     entity: str | None = None,
-    mode: Literal["online", "offline", "disabled"] | None = None,  # None: online if there is a key
+    mode: Literal["online", "offline", "disabled"] | None = None,  # None: WANDB_MODE, or online if there is a key
     dir: str = "runs",  # one W&B folder for all runs, so that its local viewer lists them together
     init_timeout: float = 10.0,  # seconds
     finish_timeout: float = 10.0,  # seconds
@@ -34,18 +35,22 @@ def wandb_run(
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
+    wandb.setup(wandb.Settings(silent=True))
     settings = wandb.Settings(
         init_timeout=init_timeout, finish_timeout=finish_timeout, silent=True, console="off",
         x_transaction_log_flush_interval=1,  # seconds: what a killed process may lose
     )  # fmt: skip
     arguments = dict(project=project, entity=entity, name=name, group=group, job_type=job_type, config=config, id=id,
                      tags=tags, dir=dir, resume="allow", settings=settings)  # fmt: skip
-    if mode is None:
+    mode = mode or os.environ.get("WANDB_MODE")
+    if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
     try:
         run = wandb.init(mode=mode, **arguments)
     except wandb.errors.CommError:
-        print(f"W&B did not answer within {init_timeout:g} s; this run is kept offline (wandb sync sends it later)", file=sys.stderr)
+        print(f"W&B did not answer within {init_timeout:g} s; this run is kept offline (wandb sync sends it later)",
+              file=sys.stderr)  # fmt: skip
+        wandb.teardown()  # it would call the id taken
         run = wandb.init(mode="offline", **arguments)
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error

@@ -1,0 +1,262 @@
+"""A user's mistake: the exact line, exit code 2, and nothing left behind."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli
+
+TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
+
+
+def rl_lab(capsys, *arguments: str) -> tuple[int, str]:
+    """The exit code and what stderr ends with."""
+    code = cli.main("rl-lab", "rl", COMMANDS, list(arguments))
+    lines = capsys.readouterr().err.splitlines()
+    return code, lines[-1] if lines else ""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def finished(here, capsys) -> Path:
+    assert rl_lab(capsys, "train", *TINY, "hydra.run.dir=run")[0] == 0
+    return Path("run")
+
+
+TRAIN = {
+    "agent.gama=0.9": "no setting 'agent.gama'; did you mean agent.gamma?",
+    "agent.optimizer.lrr=0.9": "no setting 'agent.optimizer.lrr'; did you mean agent.optimizer.lr?",
+    "hydra.run.dri=x": "no setting 'hydra.run.dri'; did you mean hydra.run.dir?",
+    "agent=dqnn": "no choice 'dqnn' for agent; did you mean agent=dqn?",
+    "env=four_room": "no choice 'four_room' for env; did you mean env=four_rooms?",
+    "experiment=dqn_fourrooms": "no choice 'dqn_fourrooms' for experiment; did you mean experiment=dqn_four_rooms?",
+    "agent.max_abs_rewards=1": "no setting 'agent.max_abs_rewards'; did you mean agent.max_abs_reward?",
+    "env=atari agent=random env.camera=true": "'env.camera' has its default and is not in the YAML; write +env.camera=... to set it",
+    "agnt=dqn": "no setting 'agnt'; did you mean agent?",
+    "agent.gamma=1.5": "agent.gamma=1.5 is impossible: it must be between 0 and 1",
+    "agent.gamma=nan": "agent.gamma=nan is impossible: it must be a number",
+    "agent.gamma=high": "agent.gamma=high is impossible: it must be a number",
+    "env.num_envs=0": "env.num_envs=0 is impossible: it must be at least 1",
+    "env.num_envs=2.5": "env.num_envs=2.5 is impossible: it must be a whole number",
+    "loop.total_steps=-5": "loop.total_steps=-5 is impossible: it must be at least 1",
+    "agent.batch_size=99999": "agent.batch_size=99999 is impossible: above agent.replay.capacity=20000",
+    "agent.optimizer.lr=0": "agent.optimizer.lr=0 is impossible: it must be above 0",
+    "env.mdp.noise=2": "env.mdp.noise=2 is impossible: it must be between 0 and 1",
+    "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
+    "agent.double=maybe": "agent.double=maybe is impossible: it must be true or false",
+    "threads=0": "threads=0 is impossible: it must be at least 1",
+    "seed=-1": "seed=-1 is impossible: it must be at least 0",
+    "checkpoint.every=-1": "checkpoint.every=-1 is impossible: it must be at least 0",
+    "device=gpu": "device=gpu is not a choice; choose from auto, cpu, cuda",
+    "agent.gamma=[": "cannot read the setting: no viable alternative at input '['",
+    "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
+    "env=gym agent=a2c_mlp env.id=CartPoel-v1": "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?",
+    "env=gym agent=a2c_mlp env.id=Pendulum-v1": "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), "
+    "and agents here choose among discrete ones",
+    "env=atari planner=value_iteration": "value_iteration plans with a known model, and env=atari has none; choose a gridworld, "
+    "or a learning agent",
+    "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
+    "use rl_lab.networks.mlp or rl_lab.networks.linear",
+}  # fmt: skip
+if not torch.cuda.is_available():
+    TRAIN["device=cuda"] = "device=cuda, but torch sees no GPU here; use device=cpu or device=auto"
+
+
+@pytest.mark.parametrize("overrides", TRAIN)
+def test_training(here, capsys, overrides):
+    code, line = rl_lab(capsys, "train", "tracker=none", *overrides.split())
+    assert (code, line) == (2, f"rl-lab: {TRAIN[overrides]}")
+    assert not list(here.rglob("config.yaml")), "a mistake leaves no run behind"
+
+
+def test_commands(here, capsys):
+    assert rl_lab(capsys, "trian") == (2, "rl-lab: no command 'trian'; did you mean train?")
+    assert rl_lab(capsys, "render", "run=nowhere") == (2, "rl-lab: no run folder nowhere")
+    assert rl_lab(capsys, "compare", "metrik=x") == (2, "rl-lab: no setting 'metrik'; did you mean metric?")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("agent: {gama: 0.9}", "no setting 'agent.gama'; did you mean agent.gamma?"),
+        ("nmae: mine", "no setting 'nmae'; did you mean name?"),
+        ("checkpoint: {evry: 1}", "no setting 'checkpoint.evry'; did you mean checkpoint.every?"),
+        ("loop: {total_step: 1}", "no setting 'loop.total_step'; did you mean loop.total_steps?"),
+        ("agent: {network: {_target_: rl_lab.networks.mpl}}", "no rl_lab.networks.mpl; did you mean mlp?"),
+    ],
+)
+def test_a_misspelt_key_inside_a_yaml(here, capsys, text, line):
+    path = here / "conf/experiment/mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\n{text}\n")
+    got = rl_lab(capsys, "train", "--config-dir", "conf", "experiment=mine", "tracker=none")
+    assert got == (2, f"rl-lab: {line}")
+
+
+def test_a_folder_that_is_no_run(here, capsys):
+    (here / "empty").mkdir()
+    for command in ("train", "evaluate", "render"):
+        assert rl_lab(capsys, command, "run=empty") == (2, "rl-lab: empty is not a run folder: it has no config.yaml")
+
+
+def test_a_folder_that_holds_something_else(here, capsys):
+    (here / "mine").mkdir()
+    (here / "mine/thesis.txt").write_text("years of work")
+    got = rl_lab(capsys, "train", *TINY, "hydra.run.dir=mine")
+    assert got == (2, f"rl-lab: hydra.run.dir={here}/mine is not empty; choose a new folder")
+    assert [p.name for p in (here / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_is_not_overwritten(finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=run")
+    path = finished.resolve()
+    assert code == 2
+    assert line == f"rl-lab: {path} holds a run already; rl-lab train run={path} resumes it, or choose another hydra.run.dir"
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def damage(path: Path, how: str) -> None:
+    match how:
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-200])
+        case "text":
+            path.write_text("not a checkpoint")
+        case "bit":
+            with zipfile.ZipFile(path) as archive:
+                largest = max(archive.infolist(), key=lambda info: info.file_size)
+            raw = bytearray(path.read_bytes())
+            raw[largest.header_offset + largest.file_size // 2] ^= 0xFF
+            path.write_bytes(raw)
+        case "pickle":
+            torch.save({"format": "rl_lab checkpoint 1", "agent": os.system}, path)
+        case "foreign":
+            torch.save({"weights": torch.zeros(3)}, path)
+        case "missing":
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("cut", "{} is cut short or is not a checkpoint; delete it to start again"),
+        ("text", "{} is cut short or is not a checkpoint; delete it to start again"),
+        ("bit", "{} is damaged: "),
+        ("pickle", "{} is refused: it holds more than tensors, numbers and texts"),
+        ("foreign", "{} is not a checkpoint of rl_lab or gen_lab"),
+    ],
+)
+def test_damaged_checkpoints(finished, capsys, how, line):
+    path = finished / "checkpoint.pt"
+    damage(path, how)
+    rows = (finished / "metrics.jsonl").read_bytes()
+    for command, where in (("train", path.resolve()), ("evaluate", path)):
+        code, got = rl_lab(capsys, command, "run=run")
+        assert code == 2 and got.startswith(f"rl-lab: {line.format(where)}")
+    assert (finished / "metrics.jsonl").read_bytes() == rows
+
+
+def test_a_missing_checkpoint(finished, capsys):
+    damage(finished / "checkpoint.pt", "missing")
+    got = rl_lab(capsys, "evaluate", "run=run")
+    assert got == (2, "rl-lab: no checkpoint at run/checkpoint.pt; has the run saved one yet?")
+
+
+def test_a_checkpoint_of_another_experiment(finished, here, capsys):
+    other = ["experiment=dqn_russell_norvig", *TINY[1:], "hydra.run.dir=other"]
+    assert rl_lab(capsys, "train", *other)[0] == 0
+    (finished / "checkpoint.pt").write_bytes((here / "other/checkpoint.pt").read_bytes())
+    code, line = rl_lab(capsys, "train", "run=run", "loop.total_steps=800")
+    assert code == 2 and f"{finished.resolve()}/checkpoint.pt is of another experiment: its agent does not fit this one" in line
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "line"),
+    [
+        ("rl_lab.agents.dqn.DQN", "os.system", "agent._target_=os.system is refused: a run folder may call only rl_lab, "),
+        ("rl_lab.agents.dqn.DQN", "rl_lab.core.run.subprocess.run", "agent._target_=rl_lab.core.run.subprocess.run is refused: "),
+        ("rl_lab.networks.linear", "rl_lab.envs.atari.np.load", "agent.network._target_=rl_lab.envs.atari.np.load is refused: "),
+        ("torch.optim.Adam", "torch.load", "agent.optimizer._target_=torch.load is refused: a run folder may call only rl_lab, "),
+        ("rl_lab.networks.linear", "stable_baselines3.DQN.load", "agent.network._target_=stable_baselines3.DQN.load is refused: "),
+        ("seed: 0", "seed: 0\nhydra: {callbacks: {x: {_target_: os.system}}}", "{}/config.yaml is refused: a run's config has no 'hydra'"),
+        ("seed: 0", "seed: 0\ndefaults: [evil]", "{}/config.yaml is refused: a run's config has no 'defaults'"),
+    ],
+)  # fmt: skip
+def test_a_tampered_config_calls_nothing(finished, capsys, find, put, line):
+    path = finished / "config.yaml"
+    assert find in path.read_text()
+    path.write_text(path.read_text().replace(find, put))
+    for command in ("train", "evaluate"):
+        code, got = rl_lab(capsys, command, "run=run")
+        assert code == 2 and got.startswith(f"rl-lab: {line.format('run')}"), got
+
+
+def test_an_unwritable_place(here, capsys):
+    (here / "file").write_text("")
+    code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=file/run")
+    assert code == 2
+    assert line == f"rl-lab: cannot write {here}/file/run: Not a directory; free or choose another place (hydra.run.dir=...)" or (
+        line.startswith("rl-lab: cannot write file/run: Not a directory")
+    )
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(finished):
+    """A limit on the size of files stands for a full disk: what no longer fits is refused by the system."""
+    before = (finished / "checkpoint.pt").read_bytes()
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), len(before)))
+
+    command = [sys.executable, "-m", "rl_lab", "train", "run=run", "loop.total_steps=4000"]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("rl-lab: cannot write")
+    assert "make room" in result.stderr or "free or choose" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (finished / "checkpoint.pt").read_bytes() == before
+
+
+def test_nan_stops_the_run_at_once_and_keeps_what_was_good(here, capsys):
+    overrides = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.eval_episodes=1", "agent.learning_starts=100"]
+    overflow = ["env.mdp.living_reward=1e38", "env.num_envs=1", "env.time_limit=3"]  # a batch of 256 sums beyond float32
+    code, line = rl_lab(capsys, "train", *overrides, *overflow, "hydra.run.dir=run")
+    assert code == 2
+    assert line.startswith("rl-lab: dqn/loss is ") and " at step " in line and "run/checkpoint.pt" in line
+    state = torch.load("run/checkpoint.pt", weights_only=True)
+    assert all(x.isfinite().all() for x in state["agent"]["online"].values())
+    assert '"state": "failed"' in Path("run/summary.json").read_text()
+
+
+def test_a_fault_of_ours_is_a_whole_traceback(here):
+    code = (
+        "import sys; from rl_lab import loops; loops.Episodes.add = lambda *a: 1 / 0; from rl_lab.__main__ import main; "
+        f"sys.argv = ['rl-lab', 'train', *{TINY!r}]; sys.exit(main())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and result.stderr.strip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_key_but_no_network_is_no_error(here):
+    """One line, then offline; nothing listens at this address."""
+    env = os.environ | {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    env.pop("WANDB_MODE", None)
+    command = [sys.executable, "-m", "rl_lab", "train", *[a for a in TINY if "tracker" not in a], "tracker.init_timeout=2"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "W&B did not answer within 2 s; this run is kept offline (wandb sync sends it later)" in result.stderr
+    assert list(here.glob("runs/wandb/offline-run-*/*.wandb"))

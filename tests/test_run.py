@@ -1,0 +1,184 @@
+"""The run folder, its rows, and W&B holding the same ones."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import checkpoint, cli, tracking
+from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.learner import Learner, descend, seeded
+from rl_lab.core.meters import Every, Means
+from rl_lab.core.run import ROWS_AT_ONCE, Run
+from rl_lab.core.settings import Count, Unit, conform
+
+
+def open_run(folder: Path, **arguments) -> Run:
+    return Run(folder, 0, "cpu", names={"name": "x", "agent": "dqn", "seed": 0}, config={"agent": {"gamma": 0.9}}, **arguments)
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_hold_step_seconds_and_values(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin(10)
+        run.log({"a/x": torch.tensor(1.5), "a/y": 2}, 5)
+    (row,) = rows(tmp_path)
+    assert row.pop("seconds") >= 0 and row == {"step": 5, "a/x": 1.5, "a/y": 2.0}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["state"] == "finished" and summary["final"] == {"a/x": 1.5, "a/y": 2.0} and summary["agent"] == "dqn"
+    assert summary["versions"]["torch"] == torch.__version__
+
+
+def test_rows_are_thinned_only_beyond_a_thousand_at_once_and_evaluations_never(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin(10)
+        for step in range(ROWS_AT_ONCE + 500):
+            run.log({"x": 0.0}, step)
+        run.log({"eval/return": 1.0}, 9_999, keep=True)
+    steps = [row["step"] for row in rows(tmp_path)]
+    assert steps[:ROWS_AT_ONCE] == list(range(ROWS_AT_ONCE))
+    assert ROWS_AT_ONCE + 1 <= len(steps) < ROWS_AT_ONCE + 100 and steps[-1] == 9_999
+
+
+def test_a_failed_run_is_marked_so(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_run(tmp_path) as run:
+        run.begin(1)
+        raise ZeroDivisionError("ours")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["state"], summary["error"]) == ("failed", "ours")
+
+
+def test_a_row_that_is_not_finite_names_metric_and_step(tmp_path):
+    with pytest.raises(NotFinite, match="a/loss is nan at step 1,234"), open_run(tmp_path) as run:
+        run.begin(1)
+        run.log({"a/loss": torch.tensor(float("nan"))}, 1_234)
+
+
+def test_streams_differ_by_name_and_seed(tmp_path):
+    run = open_run(tmp_path)
+    other = Run(tmp_path, 1, "cpu", names={"name": "x"}, config={})
+    assert len({run.stream("env"), run.stream("agent"), other.stream("env")}) == 3
+    assert run.stream("env") == open_run(tmp_path).stream("env")
+
+
+def test_offline_wandb_holds_the_same_rows(tmp_path, monkeypatch):
+    """Read back with W&B's own inspector."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = partial(tracking.wandb_run, dir=str(tmp_path))
+    with open_run(tmp_path / "run", tracker=tracker) as run:
+        run.begin(10)
+        for step in range(0, 50, 5):
+            run.log({"agent/loss": step / 7}, step)
+        run.log({"eval/return": 3.0}, 50, keep=True)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    records = [json.loads(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()]
+    opened = next(record["run"] for record in records if record["type"] == "run")
+    config = opened["config"]["update"]
+    assert (config["agent"], config["seed"], config["settings"]) == ("dqn", 0, {"agent": {"gamma": 0.9}})
+    assert (opened["run_group"], opened["job_type"]) == ("x", "train")
+    tracked = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in tracked] == rows(tmp_path / "run")
+
+
+def test_without_tracker_wandb_is_not_imported(tmp_path):
+    arguments = ["train", "experiment=value_iteration_four_rooms", "tracker=none", f"hydra.run.dir={tmp_path}/run"]
+    code = f"import sys; from rl_lab.__main__ import main; sys.argv = ['rl-lab', *{arguments!r}]; main(); sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_multirun_gives_each_job_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "-m", "experiment=value_iteration_four_rooms", "tracker=none", "seed=0,1", "planner.gamma=0.9,0.99"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    folders = sorted(p.parent for p in tmp_path.glob("runs/value_iteration_four_rooms/*/summary.json"))
+    assert len(folders) == 4 and sum(f.name.endswith("_seed1") for f in folders) == 2
+
+
+def test_a_failing_job_leaves_the_others_standing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "-m", "experiment=value_iteration_four_rooms", "tracker=none", "planner.gamma=2,0.99"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 2
+    assert len(list(tmp_path.glob("runs/value_iteration_four_rooms/*/summary.json"))) == 1
+
+
+def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.write(path, {"x": torch.ones(3)})
+
+    def fails(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file: file write failed")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="could not write"):
+        checkpoint.write(path, {"x": torch.zeros(3)})
+    assert checkpoint.read(path)["x"].tolist() == [1, 1, 1] and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+class Toy(Learner):
+    saved = "network", "rng", "count", "replay"
+    memory = "replay"
+
+    def __init__(self, seed: int):
+        with seeded(seed, torch.device("cpu")):
+            self.network = torch.nn.Linear(2, 2)
+        self.rng, self.count = torch.Generator().manual_seed(seed), seed
+        self.replay = torch.nn.ParameterDict({"data": torch.zeros(300_000)})
+
+
+def test_a_large_memory_is_left_out_and_said(tmp_path, capsys):
+    with open_run(tmp_path, max_memory_gb=0.001) as run:
+        run.begin(1)
+        run.save(1, {"agent": Toy(0)})
+    state = checkpoint.read(tmp_path / "checkpoint.pt")["agent"]
+    assert set(state) == {"network", "rng", "count"}
+    assert "left out of the checkpoint" in capsys.readouterr().err
+    other = Toy(1)
+    other.load_state_dict(state)
+    assert other.count == 0 and torch.equal(other.rng.get_state(), Toy(0).rng.get_state())
+
+
+def test_initialisation_follows_its_own_seed_and_leaves_the_global_stream():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert torch.equal(Toy(3).network.weight, Toy(3).network.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_descend_takes_no_step_that_is_not_finite():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    assert descend(optimizer, (p * torch.tensor([3.0, 4.0])).sum(), max_norm=1.0).item() == pytest.approx(5.0)
+    torch.testing.assert_close(p.data, torch.tensor([1 - 0.6, 1 - 0.8]))
+    assert descend(optimizer, (p * float("nan")).sum()).isnan()
+    torch.testing.assert_close(p.data, torch.tensor([1 - 0.6, 1 - 0.8]))
+
+
+def test_every_is_due_once_a_period():
+    every = Every(10)
+    assert [step for step in range(0, 45, 3) if every.due(step)] == [0, 12, 21, 30, 42]
+
+
+def test_means_are_over_what_came_since():
+    means = Means()
+    for x in (1.0, 2.0, 6.0):
+        means.add({"x": torch.tensor(x)}, 0)
+    means.add({"y": 5.0}, 0)
+    assert {k: float(v) for k, v in means.pop().items()} == {"x": 3.0, "y": 5.0} and means.pop() == {}
+
+
+def test_settings_conform_to_annotations():
+    assert conform("x", 1e6, Count) == 1_000_000 and isinstance(conform("x", 1e6, Count), int)
+    assert conform("x", None, Count | None) is None and conform("x", "inf", float) == float("inf")
+    with pytest.raises(UserError, match="x=-0.1 is impossible: it must be between 0 and 1"):
+        conform("x", -0.1, Unit)
+    with pytest.raises(UserError, match="x=True is impossible: it must be a whole number"):
+        conform("x", True, Count)

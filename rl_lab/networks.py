@@ -44,16 +44,18 @@ def nature_cnn(spec: Spec, orthogonal: bool = False) -> nn.Module:
 
 
 class Heads(nn.Module):
-    """A torso and one linear head for each of `sizes`; `gains` scale orthogonal heads, None keeps torch's own start."""
+    """A torso and one linear head for each of `sizes`.
+
+    `gains` scale orthogonal heads without an offset, None keeps torch's own start; a gain of 0 is a head of zeros
+    without a bias, which on one-hot observations is a table (a bias would be shared by all states).
+    """
 
     def __init__(self, spec: Spec, torso: TorsoFn, sizes: Sequence[int], gains: Sequence[float] | None = None):
         super().__init__()
         self.torso = torso(spec)
         features = _features(self.torso, spec)
-        self.heads = nn.ModuleList(nn.Linear(features, size) for size in sizes)
-        for head, gain in zip(self.heads, gains or [], strict=bool(gains)):
-            nn.init.orthogonal_(head.weight, gain) if gain else nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        gains = gains or [None] * len(sizes)
+        self.heads = nn.ModuleList(_head(features, size, gain) for size, gain in zip(sizes, gains, strict=True))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
         """obs [B, ...] -> [B, size] for each head."""
@@ -66,6 +68,16 @@ class Frames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.to(torch.float32, memory_format=torch.channels_last) / 255
+
+
+def _head(features: int, size: int, gain: float | None) -> nn.Linear:
+    head = nn.Linear(features, size, bias=gain != 0)
+    if gain == 0:
+        nn.init.zeros_(head.weight)
+    elif gain is not None:
+        nn.init.orthogonal_(head.weight, gain)
+        nn.init.zeros_(head.bias)
+    return head
 
 
 def _features(torso: nn.Module, spec: Spec) -> int:

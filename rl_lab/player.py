@@ -58,12 +58,12 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
     torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Count), max_envs))
     env = hydra.utils.instantiate(node)
     try:
-        agent = BUILDERS[kind](cfg.loop, env, torch.device(device), seed, state["agent"])
+        step, agent = int(state["step"]), BUILDERS[kind](cfg.loop, env, torch.device(device), seed, state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
         raise UserError(f"{path} does not fit {folder}/config.yaml ({' '.join(str(error).split())[:120]})") from error
     unit = "sweeps" if kind == "rl_lab.loops.plan" else "steps"
-    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, state["step"], unit)
+    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit)
 
 
 def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:

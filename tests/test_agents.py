@@ -74,8 +74,6 @@ def one_hot(*states: int, of: int = 3) -> torch.Tensor:
 def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
     """One sample a step, squared error within Huber's quadratic part: Q(s, a) moves by lr times the error."""
     agent, table = dqn(Spec((3,), torch.float32, ("a", "b")), target_update_period=1), torch.zeros(3, 2)
-    for p in (agent.online.heads[0], agent.target.heads[0]):
-        p.register_parameter("bias", None)
     agent.optimizer = torch.optim.SGD(agent.online.parameters(), lr=0.5)
     rng = torch.Generator().manual_seed(0)
     for _ in range(200):
@@ -89,7 +87,7 @@ def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
 
 def test_truncation_bootstraps_and_termination_does_not():
     agent = dqn(Spec((3,), torch.float32, ("a", "b")))
-    torch.nn.init.constant_(agent.target.heads[0].bias, 10.0)
+    torch.nn.init.constant_(agent.target.heads[0].weight, 10.0)
     batch = Transition(one_hot(0, 0), torch.tensor([0, 0]), torch.ones(2), torch.tensor([1.0, 0.0]), torch.tensor([True, True]), one_hot(1, 1))
     torch.testing.assert_close(agent.td_error(batch), torch.tensor([1 + 0.9 * 10, 1.0]))
 

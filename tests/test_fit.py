@@ -172,7 +172,7 @@ def test_vae_beats_independent_pixels(tmp_path, data, seed):
 
 
 def test_rows_and_pictures(tmp_path, data):
-    fitted(tmp_path, data, log_every=80)
+    model = fitted(tmp_path, data, log_every=80)
     by_step = {row["step"]: set(row) for row in rows(tmp_path) if "vae/kl_nats" in row}
     assert list(by_step) == [80, 160]
     evaluations = [row["step"] for row in rows(tmp_path) if BOUND in row]
@@ -180,6 +180,10 @@ def test_rows_and_pictures(tmp_path, data):
     assert [row["step"] for row in rows(tmp_path) if "eval/iwae3_nats[digits-binarised]" in row] == [200]
     names = {f"{kind}_{step:08d}.png" for kind in ("samples", "reconstructions") for step in evaluations}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
+    x = data.scaled(data.test[:2])
+    (a, b), (a_mean, b_mean) = x, model.reconstruct(x)
+    pairs = write_sheet(tmp_path / "pairs.png", torch.stack([a, a_mean, b, b_mean]))
+    assert pairs.read_bytes() == (tmp_path / "pictures/reconstructions_00000200.png").read_bytes()
 
 
 def test_rows_are_means_over_the_updates_between_them(tmp_path, data):

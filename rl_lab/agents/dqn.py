@@ -39,7 +39,7 @@ class DQN(Learner):
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         max_grad_norm: Positive = math.inf,
         double: bool = False,  # van Hasselt et al. (2016)
-        zero_head: bool = False,  # start from Q = 0
+        zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         with seeded(seed, device):
             self.online, self.target = (Heads(spec, network, [spec.num_actions], [0.0] if zero_head else None).to(device) for _ in range(2))  # fmt: skip

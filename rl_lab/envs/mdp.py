@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rl_lab.core.learner import generator
 from rl_lab.core.settings import Count
@@ -80,7 +79,8 @@ class MDPEnv:
         return torch.searchsorted(self._start, u, right=True)
 
     def _one_hot(self, state: Tensor) -> Tensor:
-        return F.one_hot(state, self.spec.obs_shape[0]).float()
+        blank = torch.zeros(len(state), *self.spec.obs_shape, device=self.device)
+        return blank.scatter_(1, state[:, None], 1.0)
 
     def state_dict(self) -> dict:
         return {"state": self._state, "age": self._age, "rng": self._rng.get_state()}

@@ -1,0 +1,354 @@
+"""Films: the right picture, at its true speed, with the numbers of the moment."""
+
+import itertools
+import json
+import resource
+import signal
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rl_lab import pictures
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli
+from rl_lab.core.errors import UserError
+from rl_lab.envs.atari import Atari
+from rl_lab.envs.gridworld import gridworld
+from rl_lab.envs.gym import Gym
+from rl_lab.envs.mdp import MDPEnv
+from rl_lab.loops import evaluate
+from rl_lab.planning import Planned, value_iteration
+from rl_lab.player import Player, load
+from rl_lab.render import at_rate, film, play, render, together, write, write_gif
+
+BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state"}
+UP, RIGHT, DOWN, LEFT = range(4)
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Tiny runs of a table, a plan, a game and a Gymnasium environment."""
+    root = tmp_path_factory.mktemp("runs")
+    recipes = {
+        "dqn": ["experiment=dqn_four_rooms", "loop.total_steps=2000", "agent.learning_starts=64"],
+        "plan": ["experiment=value_iteration_russell_norvig"],
+        "pong": ["experiment=a2c_pong", "agent=random", "env.num_envs=1", "env.max_frames=160", "loop.total_steps=4"],
+        "cartpole": ["experiment=dqn_cartpole", "loop.total_steps=8"],
+    }
+    for name, recipe in recipes.items():
+        common = ["tracker=none", "device=cpu", "loop.eval_episodes=1", f"hydra.run.dir={root / name}"]
+        assert cli.main("rl-lab", "rl", COMMANDS, ["train", *recipe, *common]) == 0
+    return root
+
+
+@pytest.fixture
+def planner() -> Player:
+    env = MDPEnv(gridworld(**BOOK), 1, time_limit=200)
+    *_, plan = value_iteration(env.mdp, gamma=1.0)
+    return Player("plan", "plan", Path("nowhere"), env, Planned(plan.q, plan.policy), 38, "sweeps")
+
+
+def video(path: Path) -> tuple[float, list[np.ndarray]]:
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        return float(stream.average_rate), [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+
+
+# -- pictures
+
+
+def averaging(count: int, size: int) -> torch.Tensor:
+    """[size, count]: the mean over `size` equal stretches of `count` pixels, parts of pixels counted as parts."""
+    edges, pixels = torch.linspace(0, count, size + 1, dtype=torch.float64), torch.arange(count)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return overlap.clamp(min=0) * size / count
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout"])
+def test_the_twin_shows_what_the_agent_sees(game):
+    """Sticky actions, idle starts, resets: the colour picture, turned grey and shrunk, is the newest frame.
+
+    But for a few pixels: both are the maximum of two frames, here of each colour, there of the greys.
+    """
+    env = Atari(game, 2, sticky=0.25, max_frames=200, camera=True, num_threads=1)
+    obs, rows, columns = env.reset(4), averaging(210, 84), averaging(160, 84)
+    rng, resets, luminance = torch.Generator().manual_seed(0), 0, torch.tensor([0.299, 0.587, 0.114]).double()
+    for _ in range(100):
+        grey = torch.from_numpy(env.picture()).double() @ luminance
+        off = (rows @ grey @ columns.T - obs[:, -1]).abs()
+        assert (off > 1.5).sum((1, 2)).max() < 40 and off.max() < 48  # of 7,056 pixels
+        step = env.step(torch.randint(env.spec.num_actions, (2,), generator=rng))
+        obs, resets = step.obs, resets + int(step.last.sum())
+    assert resets >= 2
+    env.close()
+
+
+def test_pictures_are_enlarged_by_whole_pixels():
+    pixels = np.random.default_rng(0).integers(256, size=(210, 160, 3), dtype=np.uint8)
+    picture = np.array(pictures.enlarged(pixels))
+    assert picture.shape == (422, 322, 3)  # twice, and a frame of one pixel
+    assert np.array_equal(picture[1:-1:2, 1:-1:2], pixels) and np.array_equal(picture[2:-1:2, 2:-1:2], pixels)
+    assert (picture[0] == rgb(pictures.EDGE)).all()
+
+
+def test_a_gridworld_picture(planner):
+    """Where each thing must be, by its colour: walls, values, arrows, rewards, the agent."""
+    mdp = planner.env.mdp
+    view = planner.view(planner.env.all_observations())
+    board = pictures.Board(mdp.layout, mdp.actions, view.value.numpy(), view.bars.numpy())
+    cell = board.cell
+    empty, seen = np.array(board.with_agent(11)), np.array(board.with_agent(0))
+    assert np.array_equal(empty, np.array(board.picture))  # beyond the last cell: the world has ended
+    x, y = board.centre(1, 1)
+    assert (empty[y - cell // 3 : y + cell // 3, x - cell // 3 : x + cell // 3] == rgb(pictures.WALL)).all()
+    assert tuple(seen[board.centre(0, 0)[::-1]]) == rgb(pictures.AGENT)
+    assert tuple(empty[board.centre(0, 0)[::-1]]) != rgb(pictures.AGENT)
+    best, worst = board.centre(0, 2), board.centre(2, 3)  # .918 beside the goal, .388 below the pit
+    for (x, y), colour in ((best, pictures.VIRIDIS[-1]), (worst, pictures.VIRIDIS[0])):
+        assert (empty[y + cell // 2 - 4, x - cell // 2 + 4] == colour).all()
+    for (y, x), reward in mdp.layout.cell_reward.items():
+        x, y = board.centre(y, x)
+        assert tuple(empty[y + cell // 2 - 4, x]) == rgb(pictures.GOAL if reward > 0 else pictures.PIT)
+
+
+@pytest.mark.parametrize("action", [UP, RIGHT, DOWN, LEFT])
+def test_an_arrow_points_where_the_action_goes(action):
+    """Its head, where most of its pixels are, lies on that side of the cell."""
+    mdp = gridworld("S.\n.G")
+    bars = np.eye(4)[[action] * 4]
+    board = pictures.Board(mdp.layout, mdp.actions, np.zeros(4), bars)
+    x, y = board.centre(0, 1)
+    half = board.cell // 2 - 4
+    square = np.array(board.picture)[y - half : y + half, x - half : x + half].astype(int)
+    ys, xs = np.nonzero(np.abs(square - square[0, -1]).sum(-1) > 100)
+    off = np.array([ys.mean() - half, xs.mean() - half])
+    assert np.round(off / np.abs(off).max()).tolist() == [[-1, 0], [0, 1], [1, 0], [0, -1]][action]
+
+
+def test_equal_actions_all_get_arrows_and_terminals_none():
+    mdp = gridworld("S.\n.G")
+    arrows = []
+    for bars in (np.zeros((4, 4)), np.eye(4)[[UP] * 4]):
+        board = pictures.Board(mdp.layout, mdp.actions, np.zeros(4), bars)
+        assert tuple(np.array(board.picture)[board.centre(1, 1)[1] - 30, board.centre(1, 1)[0]]) == (255, 255, 255)
+        x, y = board.centre(0, 1)
+        ring = np.array(board.picture)[y + board.cell // 4, x]  # below the middle: only the arrow down comes here
+        arrows.append(tuple(ring) == (255, 255, 255))
+    assert arrows == [True, False]
+
+
+def test_bars_are_as_long_as_their_numbers():
+    panel = pictures.Panel(["step"], ["left", "right"], "probabilities", 300)
+    picture = np.array(panel.draw(["1"], "", [0.25, 0.75], 1))
+    taken, other = (np.all(picture == rgb(c), axis=-1) for c in (pictures.AGENT, pictures.BAR))
+    lengths = [mask.sum(1).max() for mask in (other, taken)]
+    whole = panel.right - panel.left
+    assert lengths == pytest.approx([0.25 * whole + 1, 0.75 * whole + 1], abs=1)
+    values = pictures.Panel(["step"], ["left", "right"], "action values", 300)
+    values.draw(["1"], "", [-2.0, 5.0], 1)
+    values.draw(["2"], "", [0.0, 1.0], 1)
+    assert (values.low, values.high) == (-2.0, 5.0)  # the scale does not shrink
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(0.0, "0.00"), (0.9176, "0.918"), (-12.34, "-12.3"), (123.4, "123"), (999.7, "1,000"), (1.2e-5, "1.20e-05")],
+)
+def test_numbers(x, text):
+    assert pictures.number(x) == text
+
+
+# -- films
+
+
+def test_an_episode_is_worth_what_evaluate_says(planner):
+    """The same seed, one environment: each film is the episode that is counted."""
+    for seed in range(5):
+        moments = list(play(planner, episodes=3, seed=seed, max_steps=2000))
+        ends = [m for m in moments if m.ending]
+        figures = evaluate(planner.env, planner.act, 3, seed)
+        assert [m.episode for m in ends] == [1, 2, 3] and {m.ending for m in ends} == {"terminated"}
+        assert sum(m.reward for m in ends) / 3 == pytest.approx(figures["eval/return"].item(), abs=1e-6)
+        assert sum(m.step for m in ends) / 3 == pytest.approx(figures["eval/length"].item())
+        assert len(moments) == sum(m.step + 1 for m in ends)
+
+
+def test_the_chosen_action_moves_the_agent_that_is_drawn(planner):
+    """Without slips, the disc of the next picture stands where the arrow pointed."""
+    env = MDPEnv(gridworld(**BOOK | {"noise": 0.0}), 1, time_limit=200)
+    planner = planner._replace(env=env)
+    moments = list(play(planner, episodes=1, seed=0, max_steps=2000))
+    board = pictures.Board(env.mdp.layout, env.mdp.actions, np.zeros(12), np.zeros((12, 4)))
+    at = [(2, 0), (1, 0), (0, 0), (0, 1), (0, 2), (0, 3)]
+    assert len(moments) == len(at) + 1
+    for moment, (y, x) in zip(moments, at, strict=False):
+        assert moment.picture.getpixel(board.centre(y, x)) == rgb(pictures.AGENT)
+    assert [m.action for m in moments[:5]] == [UP, UP, RIGHT, RIGHT, RIGHT]
+
+
+def test_how_an_episode_ends(planner):
+    env = MDPEnv(gridworld(**BOOK), 1, time_limit=2)
+    for player, ending in ((planner._replace(env=env), "time limit"), (planner, "cut at 3")):
+        moments = list(play(player, episodes=2, seed=0, max_steps=3))
+        assert [m.ending for m in moments if m.ending] == [ending] * 2
+        assert [m.step for m in moments if not m.step] == [0, 0]  # a new episode each time
+
+
+def test_the_last_picture_is_never_of_the_next_episode(runs):
+    """Atari and CartPole have begun anew when an episode ends; the film stands on what was there before."""
+    player = load(runs / "cartpole", max_envs=1, device="cpu", camera=True)
+    moments = list(play(player, episodes=2, seed=0, max_steps=2000))
+    ends = [i for i, m in enumerate(moments) if m.ending]
+    assert len(ends) == 2 and all(moments[i].picture is moments[i - 1].picture for i in ends)
+    player.env.close()
+
+
+def test_pong_at_its_true_speed(runs, tmp_path):
+    path = render([runs / "pong"], episodes=2, out=str(tmp_path / "film.mp4"), device="cpu")
+    fps, frames = video(path)
+    assert fps == 15.0
+    assert len(frames) == 2 * (40 + round(0.7 * 15))  # 160 frames, 4 a step; then the last picture stands
+    height, width, _ = frames[0].shape
+    assert height % 2 == width % 2 == 0 and height >= 422 + 56
+    gif = Image.open(path.with_suffix(".gif"))
+    assert duration(gif) == pytest.approx(len(frames) / 15, abs=0.011)
+    assert json.loads((runs / "pong/summary.json").read_text())["state"] == "finished"
+
+
+def duration(gif: Image.Image) -> float:
+    total = 0
+    for i in range(gif.n_frames):
+        gif.seek(i)
+        total += gif.info["duration"]
+    return total / 1000
+
+
+def test_a_film_lies_in_the_run_folder(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    arguments = ["render", "run=plan", "episodes=1", "gif=false", "tracker=none", "device=cpu"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    path = capsys.readouterr().out.strip()
+    assert path == "plan/videos/value_iteration_russell_norvig_step38.mp4"
+    assert [p.name for p in Path("plan/videos").iterdir()] == [Path(path).name]  # no gif, nothing half-written
+    fps, frames = video(Path(path))
+    assert fps == 6.0
+    assert np.abs(frames[0][56 + 30, 16 + 30].astype(int) - np.array(pictures.VIRIDIS[6])).max() < 60  # it is the board
+
+
+def test_side_by_side(runs, tmp_path):
+    """Three worlds of three speeds: as wide as all, as long as the longest, the slow ones at their own speed."""
+    names = "cartpole", "pong", "plan"
+    path = render([runs / n for n in names], episodes=1, out=str(tmp_path / "film"), gif=False, device="cpu")
+    fps, frames = video(path)
+    widths, seconds = [], []
+    for name, rate in zip(names, (50, 15, 6), strict=True):
+        player = load(runs / name, max_envs=1, device="cpu", camera=True)
+        alone = list(film(player, rate, episodes=1, seed=0, max_steps=2000))
+        widths.append(alone[0].width)
+        seconds.append(len(alone) / rate)
+        player.env.close()
+    assert path.suffix == ".mp4" and fps == 50.0
+    assert abs(frames[0].shape[1] - sum(widths)) <= 1
+    assert len(frames) == pytest.approx(50 * max(seconds), abs=1)
+
+
+def test_rates():
+    assert "".join(at_rate("abc", 15, 15)) == "abc"
+    assert "".join(at_rate("abc", 15, 45)) == "aaabbbccc"
+    assert "".join(at_rate("abcdef", 20, 50)) == "aaabbcccddeeeff"
+    for rate, fps in itertools.product((6, 7.5, 15, 30), (30, 50, 60)):
+        shown = list(at_rate(range(100), rate, fps))
+        assert all(abs(shown.index(i) / fps - i / rate) < 1 / fps + 1e-9 for i in range(100))
+
+
+def test_a_shorter_film_waits():
+    films = [[Image.new("RGB", (4, 4), c) for c in colours] for colours in (["red", "lime", "blue"], ["red"])]
+    frames = list(together([iter(f) for f in films]))
+    assert [f.getpixel((6, 2)) for f in frames] == [(255, 0, 0)] * 3
+    assert [f.getpixel((2, 2)) for f in frames] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def test_odd_sizes_are_padded_not_scaled(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(33, 41, 3), dtype=np.uint8))
+    page = pictures.side_by_side([picture])
+    assert page.size == (42, 34) and np.array_equal(np.array(page)[:33, :41], np.array(picture))
+    write(tmp_path / "x.mp4", [page] * 3, 10, gif=False)
+    assert [f.shape for f in video(tmp_path / "x.mp4")[1]] == [(34, 42, 3)] * 3
+
+
+@pytest.mark.parametrize("fps", [6, 15, 16.7, 20])
+def test_a_gif_keeps_time(tmp_path, fps):
+    stills = [Image.new("P", (4, 4), i) for i in range(50)]
+    for still in stills:
+        still.putpalette([i for c in range(256) for i in (c, c, c)])
+    write_gif(tmp_path / "x.gif", stills, fps)
+    assert duration(Image.open(tmp_path / "x.gif")) == pytest.approx(50 / fps, abs=0.011)
+
+
+def test_a_gif_keeps_its_colours():
+    frames = [Image.new("RGB", (8, 8), c) for c in ("#D55E00", "#D55E00", "#009E73", "#123456")]
+    before = None
+    for frame in frames:
+        before = pictures.indexed(frame, before)
+        off = np.abs(np.array(before.convert("RGB")).astype(int) - np.array(frame)).max()
+        assert off <= 32
+
+
+def test_a_full_disk_is_one_line_and_no_litter(runs, tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, old[1]))
+    try:
+        with pytest.raises(UserError) as error:
+            render([runs / "plan"], episodes=1, out=str(tmp_path / "film.mp4"), gif=False, device="cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(error.value) == f"cannot write to {tmp_path}: File too large; make room or choose another place (out=)"
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes(runs, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    lines = {
+        (): "which run? rl-lab render run=<folder>",
+        (f"run={tmp_path}",): f"{tmp_path} is not a run folder: it has no config.yaml",
+        (f"run={runs / 'plan'}", "episodes=0"): "episodes=0 is impossible: it must be at least 1",
+        (f"run={runs / 'plan'}", "episode=1"): "no setting 'episode'; did you mean episodes?",
+        (f"run={runs / 'plan'}", f"out={tmp_path / 'file/x.mp4'}"):
+            f"cannot write to {tmp_path / 'file'}: File exists; make room or choose another place (out=)",
+    }  # fmt: skip
+    for arguments, line in lines.items():
+        assert cli.main("rl-lab", "rl", COMMANDS, ["render", *arguments, "tracker=none", "device=cpu"]) == 2
+        assert capsys.readouterr().err == f"rl-lab: {line}\n"
+
+
+def test_a_world_without_a_picture(planner):
+    env = MDPEnv(gridworld(**BOOK)._replace(layout=None), 1, time_limit=200)
+    with pytest.raises(UserError, match="^nowhere: its environment has no picture to film$"):
+        next(play(planner._replace(env=env), episodes=1, seed=0, max_steps=9))
+
+
+def test_the_film_reaches_weights_and_biases(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["render", f"run={runs / 'plan'}", "episodes=1", "gif=false", "tracker.mode=offline", "device=cpu"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    (kept,) = tmp_path.glob("runs/wandb/offline-run-*/files/media/videos/*.mp4")
+    (written,) = (runs / "plan/videos").glob("*.mp4")
+    assert kept.read_bytes() == written.read_bytes()
+
+
+def test_a_gymnasium_camera():
+    env = Gym("CartPole-v1", 1, camera=True)
+    env.reset(0)
+    assert env.picture().shape == (1, 400, 600, 3) and env.frames_per_second == 50
+    env.close()

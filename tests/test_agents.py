@@ -62,7 +62,7 @@ def dqn(spec: Spec, **changes) -> DQN:
     knobs = dict(
         network=networks.linear, optimizer=partial(torch.optim.SGD, lr=1.0), replay=partial(Replay, capacity=1_000),
         batch_size=4, replay_ratio=0.0, learning_starts=0, target_update_period=1_000, gamma=0.9,
-        epsilon=partial(exploration.constant, value=0.0), zero_head=True,
+        epsilon=exploration.Linear(0.0, 0.0), zero_head=True,
     )  # fmt: skip
     return DQN(spec, CPU, 0, **(knobs | changes))
 

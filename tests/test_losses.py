@@ -70,7 +70,7 @@ def test_returns_stop_at_an_episodes_end():
 
 
 def test_linear_schedule():
-    assert [exploration.linear(t, 1.0, 0.2, 100) for t in (0, 50, 100, 999)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert [exploration.Linear(1.0, 0.2, 100)(t) for t in (0, 50, 100, 999)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
 
 
 def test_epsilon_greedy_explores_at_its_rate_and_breaks_ties_at_random():

@@ -39,7 +39,7 @@ def ours(kind: str, num_envs: int, steps: int) -> float:
     else:
         agent = DQN(env.spec, cpu, 0, network=networks.nature_cnn, optimizer=partial(torch.optim.Adam, lr=1e-4),
                     replay=partial(Replay, capacity=20_000), batch_size=32, replay_ratio=8.0, learning_starts=100,
-                    target_update_period=250, gamma=0.99, epsilon=partial(exploration.constant, value=0.1),
+                    target_update_period=250, gamma=0.99, epsilon=exploration.Linear(0.1, 0.1),
                     max_abs_reward=1.0, max_grad_norm=10.0)  # fmt: skip
     obs = env.reset(0)
     for step in range(0, WARM_UP + steps, num_envs):

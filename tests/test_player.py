@@ -184,4 +184,5 @@ def test_a_loop_that_is_none(trained, copy):
     folder = copy(trained("dqn", *DQN))
     path = folder / "config.yaml"
     path.write_text(path.read_text().replace("rl_lab.loops.train", "rl_lab.loops.evaluate"))
-    assert said(folder).startswith(f"{folder}/config.yaml is refused: loop._target_=rl_lab.loops.evaluate is not one of ")
+    refused = f"{folder}/config.yaml is refused: loop._target_=rl_lab.loops.evaluate is not one of rl_lab.loops.train, "
+    assert said(folder).startswith(refused)

@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from rl_lab.core import launch
 from rl_lab.core.errors import UserError, nearest
 
@@ -21,16 +23,20 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         name, rest = arguments[0], arguments[1:]
         if name not in commands:
             raise UserError(f"no command '{name}'{nearest(name, commands)}")
-        if name == "train":
-            launch.train(prog, root, rest)
+        if {"-h", "--help"} & set(rest) and name == "train":
+            print(train_help(prog, root, [word for word in rest if not word.startswith("-")]))
         elif {"-h", "--help"} & set(rest):
             print(f"{prog} {name} run=<folder> [setting=value ...]    {commands[name]}\n")
             print((launch.conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
+        elif name == "train":
+            launch.train(prog, root, rest)
         else:
             launch.command(root, name, rest)
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
         return 128 + getattr(stop, "number", signal.SIGINT)
     return 0
@@ -42,9 +48,26 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     lines += [f"  {name:<10} {text}" for name, text in commands.items()]
     lines += ["", f"experiments ({prog} train experiment=<name>)", ""]
     lines += [f"  {name:<30} {text}" for name, text in experiments(root)]
-    lines += ["", f"settings of an experiment: {prog} train experiment=<name> --cfg job",
+    lines += ["", f"settings of an experiment: {prog} train experiment=<name> --help",
               f"tab completion (bash): eval \"$({prog} -sc install=bash)\""]  # fmt: skip
     return "\n".join(lines)
+
+
+def train_help(prog: str, root: str, overrides: list[str]) -> str:
+    """The groups, their choices, and every setting as it would stand with `overrides`."""
+    with launch.plain_errors(launch.conf_dir(), root, overrides):
+        settings = OmegaConf.to_yaml(launch.compose(launch.conf_dir(), root, overrides))
+    lines = [f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
+             f"{prog} train run=<folder> [setting=value ...]           go on with one",
+             f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
+             "", "groups and their choices", ""]  # fmt: skip
+    for group in launch.groups(root):
+        files = sorted((launch.conf_dir() / group).glob("*.yaml"))
+        choices = [path.stem for path in files if group != "loop" or ("gen_lab." in path.read_text()) == (root == "gen")]
+        if group == "experiment":
+            choices = [name for name, _ in experiments(root)]
+        lines.append(f"  {group:<11} {', '.join(choices)}")
+    return "\n".join([*lines, "", "settings as they stand (agent.gamma=0.97 sets one, +key=value one left at its default)", "", settings])
 
 
 def experiments(root: str) -> list[tuple[str, str]]:

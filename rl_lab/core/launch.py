@@ -28,6 +28,12 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
+def groups(root: str) -> list[str]:
+    """The config groups that the root's defaults choose from."""
+    defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
+    return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+
+
 def train(prog: str, root: str, arguments: list[str]) -> None:
     """Runs the loop of the composed config in a new folder, or goes on in the one that `run=` names."""
     folders, overrides = split(arguments)
@@ -141,7 +147,7 @@ def _check_root(cfg: DictConfig, root: str) -> None:
     """A misspelt key at the top of a YAML would otherwise be added and never read."""
     base = OmegaConf.load(conf_dir() / f"{root}.yaml")
     known = {k for k in base if k not in ("defaults", "hydra")} | {"choices"}
-    known |= {next(iter(d)).removeprefix("optional ") for d in base.defaults if not isinstance(d, str)} - {"experiment"}
+    known |= {*groups(root)} - {"experiment"}
     for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, set(base.checkpoint))):
         for key in node:
             if key not in allowed:

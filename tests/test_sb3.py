@@ -1,0 +1,79 @@
+"""Stable-Baselines3 in our harness: what it is shown, and one update of ours beside one of its own."""
+
+from functools import partial
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from rl_lab import exploration, networks
+from rl_lab.agents.dqn import DQN
+from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
+from rl_lab.envs.gridworld import gridworld
+from rl_lab.envs.mdp import MDPEnv
+from rl_lab.memory import Replay
+from rl_lab.types import Spec, Transition
+
+CPU = torch.device("cpu")
+
+
+def test_sb3_is_told_what_was_truncated_and_what_came_last():
+    env = AsVecEnv(MDPEnv(gridworld("S.G"), num_envs=2, time_limit=3))
+    env.reset()
+    left, right = 3, 1
+    for _ in range(2):
+        obs, reward, done, infos = env.step(np.array([left, right]))
+    assert done.tolist() == [False, True] and reward.tolist() == [0.0, 1.0]
+    assert infos[1]["terminal_observation"].argmax() == 2 and not infos[1]["TimeLimit.truncated"]
+    assert obs[1].argmax() == 0  # already the next episode's
+    obs, reward, done, infos = env.step(np.array([left, left]))
+    assert done.tolist() == [True, False]
+    assert infos[0]["TimeLimit.truncated"] and infos[0]["terminal_observation"].argmax() == 0
+    assert infos[1] == {}
+
+
+def test_sb3_rewards_are_clipped_for_the_learner_and_counted_raw():
+    env = AsVecEnv(MDPEnv(gridworld("SG", rewards={"G": 7.0}), num_envs=1, time_limit=3), max_abs_reward=1.0)
+    env.reset()
+    _, reward, _, _ = env.step(np.array([1]))
+    assert reward.item() == 1.0 and env.episodes.pop()["episode/return"] == 7.0
+
+
+def test_one_dqn_update_equals_sb3s():
+    """The same weights, batch and optimizer: every parameter after each of three steps."""
+    torch.manual_seed(0)
+    theirs = stable_baselines3.DQN("MlpPolicy", gymnasium.make("CartPole-v1"), learning_rate=2.3e-3, batch_size=64,
+                                   learning_starts=0, policy_kwargs={"net_arch": [256, 256]})  # fmt: skip
+    theirs._setup_learn(100)
+    ours = DQN(
+        Spec((4,), torch.float32, ("0", "1")), CPU, 0, network=partial(networks.mlp, hidden=(256, 256)),
+        optimizer=partial(torch.optim.Adam, lr=2.3e-3), replay=partial(Replay, capacity=1_000), batch_size=64,
+        replay_ratio=1.0, learning_starts=0, target_update_period=100, gamma=0.99, epsilon=exploration.Linear(0.1, 0.1),
+        max_grad_norm=10.0,
+    )  # fmt: skip
+    for their_net, our_net in ((theirs.q_net, ours.online), (theirs.q_net_target, ours.target)):
+        for source, copy in zip(their_net.parameters(), our_net.parameters(), strict=True):
+            copy.data.copy_(source.data)
+    obs, next_obs, action = torch.randn(64, 4), torch.randn(64, 4), torch.randint(2, (64,))
+    reward, terminated = 3 * torch.randn(64), (torch.rand(64) < 0.3).float()
+    samples = ReplayBufferSamples(obs, action[:, None], next_obs, terminated[:, None], reward[:, None], None)
+    theirs.replay_buffer = type("Fixed", (), {"sample": lambda self, size, env=None: samples})()
+    for _ in range(3):
+        theirs.train(1, 64)
+        ours.learn(Transition(obs, action, reward, 1 - terminated, terminated.bool(), next_obs))
+        for a, b in zip(theirs.q_net.parameters(), ours.online.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_an_sb3_model_is_saved_restored_and_looked_at_like_an_agent_of_ours():
+    env = AsVecEnv(MDPEnv(gridworld("S.G"), num_envs=2, time_limit=3))
+    one, two = (SB3Agent(stable_baselines3.A2C("MlpPolicy", env, seed=s)) for s in (0, 1))
+    obs = env.env.all_observations()
+    before = two.view(obs).bars
+    two.load_state_dict(one.state_dict())
+    view = one.view(obs)
+    torch.testing.assert_close(two.view(obs).bars, view.bars)
+    assert not torch.equal(before, view.bars)
+    assert view.kind == "probabilities" and torch.equal(one.act(obs), view.bars.argmax(-1))

@@ -12,6 +12,7 @@ test: $(VENV)/.installed-dev lint
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow

@@ -40,7 +40,11 @@ def train(
         if agent.settled:
             run.pause(step, parts)
             if evaluations.due(step):
-                run.log(evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")), step, keep=True)
+                run.log(
+                    evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")),
+                    step,
+                    keep=True,
+                )
         action = agent.act(obs)
         answer = env.step(action)
         step += env.num_envs
@@ -51,9 +55,9 @@ def train(
             if rows.due(step):
                 run.log(means.pop() | episodes.pop(), step)
         except NotFinite as error:
-            raise stopped_by(error, run, step, parts) from None
+            raise run.rescued(error, step, parts) from None
+    run.save(step, parts)  # before the last row, so that a longer run taken up from here is as if never ended
     run.log(evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")), step, keep=True)
-    run.save(step, parts)
     return agent
 
 
@@ -68,13 +72,6 @@ def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:
         parts["episodes"].reset()
         run.say("this environment's state cannot be saved: its episodes start anew")
     return step, obs
-
-
-def stopped_by(error: NotFinite, run: Run, step: int, parts: dict) -> NotFinite:
-    """Saves what was good: on a CPU the step that was not finite was never taken; a GPU's last checkpoint stands."""
-    if run.device.type == "cpu":
-        run.save(step, parts)
-    return NotFinite(f"{error}; stopped, the parameters before it are in {run.path('checkpoint.pt')} (a smaller learning rate may help)")  # fmt: skip
 
 
 def plan(env: VectorEnv, planner: Callable[[MDP], Iterator[Plan]], run: Run, *, eval_episodes: Count) -> Plan:
@@ -153,4 +150,6 @@ class Episodes:
     def load_state_dict(self, state: dict) -> None:
         if len(state["return"]) != len(self._zeros):
             raise ValueError(f"{len(state['return'])} envs, not {len(self._zeros)}")
-        self._return, self._length, self._sums = (state[k].to(self._zeros.device).clone() for k in ("return", "length", "sums"))
+        self._return, self._length, self._sums = (
+            state[k].to(self._zeros.device).clone() for k in ("return", "length", "sums")
+        )

@@ -21,7 +21,7 @@ def q_learning(q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_
 def double_q_learning(
     q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor, selector_t: Tensor
 ) -> Tensor:
-    """As `q_learning`, but `selector_t` [..., A] chooses the action that q_t values (van Hasselt et al., 2016, eq. 4)."""
+    """As `q_learning`, but `selector_t` [..., A] chooses the action that q_t values (van Hasselt et al., 2016)."""
     target = r_t + discount_t * pick(q_t, selector_t.argmax(-1))
     return target.detach() - pick(q_tm1, a_tm1)
 

@@ -3,7 +3,7 @@
 import torch
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator
+from rl_lab.core.learner import generator, restore_generator
 from rl_lab.core.settings import Count
 from rl_lab.types import Transition
 
@@ -40,7 +40,9 @@ class Replay:
         try:
             return Transition(*(x.new_empty(self.capacity, *x.shape[1:]) for x in transition))
         except RuntimeError as error:
-            raise UserError(f"agent.replay.capacity={self.capacity} needs {gigabytes:.1f} GB, more than there is") from error
+            raise UserError(
+                f"agent.replay.capacity={self.capacity} needs {gigabytes:.1f} GB, more than there is"
+            ) from error
 
     def state_dict(self) -> dict:
         data = [] if self._data is None else [ring[: self.size].clone() for ring in self._data]
@@ -50,7 +52,7 @@ class Replay:
         """Raises ValueError where the state is of another capacity."""
         if state["size"] > self.capacity or (state["size"] < self.capacity and state["next"] != state["size"]):
             raise ValueError(f"a replay of {state['size']} transitions does not fit capacity {self.capacity}")
-        self._rng.set_state(state["rng"].cpu())
+        restore_generator(self._rng, state["rng"])
         if state["data"]:
             self._data = Transition(*(x.new_empty(self.capacity, *x.shape[1:]) for x in state["data"]))
             for ring, x in zip(self._data, state["data"], strict=True):

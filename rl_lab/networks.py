@@ -18,7 +18,9 @@ def linear(spec: Spec) -> nn.Module:
     return nn.Flatten()
 
 
-def mlp(spec: Spec, hidden: Sequence[Count] = (64, 64), activation: str = "ReLU", orthogonal: bool = False) -> nn.Module:
+def mlp(
+    spec: Spec, hidden: Sequence[Count] = (64, 64), activation: str = "ReLU", orthogonal: bool = False
+) -> nn.Module:
     """Fully connected layers of `hidden` units; `activation` names a class of torch.nn."""
     sizes = (math.prod(spec.obs_shape), *hidden)
     layers = []
@@ -30,7 +32,8 @@ def mlp(spec: Spec, hidden: Sequence[Count] = (64, 64), activation: str = "ReLU"
 def nature_cnn(spec: Spec, orthogonal: bool = False) -> nn.Module:
     """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]."""
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
-        raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations {spec.obs_shape}; "
+        raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
+                        f"{spec.obs_shape}; "
                         "use rl_lab.networks.mlp or rl_lab.networks.linear")  # fmt: skip
     convolutions = nn.Sequential(
         Frames(),

@@ -38,11 +38,14 @@ def value_iteration(mdp: MDP, *, gamma: Unit, tolerance: Positive = 1e-9, max_sw
         yield Plan(q, q.argmax(-1), residual)
         if residual <= tolerance:
             return
-    raise UserError(f"value_iteration moved by {residual:.3g} after {max_sweeps:,} sweeps; planner.gamma={gamma:g} gives this world no finite values")  # fmt: skip
+    raise UserError(
+        f"value_iteration moved by {residual:.3g} after {max_sweeps:,} sweeps; "
+        f"planner.gamma={gamma:g} gives this world no finite values"
+    )
 
 
 def policy_iteration(mdp: MDP, *, gamma: Unit) -> Iterator[Plan]:
-    """Evaluates the policy exactly, then improves it where that is strictly better, until it is stable (Howard, 1960)."""
+    """Evaluates the policy exactly, improves it where that is strictly better, until it is stable (Howard, 1960)."""
     states = torch.arange(len(mdp.start), device=mdp.start.device)
     v, policy, stable = torch.zeros_like(mdp.start), torch.zeros_like(states), False
     while not stable:
@@ -68,7 +71,10 @@ def evaluate_policy(mdp: MDP, policy: Tensor, gamma: float) -> Tensor:
     system = torch.eye(len(p), dtype=p.dtype, device=p.device) - gamma * p * ~mdp.terminal
     v, info = torch.linalg.solve_ex(system, (weight * mdp.reward).sum((-1, -2)))
     if info or not v.isfinite().all() or v.abs().max() > 1e12:
-        raise UserError(f"gamma={gamma:g}: the policy to evaluate never ends, so its value is infinite; lower planner.gamma or use value_iteration")  # fmt: skip
+        raise UserError(
+            f"gamma={gamma:g}: the policy to evaluate never ends, so its value is infinite; "
+            "lower planner.gamma or use value_iteration"
+        )
     return v
 
 

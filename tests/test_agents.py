@@ -39,7 +39,14 @@ def regret(folder: Path, gamma: float = 0.99) -> float:
 
 
 def learns(tmp_path: Path, experiment: str, seed: int) -> None:
-    arguments = ["train", f"experiment={experiment}", f"seed={seed}", "tracker=none", "device=cpu", f"hydra.run.dir={tmp_path}"]
+    arguments = [
+        "train",
+        f"experiment={experiment}",
+        f"seed={seed}",
+        "tracker=none",
+        "device=cpu",
+        f"hydra.run.dir={tmp_path}",
+    ]
     assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
     assert regret(tmp_path) < 0.02
 
@@ -51,9 +58,7 @@ def test_learns_the_book_world(tmp_path, experiment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    "experiment", ["dqn_russell_norvig", "a2c_russell_norvig", "dqn_four_rooms", "a2c_four_rooms"]
-)
+@pytest.mark.parametrize("experiment", ["dqn_russell_norvig", "a2c_russell_norvig", "dqn_four_rooms", "a2c_four_rooms"])
 def test_learns_both_grids_on_every_seed(tmp_path, experiment, seed):
     learns(tmp_path, experiment, seed)
 
@@ -79,7 +84,14 @@ def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
     for _ in range(200):
         s, a, s2 = (int(torch.randint(k, (), generator=rng)) for k in (3, 2, 3))
         reward = torch.rand((), generator=rng) * 0.1
-        batch = Transition(one_hot(s), torch.tensor([a]), reward[None], torch.tensor([float(s2 != 2)]), torch.tensor([s2 == 2]), one_hot(s2))
+        batch = Transition(
+            one_hot(s),
+            torch.tensor([a]),
+            reward[None],
+            torch.tensor([float(s2 != 2)]),
+            torch.tensor([s2 == 2]),
+            one_hot(s2),
+        )
         agent.learn(batch)
         table[s, a] += 0.5 * (reward + 0.9 * (s2 != 2) * table[s2].max() - table[s, a])
         torch.testing.assert_close(agent.online.heads[0].weight.T, table)
@@ -88,13 +100,27 @@ def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
 def test_truncation_bootstraps_and_termination_does_not():
     agent = dqn(Spec((3,), torch.float32, ("a", "b")))
     torch.nn.init.constant_(agent.target.heads[0].weight, 10.0)
-    batch = Transition(one_hot(0, 0), torch.tensor([0, 0]), torch.ones(2), torch.tensor([1.0, 0.0]), torch.tensor([True, True]), one_hot(1, 1))
+    batch = Transition(
+        one_hot(0, 0),
+        torch.tensor([0, 0]),
+        torch.ones(2),
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([True, True]),
+        one_hot(1, 1),
+    )
     torch.testing.assert_close(agent.td_error(batch), torch.tensor([1 + 0.9 * 10, 1.0]))
 
 
 def test_rewards_are_clipped_by_the_agent_alone():
     agent = dqn(Spec((3,), torch.float32, ("a", "b")), max_abs_reward=1.0)
-    batch = Transition(one_hot(0, 0), torch.tensor([0, 1]), torch.tensor([7.0, -5.0]), torch.zeros(2), torch.ones(2).bool(), one_hot(1, 1))
+    batch = Transition(
+        one_hot(0, 0),
+        torch.tensor([0, 1]),
+        torch.tensor([7.0, -5.0]),
+        torch.zeros(2),
+        torch.ones(2).bool(),
+        one_hot(1, 1),
+    )
     torch.testing.assert_close(agent.td_error(batch), torch.tensor([1.0, -1.0]))
 
 
@@ -112,7 +138,9 @@ def test_the_replay_ratio_means_the_same_on_any_number_of_environments(num_envs)
 
 
 def test_the_target_follows_in_jumps():
-    agent = dqn(Spec((3,), torch.float32, ("a", "b")), target_update_period=3, optimizer=partial(torch.optim.SGD, lr=0.1))
+    agent = dqn(
+        Spec((3,), torch.float32, ("a", "b")), target_update_period=3, optimizer=partial(torch.optim.SGD, lr=0.1)
+    )
     batch = Transition(one_hot(0), torch.tensor([0]), torch.ones(1), torch.zeros(1), torch.ones(1).bool(), one_hot(1))
     moved = []
     for _ in range(6):
@@ -152,7 +180,11 @@ def test_the_kept_acting_graph_gives_the_gradient_of_a_second_forward(lambda_):
         next_value = agent.forward(batch.next_obs.flatten(0, 1))[1].unflatten(0, (4, 32))
     g = returns.lambda_returns(batch.reward, 0.9 * batch.discount, batch.last, next_value, lambda_)
     chosen = losses.pick(log_probs, batch.action)
-    loss = losses.policy_gradient(chosen, g - value).mean() + 0.5 * (g - value).square().mean() - 0.01 * losses.entropy(log_probs).mean()
+    loss = (
+        losses.policy_gradient(chosen, g - value).mean()
+        + 0.5 * (g - value).square().mean()
+        - 0.01 * losses.entropy(log_probs).mean()
+    )
     gradients = torch.autograd.grad(loss, list(agent.network.parameters()))
     for (name, p), gradient in zip(agent.network.named_parameters(), gradients, strict=True):
         torch.testing.assert_close(after[name], p - 0.1 * gradient)

@@ -48,7 +48,9 @@ def test_yaml_files_are_short():
     assert all(len(path.read_text().splitlines()) <= 45 for path in CONF.rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "env").glob("*.yaml")) + sorted((CONF / "agent").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((CONF / "env").glob("*.yaml")) + sorted((CONF / "agent").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_groups_name_a_call(path: Path):
     node = OmegaConf.load(path)
     assert "_target_" in node or "defaults" in node

@@ -98,7 +98,14 @@ def test_protocol_options_reach_the_emulator():
     minimal = Atari("pong", 1, frame_skip=5, num_threads=1)
     assert minimal.spec.num_actions == 6 and minimal.frames_per_second == 12
     plain, sticky = (
-        torch.stack([s.obs for s in play(Atari("pong", 1, sticky=p, noop_max=0, num_threads=1), lambda t: torch.tensor([2 + t // 5 % 2]), 60)])
+        torch.stack(
+            [
+                s.obs
+                for s in play(
+                    Atari("pong", 1, sticky=p, noop_max=0, num_threads=1), lambda t: torch.tensor([2 + t // 5 % 2]), 60
+                )
+            ]
+        )
         for p in (0.0, 0.5)
     )
     assert not torch.equal(plain, sticky)

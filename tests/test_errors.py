@@ -125,7 +125,10 @@ def test_a_run_is_not_overwritten(finished, capsys):
     code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=run")
     path = finished.resolve()
     assert code == 2
-    assert line == f"rl-lab: {path} holds a run already; rl-lab train run={path} resumes it, or choose another hydra.run.dir"
+    assert (
+        line
+        == f"rl-lab: {path} holds a run already; rl-lab train run={path} resumes it, or choose another hydra.run.dir"
+    )
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
@@ -180,7 +183,10 @@ def test_a_checkpoint_of_another_experiment(finished, here, capsys):
     assert rl_lab(capsys, "train", *other)[0] == 0
     (finished / "checkpoint.pt").write_bytes((here / "other/checkpoint.pt").read_bytes())
     code, line = rl_lab(capsys, "train", "run=run", "loop.total_steps=800")
-    assert code == 2 and f"{finished.resolve()}/checkpoint.pt is of another experiment: its agent does not fit this one" in line
+    assert (
+        code == 2
+        and f"{finished.resolve()}/checkpoint.pt is of another experiment: its agent does not fit this one" in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,8 +214,10 @@ def test_an_unwritable_place(here, capsys):
     (here / "file").write_text("")
     code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=file/run")
     assert code == 2
-    assert line == f"rl-lab: cannot write {here}/file/run: Not a directory; free or choose another place (hydra.run.dir=...)" or (
-        line.startswith("rl-lab: cannot write file/run: Not a directory")
+    assert (
+        line
+        == f"rl-lab: cannot write {here}/file/run: Not a directory; free or choose another place (hydra.run.dir=...)"
+        or (line.startswith("rl-lab: cannot write file/run: Not a directory"))
     )
 
 
@@ -231,8 +239,18 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished):
 
 
 def test_nan_stops_the_run_at_once_and_keeps_what_was_good(here, capsys):
-    overrides = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.eval_episodes=1", "agent.learning_starts=100"]
-    overflow = ["env.mdp.living_reward=1e38", "env.num_envs=1", "env.time_limit=3"]  # a batch of 256 sums beyond float32
+    overrides = [
+        "experiment=dqn_four_rooms",
+        "tracker=none",
+        "device=cpu",
+        "loop.eval_episodes=1",
+        "agent.learning_starts=100",
+    ]
+    overflow = [
+        "env.mdp.living_reward=1e38",
+        "env.num_envs=1",
+        "env.time_limit=3",
+    ]  # a batch of 256 sums beyond float32
     code, line = rl_lab(capsys, "train", *overrides, *overflow, "hydra.run.dir=run")
     assert code == 2
     assert line.startswith("rl-lab: dqn/loss is ") and " at step " in line and "run/checkpoint.pt" in line
@@ -255,7 +273,14 @@ def test_a_key_but_no_network_is_no_error(here):
     """One line, then offline; nothing listens at this address."""
     env = os.environ | {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     env.pop("WANDB_MODE", None)
-    command = [sys.executable, "-m", "rl_lab", "train", *[a for a in TINY if "tracker" not in a], "tracker.init_timeout=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "rl_lab",
+        "train",
+        *[a for a in TINY if "tracker" not in a],
+        "tracker.init_timeout=2",
+    ]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "W&B did not answer within 2 s; this run is kept offline (wandb sync sends it later)" in result.stderr

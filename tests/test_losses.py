@@ -65,7 +65,9 @@ def test_returns_stop_at_an_episodes_end():
     torch.testing.assert_close(terminated, tensor([1 + 0.9 * 2, 2.0, 3 + 0.9 * 30]))
     truncated = returns.discounted_returns(r, tensor([0.9, 0.9, 0.9]), tensor([False, True, False]), v)
     torch.testing.assert_close(truncated, tensor([1 + 0.9 * (2 + 0.9 * 20), 2 + 0.9 * 20, 3 + 0.9 * 30]))
-    other = returns.discounted_returns(tensor([1.0, 2.0, 99.0]), tensor([0.9, 0.9, 0.9]), tensor([False, True, False]), v)
+    other = returns.discounted_returns(
+        tensor([1.0, 2.0, 99.0]), tensor([0.9, 0.9, 0.9]), tensor([False, True, False]), v
+    )
     torch.testing.assert_close(other[:2], truncated[:2])  # a reward after a reset moves nothing before it
 
 

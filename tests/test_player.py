@@ -145,8 +145,7 @@ def test_a_plan_of_another_world(trained, copy):
     folder = copy(trained("plan", *RUNS["plan"]))
     alter(folder, lambda state: state["agent"].update(q=torch.zeros(5, 4)))
     assert said(folder) == (
-        f"{folder}/checkpoint.pt does not fit {folder}/config.yaml "
-        "(a plan of (5, 4) states and actions, not (12, 4))"
+        f"{folder}/checkpoint.pt does not fit {folder}/config.yaml (a plan of (5, 4) states and actions, not (12, 4))"
     )
 
 

@@ -63,7 +63,9 @@ def check_kills(tmp_path: Path, experiment: list[str], kills: int, seed: int) ->
 
 
 def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path):
-    process = run(*DQN, "checkpoint.every=1000", "hydra.run.dir=stopped", cwd=tmp_path, kill_after=1.0, by=signal.SIGTERM)
+    process = run(
+        *DQN, "checkpoint.every=1000", "hydra.run.dir=stopped", cwd=tmp_path, kill_after=1.0, by=signal.SIGTERM
+    )
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped; rl-lab train run=stopped goes on" in process.err
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
@@ -83,3 +85,12 @@ def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp
     assert process.returncode == 0, process.err
     assert "this environment's state cannot be saved: its episodes start anew" in process.err
     assert [r["step"] for r in rows(tmp_path / "pong")][-1] == 800
+
+
+def test_a_finished_run_taken_further_equals_one_that_never_ended(tmp_path):
+    longer = [*DQN[:3], "loop.total_steps=40_000", "loop.log_every=1_000", *DQN[4:]]
+    shorter = [a.replace("40_000", "20_000") for a in longer]
+    assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    assert run(*shorter, "hydra.run.dir=taken", cwd=tmp_path).returncode == 0
+    assert run("run=taken", "loop.total_steps=40_000", cwd=tmp_path).returncode == 0
+    assert rows(tmp_path / "taken") == rows(tmp_path / "whole")

@@ -19,7 +19,9 @@ from rl_lab.core.settings import Count, Unit, conform
 
 
 def open_run(folder: Path, **arguments) -> Run:
-    return Run(folder, 0, "cpu", names={"name": "x", "agent": "dqn", "seed": 0}, config={"agent": {"gamma": 0.9}}, **arguments)
+    return Run(
+        folder, 0, "cpu", names={"name": "x", "agent": "dqn", "seed": 0}, config={"agent": {"gamma": 0.9}}, **arguments
+    )
 
 
 def rows(folder: Path) -> list[dict]:
@@ -80,7 +82,10 @@ def test_offline_wandb_holds_the_same_rows(tmp_path, monkeypatch):
         run.log({"eval/return": 3.0}, 50, keep=True)
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    records = [json.loads(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()]
+    records = [
+        json.loads(line)
+        for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    ]
     opened = next(record["run"] for record in records if record["type"] == "run")
     config = opened["config"]["update"]
     assert (config["agent"], config["seed"], config["settings"]) == ("dqn", 0, {"agent": {"gamma": 0.9}})
@@ -97,7 +102,14 @@ def test_without_tracker_wandb_is_not_imported(tmp_path):
 
 def test_multirun_gives_each_job_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["train", "-m", "experiment=value_iteration_four_rooms", "tracker=none", "seed=0,1", "planner.gamma=0.9,0.99"]
+    arguments = [
+        "train",
+        "-m",
+        "experiment=value_iteration_four_rooms",
+        "tracker=none",
+        "seed=0,1",
+        "planner.gamma=0.9,0.99",
+    ]
     assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
     folders = sorted(p.parent for p in tmp_path.glob("runs/value_iteration_four_rooms/*/summary.json"))
     assert len(folders) == 4 and sum(f.name.endswith("_seed1") for f in folders) == 2
@@ -120,7 +132,9 @@ def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", fails)
     with pytest.raises(OSError, match="could not write"):
         checkpoint.write(path, {"x": torch.zeros(3)})
-    assert checkpoint.read(path)["x"].tolist() == [1, 1, 1] and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert checkpoint.read(path)["x"].tolist() == [1, 1, 1] and [p.name for p in tmp_path.iterdir()] == [
+        "checkpoint.pt"
+    ]
 
 
 class Toy(Learner):

@@ -51,7 +51,12 @@ class A2C(Learner):
             self.network = Heads(spec, network, [spec.num_actions, 1], gains).to(device)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rng, self.rollout_length, self._rollout = generator(seed, device), rollout_length, []
-        self.gamma, self.lambda_, self.max_grad_norm, self.max_abs_reward = gamma, lambda_, max_grad_norm, max_abs_reward
+        self.gamma, self.lambda_, self.max_grad_norm, self.max_abs_reward = (
+            gamma,
+            lambda_,
+            max_grad_norm,
+            max_abs_reward,
+        )
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
 
     @property
@@ -82,7 +87,9 @@ class A2C(Learner):
 
     def learn(self, acted: Acted, transitions: tuple[Transition, ...]) -> Metrics:
         """One gradient step from T transitions of N envs and what was computed on the way, [T, N]."""
-        reward, discount, last = (torch.stack([getattr(t, name) for t in transitions]) for name in ("reward", "discount", "last"))
+        reward, discount, last = (
+            torch.stack([getattr(t, name) for t in transitions]) for name in ("reward", "discount", "last")
+        )
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward)
         next_value = self.next_values(acted.value.detach(), discount, last, [t.next_obs for t in transitions])
         g = returns.lambda_returns(reward, self.gamma * discount, last, next_value, self.lambda_)

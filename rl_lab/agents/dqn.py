@@ -42,12 +42,15 @@ class DQN(Learner):
         zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         with seeded(seed, device):
-            self.online, self.target = (Heads(spec, network, [spec.num_actions], [0.0] if zero_head else None).to(device) for _ in range(2))  # fmt: skip
+            gains = [0.0] if zero_head else None
+            self.online, self.target = (Heads(spec, network, [spec.num_actions], gains).to(device) for _ in range(2))
         self.target.requires_grad_(False).load_state_dict(self.online.state_dict())
         self.optimizer = build_optimizer(optimizer, self.online.parameters())
         self.rng, self.replay = generator(seed, device), replay(seed=seed + 1, device=device)
         if batch_size > self.replay.capacity:
-            raise UserError(f"agent.batch_size={batch_size} is impossible: above agent.replay.capacity={self.replay.capacity}")
+            raise UserError(
+                f"agent.batch_size={batch_size} is impossible: above agent.replay.capacity={self.replay.capacity}"
+            )
         self.batch_size, self.replay_ratio, self.learning_starts = batch_size, replay_ratio, learning_starts
         self.target_update_period, self.gamma, self.epsilon = target_update_period, gamma, epsilon
         self.max_abs_reward, self.max_grad_norm, self.double = max_abs_reward, max_grad_norm, double

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -37,6 +38,7 @@ def train_sb3(
     """
     wrapped = AsVecEnv(env, run.stream("env"), max_abs_reward)
     player = SB3Agent(agent(env=wrapped, seed=run.stream("agent"), device=run.device))
+    player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
     rows.due(0)
     parts = {"agent": player, "rows": rows, "evaluations": evaluations}
@@ -58,8 +60,8 @@ def train_sb3(
         run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), 0, keep=True)
     player.model.learn(total_steps - first, callback=Report())
     step = first + player.model.num_timesteps
-    run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), step, keep=True)
     run.save(step, parts)
+    run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), step, keep=True)
     return player
 
 
@@ -80,7 +82,9 @@ class SB3Agent:
         if hasattr(policy, "q_net"):
             q = policy.q_net(obs)
             return View(q, q.max(-1).values, "action values")
-        return View(policy.get_distribution(obs).distribution.probs, policy.predict_values(obs).squeeze(-1), "probabilities")
+        return View(
+            policy.get_distribution(obs).distribution.probs, policy.predict_values(obs).squeeze(-1), "probabilities"
+        )
 
     def state_dict(self) -> dict:
         return self.model.get_parameters()
@@ -96,7 +100,9 @@ class AsVecEnv(VecEnv):
         self.env, self.episodes, self._seed, self._max_abs_reward = env, Episodes(env), seed, max_abs_reward
         high, dtype = (255, np.uint8) if env.spec.obs_dtype == torch.uint8 else (np.inf, np.float32)
         low = 0 if dtype == np.uint8 else -np.inf
-        super().__init__(env.num_envs, spaces.Box(low, high, env.spec.obs_shape, dtype), spaces.Discrete(env.spec.num_actions))
+        super().__init__(
+            env.num_envs, spaces.Box(low, high, env.spec.obs_shape, dtype), spaces.Discrete(env.spec.num_actions)
+        )
 
     def reset(self) -> np.ndarray:
         return self.env.reset(self._seed).cpu().numpy()
@@ -111,7 +117,10 @@ class AsVecEnv(VecEnv):
         done = last | (step.discount == 0).cpu().numpy()  # a lost life that ends the future ends SB3's episode too
         infos = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(done):
-            infos[i] = {"terminal_observation": step.next_obs[i].cpu().numpy(), "TimeLimit.truncated": bool(truncated[i])}
+            infos[i] = {
+                "terminal_observation": step.next_obs[i].cpu().numpy(),
+                "TimeLimit.truncated": bool(truncated[i]),
+            }
         reward = step.reward.clamp(-self._max_abs_reward, self._max_abs_reward)
         return step.obs.cpu().numpy(), reward.cpu().numpy(), done, infos
 

@@ -63,11 +63,21 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
              "", "groups and their choices", ""]  # fmt: skip
     for group in launch.groups(root):
         files = sorted((launch.conf_dir() / group).glob("*.yaml"))
-        choices = [path.stem for path in files if group != "loop" or ("gen_lab." in path.read_text()) == (root == "gen")]
+        choices = [
+            path.stem for path in files if group != "loop" or ("gen_lab." in path.read_text()) == (root == "gen")
+        ]
         if group == "experiment":
             choices = [name for name, _ in experiments(root)]
         lines.append(f"  {group:<11} {', '.join(choices)}")
-    return "\n".join([*lines, "", "settings as they stand (agent.gamma=0.97 sets one, +key=value one left at its default)", "", settings])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "settings as they stand (agent.gamma=0.97 sets one, +key=value one left at its default)",
+            "",
+            settings,
+        ]
+    )
 
 
 def experiments(root: str) -> list[tuple[str, str]]:

@@ -72,7 +72,10 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> None:
     try:
         if not resuming:
             if (folder / "config.yaml").exists():
-                raise UserError(f"{folder} holds a run already; {prog} train run={folder} resumes it, or choose another hydra.run.dir")
+                raise UserError(
+                    f"{folder} holds a run already; {prog} train run={folder} resumes it, "
+                    "or choose another hydra.run.dir"
+                )
             if folder.is_dir() and any(folder.iterdir()):
                 raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
             _check_root(cfg, root)
@@ -180,7 +183,11 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
     folders, rest = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
-        if argument.startswith("-") or before in WITH_VALUE or (equals and key != "run" and not Path(argument).exists()):
+        if (
+            argument.startswith("-")
+            or before in WITH_VALUE
+            or (equals and key != "run" and not Path(argument).exists())
+        ):
             rest.append(argument)
             continue
         pattern = os.path.expanduser(value if equals and key == "run" else argument)
@@ -231,7 +238,8 @@ class plain_errors:
                 raise link from None
         for link in _chain(error):
             if isinstance(link, OSError) and link.filename is not None:
-                raise UserError(f"cannot write {link.filename}: {link.strerror}; free or choose another place (hydra.run.dir=...)") from error  # fmt: skip
+                remedy = "free or choose another place (hydra.run.dir=...)"
+                raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
             if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
                 raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from error
         if isinstance(error, HydraException | OmegaConfBaseException):
@@ -245,7 +253,8 @@ class plain_errors:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if isinstance(error, MissingConfigException) and error.options:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', (f'{group}={o}' for o in error.options))}"
+            options = (f"{group}={option}" for option in error.options)
+            return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
         if "Could not override" in lines[0]:
             return self._unknown(lines[0].split("'")[1])
         if type(error).__name__ == "OverrideParseException":
@@ -285,14 +294,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
     for key in cfg:
         yield f"{path}{key}"
-        if not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+        if (
+            not OmegaConf.is_interpolation(cfg, key)
+            and not OmegaConf.is_missing(cfg, key)
+            and isinstance(cfg[key], DictConfig)
+        ):
             yield from _flatten(cfg[key], f"{path}{key}.")
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 
 
 def complete(prog: str, root: str, arguments: list[str]) -> None:

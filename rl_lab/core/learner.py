@@ -36,7 +36,7 @@ class Learner:
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(state[name])
             elif isinstance(part, torch.Generator):
-                part.set_state(state[name].cpu())
+                restore_generator(part, state[name])
             else:
                 setattr(self, name, state[name])
 
@@ -73,6 +73,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """A random stream of its own, carried in the state of whoever draws from it."""
     return torch.Generator(device).manual_seed(seed)
+
+
+def restore_generator(rng: torch.Generator, state: Tensor) -> None:
+    """A stream saved on another kind of device cannot be continued on this one: it starts anew from its seed."""
+    if len(state) == len(rng.get_state()):
+        rng.set_state(state.cpu())
 
 
 def build_optimizer(optimizer: OptimizerFn, parameters) -> torch.optim.Optimizer:

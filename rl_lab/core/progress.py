@@ -41,7 +41,10 @@ class Progress:
         rate = (step - self._first) / max(now - self._start, 1e-9)
         left = (self._total - step) / rate if rate else float("inf")
         words = [f"{step:,}/{self._total:,} {self._unit}", f"{rate:,.0f}/s"]
-        words += [f"{name.split('/', 1)[-1] if name.startswith('episode') else name} {x:.4g}" for name, x in self._shown.items()]
+        words += [
+            f"{name.split('/', 1)[-1] if name.startswith('episode') else name} {x:.4g}"
+            for name, x in self._shown.items()
+        ]
         return " · ".join(words) + ("" if self._bar else f" · {left:,.0f} s left")
 
     def show(self, values: dict[str, float], step: int) -> None:

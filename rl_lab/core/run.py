@@ -148,9 +148,17 @@ class Run:
         self._step = step
         self._rows.flush()
         state = {name: self._sized(part) for name, part in parts.items()}
-        checkpoint.write(self.path("checkpoint.pt"), {"step": step, "seconds": self.seconds, "bytes": self._rows.tell(), **state})  # fmt: skip
+        state |= {"step": step, "seconds": self.seconds, "bytes": self._rows.tell()}
+        checkpoint.write(self.path("checkpoint.pt"), state)
         self._saved_at = time.monotonic()
         self._write_summary()
+
+    def rescued(self, error: NotFinite, step: int, parts: dict) -> NotFinite:
+        """Saves what was good: on a CPU the bad step was never taken; on a GPU the last checkpoint stands."""
+        if self.device.type == "cpu":
+            self.save(step, parts)
+        return NotFinite(f"{error}; stopped, the parameters before it are in {self.path('checkpoint.pt')} "
+                         "(a smaller learning rate may help)")  # fmt: skip
 
     def _sized(self, part) -> dict:
         state, memory = part.state_dict(), getattr(part, "memory", None)
@@ -176,7 +184,9 @@ class Run:
         self.final |= values
         self.progress.show(values, step)
         if self._tokens < 1 and not keep:
-            self.say(f"rows come faster than {ROWS_PER_SECOND} a second: some are left out (raise loop.log_every)", once=True)
+            self.say(
+                f"rows come faster than {ROWS_PER_SECOND} a second: some are left out (raise loop.log_every)", once=True
+            )
             return
         self._tokens -= 1
         row = {"step": step, "seconds": round(self.seconds, 3), **values}

@@ -39,7 +39,7 @@ NonNegative = Annotated[float, Bound(0)]
 Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weight
 
 # Bounds for calls into other libraries, whose annotations carry none.
-FOREIGN = {"lr": Positive, "learning_rate": Positive, "gamma": Unit, "eps": NonNegative, "batch_size": Count}  # fmt: skip
+FOREIGN = {"lr": Positive, "learning_rate": Positive, "gamma": Unit, "eps": NonNegative, "batch_size": Count}
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OURS = ("rl_lab.", "gen_lab.")
 # Of ours, what starts runs or writes files.

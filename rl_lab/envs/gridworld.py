@@ -61,7 +61,9 @@ def gridworld(
 
     start = np.zeros(len(next_state))
     start[[i for i, g in enumerate(glyphs) if g == "S"]] = 1.0
-    layout = Layout(tuple(rows), tuple(cells), {c: rewards[g] for c, g in zip(cells, glyphs, strict=True) if g in rewards})
+    layout = Layout(
+        tuple(rows), tuple(cells), {c: rewards[g] for c, g in zip(cells, glyphs, strict=True) if g in rewards}
+    )
     probability = np.broadcast_to(np.array(list(turns.values())), next_state.shape).copy()
     return MDP(
         torch.from_numpy(next_state), torch.from_numpy(probability), torch.from_numpy(reward),

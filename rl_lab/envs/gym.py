@@ -19,11 +19,21 @@ class Gym:
     Its state cannot be saved in general: a resumed run starts new episodes.
     """
 
-    def __init__(self, id: str, num_envs: Count, *, options: dict | None = None, camera: bool = False, device: str = "cpu"):
+    def __init__(
+        self, id: str, num_envs: Count, *, options: dict | None = None, camera: bool = False, device: str = "cpu"
+    ):
+        if ":" in id:
+            raise UserError(
+                f"env.id={id} is refused: it would import {id.split(':')[0]}; install a package that registers itself"
+            )
         arguments = dict(options or {}) | ({"render_mode": "rgb_array"} if camera else {})
         try:
             self._env = gymnasium.make_vec(
-                id, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}, **arguments
+                id,
+                num_envs,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                **arguments,
             )
         except gymnasium.error.UnregisteredEnv as error:
             raise UserError(f"no Gymnasium environment '{id}'{nearest(id, gymnasium.registry)}") from error
@@ -31,7 +41,9 @@ class Gym:
             raise UserError(f"env.id={id}: {error}") from error
         actions = self._env.single_action_space
         if not isinstance(actions, spaces.Discrete):
-            raise UserError(f"env.id={id} is refused: its actions are {actions}, and agents here choose among discrete ones")
+            raise UserError(
+                f"env.id={id} is refused: its actions are {actions}, and agents here choose among discrete ones"
+            )
         self._space, self._first_action = self._env.single_observation_space, int(actions.start)
         self._is_image = self._space.dtype == np.uint8 and len(self._space.shape) == 3
         self.num_envs, self.device = num_envs, torch.device(device)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rl_lab.core.learner import generator
+from rl_lab.core.learner import generator, restore_generator
 from rl_lab.core.settings import Count
 from rl_lab.types import Spec, Step
 
@@ -19,7 +19,7 @@ class Layout(NamedTuple):
 
 
 class MDP(NamedTuple):
-    """The whole model: planners read it, MDPEnv samples it. K successors a state and action, padded by probability 0."""
+    """The whole model: planners read it, MDPEnv samples it. K successors a state and action, some of probability 0."""
 
     next_state: Tensor  # [S, A, K] int64
     probability: Tensor  # [S, A, K] float64, sums to 1 over K
@@ -89,6 +89,6 @@ class MDPEnv:
         if len(state["state"]) != self.num_envs:
             raise ValueError(f"{len(state['state'])} walkers, not env.num_envs={self.num_envs}")
         self._state, self._age = state["state"].to(self.device), state["age"].to(self.device)
-        self._rng.set_state(state["rng"].cpu())
+        restore_generator(self._rng, state["rng"])
 
     def close(self) -> None: ...

@@ -60,7 +60,9 @@ def sb3(kind: str, num_envs: int, steps: int) -> float:
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
     from stable_baselines3.common.vec_env import VecFrameStack
 
-    env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", num_envs, wrapper_kwargs={"terminal_on_life_loss": False}), 4)
+    env = VecFrameStack(
+        make_atari_env("PongNoFrameskip-v4", num_envs, wrapper_kwargs={"terminal_on_life_loss": False}), 4
+    )
     if kind == "a2c":
         model = Agent("CnnPolicy", env, n_steps=5, vf_coef=0.25, ent_coef=0.01,
                       policy_kwargs={"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}}, **A2C)  # fmt: skip

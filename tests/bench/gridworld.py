@@ -58,7 +58,9 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, run in contenders.items():
             results[name].append(run(arguments.seconds))
-    print(f"{platform.processor() or platform.machine()}, 1 thread, torch {torch.__version__}, FrozenLake 8x8, one-hot observations")
+    print(
+        f"{platform.processor() or platform.machine()}, 1 thread, torch {torch.__version__}, FrozenLake 8x8, one-hot observations"
+    )
     base = results["Gymnasium sync, 64 envs"]
     for name, speeds in results.items():
         ratio = statistics.median(a / b for a, b in zip(speeds, base, strict=True))

@@ -17,7 +17,7 @@ from gen_lab.data import Images
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.pictures import write_sheet
 from gen_lab.types import Model
-from rl_lab.core import checkpoint, launch, run, settings
+from rl_lab.core import checkpoint, composition, run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
 from rl_lab.core.settings import Count, Natural
@@ -82,7 +82,7 @@ def _some(runs: Sequence[Path], command: str) -> Sequence[Path]:
 
 def load(folder: Path, device: str) -> Fitted:
     """Nothing of the config is called before all that is called is checked. Raises UserError."""
-    cfg, path = launch.read_config(folder), folder / "checkpoint.pt"
+    cfg, path = composition.read_config(folder), folder / "checkpoint.pt"
     if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
     for part in "data", "model":

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from rl_lab.core import checkpoint, launch, run, settings
+from rl_lab.core import checkpoint, composition, run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.settings import Count
@@ -42,7 +42,7 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
     `seed` is that of an agent which draws its actions. Nothing of the config is called before all of it is checked,
     and of the checkpoint only the agent is used, without its memory. Raises UserError.
     """
-    cfg, path = launch.read_config(folder), folder / "checkpoint.pt"
+    cfg, path = composition.read_config(folder), folder / "checkpoint.pt"
     kind = str(OmegaConf.select(cfg, "loop._target_"))
     if kind not in BUILDERS:
         if kind.startswith("gen_lab."):

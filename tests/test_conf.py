@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
-from rl_lab.core import cli, launch
+from rl_lab.core import cli, composition
 
-CONF = launch.conf_dir()
+CONF = composition.conf_dir()
 TINY = {
     "rl_lab.loops.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
     "rl_lab.loops.plan": ["loop.eval_episodes=1"],
@@ -21,7 +21,7 @@ EXPERIMENTS = [(root, name) for root in ("rl", "gen") for name, _ in cli.experim
 
 
 def compose(root: str, name: str):
-    return launch.compose(CONF, root, [f"experiment={name}"])
+    return composition.compose(CONF, root, [f"experiment={name}"])
 
 
 @pytest.mark.parametrize(("root", "name"), EXPERIMENTS)
@@ -61,5 +61,5 @@ def test_composing_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from rl_lab.core import launch; launch.compose(launch.conf_dir(), 'rl', ['experiment=dqn_pong']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from rl_lab.core import composition; composition.compose(composition.conf_dir(), 'rl', ['experiment=dqn_pong']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from rl_lab.core import launch
+from rl_lab.core.composition import compose, conf_dir, groups
 from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.explain import plain_errors
 
 
 def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
             print(train_help(prog, root, [word for word in rest if not word.startswith("-")]))
         elif {"-h", "--help"} & set(rest):
             print(f"{prog} {name} run=<folder> [setting=value ...]    {commands[name]}\n")
-            print((launch.conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
+            print((conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
         elif name == "train":
             launch.train(prog, root, rest)
         else:
@@ -55,14 +57,14 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
 
 def train_help(prog: str, root: str, overrides: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with `overrides`."""
-    with launch.plain_errors(launch.conf_dir(), root, overrides):
-        settings = OmegaConf.to_yaml(launch.compose(launch.conf_dir(), root, overrides))
+    with plain_errors(conf_dir(), root, overrides):
+        settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
     lines = [f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
              f"{prog} train run=<folder> [setting=value ...]           go on with one",
              f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
              "", "groups and their choices", ""]  # fmt: skip
-    for group in launch.groups(root):
-        files = sorted((launch.conf_dir() / group).glob("*.yaml"))
+    for group in groups(root):
+        files = sorted((conf_dir() / group).glob("*.yaml"))
         choices = [
             path.stem for path in files if group != "loop" or ("gen_lab." in path.read_text()) == (root == "gen")
         ]
@@ -82,7 +84,7 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
 
 def experiments(root: str) -> list[tuple[str, str]]:
     found = []
-    for path in sorted((launch.conf_dir() / "experiment").glob("*.yaml")):
+    for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
         text = path.read_text()
         belongs = ("/model:" in text) == (root == "gen")
         comment = next((line for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "# ")

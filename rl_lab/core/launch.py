@@ -1,37 +1,16 @@
 """From a command line to one call: compose the YAML, hold it against the signatures, open the run, call the loop."""
 
-import glob
-import inspect
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from rl_lab.core.composition import GROUPS, compose, conf_dir, groups, read_config, split
 from rl_lab.core.errors import UserError, nearest
-
-OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
-WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
-HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
-GROUPS = "experiment", "agent", "planner", "env", "model", "data"
-
-
-def conf_dir() -> Path:
-    """conf/ of the installed package, or of the checkout."""
-    inside = Path(__file__).parents[1] / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-def groups(root: str) -> list[str]:
-    """The config groups that the root's defaults choose from."""
-    defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
-    return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+from rl_lab.core.explain import plain_errors
 
 
 def train(prog: str, root: str, arguments: list[str]) -> None:
@@ -170,136 +149,6 @@ def command(root: str, name: str, arguments: list[str]) -> None:
         cfg = compose(conf_dir(), config_name, overrides)
         settings.check(cfg)
         hydra.utils.call(cfg, runs=folders)
-
-
-def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(source), version_base="1.3"):
-        return hydra.compose(config_name, overrides)
-
-
-def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError."""
-    folders, rest = [], []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, equals, value = argument.partition("=")
-        if (
-            argument.startswith("-")
-            or before in WITH_VALUE
-            or (equals and key != "run" and not Path(argument).exists())
-        ):
-            rest.append(argument)
-            continue
-        pattern = os.path.expanduser(value if equals and key == "run" else argument)
-        found = [Path(pattern)] if Path(pattern).exists() else sorted(Path(p) for p in glob.glob(pattern))
-        if not found:
-            raise UserError(f"no run folder {pattern}{_nearest_folder(pattern)}")
-        folders += found
-    return folders, rest
-
-
-def _nearest_folder(pattern: str) -> str:
-    parent = Path(pattern).parent
-    names = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    return nearest(pattern, names, listing=False)
-
-
-def read_config(folder: Path) -> DictConfig:
-    """The config of a run folder. Raises UserError where it is none, or could run code when composed."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    try:
-        cfg = OmegaConf.load(path)
-    except Exception as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
-    if not isinstance(cfg, DictConfig) or not {"name", "seed", "loop"} <= set(cfg):
-        raise UserError(f"{path} is not the config of a run")
-    if refused := {"hydra", "defaults"} & set(cfg):
-        raise UserError(f"{path} is refused: a run's config has no '{refused.pop()}'")
-    return cfg
-
-
-# -- errors
-
-
-class plain_errors:
-    """Turns what Hydra and OmegaConf raise over a user's mistake into a UserError of one line."""
-
-    def __init__(self, source: Path, config_name: str, overrides: list[str]):
-        self.source, self.config_name, self.overrides = source, config_name, overrides
-
-    def __enter__(self) -> None:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
-
-    def __exit__(self, kind, error, trace) -> None:
-        for link in _chain(error):
-            if isinstance(link, UserError):
-                raise link from None
-        for link in _chain(error):
-            if isinstance(link, OSError) and link.filename is not None:
-                remedy = "free or choose another place (hydra.run.dir=...)"
-                raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
-            if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
-                raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from error
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            if type(error).__name__ == "InstantiationException":
-                if error.__cause__:
-                    raise error.__cause__
-                return
-            raise UserError(self._explain(error)) from error
-
-    def _explain(self, error: Exception) -> str:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        if isinstance(error, MissingConfigException) and error.options:
-            group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            options = (f"{group}={option}" for option in error.options)
-            return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
-        if "Could not override" in lines[0]:
-            return self._unknown(lines[0].split("'")[1])
-        if type(error).__name__ == "OverrideParseException":
-            return f"cannot read the setting: {lines[0]}"
-        return " ".join(lines)[:300]
-
-    def _unknown(self, key: str) -> str:
-        """No such setting; or one that the signature has and the YAML leaves at its default."""
-        from rl_lab.core import settings
-
-        cfg = self._composed()
-        parent, _, name = key.rpartition(".")
-        target = OmegaConf.select(cfg, f"{parent}._target_") if parent else None
-        if target and name in inspect.signature(settings.locate(target)).parameters:
-            return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
-        known = [*_flatten(cfg), *(g for g in GROUPS if (self.source / g).is_dir()), *HYDRA]
-        return f"no setting '{key}'{nearest(key, known)}"
-
-    def _composed(self) -> DictConfig:
-        """With the choices of groups alone, so that what was misspelt is not there."""
-        groups = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
-        try:
-            return compose(self.source, self.config_name, groups)
-        except HydraException:
-            return compose(self.source, self.config_name, [])
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, each once: a cause that is raised anew points back at what it caused."""
-    seen = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
-    for key in cfg:
-        yield f"{path}{key}"
-        if (
-            not OmegaConf.is_interpolation(cfg, key)
-            and not OmegaConf.is_missing(cfg, key)
-            and isinstance(cfg[key], DictConfig)
-        ):
-            yield from _flatten(cfg[key], f"{path}{key}.")
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,87 @@
+"""Where configs come from: conf/, or the folder of an earlier run."""
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from rl_lab.core.errors import UserError, nearest
+
+OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
+WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
+GROUPS = "experiment", "agent", "planner", "env", "model", "data"
+
+
+def conf_dir() -> Path:
+    """conf/ of the installed package, or of the checkout."""
+    inside = Path(__file__).parents[1] / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def groups(root: str) -> list[str]:
+    """The config groups that the root's defaults choose from."""
+    defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
+    return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+
+
+def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(source), version_base="1.3"):
+        return hydra.compose(config_name, overrides)
+
+
+def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
+    for key in cfg:
+        yield f"{path}{key}"
+        if (
+            not OmegaConf.is_interpolation(cfg, key)
+            and not OmegaConf.is_missing(cfg, key)
+            and isinstance(cfg[key], DictConfig)
+        ):
+            yield from flatten(cfg[key], f"{path}{key}.")
+
+
+def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError."""
+    folders, rest = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, value = argument.partition("=")
+        if (
+            argument.startswith("-")
+            or before in WITH_VALUE
+            or (equals and key != "run" and not Path(argument).exists())
+        ):
+            rest.append(argument)
+            continue
+        pattern = os.path.expanduser(value if equals and key == "run" else argument)
+        found = [Path(pattern)] if Path(pattern).exists() else sorted(Path(p) for p in glob.glob(pattern))
+        if not found:
+            raise UserError(f"no run folder {pattern}{_nearest_folder(pattern)}")
+        folders += found
+    return folders, rest
+
+
+def _nearest_folder(pattern: str) -> str:
+    parent = Path(pattern).parent
+    names = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    return nearest(pattern, names, listing=False)
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config of a run folder. Raises UserError where it is none, or could run code when composed."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
+    try:
+        cfg = OmegaConf.load(path)
+    except Exception as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
+    if not isinstance(cfg, DictConfig) or not {"name", "seed", "loop"} <= set(cfg):
+        raise UserError(f"{path} is not the config of a run")
+    if refused := {"hydra", "defaults"} & set(cfg):
+        raise UserError(f"{path} is refused: a run's config has no '{refused.pop()}'")
+    return cfg

@@ -93,8 +93,7 @@ def load(folder: Path, device: str) -> Fitted:
     model = hydra.utils.instantiate(cfg.model)
     try:
         model = model(data.spec, device=device, seed=0)
-        streams = {k: s for k, s in model.state_dict().items() if isinstance(getattr(model, k), torch.Generator)}
-        model.load_state_dict(state["model"] | streams)  # its own: those of another device would not fit
+        model.load_state_dict(state["model"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error

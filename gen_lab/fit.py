@@ -47,8 +47,8 @@ def fit(
             if rows.due(step + 1):
                 run.log(means.pop(), step + 1)
         except NotFinite as error:
-            raise stopped_by(error, run, step + 1, parts) from None
-    run.save(total_steps, parts)  # before the last row: resumed, a finished run writes that row again, not twice
+            raise run.rescued(error, step + 1, parts) from None
+    run.save(total_steps, parts)  # before the last row, so that a longer run taken up from here is as if never ended
     run.log(evaluate(model, data, run.stream("eval"), iwae_samples), total_steps, keep=True)
     picture(model, data, run, total_steps, pictured)
     return model
@@ -77,11 +77,3 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None
         sheets["reconstructions"] = side_by_side(x, model.reconstruct(x))
     for name, images in sheets.items():
         run.media(name, write_sheet(run.path(f"pictures/{name}_{step:08d}.png"), images), step)
-
-
-def stopped_by(error: NotFinite, run: Run, step: int, parts: dict) -> NotFinite:
-    """Saves what was good: on a CPU the step that was not finite was never taken; a GPU's last checkpoint stands."""
-    if run.device.type == "cpu":
-        run.save(step, parts)
-    place = run.path("checkpoint.pt")
-    return NotFinite(f"{error}; stopped, the parameters before it are in {place} (a smaller learning rate may help)")

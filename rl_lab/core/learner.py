@@ -33,7 +33,9 @@ class Learner:
             part = getattr(self, name)
             if name == self.memory and name not in state:
                 continue
-            if hasattr(part, "load_state_dict"):
+            if isinstance(part, torch.optim.Optimizer):
+                _load_optimizer(part, state[name])
+            elif hasattr(part, "load_state_dict"):
                 part.load_state_dict(state[name])
             elif isinstance(part, torch.Generator):
                 restore_generator(part, state[name])
@@ -45,6 +47,14 @@ def _state(part):
     if isinstance(part, torch.Generator):
         return part.get_state()
     return part.state_dict() if hasattr(part, "state_dict") else part
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Its moments from the checkpoint, its hyperparameters from the config: a resumed run may change them."""
+    wanted = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, hyperparameters in zip(optimizer.param_groups, wanted, strict=True):
+        group.update(hyperparameters)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = math.inf) -> Tensor:

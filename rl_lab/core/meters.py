@@ -50,6 +50,10 @@ class Means:
         return means
 
     def state_dict(self) -> dict:
+        """Raises NotFinite, so that no checkpoint is written over a good one after a GPU went astray."""
+        for name, total in self._sums.items():
+            if not math.isfinite(total):
+                raise NotFinite(f"{name} became {float(total)} since the last row")
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: dict) -> None:

@@ -4,12 +4,13 @@ A `_target_` node is a call, its keys are arguments. A key the signature lacks, 
 outside the bounds written in the annotation, is a UserError that names the setting by its full path.
 """
 
+import collections.abc
 import importlib
 import inspect
 import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -149,6 +150,8 @@ def conform(path: str, value: Any, hint: Any) -> Any:
             return value
         options = [a for a in arguments if a is not type(None)]
         return conform(path, value, options[0]) if len(options) == 1 else value
+    if origin is collections.abc.Callable and not isinstance(value, Mapping | DictConfig):
+        raise UserError(f"{path}={value} is impossible: it must be a call, a mapping with _target_")
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{path}={value} is not a choice{nearest(value, arguments)}")

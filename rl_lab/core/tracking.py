@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import urllib.error
+import urllib.request
 from typing import Any, Literal
 
 from rl_lab.core.errors import UserError
@@ -45,15 +47,33 @@ def wandb_run(
     mode = mode or os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    if mode == "online" and not reachable(wandb.setup().settings.base_url, init_timeout):
+        mode = _offline(init_timeout)
     try:
         run = wandb.init(mode=mode, **arguments)
-    except wandb.errors.CommError:
-        print(f"W&B did not answer within {init_timeout:g} s; this run is kept offline (wandb sync sends it later)",
-              file=sys.stderr)  # fmt: skip
-        wandb.teardown()  # it would call the id taken
-        run = wandb.init(mode="offline", **arguments)
+    except wandb.errors.CommError:  # it answers, but not to this; what was begun keeps the id taken for a while
+        run = wandb.init(mode=_offline(init_timeout), **arguments | {"id": f"{id}-offline"})
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
+
+
+def reachable(url: str, timeout: float) -> bool:
+    """Whether anything at all answers there within `timeout` seconds."""
+    try:
+        urllib.request.urlopen(url, timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _offline(timeout: float) -> str:
+    print(
+        f"W&B did not answer within {timeout:g} s; this run is kept offline (wandb sync sends it later)",
+        file=sys.stderr,
+    )
+    return "offline"

@@ -18,6 +18,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python tests/bench/atari.py
 	$(BIN)/python tests/bench/gridworld.py
 

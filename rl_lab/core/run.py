@@ -116,6 +116,7 @@ class Run:
         self._total = total
         if self._tracker:
             self._open_wandb()
+        self._start = time.monotonic()
         self._write_summary()
         self.progress.begin(total, unit, self._step)
 

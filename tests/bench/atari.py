@@ -1,7 +1,7 @@
 """A2C and DQN on Pong against Stable-Baselines3's own: equal settings and work, interleaved, each in a fresh process.
 
 python tests/bench/atari.py [--rounds 3] [--steps 8000]      prints steps a second, peak memory, and the ratios.
-SB3 runs as its users run it: make_atari_env and VecFrameStack in a DummyVecEnv.
+SB3 runs as its users run it (pip install -e '.[bench]'): make_atari_env and VecFrameStack in a DummyVecEnv.
 """
 
 import argparse
@@ -53,6 +53,8 @@ def ours(kind: str, num_envs: int, steps: int) -> float:
 
 
 def sb3(kind: str, num_envs: int, steps: int) -> float:
+    import ale_py
+    import gymnasium
     from stable_baselines3 import A2C as Agent
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
@@ -60,6 +62,7 @@ def sb3(kind: str, num_envs: int, steps: int) -> float:
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
     from stable_baselines3.common.vec_env import VecFrameStack
 
+    gymnasium.register_envs(ale_py)
     env = VecFrameStack(
         make_atari_env("PongNoFrameskip-v4", num_envs, wrapper_kwargs={"terminal_on_life_loss": False}), 4
     )

@@ -50,6 +50,20 @@ def test_rows_are_thinned_only_beyond_a_thousand_at_once_and_evaluations_never(t
     assert ROWS_AT_ONCE + 1 <= len(steps) < ROWS_AT_ONCE + 100 and steps[-1] == 9_999
 
 
+def test_saving_right_after_rows_were_cut_off_remembers_where_the_file_ends_now(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin(10)
+        run.log({"x": 1.0}, 1)
+        run.save(1, {})
+        run.log({"x": 2.0}, 2)  # lost: the run is killed before its next checkpoint
+    for _ in range(2):
+        with open_run(tmp_path) as run:
+            assert run.restore({}) == 1
+            run.begin(10)
+            run.save(1, {})
+    assert [row["step"] for row in rows(tmp_path)] == [1]
+
+
 def test_a_failed_run_is_marked_so(tmp_path):
     with pytest.raises(ZeroDivisionError), open_run(tmp_path) as run:
         run.begin(1)

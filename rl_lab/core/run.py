@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import signal
 import subprocess
@@ -70,6 +71,7 @@ class Run:
         self._tokens, self._thinned = float(ROWS_AT_ONCE), False
         self._rows = open(self.path("metrics.jsonl"), "ab")
         self._rows.truncate(self._saved.get("bytes", 0))  # rows after the checkpoint will come again
+        self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
         self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")))
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -79,6 +79,8 @@ def plan(env: VectorEnv, planner: Callable[[MDP], Iterator[Plan]], run: Run, *, 
     if not isinstance(env, MDPEnv):
         raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
                         "choose a gridworld, or a learning agent")  # fmt: skip
+    if run.restore({}):
+        raise UserError(f"{run.dir} holds a finished plan: there is nothing to go on with; start a new run")
     run.begin(1, "plans")
     policy = torch.zeros_like(env.mdp.start)
     for sweep, plan in enumerate(planner(env.mdp), 1):

@@ -133,6 +133,23 @@ def test_a_run_is_not_overwritten(finished, capsys):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_resumed_run_keeps_its_config_when_the_new_one_is_impossible(finished, capsys):
+    before = {p.name: p.read_bytes() for p in finished.iterdir()}
+    got = rl_lab(capsys, "train", "run=run", "agent.batch_size=99999")
+    assert got == (2, "rl-lab: agent.batch_size=99999 is impossible: above agent.replay.capacity=20000")
+    assert {p.name: p.read_bytes() for p in finished.iterdir()} == before
+
+
+def test_a_plan_is_made_in_one_go(here, capsys):
+    assert (
+        rl_lab(capsys, "train", "experiment=value_iteration_four_rooms", "tracker=none", "hydra.run.dir=plan")[0] == 0
+    )
+    rows = Path("plan/metrics.jsonl").read_bytes()
+    code, line = rl_lab(capsys, "train", "run=plan", "planner.gamma=0.5")
+    assert code == 2 and line.endswith("plan holds a finished plan: there is nothing to go on with; start a new run")
+    assert Path("plan/metrics.jsonl").read_bytes() == rows and "gamma: 0.99" in Path("plan/config.yaml").read_text()
+
+
 def damage(path: Path, how: str) -> None:
     match how:
         case "cut":

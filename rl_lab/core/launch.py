@@ -22,7 +22,8 @@ def train(prog: str, root: str, arguments: list[str]) -> None:
     if folders:
         read_config(folders[0])
         source, config_name = folders[0].resolve(), "config"
-        overrides += [f"hydra.run.dir={_quoted(str(folders[0]))}", "hydra.output_subdir=null"]
+        overrides += [f"hydra.run.dir={_quoted(str(folders[0]))}", "hydra.output_subdir=null",
+                      "hydra/job_logging=none", "hydra/hydra_logging=none"]  # fmt: skip
 
     @hydra.main(version_base="1.3", config_path=str(source), config_name=config_name)
     def main(cfg: DictConfig) -> None:
@@ -75,19 +76,9 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> None:
             raise
         run.say(f"finished: {shown}")
     except Exception:
-        if not resuming:
-            _remove_if_nothing_ran(folder)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # a mistake found before the first step leaves no litter behind
         raise
-
-
-def _remove_if_nothing_ran(folder: Path) -> None:
-    """A mistake found before the first row leaves no litter behind."""
-    names = {p.name for p in folder.iterdir()} if folder.is_dir() else {"?"}
-    rows = folder / "metrics.jsonl"
-    if names <= {"config.yaml", "summary.json", "metrics.jsonl"} and not (rows.exists() and rows.stat().st_size):
-        for name in names:
-            (folder / name).unlink()
-        folder.rmdir()
 
 
 def _open_run(cfg: DictConfig, folder: Path):
@@ -100,8 +91,6 @@ def _open_run(cfg: DictConfig, folder: Path):
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order} | {k: v for k, v in written.items() if k not in order}
     device = run.device(str(cfg.device))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(written)))
     cfg.device = device
     torch.set_num_threads(cfg.threads)
     names = {"name": cfg.name, **OmegaConf.to_container(cfg.choices), "seed": cfg.seed}
@@ -109,7 +98,8 @@ def _open_run(cfg: DictConfig, folder: Path):
     references = [k for k, v in written["loop"].items() if str(v).startswith("${")]
     resolved["loop"] = {k: v for k, v in resolved["loop"].items() if k not in references}
     return run.Run(
-        folder, cfg.seed, device, names=names, config=resolved, tracker=hydra.utils.instantiate(cfg.tracker),
+        folder, cfg.seed, device, names=names, config=resolved,
+        written=OmegaConf.to_yaml(OmegaConf.create(written)), tracker=hydra.utils.instantiate(cfg.tracker),
         job_type=cfg.loop._target_.rsplit(".", 1)[-1], checkpoint_every=cfg.checkpoint.every,
         max_memory_gb=cfg.checkpoint.max_memory_gb, upload=cfg.checkpoint.upload,
     )  # fmt: skip

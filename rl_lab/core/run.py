@@ -47,7 +47,8 @@ class Run:
         device: str,
         *,
         names: dict,  # what summary.json and W&B's config begin with: experiment, agent, env, seed
-        config: dict,
+        config: dict,  # resolved, for W&B
+        written: str = "",  # what config.yaml will hold
         tracker=None,  # a partial of tracking.wandb_run
         job_type: str = "train",
         checkpoint_every: float = 60.0,  # seconds
@@ -55,12 +56,14 @@ class Run:
         upload: bool = False,  # the last checkpoint goes to W&B as an artifact
     ):
         self.dir, self.seed, self.device = Path(dir), seed, torch.device(device)
-        self.names, self.config, self.job_type, self._tracker = names, config, job_type, tracker
+        self.names, self.config, self._written = names, config, written
+        self.job_type, self._tracker = job_type, tracker
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
         self.state, self.final, self.wandb = "running", {}, None
         self._saved = checkpoint.read(self.path("checkpoint.pt")) if self.path("checkpoint.pt").exists() else {}
         self._step, self._total = self._saved.get("step", 0), None
-        self._seconds_before = self._saved.get("seconds", 0.0)
+        self._seconds_before, self._bytes = self._saved.get("seconds", 0.0), self._saved.get("bytes", 0)
+        self._rows = None  # until `begin`: a mistake found before leaves an earlier run's files as they are
         self._signal = None
 
     # -- opening and closing
@@ -68,10 +71,7 @@ class Run:
     def __enter__(self) -> "Run":
         self.dir.mkdir(parents=True, exist_ok=True)
         self._start = self._saved_at = self._refilled_at = time.monotonic()
-        self._tokens, self._thinned = float(ROWS_AT_ONCE), False
-        self._rows = open(self.path("metrics.jsonl"), "ab")
-        self._rows.truncate(self._saved.get("bytes", 0))  # rows after the checkpoint will come again
-        self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
+        self._tokens = float(ROWS_AT_ONCE)
         self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")))
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -88,6 +88,8 @@ class Run:
             signal.signal(number, handler)
         self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
         self.progress.close()
+        if self._rows is None:
+            return
         try:
             self._rows.close()
             self._write_summary(str(error) if kind else None)
@@ -114,8 +116,12 @@ class Run:
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:4]) >> 1
 
     def begin(self, total: int, unit: str = "steps") -> None:
-        """Everything is built, the first step comes next: from here on W&B knows of the run."""
+        """Everything is built, the first step comes next: from here on the folder and W&B know of the run."""
         self._total = total
+        self.path("config.yaml").write_text(self._written)
+        self._rows = open(self.path("metrics.jsonl"), "ab")
+        self._rows.truncate(self._bytes)  # rows after the checkpoint will come again
+        self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
         if self._tracker:
             self._open_wandb()
         self._start = time.monotonic()

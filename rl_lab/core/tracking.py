@@ -43,7 +43,7 @@ def wandb_run(
         x_transaction_log_flush_interval=1,  # seconds: what a killed process may lose
     )  # fmt: skip
     arguments = dict(project=project, entity=entity, name=name, group=group, job_type=job_type, config=config, id=id,
-                     tags=tags, dir=dir, resume="allow", settings=settings)  # fmt: skip
+                     tags=tags, dir=os.path.abspath(dir), resume="allow", settings=settings)  # fmt: skip
     mode = mode or os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"

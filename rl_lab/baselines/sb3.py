@@ -44,6 +44,8 @@ def train_sb3(
     parts = {"agent": player, "rows": rows, "evaluations": evaluations}
     first = run.restore(parts)
     run.begin(total_steps)
+    if first:
+        run.say("SB3 keeps parameters, optimizer and steps; its rollout or replay and its schedules start anew")
 
     class Report(BaseCallback):
         def _on_step(self) -> bool:

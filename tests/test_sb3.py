@@ -6,14 +6,18 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from rl_lab import exploration, networks
+from rl_lab import exploration, losses, networks
+from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.dqn import DQN
 from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
+from rl_lab.envs.atari import Atari
 from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.memory import Replay
+from rl_lab.optimizers import RMSpropTF
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
@@ -77,3 +81,33 @@ def test_an_sb3_model_is_saved_restored_and_looked_at_like_an_agent_of_ours():
     torch.testing.assert_close(two.view(obs).bars, view.bars)
     assert not torch.equal(before, view.bars)
     assert view.kind == "probabilities" and torch.equal(one.act(obs), view.bars.argmax(-1))
+
+
+def test_one_a2c_update_on_atari_frames_equals_sb3s():
+    """The same weights and the same rollout of Pong, the zoo's settings but for a step large enough to show a slip."""
+    env = AsVecEnv(Atari("pong", 2, num_threads=1), seed=3, max_abs_reward=1.0)
+    theirs = stable_baselines3.A2C(
+        "CnnPolicy", env, n_steps=5, gamma=0.99, gae_lambda=1.0, vf_coef=0.25, ent_coef=0.01, max_grad_norm=0.5, seed=0,
+        learning_rate=0.1, policy_kwargs={"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5}},
+    )  # fmt: skip
+    ours = A2C(
+        env.env.spec, CPU, 0, network=networks.nature_cnn, optimizer=partial(RMSpropTF, lr=0.1, alpha=0.99, eps=1e-5),
+        rollout_length=5, gamma=0.99, lambda_=1.0, value_coef=0.25, entropy_coef=0.01, max_grad_norm=0.5, max_abs_reward=1.0,
+    )  # fmt: skip
+    for source, copy in zip(theirs.policy.parameters(), ours.network.parameters(), strict=True):
+        copy.data.copy_(source.data)
+    theirs.learn(10)
+
+    buffer = theirs.rollout_buffer  # its observations and actions were laid out env by env for the update
+    frames = buffer.observations.reshape(2, 5, 4, 84, 84).swapaxes(0, 1)
+    obs = torch.tensor(np.concatenate([frames, theirs._last_obs[None]]), dtype=torch.uint8)
+    actions = torch.tensor(buffer.actions.reshape(2, 5).T).long()
+    acted, transitions = [], []
+    for t in range(5):
+        log_probs, value = ours.forward(obs[t])
+        acted.append(Acted(losses.pick(log_probs, actions[t]), losses.entropy(log_probs), value))
+        reward, ones = torch.tensor(buffer.rewards[t]), torch.ones(2)
+        transitions.append(Transition(obs[t], actions[t], reward, ones, torch.zeros(2).bool(), obs[t + 1]))
+    ours.learn(Acted(*map(torch.stack, zip(*acted, strict=True))), tuple(transitions))
+    for a, b in zip(theirs.policy.parameters(), ours.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)

@@ -35,16 +35,13 @@ def train(
     rows.due(0)
     parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
     step, obs = start(env, run, parts)
+    judge = partial(evaluate, eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval"))
     run.begin(total_steps)
     while step < total_steps:
         if agent.settled:
             run.pause(step, parts)
             if evaluations.due(step):
-                run.log(
-                    evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")),
-                    step,
-                    keep=True,
-                )
+                run.log(judge(), step, keep=True)
         action = agent.act(obs)
         answer = env.step(action)
         step += env.num_envs
@@ -57,7 +54,7 @@ def train(
         except NotFinite as error:
             raise run.rescued(error, step, parts) from None
     run.save(step, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    run.log(evaluate(eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval")), step, keep=True)
+    run.log(judge(), step, keep=True)
     return agent
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ def train_sb3(
     rows.due(0)
     parts = {"agent": player, "rows": rows, "evaluations": evaluations}
     first = run.restore(parts)
+    judge = partial(evaluate, eval_env, player.act, eval_episodes, run.stream("eval"))
     run.begin(total_steps)
     if first:
         run.say("SB3 keeps parameters, optimizer and steps; its rollout or replay and its schedules start anew")
@@ -54,16 +56,16 @@ def train_sb3(
                 run.log(wrapped.episodes.pop(), step)
             run.pause(step, parts)
             if evaluations.due(step):
-                run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), step, keep=True)
+                run.log(judge(), step, keep=True)
             return True
 
     if not first:
         evaluations.due(0)
-        run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), 0, keep=True)
+        run.log(judge(), 0, keep=True)
     player.model.learn(total_steps - first, callback=Report())
     step = first + player.model.num_timesteps
     run.save(step, parts)
-    run.log(evaluate(eval_env, player.act, eval_episodes, run.stream("eval")), step, keep=True)
+    run.log(judge(), step, keep=True)
     return player
 
 

@@ -118,12 +118,12 @@ class Run:
     def begin(self, total: int, unit: str = "steps") -> None:
         """Everything is built, the first step comes next: from here on the folder and W&B know of the run."""
         self._total = total
+        if self._tracker:
+            self._open_wandb()  # first: where W&B refuses the run, the folder stays as it is
         self.path("config.yaml").write_text(self._written)
         self._rows = open(self.path("metrics.jsonl"), "ab")
         self._rows.truncate(self._bytes)  # rows after the checkpoint will come again
         self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
-        if self._tracker:
-            self._open_wandb()
         self._start = time.monotonic()
         self._write_summary()
         self.progress.begin(total, unit, self._step)

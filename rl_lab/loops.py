@@ -12,7 +12,8 @@ from rl_lab.core.learner import Metrics
 from rl_lab.core.meters import Every, Means
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count
-from rl_lab.envs.mdp import MDP, MDPEnv
+from rl_lab.envs.mdp import MDPEnv
+from rl_lab.mdp import MDP
 from rl_lab.planning import Plan, Planned
 from rl_lab.types import Agent, Policy, Step, Transition, VectorEnv
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from rl_lab.envs.gridworld import MOVES
-from rl_lab.envs.mdp import Layout
+from rl_lab.mdp import Layout
 
 PAPER, INK, FAINT, EDGE, WALL = "#FFFFFF", "#1F2328", "#6E7781", "#D0D7DE", "#2B303B"
 AGENT, BAR, GROOVE = "#D55E00", "#9DB4CE", "#F0F2F5"  # the action that is taken has the agent's colour

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Positive, Unit
-from rl_lab.envs.mdp import MDP
+from rl_lab.mdp import MDP
 from rl_lab.types import View
 
 

@@ -8,7 +8,7 @@ import torch
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Unit
-from rl_lab.envs.mdp import MDP, Layout
+from rl_lab.mdp import MDP, Layout
 
 MOVES = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 # Which moves a step may become, as turns clockwise from the one intended, with their share of the noise.
@@ -67,7 +67,7 @@ def gridworld(
     probability = np.broadcast_to(np.array(list(turns.values())), next_state.shape).copy()
     return MDP(
         torch.from_numpy(next_state), torch.from_numpy(probability), torch.from_numpy(reward),
-        torch.from_numpy(terminal), torch.from_numpy(start / start.sum()), tuple(MOVES), layout,
+        torch.from_numpy(terminal), torch.from_numpy(start / start.sum()), tuple(MOVES), layout=layout,
     )  # fmt: skip
 
 

@@ -1,36 +1,12 @@
-"""A finite MDP as tables of successors, and a vector env that samples any of them on the device."""
-
-from typing import NamedTuple
+"""N walkers in any finite MDP, on the device."""
 
 import torch
 from torch import Tensor
 
 from rl_lab.core.learner import generator, restore_generator
 from rl_lab.core.settings import Count
+from rl_lab.mdp import MDP
 from rl_lab.types import Spec, Step
-
-
-class Layout(NamedTuple):
-    """Where the states of a gridworld lie, for drawing."""
-
-    rows: tuple[str, ...]  # the map as text: '#' wall
-    cells: tuple[tuple[int, int], ...]  # (y, x) of state s; states beyond the last cell have no place
-    cell_reward: dict[tuple[int, int], float]  # of the goals and pits
-
-
-class MDP(NamedTuple):
-    """The whole model: planners read it, MDPEnv samples it. K successors a state and action, some of probability 0."""
-
-    next_state: Tensor  # [S, A, K] int64
-    probability: Tensor  # [S, A, K] float64, sums to 1 over K
-    reward: Tensor  # [S, A, K] float64
-    terminal: Tensor  # [S] bool: no future beyond here
-    start: Tensor  # [S] float64, distribution of first states
-    actions: tuple[str, ...]
-    layout: Layout | None = None
-
-    def to(self, device: torch.device) -> "MDP":
-        return self._replace(**{k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)})
 
 
 class MDPEnv:

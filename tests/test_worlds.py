@@ -1,9 +1,431 @@
-"""The worlds: maps, classics, and MDPs from elsewhere."""
+"""The worlds: maps, classics, and MDPs from elsewhere, by their published values."""
 
+import time
+from pathlib import Path
+
+import gymnasium
+import hydra
+import numpy as np
 import pytest
+import torch
+from scipy import ndimage
+from scipy.stats import poisson
+from torch import Tensor
 
+from rl_lab.core import composition, settings
 from rl_lab.core.errors import UserError
+from rl_lab.envs.classics import car_rental, gambler
 from rl_lab.envs.gridworld import gridworld
+from rl_lab.envs.mazes import maze, scattered
+from rl_lab.envs.tables import from_tables, mdp_file, toy_text
+from rl_lab.mdp import MDP, checked
+
+CONF = composition.conf_dir()
+WORLDS = sorted({p.stem for p in (CONF / "env").glob("*.yaml")} - {"atari", "gym", "mdp_file"})
+FROZEN = "frozen_lake"
+
+
+def build(name: str, *overrides: str) -> MDP:
+    """The world of a YAML, as a run would have it."""
+    node = composition.compose(CONF, "rl", [f"env={name}", "device=cpu", *overrides]).env
+    settings.check(node, "env")
+    return hydra.utils.instantiate(node).mdp
+
+
+def backup(mdp: MDP, v: Tensor, gamma: float) -> Tensor:
+    return (mdp.probability * (mdp.reward + gamma * v[mdp.next_state])).sum(-1)
+
+
+def sweeps(mdp: MDP, count: int, gamma: float | None = None) -> tuple[Tensor, Tensor]:
+    """v [S] and q [S, A] after that many synchronous sweeps from 0, or as soon as they change nothing."""
+    v, old = torch.zeros_like(mdp.start), None
+    for _ in range(count):
+        q = backup(mdp, v, mdp.gamma if gamma is None else gamma)
+        old, v = v, q.amax(-1)
+        if torch.equal(old, v):
+            break
+    return v, q
+
+
+def value_of(mdp: MDP, policy: Tensor, gamma: float | None = None) -> Tensor:
+    """v [S] of probabilities [S, A], by a dense solve."""
+    gamma = mdp.gamma if gamma is None else gamma
+    weight = (policy[..., None] * mdp.probability)[~mdp.terminal]
+    live = len(weight)
+    p = torch.zeros(live, len(mdp.start), dtype=torch.float64)
+    p.scatter_add_(1, mdp.next_state[~mdp.terminal].flatten(1), weight.flatten(1))
+    v = torch.zeros_like(mdp.start)
+    v[~mdp.terminal] = torch.linalg.solve(
+        torch.eye(live, dtype=torch.float64) - gamma * p[:, ~mdp.terminal],
+        (weight * mdp.reward[~mdp.terminal]).sum((1, 2)),
+    )
+    return v
+
+
+def optimal(mdp: MDP, gamma: float | None = None) -> Tensor:
+    return sweeps(mdp, 3_000, gamma)[0]
+
+
+def uniform(mdp: MDP) -> Tensor:
+    states, actions, _ = mdp.next_state.shape
+    return torch.full((states, actions), 1 / actions, dtype=torch.float64)
+
+
+def first_best(mdp: MDP, gamma: float | None = None) -> Tensor:
+    """The first of the best actions [S, A], ties within 1e-12."""
+    q = sweeps(mdp, 3_000, gamma)[1]
+    return torch.nn.functional.one_hot((q >= q.amax(-1, keepdim=True) - 1e-12).int().argmax(-1), q.shape[1]).double()
+
+
+def after(mdp: MDP, policy: Tensor, steps: int) -> Tensor:
+    """Where a policy [S, A] is after so many steps, [S]."""
+    at = mdp.start
+    for _ in range(steps):
+        flow = at[:, None, None] * policy[..., None] * mdp.probability
+        at = torch.zeros_like(at).index_add_(0, mdp.next_state.flatten(), flow.flatten())
+    return at
+
+
+def numbers(text: str) -> Tensor:
+    return torch.tensor([float(word) for word in text.replace("/", " ").split()], dtype=torch.float64)
+
+
+def same(v: Tensor, text: str, atol: float = 5.1e-5) -> None:
+    torch.testing.assert_close(v[: len(numbers(text))], numbers(text), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_every_world_is_an_mdp(name):
+    mdp = build(name)
+    assert checked(mdp, name) is mdp
+    if mdp.layout:
+        states, cells = len(mdp.start), mdp.layout.cells
+        assert states - len(cells) in (0, 1) and len(set(cells)) == len(cells)
+        assert set(mdp.layout.ends) <= set(mdp.layout.cell_reward) <= set(cells)
+        assert {cells[s] for s in mdp.terminal.nonzero().flatten().tolist() if s < len(cells)} <= mdp.layout.ends
+
+
+# -- Russell and Norvig, Berkeley, Sutton and Barto
+
+
+@pytest.mark.parametrize(
+    ("name", "gamma", "values"),
+    [
+        ("russell_norvig", 1.0, ".8116 .8678 .9178 1 / .7616 .6603 -1 / .7053 .6553 .6114 .3879"),
+        ("russell_norvig_transition", 1.0, ".8516 .9078 .9578 0 / .8016 .7003 0 / .7453 .6953 .6514 .4279"),
+        ("russell_norvig", 0.9, ".5094 .6496 .7954 1 / .3985 .4864 -1 / .2965 .2540 .3448 .1299"),
+        ("russell_norvig", 0.99, ".7762 .8439 .9051 1 / .7166 .6413 -1 / .6507 .5927 .5601 .3380"),
+    ],
+)
+def test_russell_and_norvig(name, gamma, values):
+    mdp = build(name)
+    assert mdp.gamma == 1.0
+    same(optimal(mdp, gamma), values)
+
+
+def test_russell_and_norvig_policy():
+    mdp = build("russell_norvig")
+    q = sweeps(mdp, 200)[1]
+    other = sweeps(build("russell_norvig_transition"), 200)[1]
+    same(other[9], ".6325 .4375 .5935 .6514")  # (3, 1): up, right, down, left
+    same(q[9], ".5925 .3975 .5535 .6114")  # less the cost of living in the state
+    letters = "".join("NESW"[a] for a in q.argmax(-1)[[7, 4, 0, 1, 2, 5, 8, 9, 10]])
+    assert letters == "NNEEENWWW"
+    assert mdp.start[7] == 1 and mdp.layout.ends == {(0, 3), (1, 3)}
+
+
+@pytest.mark.parametrize(
+    ("count", "values"),
+    [
+        (1, "0 0 0 1 / 0 0 -1 / 0 0 0 0"),
+        (2, "0 0 .72 1 / 0 0 -1 / 0 0 0 0"),
+        (5, ".5076 .7155 .8409 1 / .2687 .5532 -1 / 0 .2221 .3698 .1321"),
+        (100, ".6450 .7444 .8478 1 / .5663 .5719 -1 / .4907 .4308 .4755 .2773"),
+    ],
+)
+def test_book_grid(count, values):
+    mdp = build("book")
+    v, q = sweeps(mdp, count)
+    same(v, values)
+    if count == 100:
+        same(q[7], ".4907 .4053 .4362 .4484")
+
+
+@pytest.mark.parametrize(
+    ("name", "noise", "way"),
+    [("bridge", 0.2, "left"), ("bridge", 0.0, "right"), ("cliff", 0.2, "up"), ("cliff", 0.0, "right"),
+     ("discount", 0.2, "up"), ("discount", 0.0, "right"), ("maze", 0.2, "right")],
+)  # fmt: skip
+def test_berkeley_grids(name, noise, way):
+    """The way from the start: straight on without noise, and with it away from the edge."""
+    mdp = build(name, f"env.mdp.noise={noise}")
+    assert mdp.actions[sweeps(mdp, 200)[1][mdp.start.argmax()].argmax()] == way
+
+
+def test_berkeley_rewards():
+    assert {cell: build("bridge").layout.cell_reward[cell] for cell in [(0, 1), (1, 0), (1, 6), (2, 5)]} == {
+        (0, 1): -100, (1, 0): 1, (1, 6): 10, (2, 5): -100}  # fmt: skip
+    assert build("cliff").layout.cell_reward == {(1, 4): 10} | {(2, x): -100 for x in range(5)}
+    assert build("discount").layout.cell_reward == {(2, 2): 1, (2, 4): 10} | {(4, x): -10 for x in range(5)}
+
+
+def test_sutton_and_barto_5x5():
+    mdp = build("sutton_barto_5x5")
+    same(value_of(mdp, uniform(mdp)),
+         "3.309 8.789 4.428 5.322 1.492 / 1.522 2.992 2.250 1.908 .547 / .051 .738 .673 .358 -.403 / "
+         "-.974 -.435 -.355 -.586 -1.183 / -1.858 -1.345 -1.229 -1.423 -1.975", 5.1e-4)  # fmt: skip
+    best = optimal(mdp)
+    same(best,
+         "21.977 24.419 21.977 19.419 17.477 / 19.780 21.977 19.780 17.802 16.022 / 17.802 19.780 17.802 16.022 "
+         "14.419 / 16.022 17.802 16.022 14.419 12.977 / 14.419 16.022 14.419 12.977 11.680", 5.1e-4)  # fmt: skip
+    assert best[1].item() == pytest.approx(10 / (1 - 0.9**5), abs=1e-9)
+    assert mdp.layout.jumps == {(0, 1): (4, 1), (0, 3): (2, 3)} and not mdp.terminal.any() and not mdp.layout.ends
+
+
+def test_sutton_and_barto_4x4():
+    mdp = build("sutton_barto_4x4")
+    assert mdp.gamma == 1.0
+    exact = "0 -14 -20 -22 / -14 -18 -20 -20 / -20 -20 -18 -14 / -22 -20 -14 0"
+    same(value_of(mdp, uniform(mdp)), exact, 1e-9)
+    v = torch.zeros(16, dtype=torch.float64)
+    seen = {}
+    for k in range(1, 11):
+        v = backup(mdp, v, 1.0).mean(-1)
+        seen[k] = v
+    same(seen[2], "0 -1.75 -2 -2 / -1.75 -2 -2 -2", 1e-12)
+    same(seen[3], "0 -2.4375 -2.9375 -3 / -2.4375 -2.875 -3 -2.9375", 1e-12)
+    same(seen[10], "0 -6.138 -8.352 -8.967 / -6.138 -7.737 -8.428 -8.352", 5.1e-4)
+    same(optimal(mdp), "0 -1 -2 -3 / -1 -2 -3 -2 / -2 -3 -2 -1 / -3 -2 -1 0", 0.0)
+
+
+def test_windy():
+    mdp = build("windy")
+    assert mdp.start @ sweeps(mdp, 100)[0] == -15.0
+    right, down = mdp.actions.index("right"), mdp.actions.index("down")
+    assert mdp.layout.cells[mdp.next_state[36, right, 0]] == (1, 7)  # from (3, 6), wind 2
+    assert mdp.layout.cells[mdp.next_state[66, down, 0]] == (5, 6)  # on the lower rim: 1 down and 2 up
+    assert mdp.layout.cells[mdp.next_state[3, down, 0]] == (0, 3)  # on the upper rim: 1 down and 1 up
+
+
+# -- Gymnasium's toy texts
+
+
+def test_frozen_lake():
+    mdp = build(FROZEN)
+    same(optimal(mdp), ".5420 .4988 .4707 .4569 / .5585 0 .3583 0 / .5918 .6431 .6152 0 / 0 .7417 .8628 0")
+    assert (mdp.start @ optimal(mdp)).item() == pytest.approx(0.542026, abs=5e-7)
+    assert mdp.actions == ("left", "down", "right", "up")
+    assert first_best(mdp).argmax(-1).tolist() == [0, 3, 3, 3, 0, 0, 0, 0, 3, 1, 0, 0, 0, 2, 1, 0]
+    assert mdp.layout.rows == ("S...", ".H.H", "...H", "H..G") and mdp.layout.cell_reward[3, 3] == 1.0
+    assert mdp.layout.ends == {(1, 1), (1, 3), (2, 3), (3, 0), (3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("gamma", "start", "unlimited", "limited"),
+    [(0.99, 0.542026, 14 / 17, 0.740165), (0.9, 0.068891, 0.780488, 0.729766), (0.95, 0.180472, 0.780488, 0.729766)],
+)
+def test_frozen_lake_success(gamma, start, unlimited, limited):
+    mdp = build(FROZEN, f"env.mdp.gamma={gamma}")
+    policy = first_best(mdp)
+    assert (mdp.start @ optimal(mdp)).item() == pytest.approx(start, abs=5e-7)
+    assert (mdp.start @ value_of(mdp, policy, 1.0)).item() == pytest.approx(unlimited, abs=5e-7)
+    assert after(mdp, policy, 100)[15].item() == pytest.approx(limited, abs=5e-7)
+
+
+def test_frozen_lake_otherwise():
+    mdp = build(FROZEN)
+    assert (mdp.start @ sweeps(mdp, 100, 1.0)[0]).item() == pytest.approx(0.744190, abs=5e-7)  # 100 steps to go
+    assert after(mdp, uniform(mdp), 100)[15].item() == pytest.approx(0.01394, abs=5e-6)
+    dry = build(FROZEN, "env.mdp.options.is_slippery=false")
+    assert dry.next_state.shape[2] == 1 and (dry.start @ optimal(dry)).item() == pytest.approx(0.99**5, abs=1e-12)
+    own = toy_text("FrozenLake-v1", options={"desc": ["SG"], "is_slippery": False})
+    assert own.next_state[:, 2, 0].tolist() == [1, 1] and own.reward[0, 2, 0] == 1
+
+
+def test_frozen_lake_merges_what_bounces():
+    """In a corner two of three slips stay; in the table they are one successor of 2/3."""
+    mdp = build(FROZEN)
+    rows = zip(mdp.next_state[0, 0].tolist(), mdp.probability[0, 0].tolist(), strict=True)
+    assert {to: round(p, 12) for to, p in rows if p} == {0: 0.666666666667, 4: 0.333333333333}
+
+
+def test_taxi():
+    mdp = build("taxi")
+    starts = mdp.start > 0
+    returns = sweeps(mdp, 100, 1.0)[0][starts]
+    assert len(returns) == 300 and returns.sum() == 2379 and (returns.min(), returns.max()) == (3, 15)  # mean 7.93
+    assert (mdp.start @ optimal(mdp)).item() == pytest.approx(6.3275, abs=5.1e-5)
+    assert mdp.actions == ("south", "north", "east", "west", "pickup", "dropoff") and mdp.layout is None
+    assert mdp.next_state.shape == (501, 6, 1) and mdp.terminal.nonzero().tolist() == [[500]]
+
+
+def test_cliff_walking():
+    mdp = build("cliff_walking")
+    assert (mdp.start @ optimal(mdp)).item() == pytest.approx(-12.2479, abs=5.1e-5)
+    assert mdp.start @ sweeps(mdp, 100, 1.0)[0] == -13
+    assert (mdp.start @ value_of(mdp, uniform(mdp), 1.0)).item() == pytest.approx(-65_375, abs=0.5)
+    assert mdp.next_state.shape == (48, 4, 1) and mdp.terminal.nonzero().tolist() == [[47]]
+    assert mdp.layout.rows[3] == "SXXXXXXXXXXG" and mdp.layout.cell_reward[3, 5] == -100
+
+
+class Table(gymnasium.Env):
+    """Two actions; state 1 is entered by a done transition and by one that is not, 2 by done ones alone."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(2)
+    initial_state_distrib = None
+
+    def __init__(self, second: float = 0.75):
+        go = {0: [(0.25, 1, 1.0, True), (second, 1, 0.0, False)], 1: [(0.5, 2, 5.0, True), (0.5, 2, 5.0, True)]}
+        on = {0: [(1.0, 3, 0.0, False)], 1: [(0.5, 2, 2.0, True), (0.5, 2, 3.0, True)]}
+        dead = {a: [(1.0, 1, 9.0, False)] for a in range(2)}  # never followed: 2 is an end
+        self.P = {0: go, 1: on, 2: dead, 3: on}
+
+
+def test_done_belongs_to_a_transition():
+    gymnasium.register("Table-v0", Table)
+    gymnasium.register("Strange-v0", lambda: Table(0.5))
+    try:
+        mdp = toy_text("Table-v0")
+        with pytest.raises(UserError) as error:
+            toy_text("Strange-v0")
+    finally:
+        del gymnasium.registry["Table-v0"], gymnasium.registry["Strange-v0"]
+    assert str(error.value).startswith("Strange-v0: state 0, action 0 (0): probabilities sum to 0.75, not 1")
+    assert mdp.terminal.tolist() == [False, False, True, False, True]
+    assert mdp.next_state[0].tolist() == [[4, 1], [2, 0]]
+    assert mdp.probability[0].tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    assert mdp.next_state[1, 1].tolist() == [2, 2] and mdp.reward[1, 1].tolist() == [2.0, 3.0]  # differ: kept apart
+    assert mdp.next_state[2].tolist() == [[2, 2], [2, 2]] and not mdp.reward[2].any()
+    torch.testing.assert_close(mdp.start, torch.tensor([1, 1, 0, 1, 0]).double() / 3)
+
+
+def test_what_a_live_state_enters_undone_lives(monkeypatch):
+    """0 enters 1 both ways, so 1 lives; and therefore 2, which 1 enters both ways; 2 alone says done on itself."""
+    both = [[(0.5, s, 0.0, True), (0.5, s, 0.0, False)] for s in (1, 2)]
+    table = Table()
+    table.P = {0: {0: both[0]}, 1: {0: both[1]}, 2: {0: [(1.0, 2, 1.0, True)]}}
+    monkeypatch.setitem(gymnasium.registry, "Table-v0", gymnasium.envs.registration.EnvSpec("Table-v0", lambda: table))
+    mdp = toy_text("Table-v0")
+    assert mdp.terminal.tolist() == [False, False, False, True]
+    assert mdp.next_state[:, 0].tolist() == [[3, 1], [3, 2], [3, 2], [3, 3]] and mdp.reward[2, 0, 0] == 1
+
+
+# -- car rental and the gambler
+
+
+def test_gambler():
+    mdp = checked(gambler(), "gambler")
+    v = optimal(mdp)
+    same(v[[25, 50, 75]], ".16 .4 .64", 1e-12)
+    assert mdp.actions[-1] == "50" and mdp.next_state[30, 49].tolist() == [60, 0]  # a stake of 50 out of 30 is 30
+    assert mdp.next_state[80, 49].tolist() == [100, 60] and mdp.reward[80, 49].tolist() == [1, 0]
+    bold = torch.zeros(101, 50, dtype=torch.float64)
+    bold[:, 49] = 1
+    torch.testing.assert_close(value_of(mdp, bold), v, atol=1e-9, rtol=0)  # bold play is optimal below one half
+
+
+def test_car_rental():
+    mdp = checked(car_rental(), "car_rental")
+    action = torch.full((441,), 5)  # at first no car is moved
+    for _ in range(5):  # policy iteration: 4 improvements lead to the best policy, the fifth changes nothing
+        v = value_of(mdp, torch.nn.functional.one_hot(action, 11).double())
+        before, action = action, backup(mdp, v, 0.9).argmax(-1)
+    moved = (action - 5).view(21, 21)
+    assert torch.equal(action, before)
+    assert mdp.gamma == 0.9 and mdp.actions[0] == "-5" and mdp.actions[5:7] == ("0", "+1")
+    assert (moved[20, 0], moved[0, 20], moved[0, 0], moved[20, 20], moved[10, 0]) == (5, -4, 0, 0, 4)
+    assert moved.min() == -4 and moved.max() == 5
+    same(v[[0, -1]], "421.414 636.990", 1e-3)
+    assert mdp.layout.cells[20 * 21] == (0, 0) and mdp.layout.cells[20] == (20, 20)
+
+
+def test_car_rental_by_enumeration():
+    """One state and action, every number of requests and returns up to 45 counted out."""
+    mdp = car_rental(capacity=4)
+    state, action = 3 * 5 + 1, 5 + 2  # two of three cars go to the one: 1 and 3 in the morning
+    joint, income = np.zeros((2, 2, 5))
+    days = [poisson(m).pmf(np.arange(46)) for m in (3, 3, 4, 2)]
+    for place, morning in enumerate((1, 3)):
+        for asked, p in enumerate(days[2 * place]):
+            for back, r in enumerate(days[2 * place + 1]):
+                rented = min(asked, morning)
+                evening = min(morning - rented + back, 4)
+                joint[place, evening] += p * r
+                income[place, evening] += p * r * rented * 10
+    expected = np.outer(joint[0], joint[1])
+    paid = (income / joint)[0][:, None] + (income / joint)[1] - 4
+    np.testing.assert_allclose(mdp.probability[state, action].view(5, 5), expected, atol=1e-12)
+    np.testing.assert_allclose(mdp.reward[state, action].view(5, 5), paid, atol=1e-9)
+    torch.testing.assert_close(mdp.reward[0, 0], mdp.reward[0, 5] - 10)  # nothing to move costs as asked
+
+
+# -- what a map can say
+
+
+def test_letters_that_pay_and_do_not_end():
+    """T is a toll, paid on entering it or on leaving it; O ends without a reward."""
+    text = "ST.O"
+    entering = gridworld(text, rewards={"T": -2, "O": 0}, ends=["O"], living_reward=-1)
+    assert entering.reward[:, 1, 0].tolist() == [-2, -1, 0, 0] and entering.reward[1, 0, 0] == -2  # stays in T
+    assert entering.terminal.tolist() == [False, False, False, True]
+    assert entering.layout.ends == {(0, 3)} and entering.layout.cell_reward == {(0, 1): -2.0, (0, 3): 0.0}
+    leaving = gridworld(text, rewards={"T": -2, "O": 0}, ends="O", living_reward=-1, convention="state")
+    assert leaving.reward[:, 1, 0].tolist() == [-1, -2, -1, 0, 0]
+    assert leaving.next_state[:, 1, 0].tolist() == [1, 2, 3, 4, 4]
+    endless = gridworld("ST", rewards={"T": -2}, ends=[], convention="state")
+    assert not endless.terminal.any() and len(endless.start) == 2
+
+
+def test_slips_of_every_direction():
+    slip = {"left": 0.3, "right": 0.3, "back": 0.2, "stay": 0.1, "forward": 0.1}
+    mdp = gridworld("...\n.S.\n...", noise=0.5, slip=slip)
+    mass = torch.zeros(9, dtype=torch.float64).index_add_(0, mdp.next_state[4, 1], mdp.probability[4, 1])  # right
+    same(mass, "0 .15 0 / .1 .05 .55 / 0 .15 0", 1e-12)
+    same(gridworld("S", noise=0.2).probability[0, 0], ".8 .1 .1", 1e-12)
+    same(gridworld("S", noise=0.2, slip="uniform").probability[0, 0], ".85 .05 .05 .05", 1e-12)
+    assert gridworld("S").next_state.shape == (1, 4, 1)  # without noise one successor
+
+
+def test_bump_and_wall():
+    mdp = gridworld("S#G", bump=-3, living_reward=-1)
+    assert mdp.reward[0, :, 0].tolist() == [-3, -3, -3, -3] and mdp.reward[1].abs().sum() == 0
+    mdp = gridworld("S#G", bump=-3, convention="state")
+    assert mdp.reward[1, :, 0].tolist() == [1, 1, 1, 1] and mdp.next_state[1, :, 0].tolist() == [2, 2, 2, 2]
+
+
+def test_a_wall_stops_the_wind():
+    mdp = gridworld("...\n##.\nS..\n...", wind="222")
+    up, right, down, left = mdp.next_state[:, :, 0].T
+    at = {cell: s for s, cell in enumerate(mdp.layout.cells)}
+    assert right[at[3, 0]] == at[2, 1]  # across, then up to the wall
+    assert right[at[3, 1]] == at[1, 2] and down[at[2, 0]] == at[2, 0] and left[at[2, 2]] == at[2, 1]
+
+
+@pytest.mark.parametrize("convention", ["transition", "state"])
+def test_jumps(convention):
+    mdp = gridworld("AS.a", rewards={}, jumps={"A": ["a", 10]}, noise=0.2, living_reward=-1, convention=convention)
+    assert (mdp.next_state[0] == 3).all() and (mdp.reward[0] == 10).all()
+    assert mdp.reward[1, 3, 0] == -1 and mdp.next_state[1, 3, 0] == 0  # entering A is a step like others
+    assert mdp.layout.jumps == {(0, 0): (0, 3)} and mdp.layout.cell_reward == {(0, 0): 10.0}
+
+
+def test_a_map_from_a_file(tmp_path):
+    path = tmp_path / "map.txt"
+    path.write_text("S.\n.G\n")
+    assert gridworld(str(path)).layout.rows == ("S.", ".G")
+    mdp = build("book", f"env.mdp.map={path}", "env.mdp.noise=0.5", "+env.mdp.slip={back: 0.5, stay: 0.5}")
+    assert mdp.layout.rows == ("S.", ".G")
+    same(mdp.probability[0, 0], ".5 .25 .25", 1e-12)
+    path.write_text("\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    for name, line in {
+        "map.txt": f"env.mdp.map={path}: the file is empty; draw a map of '#', 'S', '.' and letters in it",
+        "none.txt": f"env.mdp.map={tmp_path}/none.txt: cannot be read (No such file or directory)",
+        "binary.txt": f"env.mdp.map={tmp_path}/binary.txt: cannot be read (it is not text)",
+    }.items():
+        with pytest.raises(UserError) as error:
+            gridworld(str(tmp_path / name))
+        assert str(error.value) == line
 
 
 @pytest.mark.parametrize(
@@ -12,9 +434,192 @@ from rl_lab.envs.gridworld import gridworld
         ({"map": "S.\n..."}, "env.mdp.map: its rows must be of one length, not [2, 3]"),
         ({"map": "S?"}, "env.mdp.map: no meaning for ?; give it one in env.mdp.rewards"),
         ({"map": "..G"}, "env.mdp.map: no start cell; mark at least one with S"),
+        ({"rewards": {"G": "much"}}, "env.mdp.rewards.G=much is impossible: it must be a number"),
+        ({"rewards": {"G": "inf"}}, "env.mdp.rewards.G=inf is impossible: it must be finite"),
+        ({"rewards": 3}, "env.mdp.rewards=3 is impossible: it must be a mapping, such as {G: 1}"),
+        ({"rewards": {"#": 1}}, "env.mdp.rewards.#: a reward is that of one letter, and '#', 'S' and '.' have their meaning already"),
+        ({"rewards": {"GG": 1}}, "env.mdp.rewards.GG: a reward is that of one letter, and '#', 'S' and '.' have their meaning already"),
+        ({"ends": ["H"]}, "env.mdp.ends: H has no reward; give it one in env.mdp.rewards, 0 if need be"),
+        ({"ends": 5}, "env.mdp.ends=5 is impossible: it must be a list of letters"),
+        ({"slip": "sidewise"}, "env.mdp.slip=sidewise is not a choice; did you mean sideways?"),
+        ({"slip": {"lft": 1.0}}, "no setting 'env.mdp.slip.lft'; did you mean left?"),
+        ({"slip": {"left": 0.5}}, "env.mdp.slip: its shares of the noise must sum to 1, not 0.5"),
+        ({"slip": {"left": 1.5, "back": -0.5}}, "env.mdp.slip.back=-0.5 is impossible: it must be at least 0"),
+        ({"jumps": 1}, "env.mdp.jumps=1 is impossible: it must be a mapping, such as {G: 1}"),
+        ({"jumps": {"A": "a"}}, "env.mdp.jumps.A=a must be a cell and a reward, such as [a, 10]"),
+        ({"jumps": {"A": ["a", "x"]}}, "env.mdp.jumps.A[1]=x is impossible: it must be a number"),
+        ({"jumps": {"A": ["a", 1]}}, "env.mdp.jumps.A: the map must show its target a once, not 0 times"),
+        ({"jumps": {"A": [".", 1]}, "map": "S.."}, "env.mdp.jumps.A: the map must show its target . once, not 2 times"),
+        ({"jumps": {"G": ["S", 1]}}, "env.mdp.jumps.G: an episode ends there; leave it out of env.mdp.ends"),
+        ({"wind": "01"}, "env.mdp.wind=01 must be a digit for each of the map's 3 columns"),
+        ({"wind": "0-1"}, "env.mdp.wind=0-1 must be a digit for each of the map's 3 columns"),
     ],
-)
+)  # fmt: skip
 def test_impossible_maps(arguments, line):
     with pytest.raises(UserError) as error:
-        gridworld(**arguments)
+        gridworld(**{"map": "S.G"} | arguments)
     assert str(error.value) == line
+
+
+def test_a_million_cells_in_seconds():
+    text = scattered(1_000, seed=0)
+    begun = time.perf_counter()
+    mdp = gridworld(text, living_reward=-0.01, noise=0.2)
+    assert time.perf_counter() - begun < 10  # about one, on one core
+    shape, ends, last = mdp.next_state.shape, mdp.terminal.nonzero().tolist(), mdp.layout.cells[-1]
+    held = mdp.probability.untyped_storage().nbytes()
+    del mdp  # which a failing assert would print
+    assert shape == (849_479, 4, 3) and held == 3 * 8
+    assert ends == [[849_478]] and last == (999, 999)
+
+
+# -- random mazes
+
+
+def parts(text: str) -> tuple[np.ndarray, int]:
+    """Free cells [H, W] and how many connected parts they make."""
+    free = np.array([list(row) for row in text.split()]) != "#"
+    return free, ndimage.label(free)[1]
+
+
+@pytest.mark.parametrize(("height", "width", "seed"), [(3, 5, 0), (5, 3, 1), (15, 15, 2), (31, 61, 3)])
+def test_mazes_are_perfect(height, width, seed):
+    text = maze(height, width, seed)
+    free, count = parts(text)
+    doors = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
+    assert free.shape == (height, width) and count == 1
+    assert doors == free.sum() - 1  # connected, and without a cycle
+    assert not (free[0].any() or free[-1].any() or free[:, 0].any() or free[:, -1].any())
+    rows = text.split()
+    assert rows[1][1] == "S" and rows[-2][-2] == "G" and free[1::2, 1::2].all()
+
+
+def test_mazes_by_seed():
+    assert maze(15, 15, 0) == maze(15, 15, 0) and len({maze(15, 15, seed) for seed in range(20)}) == 20
+    assert scattered(10, 0) == scattered(10, 0) and len({scattered(10, seed) for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scattered_is_connected(seed):
+    text = scattered(40, seed, walls=0.35)
+    free, count = parts(text)
+    assert count == 1 and free.shape == (40, 40)
+    glyphs = text.replace("#", "").replace("\n", "")
+    assert glyphs[0] == "S" and glyphs[-1] == "G" and set(glyphs[1:-1]) == {"."}
+    raw = np.random.default_rng(seed).random((40, 40)) >= 0.35
+    sizes = np.bincount(ndimage.label(raw)[0].ravel())[1:]
+    assert (free <= raw).all() and free.sum() == sizes.max()
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: maze(8, 9, 0), "env.mdp.map.height=8 is impossible: walls and corridors alternate, from wall to wall, so that it must be odd and at least 3; take 9"),
+        (lambda: maze(9, 1, 0), "env.mdp.map.width=1 is impossible: walls and corridors alternate, from wall to wall, so that it must be odd and at least 3; take 3"),
+        (lambda: maze(3, 3, 0), "env.mdp.map: a maze of 3 x 3 has one room, and needs two; take a width of 5"),
+        (lambda: scattered(5, 0, walls=1.0), "env.mdp.map: no two free cells touch at size=5, walls=1; lower walls"),
+        (lambda: toy_text("FrozenLak-v1"), "no Gymnasium environment 'FrozenLak-v1'; did you mean FrozenLake-v1?"),
+        (lambda: toy_text("CartPole-v1"), "CartPole-v1 has no table P, so that it cannot be planned; agents learn in it as env=gym env.id=CartPole-v1"),
+        (lambda: toy_text("os:X-v0"), "os:X-v0 is refused: it would import os; install a package that registers itself"),
+        (lambda: toy_text("FrozenLake-v1", options={"slip": 1}), "gymnasium.make refuses id=FrozenLake-v1 with options={'slip': 1} (TypeError: "),
+    ],
+)  # fmt: skip
+def test_impossible_worlds(make, line):
+    with pytest.raises(UserError) as error:
+        make()
+    assert str(error.value) == line or (line.endswith(": ") and str(error.value).startswith(line))
+    assert "\n" not in str(error.value)
+
+
+# -- tables
+
+
+def chain() -> dict[str, np.ndarray]:
+    """Two states: 0 goes on with 1/2 to the end 1, which pays 1; both actions alike."""
+    return {
+        "next_state": np.array([[[0, 1]] * 2, [[1, 1]] * 2]), "probability": np.full((2, 2, 2), 0.5),
+        "reward": np.array([[[0.0, 1.0]] * 2, [[0.0, 0.0]] * 2]), "terminal": np.array([False, True]),
+        "start": np.array([1.0, 0.0]),
+    }  # fmt: skip
+
+
+def changed(name: str, at: tuple, value: float) -> dict[str, np.ndarray]:
+    arrays = chain()
+    arrays[name][at] = value
+    return arrays
+
+
+def test_npz_round_trip(tmp_path):
+    path = tmp_path / "world.npz"
+    np.savez(path, **chain(), note=np.array("extra arrays are left alone"))
+    mdp = build("mdp_file", f"env.path={path}", "env.gamma=0.5")
+    for name, array in chain().items():
+        np.testing.assert_array_equal(getattr(mdp, name), array)
+    assert mdp.actions == ("0", "1") and mdp.gamma == 0.5
+    assert value_of(mdp, uniform(mdp))[0].item() == pytest.approx(2 / 3)  # v = 1/2 (1 + v / 2)
+
+
+def test_any_gymnasium_table_by_id():
+    mdp = build("toy_text", "env.id=CliffWalking-v1", "env.gamma=1", "+env.options.is_slippery=false")
+    assert mdp.start @ sweeps(mdp, 100)[0] == -13 and mdp.gamma == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, ": no such file; write one with numpy.savez, of next_state, probability, reward, terminal, start"),
+        (b"text", ": not an npz file of numbers; write one with numpy.savez"),
+        (b"", ": not an npz file of numbers; write one with numpy.savez"),
+        (np.zeros(3), ": not an npz file of numbers; write one with numpy.savez"),
+        ({"reward": np.array([print], dtype=object)}, ": not an npz file of numbers; write one with numpy.savez"),
+        ({}, ": no array next_state; it holds none"),
+        ({k: v for k, v in chain().items() if k != "start"}, ": no array start; it holds next_state, probability, reward, terminal"),
+        (chain() | {"reward": chain()["reward"].astype(np.float32)}, ": reward must be float64, not float32"),
+        (chain() | {"start": np.array([1.0])}, ": start must be float64 [2], not float64 [1]"),
+        (chain() | {"next_state": np.zeros((2, 2), np.int64)}, ": next_state must be [states, actions, successors], not [2, 2]"),
+        (chain() | {"next_state": np.zeros((2, 2, 0), np.int64)}, ": next_state must be [states, actions, successors], not [2, 2, 0]"),
+        (changed("next_state", (0, 1, 1), 2), ": state 0, action 1 (1): leads to state 2, but there are states 0 to 1"),
+        (changed("next_state", (0, 1, 0), -1), ": state 0, action 1 (1): leads to state -1, but there are states 0 to 1"),
+        (changed("probability", (0, 1, 0), -0.5), ": state 0, action 1 (1): a probability of -0.5"),
+        (changed("probability", (0, 0, 0), np.nan), ": state 0, action 0 (0): a probability of nan"),
+        (changed("probability", (0, 1, 0), 0.4), ": state 0, action 1 (1): probabilities sum to 0.9, not 1; where an episode ends, lead to a terminal state that stays where it is"),
+        (changed("reward", (0, 1, 0), np.inf), ": state 0, action 1 (1): a reward of inf"),
+        (changed("next_state", (1, 0, 1), 0), ": state 1, action 0 (0): leads on to state 0, though the state is terminal: let it stay where it is"),
+        (changed("reward", (1, 1, 0), 3), ": state 1, action 1 (1): pays 3, though the state is terminal: pay on entering it instead"),
+        (changed("start", (0,), 0.5), ": start must be a distribution, but sums to 0.5"),
+        (chain() | {"start": np.array([1.5, -0.5])}, ": start gives state 1 a probability of -0.5"),
+        (changed("start", (0,), np.nan), ": start gives state 0 a probability of nan"),
+        (chain() | {"start": np.array([0.5, 0.5])}, ": an episode would start in state 1, which is terminal"),
+    ],
+)  # fmt: skip
+def test_impossible_files(content, line, tmp_path):
+    path = tmp_path / "world.npz"
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        with path.open("wb") as file:
+            np.save(file, content)
+    with pytest.raises(UserError) as error:
+        mdp_file(str(path))
+    assert str(error.value) == f"{path}{line}"
+
+
+def test_impossible_tables():
+    for arguments, line in {
+        ("gamma", 1.5): "mdp: gamma must lie between 0 and 1, not 1.5",
+        ("actions", ("a",)): "mdp: 1 names for 2 actions",
+        ("probability", torch.ones(2, 2, 2)): "mdp: probability must be float64 [2, 2, 2], not float32 [2, 2, 2]",
+    }.items():
+        with pytest.raises(UserError) as error:
+            from_tables(**chain() | {arguments[0]: arguments[1]})
+        assert str(error.value) == line
+    assert from_tables(**chain(), actions=["go", "wait"]).actions == ("go", "wait")
+
+
+def test_worlds_have_a_source():
+    """The first line of each YAML says what the world is."""
+    for name in [*WORLDS, "mdp_file"]:
+        first, *rest = Path(CONF / "env" / f"{name}.yaml").read_text().splitlines()
+        assert first.startswith("# ") and len(first) > 40 and "device: ${device}" in rest

@@ -48,7 +48,7 @@ class Atari:
         self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
         self.num_envs, self.device, self.frames_per_second = num_envs, torch.device(device), 60 / frame_skip
         names = tuple(Action(a).name.lower() for a in self._env.ale.get_action_set())
-        self.spec = Spec(self._env.single_observation_space.shape, torch.uint8, names)
+        self.spec = Spec(self._env.single_observation_space.shape, torch.uint8, names, frame_stack=4)
 
     def reset(self, seed: int) -> Tensor:
         obs, info = self._env.reset(seed=seed)

@@ -1,0 +1,184 @@
+"""Our worlds seen through Gymnasium's eyes: one walker as an Env, many as a VectorEnv; numpy outside, torch inside."""
+
+from typing import Any
+
+import gymnasium
+import hydra
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from rl_lab.core import settings
+from rl_lab.core.composition import conf_dir
+from rl_lab.core.errors import UserError
+from rl_lab.envs.mdp import MDPEnv, Walkers
+from rl_lab.mdp import Layout
+
+METADATA = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+
+
+class World(gymnasium.Env):
+    """One walker in conf/env/<world>.yaml; further keywords stand above that file: noise is `mdp={"noise": 0.2}`."""
+
+    metadata = METADATA
+
+    def __init__(self, world: str, *, obs: str = "index", render_mode: str | None = None, **changes):
+        self._env = build(world, num_envs=1, obs=obs, **changes)
+        self.metadata, self.render_mode = modes(render_mode, world, self._env)
+        self.observation_space, self.action_space = spaces_of(self._env)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        obs = self._env.reset(int(self.np_random.integers(2**62)))
+        self._state = self._env.state
+        return self._seen(obs), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        step = self._env.advance(self._env.walkers, torch.tensor([action], device=self._env.device), *self._env.draw())
+        self._env.walkers, self._state = step.walkers, step.successor
+        obs, terminated, last = self._env.look(step.successor), not step.discount, bool(step.last)
+        return self._seen(obs), float(step.reward), terminated, last and not terminated, {}
+
+    def _seen(self, obs: Tensor) -> Any:
+        """np.int64 for a Discrete, an array for a Box."""
+        return obs[0].cpu().numpy()[()]
+
+    def render(self) -> np.ndarray | str | None:
+        return frame(self._env.mdp.layout, int(self._state), self.render_mode)
+
+
+class VectorWorld(gymnasium.vector.VectorEnv):
+    """Many walkers in conf/env/<world>.yaml; each `autoreset_mode` as Gymnasium's SyncVectorEnv has it.
+
+    One random stream serves all: `seed` is a single number, and a walker's path depends on the number of walkers.
+    """
+
+    def __init__(
+        self,
+        world: str,
+        *,
+        num_envs: int = 1,
+        obs: str = "index",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **changes,
+    ):
+        self._env = build(world, num_envs=num_envs, obs=obs, **changes)
+        self.num_envs, self.autoreset_mode = num_envs, AutoresetMode(autoreset_mode)
+        self.metadata, self.render_mode = modes(render_mode, world, self._env)
+        self.metadata = self.metadata | {"autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = spaces_of(self._env)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        mask = (options or {}).get("reset_mask")
+        if mask is not None:
+            self._restart(torch.from_numpy(checked_mask(mask, self.num_envs)).to(self._env.device), seed)
+        else:
+            self._env.reset(int(self.np_random.integers(2**62) if seed is None else seed))
+            self._state = self._env.state
+            self._over = torch.zeros(self.num_envs, dtype=torch.bool, device=self._env.device)
+        return self._seen(self._state), {}
+
+    def _restart(self, mask: Tensor, seed: int | None) -> None:
+        """New episodes for some of the walkers; the others stand, and are seen, where they are."""
+        if seed is not None:
+            self._env.rng.manual_seed(seed)
+        _, first = self._env.draw()
+        state, left = self._env.walkers
+        self._env.walkers = Walkers(torch.where(mask, first, state), torch.where(mask, self._env.time_limit, left))
+        self._state = torch.where(mask, first, self._state)
+        self._over = self._over & ~mask
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """The walkers of `advance` stand at their next start already where an episode ended: a reset shows them."""
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
+            raise gymnasium.error.ResetNeeded('episodes are over: reset them with options={"reset_mask": ...}')
+        before, actions = self._env.walkers, torch.as_tensor(actions, device=self._env.device)
+        step = self._env.advance(before, actions, *self._env.draw())
+        reward, last, terminated = step.reward.double(), step.last, step.discount == 0
+        self._env.walkers, self._state, info = step.walkers, step.successor, {}
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:  # who ended in the last step now only begins
+            begins = self._over
+            self._env.walkers = Walkers(
+                *(torch.where(begins, old, new) for old, new in zip(before, step.walkers, strict=True))
+            )
+            self._state = torch.where(begins, before.state, step.successor)
+            reward, last, terminated = reward.masked_fill(begins, 0.0), last & ~begins, terminated & ~begins
+        elif self.autoreset_mode is AutoresetMode.SAME_STEP:
+            info, self._state = self._final(step.successor, last.cpu().numpy()), step.walkers.state
+        self._over = last
+        numbers = (x.cpu().numpy() for x in (reward, terminated, last & ~terminated))
+        return self._seen(self._state), *numbers, info
+
+    def _final(self, successor: Tensor, last: np.ndarray) -> dict:
+        """What SyncVectorEnv tells of the episodes that ended in this step."""
+        if not last.any():
+            return {}
+        final_obs, seen = np.full(self.num_envs, None, dtype=object), self._seen(successor)
+        for i in np.flatnonzero(last):
+            final_obs[i] = seen[i]
+        return {"final_obs": final_obs, "_final_obs": last, "final_info": {}, "_final_info": last.copy()}
+
+    def _seen(self, state: Tensor) -> np.ndarray:
+        return self._env.look(state).cpu().numpy().copy()
+
+    def render(self) -> tuple[np.ndarray | str, ...] | None:
+        if self.render_mode is None:
+            return None
+        return tuple(frame(self._env.mdp.layout, s, self.render_mode) for s in self._state.tolist())
+
+
+# -- what both need
+
+
+def build(world: str, device: str = "cpu", **changes) -> MDPEnv:
+    """The env of conf/env/<world>.yaml with `changes` merged into it, checked. Raises UserError."""
+    written = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
+    node = OmegaConf.merge({"device": device, "env": written}, {"env": changes}).env
+    settings.check(node, "env")
+    return hydra.utils.instantiate(node)
+
+
+def spaces_of(env: MDPEnv) -> tuple[spaces.Space, spaces.Discrete]:
+    """Of the observations and the actions of one walker."""
+    actions = spaces.Discrete(env.spec.num_actions)
+    if env.spec.obs_dtype == torch.int64:
+        return spaces.Discrete(len(env.mdp.start)), actions
+    return spaces.Box(env.form.low, 1.0, env.spec.obs_shape, np.float32), actions
+
+
+def modes(wanted: str | None, world: str, env: MDPEnv) -> tuple[dict, str | None]:
+    """The metadata of this world, which without a map has no picture, and the mode if it is one. Raises UserError."""
+    names = METADATA["render_modes"] if env.mdp.layout else []
+    if wanted not in (None, *names):
+        there_are = f"choose {' or '.join(names)}" if names else f"{world} has no map to draw"
+        raise UserError(f"render_mode={wanted} is refused: {there_are}")
+    return METADATA | {"render_modes": names}, wanted
+
+
+def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
+        raise UserError(f"options['reset_mask'] must be a numpy array of {num_envs} bools, one of them True at least")
+    return mask
+
+
+def frame(layout: Layout, state: int, mode: str | None) -> np.ndarray | str | None:
+    """The map with the walker on it: uint8 [H, W, 3], or text with @ for the walker."""
+    if mode == "rgb_array":
+        from rl_lab.looking import pictures
+
+        return np.array(pictures.world(layout, state))
+    if mode == "ansi":
+        rows = [list(row) for row in layout.rows]
+        if state < len(layout.cells):
+            y, x = layout.cells[state]
+            rows[y][x] = "@"
+        return "\n".join(map("".join, rows)) + "\n"
+    return None

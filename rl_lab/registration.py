@@ -1,0 +1,30 @@
+"""The worlds of conf/env as Gymnasium environments: four_rooms is rl_lab/FourRooms-v0. Nothing is built here."""
+
+from pathlib import Path
+
+import gymnasium
+
+NEED_MORE = {"atari", "gym", "toy_text", "mdp_file"}  # without a name or a file of yours these are no world
+
+
+def register() -> None:
+    for world in worlds():
+        if (id := name(world)) not in gymnasium.registry:
+            gymnasium.register(
+                id,
+                entry_point="rl_lab.as_gymnasium:World",
+                vector_entry_point="rl_lab.as_gymnasium:VectorWorld",
+                kwargs={"world": world},
+            )
+
+
+def worlds() -> list[str]:
+    """Told from the names of the files: reading them would slow down every import of rl_lab."""
+    inside = Path(__file__).parent / "conf"
+    conf = inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+    return sorted({path.stem for path in (conf / "env").glob("*.yaml")} - NEED_MORE)
+
+
+def name(world: str) -> str:
+    """frozen_lake_8x8 -> rl_lab/FrozenLake8x8-v0"""
+    return f"rl_lab/{''.join(word[:1].upper() + word[1:] for word in world.split('_'))}-v0"

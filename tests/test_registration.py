@@ -1,0 +1,197 @@
+"""Our worlds behind Gymnasium's interfaces, held against Gymnasium's own vector env and both checkers."""
+
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from stable_baselines3 import A2C, DQN
+from stable_baselines3.common.env_checker import check_env as check_for_sb3
+
+import rl_lab
+from rl_lab.core.errors import UserError
+from rl_lab.registration import name, worlds
+
+ROOMS = "rl_lab/FourRooms-v0"
+# Down from S is the goal; the way right is longer than the time limit.
+TINY = {"mdp": {"map": "S....\nG####", "noise": 0.0, "rewards": {"G": 7.0}, "living_reward": -0.5}, "time_limit": 4}
+
+
+def test_every_world_of_conf_is_registered_when_rl_lab_is_imported():
+    assert rl_lab.__version__ and {name(w) for w in worlds()} <= set(gymnasium.registry)
+    assert {"four_rooms", "russell_norvig"} <= set(worlds()) and not {"atari", "gym"} & set(worlds())
+    assert name("frozen_lake_8x8") == "rl_lab/FrozenLake8x8-v0"
+    assert gymnasium.spec(ROOMS).kwargs == {"world": "four_rooms"}
+
+
+def test_registering_needs_neither_torch_nor_yaml():
+    code = "import sys, rl_lab; sys.exit(bool({'torch', 'yaml', 'omegaconf', 'hydra'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("world", [w for w in worlds() if w not in ("car_rental", "scattered")])
+def test_gymnasiums_checker_has_no_complaint(world):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make(name(world)).unwrapped
+        check_env(env, skip_render_check=True)
+        check_for_sb3(env)
+
+
+@pytest.mark.parametrize("obs", ["index", "one_hot", "planes", "coordinates"])
+def test_the_checkers_accept_every_form_of_observation(obs):
+    env = gymnasium.make(ROOMS, obs=obs).unwrapped
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if obs == "planes" else "error")  # SB3 takes three dimensions for a photograph
+        check_env(env)
+        check_for_sb3(env)
+
+
+def test_an_episode_step_by_step():
+    env = gymnasium.make(ROOMS, render_mode="ansi", **TINY)
+    assert env.observation_space == gymnasium.spaces.Discrete(6) and env.action_space == gymnasium.spaces.Discrete(4)
+    assert env.reset(seed=0) == (0, {}) and env.render() == "@....\nG####\n"
+    assert env.step(1) == (1, -0.5, False, False, {}) and env.render() == "S@...\nG####\n"
+    assert env.step(3) == (0, -0.5, False, False, {})
+    assert env.step(2) == (5, 7.0, True, False, {}) and env.render() == "S....\n@####\n"
+    assert env.reset() == (0, {})
+    ends = [env.step(1)[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]
+
+
+def test_reaching_the_goal_in_the_last_step_is_no_truncation():
+    env = gymnasium.make(ROOMS, **TINY | {"time_limit": 1})
+    env.reset(seed=0)
+    assert env.step(2)[2:4] == (True, False)
+
+
+def test_a_picture():
+    env = gymnasium.make(ROOMS, render_mode="rgb_array")
+    env.reset(seed=0)
+    before = env.render()
+    assert before.dtype == np.uint8 and before.ndim == 3 and before.shape[2] == 3
+    while env.step(0)[0] == 94:
+        pass
+    assert (before != env.render()).any()
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_vector_of_walkers_is_gymnasiums_vector_of_single_walkers(mode):
+    """Every array and every info of 60 steps, in a world without chance."""
+    ours = gymnasium.make_vec(ROOMS, 5, autoreset_mode=mode, **TINY)
+    theirs = gymnasium.make_vec(ROOMS, 5, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, **TINY)
+    assert ours.metadata["autoreset_mode"] is mode and ours.num_envs == 5
+    for space in ("single_observation_space", "single_action_space", "observation_space", "action_space"):
+        assert getattr(ours, space) == getattr(theirs, space)
+    same(ours.reset(seed=3), theirs.reset(seed=3))
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(60):
+        action = rng.integers(4, size=5)
+        answer = ours.step(action)
+        same(answer, theirs.step(action))
+        over = answer[2] | answer[3]
+        ended += over.sum()
+        if mode is AutoresetMode.DISABLED and over.any():
+            over |= rng.random(5) < 0.2  # some are cut short by us
+            same(*(env.reset(options={"reset_mask": over.copy()}) for env in (ours, theirs)))
+    assert ended > 40
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_episode_statistics_are_those_of_gymnasiums_vector(mode):
+    ours = gymnasium.make_vec(ROOMS, 3, autoreset_mode=mode, obs="one_hot", **TINY)
+    theirs = gymnasium.make_vec(
+        ROOMS, 3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}, obs="one_hot", **TINY
+    )
+    ours, theirs = RecordEpisodeStatistics(ours), RecordEpisodeStatistics(theirs)
+    same(ours.reset(seed=0), theirs.reset(seed=0))
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        action = rng.integers(4, size=3)
+        answers = [env.step(action) for env in (ours, theirs)]
+        for *_, info in answers:
+            info.get("episode", {}).pop("t", None)  # seconds
+        same(*answers)
+    assert ours.episode_count == theirs.episode_count > 20
+    assert list(ours.return_queue) == list(theirs.return_queue) and list(ours.length_queue) == list(theirs.length_queue)
+    assert {7.0, -2.0} <= set(ours.return_queue)  # straight to the goal; cut after four steps
+
+
+def same(ours, theirs):
+    """Equal, with equal types and shapes, in tuples, dictionaries and arrays of objects too."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        ours, theirs = list(ours.values()), [theirs[k] for k in ours]
+    if isinstance(ours, tuple | list):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            same(a, b)
+    elif isinstance(ours, np.ndarray):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        if ours.dtype == object:
+            same(ours.tolist(), theirs.tolist())
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_walkers_who_end_must_be_reset_by_hand_where_nothing_else_does():
+    env = gymnasium.make_vec(ROOMS, 2, autoreset_mode=AutoresetMode.DISABLED, **TINY)
+    env.reset(seed=0)
+    env.step(np.array([2, 1]))
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.array([1, 1]))
+    for mask in ([True, False], np.ones(3, dtype=bool), np.zeros(2, dtype=bool), np.ones(2)):
+        with pytest.raises(UserError, match="must be a numpy array of 2 bools, one of them True at least$"):
+            env.reset(options={"reset_mask": mask})
+
+
+def test_a_seed_decides_all_and_none_goes_on():
+    one, two = (gymnasium.make_vec("rl_lab/RussellNorvig-v0", 64) for _ in range(2))
+    paths = []
+    for env, seed in ((one, 5), (two, 5), (two, None), (one, 6)):
+        env.reset(seed=seed)
+        paths.append(np.stack([env.step(np.full(64, 1))[0] for _ in range(8)]))
+    assert (paths[0] == paths[1]).all() and (paths[0] != paths[2]).any() and (paths[0] != paths[3]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"mdp": {"nose": 0.1}}, "no setting 'env.mdp.nose'; did you mean env.mdp.noise?"),
+        ({"time_limit": 0}, "env.time_limit=0 is impossible: it must be between 1 and 1e+07"),
+        ({"obs": "pixels"}, "env.obs=pixels is not a choice; "),
+    ],
+)
+def test_mistakes_are_named(arguments, line):
+    with pytest.raises(UserError) as error:
+        gymnasium.make(ROOMS, **arguments)
+    assert str(error.value).startswith(line)
+
+
+def test_a_world_without_a_map_has_no_picture():
+    with pytest.raises(UserError, match="^render_mode=ansi is refused: taxi has no map to draw$"):
+        gymnasium.make_vec("rl_lab/Taxi-v0", 2, render_mode="ansi")
+
+
+def test_sb3_learns_a_tiny_world():
+    torch.manual_seed(0)
+    model = A2C("MlpPolicy", gymnasium.make(ROOMS, obs="one_hot", **TINY), seed=0, device="cpu", learning_rate=0.02)
+    model.learn(400)
+    env = gymnasium.make(ROOMS, obs="one_hot", **TINY)
+    obs, _ = env.reset(seed=0)
+    action, _ = model.predict(obs, deterministic=True)
+    assert int(action) == 2
+
+
+def test_sb3_takes_states_as_numbers_too():
+    model = DQN("MlpPolicy", gymnasium.make(ROOMS), seed=0, device="cpu", learning_starts=50, buffer_size=500)
+    assert model.learn(300).num_timesteps == 300

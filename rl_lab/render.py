@@ -1,29 +1,26 @@
-"""Films of what runs learned: the world at its true speed, and beside it what the agent thinks of the moment."""
+"""Films and stills of what runs learned: the world at its true speed, and beside it what the agent thinks of it."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
-from rl_lab import pictures
 from rl_lab.core.errors import UserError
+from rl_lab.core.folders import label, read_run
 from rl_lab.core.settings import Count, Natural, Positive
 from rl_lab.envs.mdp import MDPEnv
+from rl_lab.looking import panels, pictures
+from rl_lab.looking.films import watched, write, write_still
 from rl_lab.player import Player, load
 from rl_lab.types import View
 
 FREEZE = 0.7  # seconds on the last picture of an episode
 GRIDWORLD_FPS = 6.0
-GIF_FPS, GIF_FRAMES, GIF_BYTES = 20, 600, 2**28  # at most
+STILL, PAGE = 240, 1_200  # pixels, about: a gridworld in a still of several, and the width of all
 
 
 class Moment(NamedTuple):
@@ -46,36 +43,78 @@ def render(
     max_steps: Count = 2_000,  # of an episode
     fps: Positive | None = None,  # of a gridworld; other worlds have their own
     gif: bool = True,
-    out: str | None = None,  # the mp4; None: videos/ in the first run's folder
+    out: str | None = None,  # the mp4, or a still if it ends in .png; None: videos/ in the first run's folder
     device: str = "auto",
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> Path:
-    """Films greedy episodes of each run, side by side, as an mp4 and a gif. Raises UserError."""
+    """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. Raises UserError."""
     if not runs:
         raise UserError("which run? rl-lab render run=<folder>")
     with ExitStack() as stack:
-        players, films = [], []
+        players = []
         for folder in runs:
             players.append(player := load(folder, max_envs=1, device=device, seed=seed, camera=True))
             stack.callback(player.env.close)
-        rates = [getattr(p.env, "frames_per_second", None) or fps or GRIDWORLD_FPS for p in players]
-        for player, rate in zip(players, rates, strict=True):
-            frames = film(player, rate, episodes=episodes, seed=seed, max_steps=max_steps)
-            films.append(at_rate(frames, rate, max(rates)))
-        path = Path(out).with_suffix(".mp4") if out else _path(players)
-        write(path, together(films), max(rates), gif=gif)
-    config = {"runs": [str(p.folder) for p in players], "episodes": episodes, "seed": seed}
-    if run := tracker and tracker(name=path.stem, group=players[0].group, job_type="render", config=config):
+        path = Path(out or _path(players))
+        if path.suffix == ".png":
+            write_still(path, still(players, seed))
+        else:
+            path = path.with_suffix(".mp4")
+            rates = [getattr(p.env, "frames_per_second", None) or fps or GRIDWORLD_FPS for p in players]
+            films = [at_rate(film(p, rate, episodes=episodes, seed=seed, max_steps=max_steps), rate, max(rates))
+                     for p, rate in zip(players, rates, strict=True)]  # fmt: skip
+            for line in write(path, watched(together(films)), max(rates), gif=gif):
+                print(line)
+    if tracker:
+        _track(tracker, path, players, {"episodes": episodes, "seed": seed})
+    return path
+
+
+def _track(tracker: Callable, path: Path, players: list[Player], settings: dict) -> None:
+    config = {"runs": [str(p.folder) for p in players], **settings}
+    if run := tracker(name=path.stem, group=players[0].group, job_type="render", config=config):
         import wandb
 
-        run.log({"step": players[0].step, "video": wandb.Video(str(path))})
+        media = {"picture": wandb.Image(str(path))} if path.suffix == ".png" else {"video": wandb.Video(str(path))}
+        run.log({"step": players[0].step, **media})
         run.finish()
-    return path
 
 
 def _path(players: list[Player]) -> Path:
     names = "_and_".join(dict.fromkeys(p.group for p in players)).replace("/", "_")
     return players[0].folder / "videos" / f"{names[:100]}_step{players[0].step}.mp4"
+
+
+# -- from runs to a still
+
+
+def still(players: Sequence[Player], seed: int) -> Image.Image:
+    """The first picture of each run, in rows, under what tells it from the others."""
+    pages = []
+    for player, words in zip(players, distinctions([p.folder for p in players]), strict=True):
+        board = board_of(player, STILL if len(players) > 1 else panels.SIZE)
+        if board is None:
+            obs = player.env.reset(seed)
+        picture = board.picture if board else scenery(player)(obs)
+        after = f"greedy after {player.step:,} {player.unit}"
+        pages.append(panels.titled(picture, words or player.name, f"{player.group}, {after}" if words else after))
+    return panels.in_rows(pages, PAGE)
+
+
+def distinctions(folders: Sequence[Path]) -> list[str]:
+    """The settings by which each run differs from others of its name, as one would type them; "" if by none."""
+    runs = [read_run(folder) for folder in folders]
+    return [label(run, [r for r in runs if r.name == run.name]).removeprefix(run.name).strip() for run in runs]
+
+
+def board_of(player: Player, size: int = panels.SIZE) -> pictures.Board | None:
+    """The gridworld a run plays in, with the values and the policy it has learned; None for any other world."""
+    env = player.env
+    if not isinstance(env, MDPEnv) or env.mdp.layout is None:
+        return None
+    view = player.view(env.all_observations())
+    value, bars = view.value.cpu().numpy(), view.bars.cpu().numpy()
+    return pictures.Board(env.mdp.layout, env.spec.actions, value, bars, size=size)
 
 
 # -- from an agent to frames
@@ -105,12 +144,11 @@ def scenery(player: Player) -> Callable[[Tensor], Image.Image]:
     """What draws the environment as it is now, given its observation [1, ...]."""
     env = player.env
     if hasattr(env, "picture"):
-        return lambda obs: pictures.enlarged(env.picture()[0])
-    if not isinstance(env, MDPEnv) or env.mdp.layout is None:
+        return lambda obs: panels.enlarged(env.picture()[0])
+    board = board_of(player)
+    if board is None:
         raise UserError(f"{player.folder}: its environment has no picture to film")
-    view = player.view(env.all_observations())
-    board = pictures.Board(env.mdp.layout, env.spec.actions, view.value.cpu().numpy(), view.bars.cpu().numpy())
-    return lambda obs: board.with_agent(int(obs.argmax(-1)))
+    return lambda obs: board.with_agent(int(env.states(obs)))
 
 
 def film(player: Player, rate: float, *, episodes: int, seed: int, max_steps: int) -> Iterator[Image.Image]:
@@ -119,10 +157,10 @@ def film(player: Player, rate: float, *, episodes: int, seed: int, max_steps: in
     for moment in play(player, episodes=episodes, seed=seed, max_steps=max_steps):
         picture, view = moment.picture, moment.view
         facts = {"episode": f"{moment.episode} of {episodes}", "step": f"{moment.step:,}",
-                 "reward so far": f"{moment.reward:,.6g}", "value": pictures.number(float(view.value))}  # fmt: skip
-        panel = panel or pictures.Panel(list(facts), player.env.spec.actions, view.kind, picture.height)
+                 "reward so far": f"{moment.reward:,.6g}", "value": panels.number(float(view.value))}  # fmt: skip
+        panel = panel or panels.Panel(list(facts), player.env.spec.actions, view.kind, picture.height)
         beside = panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
-        frame = pictures.titled(pictures.side_by_side([picture, beside]), player.name, subtitle)
+        frame = panels.titled(panels.side_by_side([picture, beside]), player.name, subtitle)
         for _ in range(max(1, round(FREEZE * rate)) if moment.ending else 1):
             yield frame
 
@@ -140,56 +178,8 @@ def together(films: Sequence[Iterator[Image.Image]]) -> Iterator[Image.Image]:
     """Side by side until the longest ends; a shorter one stands on its last frame."""
     frames = [next(film) for film in films]
     while True:
-        yield pictures.side_by_side(frames)
+        yield panels.side_by_side(frames)
         following = [next(film, None) for film in films]
         if all(frame is None for frame in following):
             return
         frames = [old if new is None else new for old, new in zip(frames, following, strict=True)]
-
-
-# -- from frames to files
-
-
-def write(path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool) -> None:
-    """An mp4, encoded as the frames come, and a gif beside it. Frames are of one, even size. Raises UserError."""
-    beside, stills, every = path.with_suffix(".new"), [], math.ceil(fps / GIF_FPS)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with Console(stderr=True).status("filming") as status:
-            for i, frame in enumerate(encoded(beside, frames, fps)):
-                room = min(GIF_FRAMES, GIF_BYTES // (frame.width * frame.height))
-                if gif and i % every == 0 and len(stills) < room:
-                    stills.append(pictures.indexed(frame, stills[-1] if stills else None))
-                status.update(f"filming: {i + 1:,} frames")
-        beside.replace(path)
-        print(os.path.relpath(path))
-        if gif:
-            write_gif(path.with_suffix(".gif"), stills, fps / every)
-            cut = f" (the first {len(stills) * every / fps:.0f} s)" if len(stills) * every <= i else ""
-            print(os.path.relpath(path.with_suffix(".gif")) + cut)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write to {path.parent}: {reason}; make room or choose another place (out=)") from error
-    finally:
-        if beside.exists():
-            beside.unlink()
-
-
-def encoded(path: Path, frames: Iterable[Image.Image], fps: float) -> Iterator[Image.Image]:
-    """Passes the frames on, each as soon as it is in the video: h264 that every browser plays. Raises OSError."""
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20"})
-        stream.pix_fmt = "yuv420p"
-        for i, frame in enumerate(frames):
-            if i == 0:
-                stream.width, stream.height = frame.size
-            file.mux(stream.encode(av.VideoFrame.from_image(frame)))
-            yield frame
-        file.mux(stream.encode())
-
-
-def write_gif(path: Path, stills: list[Image.Image], fps: float) -> None:
-    """A gif counts in hundredths of a second: each frame ends at the one nearest to its time."""
-    ends = [round(100 * i / fps) for i in range(len(stills) + 1)]
-    durations = [10 * (end - start) for start, end in pairwise(ends)]
-    stills[0].save(path, save_all=True, append_images=stills[1:], duration=durations, loop=0)

@@ -12,18 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from rl_lab import pictures
 from rl_lab.__main__ import COMMANDS
+from rl_lab.agents.planned import Planned
 from rl_lab.core import cli
 from rl_lab.core.errors import UserError
 from rl_lab.envs.atari import Atari
 from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
-from rl_lab.loops import evaluate
-from rl_lab.planning import Planned, value_iteration
+from rl_lab.looking import panels, pictures
+from rl_lab.looking.films import write, write_gif
+from rl_lab.loops import Judge
+from rl_lab.planning import value_iteration
 from rl_lab.player import Player, load
-from rl_lab.render import at_rate, film, play, render, together, write, write_gif
+from rl_lab.render import at_rate, distinctions, film, play, render, together
 
 BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state"}
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -40,6 +42,7 @@ def runs(tmp_path_factory):
     recipes = {
         "dqn": ["experiment=dqn_four_rooms", "loop.total_steps=2000", "agent.learning_starts=64"],
         "plan": ["experiment=value_iteration_russell_norvig"],
+        "dear": ["experiment=value_iteration_russell_norvig", "env.mdp.living_reward=-2"],
         "pong": ["experiment=a2c_pong", "agent=random", "env.num_envs=1", "env.max_frames=160", "loop.total_steps=4"],
         "cartpole": ["experiment=dqn_cartpole", "loop.total_steps=8"],
     }
@@ -53,7 +56,7 @@ def runs(tmp_path_factory):
 def planner() -> Player:
     env = MDPEnv(gridworld(**BOOK), 1, time_limit=200)
     *_, plan = value_iteration(env.mdp, gamma=1.0)
-    return Player("plan", "plan", Path("nowhere"), env, Planned(plan.q, plan.policy), 38, "sweeps")
+    return Player("plan", "plan", Path("nowhere"), env, Planned(plan.q, plan.policy, env.states), 38, "sweeps")
 
 
 def video(path: Path) -> tuple[float, list[np.ndarray]]:
@@ -92,81 +95,6 @@ def test_the_twin_shows_what_the_agent_sees(game):
     env.close()
 
 
-def test_pictures_are_enlarged_by_whole_pixels():
-    pixels = np.random.default_rng(0).integers(256, size=(210, 160, 3), dtype=np.uint8)
-    picture = np.array(pictures.enlarged(pixels))
-    assert picture.shape == (422, 322, 3)  # twice, and a frame of one pixel
-    assert np.array_equal(picture[1:-1:2, 1:-1:2], pixels) and np.array_equal(picture[2:-1:2, 2:-1:2], pixels)
-    assert (picture[0] == rgb(pictures.EDGE)).all()
-
-
-def test_a_gridworld_picture(planner):
-    """Where each thing must be, by its colour: walls, values, arrows, rewards, the agent."""
-    mdp = planner.env.mdp
-    view = planner.view(planner.env.all_observations())
-    board = pictures.Board(mdp.layout, mdp.actions, view.value.numpy(), view.bars.numpy())
-    cell = board.cell
-    empty, seen = np.array(board.with_agent(11)), np.array(board.with_agent(0))
-    assert np.array_equal(empty, np.array(board.picture))  # beyond the last cell: the world has ended
-    x, y = board.centre(1, 1)
-    assert (empty[y - cell // 3 : y + cell // 3, x - cell // 3 : x + cell // 3] == rgb(pictures.WALL)).all()
-    assert tuple(seen[board.centre(0, 0)[::-1]]) == rgb(pictures.AGENT)
-    assert tuple(empty[board.centre(0, 0)[::-1]]) != rgb(pictures.AGENT)
-    best, worst = board.centre(0, 2), board.centre(2, 3)  # .918 beside the goal, .388 below the pit
-    for (x, y), colour in ((best, pictures.VIRIDIS[-1]), (worst, pictures.VIRIDIS[0])):
-        assert (empty[y + cell // 2 - 4, x - cell // 2 + 4] == colour).all()
-    for (y, x), reward in mdp.layout.cell_reward.items():
-        x, y = board.centre(y, x)
-        assert tuple(empty[y + cell // 2 - 4, x]) == rgb(pictures.GOAL if reward > 0 else pictures.PIT)
-
-
-@pytest.mark.parametrize("action", [UP, RIGHT, DOWN, LEFT])
-def test_an_arrow_points_where_the_action_goes(action):
-    """Its head, where most of its pixels are, lies on that side of the cell."""
-    mdp = gridworld("S.\n.G")
-    bars = np.eye(4)[[action] * 4]
-    board = pictures.Board(mdp.layout, mdp.actions, np.zeros(4), bars)
-    x, y = board.centre(0, 1)
-    half = board.cell // 2 - 4
-    square = np.array(board.picture)[y - half : y + half, x - half : x + half].astype(int)
-    ys, xs = np.nonzero(np.abs(square - square[0, -1]).sum(-1) > 100)
-    off = np.array([ys.mean() - half, xs.mean() - half])
-    assert np.round(off / np.abs(off).max()).tolist() == [[-1, 0], [0, 1], [1, 0], [0, -1]][action]
-
-
-def test_equal_actions_all_get_arrows_and_terminals_none():
-    mdp = gridworld("S.\n.G")
-    arrows = []
-    for bars in (np.zeros((4, 4)), np.eye(4)[[UP] * 4]):
-        board = pictures.Board(mdp.layout, mdp.actions, np.zeros(4), bars)
-        assert tuple(np.array(board.picture)[board.centre(1, 1)[1] - 30, board.centre(1, 1)[0]]) == (255, 255, 255)
-        x, y = board.centre(0, 1)
-        ring = np.array(board.picture)[y + board.cell // 4, x]  # below the middle: only the arrow down comes here
-        arrows.append(tuple(ring) == (255, 255, 255))
-    assert arrows == [True, False]
-
-
-def test_bars_are_as_long_as_their_numbers():
-    panel = pictures.Panel(["step"], ["left", "right"], "probabilities", 300)
-    picture = np.array(panel.draw(["1"], "", [0.25, 0.75], 1))
-    taken, other = (np.all(picture == rgb(c), axis=-1) for c in (pictures.AGENT, pictures.BAR))
-    lengths = [mask.sum(1).max() for mask in (other, taken)]
-    whole = panel.right - panel.left
-    assert lengths == pytest.approx([0.25 * whole + 1, 0.75 * whole + 1], abs=1)
-    values = pictures.Panel(["step"], ["left", "right"], "action values", 300)
-    values.draw(["1"], "", [-2.0, 5.0], 1)
-    values.draw(["2"], "", [0.0, 1.0], 1)
-    assert (values.low, values.high) == (-2.0, 5.0)  # the scale does not shrink
-
-
-@pytest.mark.parametrize(
-    ("x", "text"),
-    [(0.0, "0.00"), (0.9176, "0.918"), (-12.34, "-12.3"), (123.4, "123"), (999.7, "1,000"), (1.2e-5, "1.20e-05")],
-)
-def test_numbers(x, text):
-    assert pictures.number(x) == text
-
-
 # -- films
 
 
@@ -175,7 +103,7 @@ def test_an_episode_is_worth_what_evaluate_says(planner):
     for seed in range(5):
         moments = list(play(planner, episodes=3, seed=seed, max_steps=2000))
         ends = [m for m in moments if m.ending]
-        figures = evaluate(planner.env, planner.act, 3, seed)
+        figures = Judge(planner.env, 3, seed)(planner.act)
         assert [m.episode for m in ends] == [1, 2, 3] and {m.ending for m in ends} == {"terminated"}
         assert sum(m.reward for m in ends) / 3 == pytest.approx(figures["eval/return"].item(), abs=1e-6)
         assert sum(m.step for m in ends) / 3 == pytest.approx(figures["eval/length"].item())
@@ -242,6 +170,36 @@ def test_a_film_lies_in_the_run_folder(runs, capsys, monkeypatch):
     assert np.abs(frames[0][56 + 30, 16 + 30].astype(int) - np.array(pictures.VIRIDIS[6])).max() < 60  # it is the board
 
 
+def test_a_still_shows_what_tells_runs_apart(runs, tmp_path, capsys, monkeypatch):
+    """Value maps beside each other, without a walker, under the setting that differs."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["render", f"run={runs / 'plan'}", f"run={runs / 'dear'}", "out=tour.png", "tracker=none", "device=cpu"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    assert capsys.readouterr().out == "tour.png\n" and [p.name for p in tmp_path.iterdir()] == ["tour.png"]
+    picture = np.array(Image.open("tour.png").convert("RGB"))
+    page = 4 * 80 + 6 + 2 * 16
+    assert picture.shape[1] == 2 * page
+    assert not (picture == rgb(panels.AGENT)).all(-1).any()
+    assert (picture[:34, :page] != picture[:34, page:]).any()  # their titles
+    x, y = 16 + 3 + 3 * 80, 56 + 3 + 2 * 80  # cell (2, 3), below the pit: the worst place but where life is dear
+    assert (picture[y + 4, x + 4] == pictures.VIRIDIS[0]).all()
+    assert distinctions([runs / "plan", runs / "dear"]) == ["env.mdp.living_reward=-0.04", "env.mdp.living_reward=-2"]
+    assert distinctions([runs / "plan"]) == distinctions([runs / "plan"] * 2)[:1] == [""]
+
+
+def test_a_still_of_any_world(runs, tmp_path):
+    """Of a game its first picture; of a table's gridworld what it learned; a name where nothing tells runs apart."""
+    path = render([runs / "pong", runs / "dqn"], out=str(tmp_path / "still.png"), device="cpu")
+    assert Image.open(path).size == (322 + 32 + 300 + 32, 422 + 72)
+    assert distinctions([runs / "pong", runs / "dqn"]) == ["", ""]
+
+
+def test_a_still_that_cannot_be_written(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"^cannot write to {tmp_path}/file: File exists; make room or choose another"):
+        render([runs / "plan"], out=str(tmp_path / "file/x.png"), device="cpu")
+
+
 def test_side_by_side(runs, tmp_path):
     """Three worlds of three speeds: as wide as all, as long as the longest, the slow ones at their own speed."""
     names = "cartpole", "pong", "plan"
@@ -277,7 +235,7 @@ def test_a_shorter_film_waits():
 
 def test_odd_sizes_are_padded_not_scaled(tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(33, 41, 3), dtype=np.uint8))
-    page = pictures.side_by_side([picture])
+    page = panels.side_by_side([picture])
     assert page.size == (42, 34) and np.array_equal(np.array(page)[:33, :41], np.array(picture))
     write(tmp_path / "x.mp4", [page] * 3, 10, gif=False)
     assert [f.shape for f in video(tmp_path / "x.mp4")[1]] == [(34, 42, 3)] * 3
@@ -296,7 +254,7 @@ def test_a_gif_keeps_its_colours():
     frames = [Image.new("RGB", (8, 8), c) for c in ("#D55E00", "#D55E00", "#009E73", "#123456")]
     before = None
     for frame in frames:
-        before = pictures.indexed(frame, before)
+        before = panels.indexed(frame, before)
         off = np.abs(np.array(before.convert("RGB")).astype(int) - np.array(frame)).max()
         assert off <= 32
 

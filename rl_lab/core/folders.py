@@ -138,10 +138,10 @@ def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
         if seeds.setdefault(run.seed, run) is not run:
             notes.append(f"{run.folder} is left out: {seeds[run.seed].folder} has its seed and settings.")
     groups = [list(seeds.values()) for seeds in alike.values()]
-    return {_label(runs[0], [g[0] for g in groups if g[0].name == runs[0].name]): runs for runs in groups}
+    return {label(runs[0], [g[0] for g in groups if g[0].name == runs[0].name]): runs for runs in groups}
 
 
-def _label(run: RunFiles, namesakes: list[RunFiles]) -> str:
+def label(run: RunFiles, namesakes: list[RunFiles]) -> str:
     """The name, and the settings that differ among namesakes; agent=a2c stands for all agent.* it implies."""
     settings = dict.fromkeys(key for other in namesakes for key in other.settings)
     differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]

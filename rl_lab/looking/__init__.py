@@ -1,0 +1,1 @@
+"""What things look like: worlds, values and policies, charts, films."""

@@ -1,20 +1,23 @@
-"""The experiments: `train` an agent, or `plan` with a model; both end in `evaluate`."""
+"""The experiments: `train` an agent, or `plan` with a model; both end before the `Judge`."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.agents.planned import Planned
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.meters import Every, Means
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count
 from rl_lab.envs.mdp import MDPEnv
+from rl_lab.looking import plan_pictures
 from rl_lab.mdp import MDP
-from rl_lab.planning import Plan, Planned
+from rl_lab.planning import Plan, Regret
 from rl_lab.types import Agent, Policy, Step, Transition, VectorEnv
 
 
@@ -36,13 +39,15 @@ def train(
     rows.due(0)
     parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
     step, obs = start(env, run, parts)
-    judge = partial(evaluate, eval_env, partial(agent.act, greedy=True), eval_episodes, run.stream("eval"))
+    if words := agent.announce(env.num_envs):
+        run.say(words)
+    judge, greedy = Judge(eval_env, eval_episodes, run.stream("eval"), run.say), partial(agent.act, greedy=True)
     run.begin(total_steps)
     while step < total_steps:
         if agent.settled:
             run.pause(step, parts)
             if evaluations.due(step):
-                run.log(judge(), step, keep=True)
+                run.log(judge(greedy), step, keep=True)
         action = agent.act(obs)
         answer = env.step(action)
         step += env.num_envs
@@ -55,7 +60,7 @@ def train(
         except NotFinite as error:
             raise run.rescued(error, step, parts) from None
     run.save(step, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    run.log(judge(), step, keep=True)
+    run.log(judge(greedy), step, keep=True)
     return agent
 
 
@@ -72,35 +77,84 @@ def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:
     return step, obs
 
 
-def plan(env: VectorEnv, planner: Callable[[MDP], Iterator[Plan]], run: Run, *, eval_episodes: Count) -> Plan:
-    """Sweep until the planner is done, leave plan.npz, then walk its policy in the same env."""
+def plan(
+    env: VectorEnv,
+    planner: Callable[[MDP], Iterator[Plan]],
+    run: Run,
+    *,
+    eval_episodes: Count,
+    log_every: Count = 1,  # sweeps
+    film: bool = True,  # of the sweeps
+) -> Plan:
+    """Sweep until the planner is done; leave plan.npz, pictures and a film; then walk its policy in the same env."""
     if not isinstance(env, MDPEnv):
         raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
                         "choose a gridworld, or a learning agent")  # fmt: skip
     if run.restore({}):
         raise UserError(f"{run.dir} holds a finished plan: there is nothing to go on with; start a new run")
+    judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     run.begin(1, "plans")
-    policy = torch.zeros_like(env.mdp.start)
+    sweeps = plan_pictures.Sweeps(env.mdp.layout, env.mdp.actions)
+    policy, spent, start = torch.zeros_like(env.mdp.terminal, dtype=torch.int64), 0.0, perf_counter()
     for sweep, plan in enumerate(planner(env.mdp), 1):
-        row = {
-            "plan/residual": plan.residual,
-            "plan/policy_changes": (plan.policy != policy).sum(),
-            "plan/start_value": env.mdp.start @ plan.q.max(-1).values,
-        }
-        run.log(row, sweep)
-        policy = plan.policy
-    player = Planned(plan.q, plan.policy)
-    run.log(row | evaluate(env, player.act, eval_episodes, run.stream("eval")), sweep, keep=True)
-    value = plan.q.max(-1).values.masked_fill(env.mdp.terminal, 0.0)
-    np.savez(run.path("plan.npz"), q=plan.q.cpu(), value=value.cpu(), policy=plan.policy.cpu())
+        spent += perf_counter() - start
+        if sweep % log_every == 0:
+            run.log(progress(plan, policy, spent), sweep)
+            policy = plan.policy
+            if film:
+                sweeps.add(sweep, plan)
+        start = perf_counter()
+    row = progress(plan, policy, spent)
+    player = Planned(plan.q, plan.policy, env.states)
+    run.log(row | judge(player.act), sweep, keep=True)
+    found = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
+    found = {name: x.cpu().numpy() for name, x in found.items()}
+    np.savez(run.path("plan.npz"), **found)
     run.save(sweep, {"agent": player})
+    run.path("pictures").mkdir(exist_ok=True)
+    for name, picture in plan_pictures.draw(env.mdp.layout, env.mdp.actions, **found).items():
+        picture.save(run.path(f"pictures/{name}.png"))
+        run.media(f"plan/{name}", run.path(f"pictures/{name}.png"), sweep)
+    if film and sweeps.snapshots:
+        sweeps.write(run.path("videos/sweeps.mp4"))
+        run.media("plan/sweeps", run.path("videos/sweeps.mp4"), sweep)
     return plan
 
 
-def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> Metrics:
-    """Mean return and length of `play`'s episodes."""
-    returns, lengths = play(env, policy, episodes, seed)
-    return {"eval/return": returns.mean(), "eval/length": lengths.mean()}
+def progress(plan: Plan, policy: Tensor, seconds: float) -> Metrics:
+    """Of a sweep: what moved, what the start is worth and between which bounds, and the seconds planned so far."""
+    value = plan.mdp.start @ plan.value
+    row = {
+        "plan/residual": plan.residual,
+        "plan/policy_changes": (plan.policy != policy).sum(),
+        "plan/start_value": value,
+        "plan/seconds": seconds,
+    }
+    if plan.low.isfinite() and plan.high.isfinite():
+        row |= {"plan/start_low": value + plan.low, "plan/start_high": value + plan.high}
+    return row
+
+
+class Judge:
+    """Mean return and length of `play`'s episodes; where the world is a known MDP, also the policy's exact regret."""
+
+    LARGEST = 5_000  # states, for every one of which the policy is asked
+
+    def __init__(self, env: VectorEnv, episodes: int, seed: int, say: Callable[[str], None] = lambda text: None):
+        self.env, self.episodes, self.seed, self.regret = env, episodes, seed, None
+        if isinstance(env, MDPEnv) and len(env.mdp.start) <= self.LARGEST:
+            try:
+                self.regret = Regret(env.mdp, env.time_limit)
+            except UserError as error:
+                say(f"eval/regret is left out: by the world's own gamma there is no best policy ({error})")
+
+    def __call__(self, policy: Policy) -> Metrics:
+        returns, lengths = play(self.env, policy, self.episodes, self.seed)
+        metrics = {"eval/return": returns.mean(), "eval/length": lengths.mean()}
+        if self.regret:
+            with torch.no_grad():
+                metrics["eval/regret"] = self.regret(policy(self.env.all_observations()))
+        return metrics
 
 
 @torch.no_grad()

@@ -41,7 +41,10 @@ class MDP(NamedTuple):
 
 def checked(mdp: MDP, name: str) -> MDP:
     """The same MDP, if it is one. Raises UserError that names the state and the action at fault."""
-    states, actions, successors = shape = tuple(mdp.next_state.shape)
+    shape = tuple(mdp.next_state.shape)
+    if len(shape) != 3 or 0 in shape:
+        raise UserError(f"{name}: next_state must be [states, actions, successors], not {list(shape)}")
+    states, actions, _ = shape
     wanted = {"next_state": (torch.int64, shape), "probability": (torch.float64, shape),
               "reward": (torch.float64, shape), "terminal": (torch.bool, (states,)),
               "start": (torch.float64, (states,))}  # fmt: skip
@@ -72,7 +75,10 @@ def checked(mdp: MDP, name: str) -> MDP:
     absorbing = mdp.terminal[:, None, None] & (mdp.probability > 0)
     refuse(absorbing & leaves, "leads on to state {to}, though the state is terminal: let it stay where it is")
     refuse(absorbing & (mdp.reward != 0), "pays {r:g}, though the state is terminal: pay on entering it instead")
-    if not (mdp.start >= 0).all() or abs(float(mdp.start.sum()) - 1) > 1e-9:
+    if (wrong := ~(mdp.start >= 0)).any():
+        s = int(wrong.nonzero()[0])
+        raise UserError(f"{name}: start gives state {s} a probability of {float(mdp.start[s]):g}")
+    if not abs(float(mdp.start.sum()) - 1) <= 1e-9:
         raise UserError(f"{name}: start must be a distribution, but sums to {float(mdp.start.sum()):.10g}")
     if (wrong := mdp.terminal & (mdp.start > 0)).any():
         raise UserError(f"{name}: an episode would start in state {int(wrong.nonzero()[0])}, which is terminal")

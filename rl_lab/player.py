@@ -9,11 +9,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from rl_lab.agents.planned import Planned
 from rl_lab.core import checkpoint, composition, run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.settings import Count
-from rl_lab.planning import Planned
 from rl_lab.types import VectorEnv, View
 
 
@@ -77,10 +77,10 @@ def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, 
 
 
 def _planned(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned:
-    states, actions = env.spec.obs_shape[0], env.spec.num_actions
+    states, actions = env.mdp.next_state.shape[:2]
     if state["q"].shape != (states, actions) or state["policy"].shape != (states,):
         raise ValueError(f"a plan of {tuple(state['q'].shape)} states and actions, not {(states, actions)}")
-    return Planned(state["q"].to(device), state["policy"].to(device))
+    return Planned(state["q"].to(device), state["policy"].to(device), env.states)
 
 
 def _baseline(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from rl_lab.core.meters import Every
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Positive
-from rl_lab.loops import Episodes, evaluate
+from rl_lab.loops import Episodes, Judge
 from rl_lab.types import VectorEnv, View
 
 
@@ -44,7 +43,7 @@ def train_sb3(
     rows.due(0)
     parts = {"agent": player, "rows": rows, "evaluations": evaluations}
     first = run.restore(parts)
-    judge = partial(evaluate, eval_env, player.act, eval_episodes, run.stream("eval"))
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     run.begin(total_steps)
     if first:
         run.say("SB3 keeps parameters, optimizer and steps; its rollout or replay and its schedules start anew")
@@ -56,16 +55,16 @@ def train_sb3(
                 run.log(wrapped.episodes.pop(), step)
             run.pause(step, parts)
             if evaluations.due(step):
-                run.log(judge(), step, keep=True)
+                run.log(judge(player.act), step, keep=True)
             return True
 
     if not first:
         evaluations.due(0)
-        run.log(judge(), 0, keep=True)
+        run.log(judge(player.act), 0, keep=True)
     player.model.learn(total_steps - first, callback=Report())
     step = first + player.model.num_timesteps
     run.save(step, parts)
-    run.log(judge(), step, keep=True)
+    run.log(judge(player.act), step, keep=True)
     return player
 
 

@@ -1,0 +1,151 @@
+"""What every planner shares: the backup, what a sweep has shown, and when that is enough.
+
+Shapes are those of one MDP; a batch of them (`mdp.stack`) has a leading dimension B everywhere, [B, S, A].
+"""
+
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from rl_lab.core.errors import UserError
+from rl_lab.mdp import MDP
+
+Rule = Literal["value", "policy", "span", "residual"]
+
+
+class Backup:
+    """q(s, a) = E[r + gamma v(s')] [S, A] of v [S] that is 0 in terminal states; indices alone, never S x S."""
+
+    def __init__(self, mdp: MDP):
+        *batch, states, _, _ = mdp.next_state.shape
+        self.shape = mdp.next_state.shape
+        self.probability, self.gamma = mdp.probability, mdp.gamma[..., None, None]
+        self.reward = (mdp.probability * mdp.reward).sum(-1)  # [S, A], the expected one
+        offset = states * torch.arange(batch[0], device=mdp.start.device)[:, None, None, None] if batch else 0
+        self.index = (mdp.next_state + offset).flatten()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        successor = v.flatten().index_select(0, self.index).view(self.shape)
+        return self.reward + self.gamma * (self.probability * successor).sum(-1)
+
+    def weights(self) -> Tensor:
+        """gamma p, one row for each state and action: [S A, K], or [B S A, K]."""
+        return (self.gamma[..., None] * self.probability).flatten(end_dim=-2)
+
+
+def backup(mdp: MDP, v: Tensor) -> Tensor:
+    """q(s, a) = E[r + gamma v(s')] [S, A] of v [S], with no value beyond a terminal state."""
+    return Backup(discounted(mdp))(v.masked_fill(mdp.terminal, 0.0))
+
+
+class Plan:
+    """What is known after a sweep.
+
+    value [S], and `low` and `high` [] such that value + low <= v* <= value + high in every state that is not terminal
+    (infinite where nothing is known); `residual` [] is the largest change of a value. What follows from the values,
+    `q` [S, A] and the greedy `policy` [S], is worked out when it is asked for.
+    """
+
+    def __init__(self, mdp: MDP, value: Tensor, residual: Tensor, *, low: Tensor | None = None,
+                 high: Tensor | None = None, q: Tensor | None = None, policy: Tensor | None = None):  # fmt: skip
+        self.mdp, self.value, self.residual = mdp, value, residual
+        self.low = torch.full_like(residual, -torch.inf) if low is None else low
+        self.high = torch.full_like(residual, torch.inf) if high is None else high
+        if q is not None:
+            self.q = q
+        if policy is not None:
+            self.policy = policy
+
+    @cached_property
+    def q(self) -> Tensor:
+        return backup(self.mdp, self.value)
+
+    @cached_property
+    def policy(self) -> Tensor:
+        return self.q.argmax(-1)
+
+
+def discounted(mdp: MDP, gamma: float | None = None) -> MDP:
+    """With gamma as a float64 tensor, [] or [B]; another one than the world's own if that is given."""
+    gamma = torch.as_tensor(mdp.gamma if gamma is None else gamma, dtype=torch.float64, device=mdp.start.device)
+    return mdp._replace(gamma=gamma.expand(mdp.start.shape[:-1]))
+
+
+def judged(mdp: MDP, gamma: float | None = None) -> MDP:
+    """The same, for an endless future. Raises UserError where gamma is 1 and some state can reach no end."""
+    mdp = discounted(mdp, gamma)
+    if (mdp.gamma == 1).any():
+        proper_policy(mdp)
+    return mdp
+
+
+def proper_policy(mdp: MDP) -> Tensor:
+    """Actions [S] that lead to a terminal state from everywhere, by a shortest possible way.
+
+    Raises UserError that names a state from which there is none.
+    """
+    possible, reached = mdp.probability > 0, mdp.terminal
+    policy = torch.zeros_like(reached, dtype=torch.int64)
+    while True:
+        onto = _successors(reached, mdp.next_state).logical_and_(possible).any(-1)  # [S, A]
+        new = onto.any(-1) & ~reached
+        if not new.any():
+            break
+        policy, reached = torch.where(new, onto.byte().argmax(-1), policy), reached | new
+    if not reached.all():
+        state = (~reached).nonzero()[0].tolist()[-1]
+        raise UserError(f"gamma=1 needs an end that every state can reach, and state {state} reaches none: "
+                        "its value may be infinite; choose a gamma below 1")  # fmt: skip
+    return policy
+
+
+def _successors(x: Tensor, next_state: Tensor) -> Tensor:
+    """x [S] at every successor [S, A, K]."""
+    return x.gather(-1, next_state.flatten(-3)).view(next_state.shape)
+
+
+def follow(mdp: MDP, policy: Tensor) -> MDP:
+    """The world that is left when the policy chooses: one action. `policy` is actions [S] or probabilities [S, A].
+
+    To plan in it is to evaluate the policy.
+    """
+    if policy.dtype == torch.int64:
+        policy = one_hot(policy, len(mdp.actions))
+    chosen = policy.to(mdp.probability.dtype)[..., None] * mdp.probability
+
+    def merged(x: Tensor) -> Tensor:  # [S, A, K] -> [S, 1, A K]
+        return x.flatten(-2)[..., None, :]
+
+    return mdp._replace(
+        next_state=merged(mdp.next_state), probability=merged(chosen), reward=merged(mdp.reward), actions=("follow",)
+    )
+
+
+def measured(mdp: MDP, before: Tensor, after: Tensor, **known: Tensor) -> Plan:
+    """A plan with MacQueen's bounds (1966), from a sweep that took v `before` to T v `after`."""
+    change = after - before
+    if (reach := mdp.gamma / (1 - mdp.gamma)).isfinite().all():
+        known |= {"low": reach * change.min(-1).values, "high": reach * change.max(-1).values}
+    return Plan(mdp, after, change.abs().max(-1).values, **known)
+
+
+def settled(plan: Plan, rule: Rule, epsilon: float) -> bool:
+    """Whether a full sweep that ended in this plan shows enough (Puterman, 1994, sections 6.3 and 6.6).
+
+    value:    |v - v*| < epsilon; the greedy policy then loses less than 2 epsilon gamma / (1 - gamma)
+    policy:   the greedy policy loses less than epsilon, and |v - v*| < epsilon / 2
+    span:     the greedy policy loses less than epsilon; v itself may be far off by a constant
+    residual: nothing moved by more than epsilon; the only rule without discount, where it promises nothing
+    """
+    gamma = plan.mdp.gamma
+    width = (1 - gamma) / gamma  # of one residual in terms of the error
+    if rule == "residual" or (gamma == 1).any():
+        done = plan.residual <= epsilon
+    elif rule == "span":
+        done = plan.high - plan.low < epsilon
+    else:
+        done = plan.residual < epsilon * (width if rule == "value" else width / 2)
+    return bool(done.all())

@@ -1,0 +1,192 @@
+"""Planners that sweep over all states: Bellman's value iteration in its several orders."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lab.core.errors import UserError
+from rl_lab.core.settings import Count, Positive, Unit
+from rl_lab.mdp import MDP
+from rl_lab.planning.plan import Backup, Plan, Rule, discounted, follow, judged, measured, settled
+
+
+def value_iteration(
+    mdp: MDP,
+    *,
+    gamma: Unit | None = None,  # None: the world's own
+    epsilon: Positive = 1e-9,
+    stop: Rule = "value",  # what is to be within epsilon; see `settled`
+    sweep: Literal["synchronous", "in_place", "symmetric"] = "synchronous",
+    initial: Literal["zero", "pessimistic"] = "zero",
+    max_sweeps: Count = 100_000,
+    check_every: Count = 1,  # sweeps; a check waits for the device
+) -> Iterator[Plan]:
+    """Sweeps v <- max_a q (Bellman, 1957).
+
+    A synchronous sweep reads the old values throughout, and may run on a GPU. `in_place` (Gauss-Seidel) reads the
+    newest, in the order of the states; `symmetric` goes through them forwards and backwards in turn.
+    Stopped by the span, the last plan's values are moved to the middle of MacQueen's bounds, within epsilon / 2 of v*.
+    Raises UserError where the values do not settle.
+    """
+    mdp = judged(mdp, gamma)
+    sweeps = _synchronous(mdp, initial) if sweep == "synchronous" else _in_place(mdp, initial, sweep)
+    for number, plan in enumerate(sweeps, 1):
+        if done := number % check_every == 0 and settled(plan, stop, epsilon):
+            if stop == "span" and plan.high.isfinite().all():
+                plan = _centred(plan)
+        elif number == max_sweeps:
+            raise UserError(f"value iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
+                            "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+        yield plan
+        if done:
+            return
+
+
+def _synchronous(mdp: MDP, initial: str) -> Iterator[Plan]:
+    q_of = Backup(mdp)
+    v = _first_values(mdp, q_of.reward, initial)
+    while True:
+        q = q_of(v)
+        yield measured(mdp, v, v := q.max(-1).values, q=q)
+
+
+def _in_place(mdp: MDP, initial: str, sweep: str) -> Iterator[Plan]:
+    from rl_lab.planning.kernels import relax
+
+    tables = _tables(mdp)
+    v = _first_values(mdp, torch.from_numpy(tables[2]), initial)
+    flat = v.view(-1).numpy()
+    for turn in count():
+        worst = relax(*tables, flat, 0, len(flat), sweep == "in_place" or turn % 2 == 0)
+        yield _bounded(mdp, v.clone(), worst)
+
+
+def _bounded(mdp: MDP, v: Tensor, change: float) -> Plan:
+    """After a sweep in place that moved no value by more than `change`: it contracts by gamma, as a synchronous one."""
+    error = mdp.gamma / (1 - mdp.gamma) * change
+    return Plan(mdp, v, torch.full_like(mdp.gamma, change), low=-error, high=error)
+
+
+def _centred(plan: Plan) -> Plan:
+    shift = (plan.low + plan.high) / 2
+    value = torch.where(plan.mdp.terminal, 0.0, plan.value + shift[..., None])
+    return Plan(plan.mdp, value, plan.residual, low=plan.low - shift, high=plan.high - shift, policy=plan.policy)
+
+
+def _first_values(mdp: MDP, reward: Tensor, initial: str) -> Tensor:
+    """v [S]: zeros, or what the least of the best expected rewards would come to for ever, 0 at most.
+
+    The latter is never above v*, and no sweep lowers it: values rise to v* from below, and a sweep carries good news
+    as far as its order allows. Without discount there is no such start. Raises UserError.
+    """
+    v = torch.zeros_like(mdp.start)
+    if initial == "zero":
+        return v
+    if (mdp.gamma == 1).any():
+        raise UserError("planner.initial=pessimistic needs gamma below 1; choose zero")
+    least = reward.view(*mdp.start.shape, -1).max(-1).values.min(-1).values.clamp(max=0.0) / (1 - mdp.gamma)
+    return v + torch.where(mdp.terminal, 0.0, least[..., None])
+
+
+def prioritised_sweeping(
+    mdp: MDP,
+    *,
+    gamma: Unit | None = None,  # None: the world's own
+    epsilon: Positive = 1e-9,  # of every value
+    initial: Literal["zero", "pessimistic"] = "pessimistic",
+    block: Count = 4_096,  # states that are relaxed together
+    max_sweeps: Count = 100_000,
+) -> Iterator[Plan]:
+    """In place, and always where the largest change waits (Moore and Atkeson, 1993), by blocks that fit the cache.
+
+    Each plan follows about as many updates as there are states. The last one's values are within epsilon of v*, since
+    what waits bounds |T v - v|. Raises UserError.
+    """
+    from rl_lab.planning.kernels import readers, relax_waiting
+
+    mdp = judged(mdp, gamma)
+    tables = _tables(mdp)
+    v = _first_values(mdp, torch.from_numpy(tables[2]), initial if (mdp.gamma < 1).all() else "zero")
+    flat = v.view(-1).numpy()
+    states = v.shape[-1]
+    size = min(states, max(block, len(flat) // 8_192))
+    reads, waiting = readers(tables[0], size), np.full(-(-len(flat) // size), np.inf)
+    tolerance = float((epsilon * (1 - mdp.gamma).where(mdp.gamma < 1, 1.0)).min())
+    for _ in range(max_sweeps):
+        relax_waiting(*tables, flat, waiting, reads, size, tolerance, len(flat))
+        residual = torch.full_like(mdp.gamma, waiting.max())
+        error = residual / (1 - mdp.gamma)
+        yield Plan(mdp, v.clone(), residual, low=-error, high=error)
+        if waiting.max() <= tolerance:
+            return
+    raise UserError(f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} sweeps' updates: "
+                    "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+
+
+def _tables(mdp: MDP) -> tuple[np.ndarray, ...]:
+    """What the kernels read. Raises UserError on a GPU, where sweeps in place have no sense."""
+    from rl_lab.planning.kernels import tables
+
+    if mdp.start.is_cuda:
+        raise UserError("sweeps in place run on the CPU only: choose device=cpu, or planner.sweep=synchronous")
+    batch = (mdp.next_state, mdp.probability, mdp.reward) if mdp.start.dim() == 2 else (
+        mdp.next_state[None], mdp.probability[None], mdp.reward[None])  # fmt: skip
+    return tables(*(x.numpy() for x in batch), np.atleast_1d(mdp.gamma.numpy()))
+
+
+def q_iteration(mdp: MDP, *, gamma: Unit | None = None, epsilon: Positive = 1e-9, max_sweeps: Count = 100_000
+                ) -> Iterator[Plan]:  # fmt: skip
+    """Sweeps q <- E[r + gamma max_b q(s', b)], until every q is within epsilon of q*. Raises UserError."""
+    mdp = judged(mdp, gamma)
+    q_of, q = Backup(mdp), torch.zeros(*mdp.next_state.shape[:-1], dtype=torch.float64, device=mdp.start.device)
+    for _ in range(max_sweeps):
+        new_q = q_of(q.max(-1).values)
+        plan = measured(mdp, q.flatten(-2), new_q.flatten(-2))
+        q = new_q
+        yield Plan(mdp, q.max(-1).values, plan.residual, low=plan.low, high=plan.high, q=q)
+        if settled(plan, "value", epsilon):
+            return
+    raise UserError(f"Q-iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
+                    "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+
+
+def finite_horizon(mdp: MDP, *, horizon: Count, gamma: Unit | None = None) -> Iterator[Plan]:
+    """Backward induction: the plan number k is exact for k steps to go, and its policy is that of its first step."""
+    sweeps = _synchronous(discounted(mdp, gamma), "zero")
+    for _ in range(horizon):
+        plan = next(sweeps)
+        yield Plan(plan.mdp, plan.value, plan.residual, q=plan.q)
+
+
+def policy_evaluation(
+    mdp: MDP,
+    *,
+    gamma: Unit | None = None,  # None: the world's own
+    policy: Literal["random"] | list = "random",  # or an action a state
+    epsilon: Positive = 1e-9,
+    stop: Rule = "value",
+    sweep: Literal["synchronous", "in_place", "symmetric"] = "synchronous",
+    max_sweeps: Count = 100_000,
+) -> Iterator[Plan]:
+    """The values of a policy, sweep by sweep; each plan's `policy` is the greedy one, its improvement.
+
+    Raises UserError where they do not settle.
+    """
+    states, actions = mdp.next_state.shape[-3:-1]
+    if policy == "random":
+        chosen = torch.full((*mdp.start.shape, actions), 1 / actions, dtype=torch.float64, device=mdp.start.device)
+    else:
+        if len(policy) != states or not all(isinstance(a, int) and 0 <= a < actions for a in policy):
+            raise UserError(f"planner.policy must be `random`, or one of the actions 0 to {actions - 1} "
+                            f"for each of {states} states")  # fmt: skip
+        chosen = torch.tensor(policy, device=mdp.start.device)
+    of_policy = value_iteration(
+        follow(mdp, chosen), gamma=gamma, epsilon=epsilon, stop=stop, sweep=sweep, max_sweeps=max_sweeps
+    )
+    world = judged(mdp, gamma)
+    for plan in of_policy:
+        yield Plan(world, plan.value, plan.residual, low=plan.low, high=plan.high)

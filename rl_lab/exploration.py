@@ -10,18 +10,32 @@ from rl_lab.core.settings import Natural, Unit
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` to `end` over `steps`, then flat. (An object, because Hydra's partials cost 0.2 ms a call.)"""
+    """From `start` to `end` over `steps` that begin after `delay`, then flat.
+
+    (An object, because Hydra's partials cost 0.2 ms a call.)
+    """
 
     start: Unit
     end: Unit
     steps: Natural = 0
+    delay: Natural = 0
 
     def __call__(self, step: int) -> float:
-        return self.start + (self.end - self.start) * min(step / self.steps, 1.0) if self.steps else self.end
+        done = min(max(step - self.delay, 0) / self.steps, 1.0) if self.steps else 1.0
+        return self.start + (self.end - self.start) * done
 
 
-def epsilon_greedy(q: Tensor, epsilon: float, rng: Generator) -> Tensor:
-    """q [N, A] -> action [N]: uniform with probability epsilon, else the best; ties at random.
+def spread(epsilon: float, exponent: float, num_envs: int, device: torch.device) -> Tensor:
+    """[N]: epsilon^(1 + exponent i / (N - 1)) for env i, so that each explores to its own degree.
+
+    See Horgan et al. (2018), section 4.1: Ape-X takes epsilon .4 and exponent 7.
+    """
+    share = torch.linspace(0, 1, num_envs, device=device)
+    return epsilon ** (1 + exponent * share)
+
+
+def epsilon_greedy(q: Tensor, epsilon: float | Tensor, rng: Generator) -> Tensor:
+    """q [N, A] -> action [N]: uniform with probability epsilon, one for all or [N], else the best; ties at random.
 
     Without random ties a table of zeros would walk in direction 0 for ever.
     """
@@ -29,6 +43,14 @@ def epsilon_greedy(q: Tensor, epsilon: float, rng: Generator) -> Tensor:
     best = torch.where(q == q.max(-1, keepdim=True).values, noise, -1.0).argmax(-1)
     explore = torch.rand(q.shape[:-1], generator=rng, device=q.device) < epsilon
     return torch.where(explore, noise.argmax(-1), best)
+
+
+def greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
+    """q [N, A] -> the probabilities [N, A] by which `epsilon_greedy` chooses."""
+    best = (q == q.max(-1, keepdim=True).values).to(q.dtype)
+    if isinstance(epsilon, Tensor):
+        epsilon = epsilon.unsqueeze(-1)
+    return epsilon / q.shape[-1] + (1 - epsilon) * best / best.sum(-1, keepdim=True)
 
 
 def sample(log_probs: Tensor, rng: Generator) -> Tensor:

@@ -31,6 +31,45 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
     return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
 
 
+def half_square(error: Tensor) -> Tensor:
+    """Its gradient is the error itself."""
+    return error.square() / 2
+
+
+def expected_sarsa(
+    q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor, probability_t: Tensor
+) -> Tensor:
+    """The error against the mean of q_t under the policy `probability_t` [..., A] (Sutton and Barto, 2018, eq. 6.9).
+
+    With all of the probability on the action that is taken next it is SARSA's (eq. 6.7).
+    """
+    return (r_t + discount_t * (probability_t * q_t).sum(-1)).detach() - pick(q_tm1, a_tm1)
+
+
+def project(z: Tensor, probability: Tensor, support: Tensor) -> Tensor:
+    """Mass `probability` [..., Z] at places z [..., Z], moved to the evenly spaced `support` [K] -> [..., K].
+
+    Each mass is shared by the two atoms beside it, the nearer the more; what lies beyond the ends goes there.
+    See Bellemare et al. (2017), eq. 7.
+    """
+    step = support[1] - support[0]
+    away = (z.clamp(support[0], support[-1]).unsqueeze(-1) - support).abs() / step  # [..., Z, K], in atoms
+    return (probability.unsqueeze(-1) * (1 - away).clamp(min=0)).sum(-2)
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
+    """quantiles [..., Z] against samples of the target [..., K] -> [...], summed over Z, averaged over K.
+
+    The quantile tau = (i + 1/2) / Z weighs an error by tau where the target is above it and by 1 - tau where below.
+    See Dabney et al. (2018), eq. 10.
+    """
+    count = quantiles.shape[-1]
+    tau = (torch.arange(count, device=quantiles.device) + 0.5) / count
+    error = target.unsqueeze(-2) - quantiles.unsqueeze(-1)  # [..., Z, K]
+    weight = (tau.unsqueeze(-1) - (error.detach() < 0).to(error.dtype)).abs()
+    return (weight * huber(error, delta) / delta).mean(-1).sum(-1)
+
+
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """-log pi(a|s) A [...]: its gradient is the policy gradient's, downhill (Sutton and Barto, 2018, eq. 13.11)."""
     return -log_prob * advantage.detach()

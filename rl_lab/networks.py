@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Natural
 from rl_lab.types import Spec
 
 TorsoFn = Callable[[Spec], nn.Module]
@@ -29,8 +29,8 @@ def mlp(
     return _orthogonal(nn.Sequential(nn.Flatten(), *layers), orthogonal)
 
 
-def nature_cnn(spec: Spec, orthogonal: bool = False) -> nn.Module:
-    """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]."""
+def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False) -> nn.Module:
+    """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]; 0: the convolutions alone."""
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
         raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
                         f"{spec.obs_shape}; "
@@ -42,8 +42,8 @@ def nature_cnn(spec: Spec, orthogonal: bool = False) -> nn.Module:
         nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
         nn.Flatten(),
     )  # fmt: skip
-    features = _features(convolutions, spec)
-    return _orthogonal(nn.Sequential(*convolutions, nn.Linear(features, 512), nn.ReLU()), orthogonal)
+    dense = [nn.Linear(_features(convolutions, spec), features), nn.ReLU()] if features else []
+    return _orthogonal(nn.Sequential(*convolutions, *dense), orthogonal)
 
 
 class Heads(nn.Module):
@@ -64,6 +64,74 @@ class Heads(nn.Module):
         """obs [B, ...] -> [B, size] for each head."""
         features = self.torso(obs)
         return tuple(head(features) for head in self.heads)
+
+
+class QNetwork(nn.Module):
+    """A torso, and `outputs` numbers for each action: obs [B, ...] -> [B, A, Z].
+
+    dueling: two streams, V [1, Z] + A [A, Z] - the mean of A over actions (Wang et al., 2016, eq. 9);
+    hidden:  units of one more layer in each stream, 0 for none;
+    noisy:   sigma_0 of NoisyLinear layers above the torso, 0 for plain ones;
+    zero:    all values start at 0, without a bias: on one-hot observations, a table.
+    """
+
+    def __init__(self, spec: Spec, torso: TorsoFn, outputs: int = 1, *, dueling: bool = False, hidden: int = 0,
+                 noisy: float = 0.0, zero: bool = False):  # fmt: skip
+        super().__init__()
+        self.torso, self.outputs = torso(spec), outputs
+        features = _features(self.torso, spec)
+
+        def linear(inputs: int, size: int) -> nn.Module:
+            return NoisyLinear(inputs, size, noisy) if noisy else nn.Linear(inputs, size)
+
+        def stream(actions: int) -> nn.Module:
+            if zero:
+                return _head(features, actions * outputs, 0.0)
+            if not hidden:
+                return linear(features, actions * outputs)
+            return nn.Sequential(linear(features, hidden), nn.ReLU(), linear(hidden, actions * outputs))
+
+        self.advantage, self.value = stream(spec.num_actions), stream(1) if dueling else None
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features = self.torso(obs)
+        advantage = self.advantage(features).unflatten(-1, (-1, self.outputs))
+        if self.value is None:
+            return advantage
+        return self.value(features).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
+
+    def draw_noise(self, rng: torch.Generator) -> None:
+        for layer in self.modules():
+            if isinstance(layer, NoisyLinear):
+                layer.draw_noise(rng)
+
+
+class NoisyLinear(nn.Linear):
+    """y = (w + sigma_w * noise) x + b + sigma_b * noise, factorised (Fortunato et al., 2018, eq. 9 to 11).
+
+    The noise stays as `draw_noise` left it; in `eval` mode there is none.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sigma: float = 0.5):
+        super().__init__(inputs, outputs)
+        bound = inputs**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+        self.sigma_weight = nn.Parameter(torch.full_like(self.weight, sigma * bound))
+        self.sigma_bias = nn.Parameter(torch.full_like(self.bias, sigma * bound))
+        self.register_buffer("noise_in", torch.zeros(inputs))
+        self.register_buffer("noise_out", torch.zeros(outputs))
+
+    def draw_noise(self, rng: torch.Generator) -> None:
+        for noise in (self.noise_in, self.noise_out):
+            x = torch.randn(noise.shape, generator=rng, device=noise.device)
+            noise.copy_(x.sign() * x.abs().sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if not self.training:
+            return y
+        return y + nn.functional.linear(x * self.noise_in, self.sigma_weight, self.sigma_bias) * self.noise_out
 
 
 class Frames(nn.Module):

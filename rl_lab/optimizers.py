@@ -1,4 +1,4 @@
-"""RMSProp as TensorFlow computes it, which the published A2C results rest on."""
+"""RMSProp in the forms that published results rest on; torch's own is neither of them."""
 
 import torch
 
@@ -24,5 +24,32 @@ class RMSpropTF(torch.optim.Optimizer):
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
             roots = torch._foreach_add(squares, group["eps"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+
+
+class CentredRMSprop(torch.optim.Optimizer):
+    """g <- decay g + (1 - decay) d, s <- decay s + (1 - decay) d^2; p <- p - lr d / sqrt(s - g^2 + eps), from zeros.
+
+    The form of Graves (2013, eq. 38 to 41) that Mnih et al. (2015) used, but on the mean gradient over a batch of B:
+    on the sum, as theirs, eps is B^2 times as large for the same steps.
+    """
+
+    def __init__(self, params, lr: Positive, decay: Unit = 0.95, eps: Positive = 1e-5):
+        super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in parameters]
+            means, squares = (
+                [self.state[p].setdefault(name, torch.zeros_like(p)) for p in parameters] for name in ("mean", "square")
+            )
+            torch._foreach_lerp_(means, gradients, 1 - group["decay"])
+            torch._foreach_mul_(squares, group["decay"])
+            torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
+            roots = torch._foreach_addcmul(squares, means, means, -1)
+            torch._foreach_add_(roots, group["eps"])
             torch._foreach_sqrt_(roots)
             torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])

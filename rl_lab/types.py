@@ -17,6 +17,7 @@ class Spec(NamedTuple):
     obs_shape: tuple[int, ...]
     obs_dtype: torch.dtype
     actions: tuple[str, ...]  # their names, in order
+    frame_stack: int = 1  # an observation is so many frames, oldest first, with zeros from before its episode
 
     @property
     def num_actions(self) -> int:

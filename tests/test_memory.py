@@ -1,59 +1,270 @@
-"""The replay against a plain list of transitions."""
+"""The replay against a plain list of transitions, and prioritised sampling against its formula."""
+
+import itertools
+import os
+import random
+from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
+from rl_lab import memory
 from rl_lab.core.errors import UserError
+from rl_lab.envs.atari import Atari
+from rl_lab.exploration import Linear
 from rl_lab.memory import Replay
-from rl_lab.types import Transition
+from rl_lab.memory.priorities import Priorities, SumTree
+from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
+ORDINARY, TERMINATED, TRUNCATED, LIFE_LOST = (1.0, False), (0.0, True), (1.0, True), (0.0, False)
+GAMMA, CLIP = 0.5, 2.0  # sums of halves are exact
 
 
-def transitions(n: int, first: int) -> Transition:
-    x = torch.arange(first, first + n).float()
-    return Transition(x[:, None], x.long(), x, torch.ones(n), x.long() % 2 == 0, x[:, None] + 1)
+class World:
+    """N streams of stacks of k frames, no two frames alike, whose episodes end at random in every way."""
+
+    def __init__(self, num_envs: int, k: int, truncated: float, seed: int = 0):
+        self.n, self.k, self.rng, self.fresh = num_envs, k, random.Random(seed), itertools.count(1)
+        self.weights = [0.8 - truncated, 0.1, truncated, 0.1]
+        self.cuts = set()
+        self.stacks = [[self.frame() for _ in range(k)] for _ in range(num_envs)]  # begun before the replay looked
+        self.steps = [[] for _ in range(num_envs)]  # of each env: (stack, action, reward, discount, last, next stack)
+
+    def frame(self) -> list[float]:
+        number = next(self.fresh)
+        return [float(number), -float(number)]
+
+    def begin(self, i: int) -> None:
+        self.stacks[i] = [[0.0, 0.0]] * (self.k - 1) + [self.frame()]
+
+    def step(self) -> Transition:
+        for i in range(self.n):
+            (discount, last), = self.rng.choices([ORDINARY, TERMINATED, TRUNCATED, LIFE_LOST], self.weights)  # fmt: skip
+            then = self.stacks[i][1:] + [self.frame()]
+            self.steps[i].append((self.stacks[i], self.rng.randrange(9), self.rng.randint(-4, 4), discount, last, then))
+            self.stacks[i] = then
+            if last:
+                self.begin(i)
+        columns = list(zip(*(steps[-1] for steps in self.steps), strict=True))
+        kinds = torch.float32, torch.int64, torch.float32, torch.float32, torch.bool, torch.float32
+        fields = [torch.tensor(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)]
+        fields[0], fields[5] = fields[0].flatten(1, 2), fields[5].flatten(1, 2)  # k frames of 2 -> [N, 2 k]
+        return Transition(*fields)
+
+    def cut(self) -> None:
+        """The process died: whatever was under way never goes on."""
+        for i, steps in enumerate(self.steps):
+            if not steps[-1][4]:
+                self.cuts.add((len(steps) - 1, i))
+            steps[-1] = (*steps[-1][:4], True, steps[-1][5])
+            self.begin(i)
+
+    def n_step(self, i: int, t: int, n: int) -> tuple:
+        """What begins at step t of env i."""
+        total, weight = 0.0, 1.0
+        for j in range(n):
+            _, _, reward, discount, last, then = self.steps[i][t + j]
+            total += weight * max(-CLIP, min(CLIP, reward))
+            if last or discount == 0:
+                break
+            weight *= GAMMA * discount if j < n - 1 else 1.0
+        stack, action = self.steps[i][t][:2]
+        return stack, action, total, weight * discount, last, then
+
+    def eligible(self, capacity: int, n: int, by_row: bool) -> dict[tuple, tuple]:
+        """What may be sampled, by its observation: the newest of each env whose final frames are still there."""
+        per_env, count = -(-capacity // self.n), len(self.steps[0])
+        rows = per_env + n + self.k - 1
+        finals = max(rows * self.n // 32, (n + 1) * self.n)
+        ends = [(t, i) for t in range(count) for i in range(self.n) if self.steps[i][t][3] and self.steps[i][t][4]]
+        ends.sort(key=lambda end: (end[0], end in self.cuts))  # a cut is found when the row has long been written
+        lost = ends[:-finals]
+        unread = {(t - j, i) for t, i in lost for j in range(n)}
+        first = max([0, count - n + 1 - per_env] + [t + 1 for t, _ in lost if by_row])
+        found = (self.n_step(i, t, n) for t in range(first, count - n + 1) for i in range(self.n) if by_row or (t, i) not in unread)  # fmt: skip
+        return {tuple(sum(step[0], [])): step for step in found}
 
 
-def test_ring_holds_the_newest():
-    replay, seen = Replay(10, seed=0, device=CPU), []
-    for i in range(7):
-        replay.add(transitions(3, 3 * i))
-        seen += range(3 * i, 3 * i + 3)
-        batch = replay.sample(500)
-        assert set(batch.reward.long().tolist()) == set(seen[-10:])
-        torch.testing.assert_close(batch.next_obs, batch.obs + 1)
-        torch.testing.assert_close(batch.obs[:, 0], batch.reward)
-        assert torch.equal(batch.last, batch.action % 2 == 0)
+def check(batch: Transition, eligible: dict[tuple, tuple]) -> Tensor:
+    """Every sample is one of the eligible, to the bit; returns how often each was drawn."""
+    counts, names = torch.zeros(len(eligible)), {name: i for i, name in enumerate(eligible)}
+    obs, then = batch.obs.tolist(), batch.next_obs.tolist()
+    rest = [batch.action.tolist(), batch.reward.tolist(), batch.discount.tolist(), batch.last.tolist()]
+    for b, name in enumerate(map(tuple, obs)):
+        expected = eligible[name]
+        assert tuple(column[b] for column in rest) == expected[1:5]
+        final = sum(expected[5], [])
+        if expected[3] == 0 and expected[4]:
+            final[-2:] = [0.0, 0.0]  # nothing is made of it
+        assert then[b] == final
+        counts[names[name]] += 1
+    return counts
 
 
-def test_sampling_is_uniform():
-    replay = Replay(8, seed=0, device=CPU)
-    replay.add(transitions(8, 0))
-    counts = replay.sample(80_000).reward.long().bincount(minlength=8)
-    chi_square = ((counts - 10_000) ** 2 / 10_000).sum().item()
-    assert chi_square < 24.3  # 99.9 % point of chi-square with 7 degrees of freedom
+@pytest.mark.parametrize("by_priority", [False, True])
+@pytest.mark.parametrize("truncated", [0.01, 0.3])
+@pytest.mark.parametrize("n_step", [1, 3, 5])
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_every_sample_is_in_the_list_and_the_whole_list_is_sampled(num_envs, k, n_step, truncated, by_priority):
+    priorities = partial(Priorities, alpha=0.0, beta=Linear(1.0, 1.0)) if by_priority else None
+    settings = dict(frame_stack=k, n_step=n_step, gamma=GAMMA, max_abs_reward=CLIP, priorities=priorities)
+    world, replay = World(num_envs, k, truncated, seed=100 * num_envs + 10 * k + n_step), Replay(30, 0, CPU, **settings)
+    for step in range(1, 121):
+        replay.add(world.step())
+        assert replay.size == min(max(0, step - n_step + 1), -(-30 // num_envs)) * num_envs
+        if step % 5 == 0:
+            eligible = world.eligible(30, n_step, by_row=not by_priority)
+            check(replay.sample(60), eligible)
+        if step in (50, 51, 90):
+            state = replay.state_dict()
+            replay = Replay(30, 1, CPU, **settings)
+            replay.load_state_dict(state)
+            if step == 90:
+                world.cut()
+    counts = check(replay.sample(100 * len(eligible)), eligible)
+    chi_square = ((counts - 100) ** 2 / 100).sum().item()
+    assert chi_square < len(eligible) + 4.5 * (2 * len(eligible)) ** 0.5  # about the 99.999 % point
+    assert counts.min() > 0
+
+
+def test_gridworlds_and_vectors_keep_their_shape_and_kind():
+    for shape, kind in [((), torch.int64), ((3,), torch.float32), ((6, 2, 2), torch.uint8)]:
+        obs = torch.arange(4 * torch.Size(shape).numel()).reshape(4, *shape).to(kind)
+        replay = Replay(8, 0, CPU, frame_stack=2 if len(shape) == 3 else 1)
+        moved = torch.cat([obs[:, 3:], obs[:, :3] + 100], 1) if len(shape) == 3 else obs + 4
+        replay.add(Transition(obs, torch.zeros(4, 2), torch.ones(4), torch.ones(4), torch.zeros(4).bool(), moved))
+        batch = replay.sample(32)
+        assert batch.obs.shape == batch.next_obs.shape == (32, *shape) and batch.obs.dtype == kind
+        which = (batch.obs.reshape(32, -1)[:, :1] == obs.reshape(4, -1)[:, 0]).long().argmax(1)
+        assert torch.equal(batch.obs, obs[which]) and torch.equal(batch.next_obs, moved[which])
+        assert batch.action.shape == (32, 2)
+
+
+def test_pongs_stacks_come_back_as_the_emulator_made_them():
+    env = Atari("pong", 2, max_frames=240)
+    replay, seen, obs, truncated = Replay(60, 0, CPU, frame_stack=4), set(), env.reset(0), 0
+    rng = torch.Generator().manual_seed(0)
+    for t in range(1, 141):
+        step = env.step(action := torch.randint(6, (2,), generator=rng))
+        replay.add(Transition(obs, action, *step[:4]))
+        seen |= {x.numpy().tobytes() + y.numpy().tobytes() for x, y in zip(obs, step.next_obs, strict=True)}
+        obs = step.obs
+        if t % 10 == 0:
+            batch = replay.sample(60)
+            truncated += batch.last.sum()
+            for x, y in zip(batch.obs, batch.next_obs, strict=True):
+                assert x.numpy().tobytes() + y.numpy().tobytes() in seen
+    assert truncated > 4
+    env.close()
 
 
 def test_a_restored_replay_goes_on_as_if_nothing_happened():
-    one = Replay(10, seed=0, device=CPU)
-    for i in range(5):
-        one.add(transitions(3, 3 * i))
-    two = Replay(10, seed=9, device=CPU)
-    two.load_state_dict(one.state_dict())
-    for replay in (one, two):
-        replay.add(transitions(3, 100))
-    assert all(torch.equal(a, b) for a, b in zip(one.sample(64), two.sample(64), strict=True))
+    for priorities in (None, partial(Priorities, alpha=0.7, beta=Linear(0.4, 1.0, 100))):
+        world, one = World(3, 4, 0.1), Replay(10, 0, CPU, frame_stack=4, n_step=2, priorities=priorities)
+        two = Replay(10, 9, CPU, frame_stack=4, n_step=2, priorities=priorities)
+        for _ in range(9):
+            one.add(world.step())
+        one.update_priorities(one.draw(6)[0], torch.arange(6.0))
+        two.load_state_dict(one.state_dict())
+        for _ in range(9):
+            transition = world.step()
+            one.add(transition)
+            two.add(transition)
+            (slots, weight), (others, other_weight) = one.draw(64), two.draw(64)
+            assert torch.equal(slots, others) and torch.equal(weight, other_weight)
+            assert all(torch.equal(a, b) for a, b in zip(one.read(slots), two.read(slots), strict=True))
 
 
-def test_a_replay_of_another_capacity_is_refused():
-    one = Replay(10, seed=0, device=CPU)
-    for i in range(5):
-        one.add(transitions(3, 3 * i))
-    with pytest.raises(ValueError, match="does not fit capacity 8"):
-        Replay(8, seed=0, device=CPU).load_state_dict(one.state_dict())
+def test_a_checkpoint_holds_what_is_filled():
+    replay, world = Replay(10_000, 0, CPU, frame_stack=4), World(2, 4, 0.1)
+    for _ in range(5):
+        replay.add(world.step())
+    saved = replay.state_dict()["ring"]["store"]
+    assert [len(x) for x in saved] == [2 * (3 + 5 + 1)] * 6  # the first stack's past, the steps, and what came next
+    assert replay.nbytes == sum(x.nbytes for x in saved) == 18 * (8 + 8 + 4 + 4 + 1 + 8)
+    assert all(x.untyped_storage().nbytes() == x.nbytes for x in saved)  # not a view that saves the whole
+
+
+def test_a_replay_of_another_kind_is_refused():
+    one, world = Replay(10, 0, CPU), World(1, 1, 0.1)
+    one.add(world.step())
+    with pytest.raises(ValueError, match="capacity 10, n_step 1, frame_stack 1 does not fit capacity 8, n_step 1"):
+        Replay(8, 0, CPU).load_state_dict(one.state_dict())
 
 
 def test_more_environments_than_slots_is_a_users_mistake():
     with pytest.raises(UserError, match="agent.replay.capacity=2 is impossible: 3 environments step at once"):
-        Replay(2, seed=0, device=CPU).add(transitions(3, 0))
+        Replay(2, seed=0, device=CPU).add(World(3, 1, 0.1).step())
+
+
+def test_a_million_atari_transitions_take_seven_and_a_quarter_gigabytes(monkeypatch):
+    spec, replay = Spec((4, 84, 84), torch.uint8, ("noop",)), Replay(1_000_000, 0, CPU, frame_stack=4)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 8_000_000_000)
+    assert replay.announce(spec, 1) == "replay of 1,000,000 transitions: up to 7.3 GB on cpu"
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4_000_000_000)
+    with pytest.raises(UserError) as error:
+        replay.announce(spec, 1)
+    assert str(error.value) == (
+        "agent.replay.capacity=1000000 needs 7.3 GB and 4 GB are free on cpu; agent.replay.capacity=493046 would fit"
+    )
+
+
+def test_free_memory_is_what_the_machine_says():
+    assert 0 < memory.free_bytes(CPU) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize("branches", [2, 3, 128])
+def test_the_tree_finds_what_a_running_sum_finds(branches):
+    rng = torch.Generator().manual_seed(0)
+    tree, flat = SumTree(300, CPU, branches), torch.zeros(300, dtype=torch.float64)
+    for _ in range(20):
+        leaf, value = torch.randint(300, (40,), generator=rng), torch.randint(0, 4, (300,), generator=rng).double()
+        tree[leaf] = value[leaf]
+        flat[leaf] = value[leaf]
+        assert tree.total == flat.sum()
+        mass = torch.arange(2 * int(flat.sum())).double() / 2  # on the edges too
+        assert torch.equal(tree.find(mass), torch.searchsorted(flat.cumsum(0), mass, right=True))
+    assert flat[tree.find(tree.total.expand(1))] > 0  # rounding upwards finds no empty leaf
+
+
+def test_prioritised_frequencies_and_weights_are_the_formulas():
+    replay = Replay(20, 0, CPU, priorities=partial(Priorities, alpha=0.6, beta=Linear(0.4, 1.0, 40)))
+    world = World(1, 1, 0.0)
+    for _ in range(20):
+        replay.add(world.step())
+    slots = torch.arange(20)
+    error = torch.linspace(-3, 3, 20)
+    replay.update_priorities(slots, error)
+    p = (error.double().abs() + 1e-6) ** 0.6
+    p /= p.sum()
+    counts, draws = torch.zeros(20), 400
+    for _ in range(draws):
+        drawn, weight = replay.draw(100)
+        counts += drawn.bincount(minlength=20)
+        expected = (20 * p[drawn]) ** -0.7  # beta is half way from 0.4 to 1 after 20 of 40 transitions
+        torch.testing.assert_close(weight, (expected / expected.max()).float())
+    chi_square = ((counts - 100 * draws * p) ** 2 / (100 * draws * p)).sum().item()
+    assert chi_square < 43.8  # 99.9 % point of chi-square with 19 degrees of freedom
+
+
+def test_strata_leave_no_part_out():
+    replay = Replay(64, 0, CPU, priorities=partial(Priorities, alpha=0.5, beta=Linear(1.0, 1.0)))
+    world = World(1, 1, 0.0)
+    for _ in range(64):
+        replay.add(world.step())
+    assert replay.draw(64)[0].bincount().tolist() == [1] * 64
+
+
+def test_new_transitions_come_with_the_highest_priority_ever_seen():
+    replay, world = (
+        Replay(10, 0, CPU, priorities=partial(Priorities, alpha=1.0, beta=Linear(1.0, 1.0))),
+        World(1, 1, 0.0),
+    )
+    for error in (5.0, 0.1, 0.2):
+        replay.add(world.step())
+        replay.update_priorities(torch.tensor([len(world.steps[0]) - 1]), torch.tensor([-error]))
+    replay.add(world.step())
+    torch.testing.assert_close(replay.priorities.tree[torch.arange(5)].float(), torch.tensor([5.0, 0.1, 0.2, 5.0, 0.0]))

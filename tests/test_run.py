@@ -151,6 +151,10 @@ def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):
     ]
 
 
+class Buffer(torch.nn.ParameterDict):
+    nbytes = 1_200_000
+
+
 class Toy(Learner):
     saved = "network", "rng", "count", "replay"
     memory = "replay"
@@ -159,7 +163,7 @@ class Toy(Learner):
         with seeded(seed, torch.device("cpu")):
             self.network = torch.nn.Linear(2, 2)
         self.rng, self.count = torch.Generator().manual_seed(seed), seed
-        self.replay = torch.nn.ParameterDict({"data": torch.zeros(300_000)})
+        self.replay = Buffer({"data": torch.zeros(300_000)})
 
 
 def test_a_large_memory_is_left_out_and_said(tmp_path, capsys):

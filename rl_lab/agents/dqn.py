@@ -1,4 +1,5 @@
-"""Deep Q-Network (Mnih et al., 2015; https://www.nature.com/articles/nature14236)."""
+"""Deep Q-Network (Mnih et al., 2015; https://www.nature.com/articles/nature14236), and the variants that joined it in
+Rainbow (Hessel et al., 2018; https://arxiv.org/abs/1710.02298), each a setting."""
 
 import math
 from collections.abc import Callable
@@ -6,17 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rl_lab import exploration, losses
+from rl_lab import exploration
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
-from rl_lab.networks import Heads, TorsoFn
+from rl_lab.networks import QNetwork, TorsoFn
 from rl_lab.types import Spec, Transition, View
+from rl_lab.values import Categorical, Mean, Quantiles
 
 
 class DQN(Learner):
-    """Q-learning from replay, against a target network that follows in jumps."""
+    """Q-learning from replay, against a target network that follows in jumps, or steadily."""
 
     saved = "online", "target", "optimizer", "replay", "rng", "steps", "learns", "owed"
     memory = "replay"
@@ -29,37 +31,64 @@ class DQN(Learner):
         *,
         network: TorsoFn,
         optimizer: OptimizerFn,
-        replay: Callable[..., Replay],
+        replay: Callable[..., Replay],  # n_step and priorities are settings of its own
+        value: Mean | Categorical | Quantiles | None = None,  # what is predicted of the return; None: Mean()
         batch_size: Count,
         replay_ratio: NonNegative,  # samples learned from, per step taken
         learning_starts: Natural,  # steps
         target_update_period: Count,  # gradient steps
+        target_mix: Unit = 1.0,  # how far the target goes towards the online network; 1: all the way
         gamma: Unit,
         epsilon: Callable[[int], float],  # of steps
+        epsilon_spread: NonNegative = 0.0,  # over the envs, as in Ape-X; 0: the same in all
+        eval_epsilon: Unit = 0.0,  # of the greedy policy
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         max_grad_norm: Positive = math.inf,
         double: bool = False,  # van Hasselt et al. (2016)
+        dueling: bool = False,  # Wang et al. (2016)
+        stream_units: Natural = 0,  # one more layer in each stream above the torso
+        noisy: NonNegative = 0.0,  # sigma_0 of noisy layers above the torso (Fortunato et al., 2018)
         zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
+        if zero_head and (noisy or stream_units):
+            raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
+        self.value = value or Mean()
         with seeded(seed, device):
-            gains = [0.0] if zero_head else None
-            self.online, self.target = (Heads(spec, network, [spec.num_actions], gains).to(device) for _ in range(2))
+            self.online, self.target = (
+                QNetwork(spec, network, self.value.outputs, dueling=dueling, hidden=stream_units, noisy=noisy,
+                         zero=zero_head).to(device) for _ in range(2)
+            )  # fmt: skip
         self.target.requires_grad_(False).load_state_dict(self.online.state_dict())
-        self.optimizer = build_optimizer(optimizer, self.online.parameters())
-        self.rng, self.replay = generator(seed, device), replay(seed=seed + 1, device=device)
-        if batch_size > self.replay.capacity:
-            raise UserError(
-                f"agent.batch_size={batch_size} is impossible: above agent.replay.capacity={self.replay.capacity}"
-            )
+        self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
+        self.replay = replay(
+            seed=seed + 1, device=device, frame_stack=spec.frame_stack, gamma=gamma, max_abs_reward=max_abs_reward
+        )
+        capacity = self.replay.capacity
+        for name, size in {"batch_size": batch_size, "learning_starts": learning_starts}.items():
+            if size > capacity:
+                raise UserError(f"agent.{name}={size} is impossible: above agent.replay.capacity={capacity}")
+        self.spec, self.device, self.double, self.noisy = spec, device, double, noisy
         self.batch_size, self.replay_ratio, self.learning_starts = batch_size, replay_ratio, learning_starts
-        self.target_update_period, self.gamma, self.epsilon = target_update_period, gamma, epsilon
-        self.max_abs_reward, self.max_grad_norm, self.double = max_abs_reward, max_grad_norm, double
+        self.target_update_period, self.target_mix, self.gamma = target_update_period, target_mix, gamma
+        self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
+        self.max_grad_norm = max_grad_norm
         self.steps, self.learns, self.owed = 0, 0, 0.0
+
+    def announce(self, num_envs: int) -> str:
+        """What it will take of memory, in words. Raises UserError where there is not enough."""
+        return self.replay.announce(self.spec, num_envs)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        (q,) = self.online(obs)
-        return q.argmax(-1) if greedy else exploration.epsilon_greedy(q, self.epsilon(self.steps), self.rng)
+        if greedy:
+            q = self.q(obs)
+            return exploration.epsilon_greedy(q, self.eval_epsilon, self.rng) if self.eval_epsilon else q.argmax(-1)
+        if self.noisy:
+            self.online.draw_noise(self.rng)
+        q, epsilon = self.value.mean(self.online(obs)), self.epsilon(self.steps)
+        if self.epsilon_spread:
+            epsilon = exploration.spread(epsilon, self.epsilon_spread, len(obs), obs.device)
+        return exploration.epsilon_greedy(q, epsilon, self.rng)
 
     def update(self, transition: Transition) -> Metrics:
         n, metrics = len(transition.reward), {}
@@ -68,30 +97,55 @@ class DQN(Learner):
         if self.replay.size >= max(self.learning_starts, 1):
             self.owed += n * self.replay_ratio / self.batch_size  # gradient steps that these steps pay for
         while self.owed >= 1:
-            metrics = self.learn(self.replay.sample(self.batch_size))
+            slots, weight = self.replay.draw(self.batch_size)
+            metrics, error = self.learn(self.replay.read(slots), weight)
+            self.replay.update_priorities(slots, error)
             self.owed -= 1
         return metrics and {**metrics, "dqn/epsilon": self.epsilon(self.steps)}
 
-    def learn(self, batch: Transition) -> Metrics:
-        """One gradient step."""
-        td = self.td_error(batch)
-        loss = losses.huber(td).mean()
+    def learn(self, batch: Transition, weight: Tensor | float = 1.0) -> tuple[Metrics, Tensor]:
+        """One gradient step; also the errors [B] that a prioritised replay goes by."""
+        if self.noisy:
+            self.online.draw_noise(self.rng)
+            self.target.draw_noise(self.rng)
+        loss, error = self.loss(batch)
+        loss = (weight * loss).mean()
         norm = descend(self.optimizer, loss, self.max_grad_norm)
         self.learns += 1
         if self.learns % self.target_update_period == 0:
-            self.target.load_state_dict(self.online.state_dict())
-        return {"dqn/loss": loss.detach(), "dqn/td_error": td.detach().abs().mean(), "dqn/grad_norm": norm}
+            self.follow()
+        return {"dqn/loss": loss.detach(), "dqn/td_error": error.mean(), "dqn/grad_norm": norm}, error
 
-    def td_error(self, batch: Transition) -> Tensor:
-        """[B], from a batch of transitions."""
-        (q_tm1,) = self.online(batch.obs)
+    def loss(self, batch: Transition) -> tuple[Tensor, Tensor]:
+        """The loss [B] and the size of the error [B] of a batch of transitions."""
+        now = pick(self.online(batch.obs), batch.action)
         with torch.no_grad():
-            (q_t,) = self.target(batch.next_obs)
-            selector = self.online(batch.next_obs)[0] if self.double else q_t
-        reward = batch.reward.clamp(-self.max_abs_reward, self.max_abs_reward)
-        return losses.double_q_learning(q_tm1, batch.action, reward, self.gamma * batch.discount, q_t, selector)
+            then = self.target(batch.next_obs)
+            selector = self.online(batch.next_obs) if self.double else then
+            then = pick(then, self.value.mean(selector).argmax(-1))
+        return self.value.loss(now, batch.reward, self.gamma * batch.discount, then)
 
     @torch.no_grad()
+    def follow(self) -> None:
+        """theta- <- theta- + mix (theta - theta-)."""
+        for target, online in zip(self.target.parameters(), self.online.parameters(), strict=True):
+            target.lerp_(online, self.target_mix)
+
+    @torch.no_grad()
+    def q(self, obs: Tensor) -> Tensor:
+        """[B, A], without noise."""
+        if not self.noisy:
+            return self.value.mean(self.online(obs))
+        self.online.eval()
+        q = self.value.mean(self.online(obs))
+        self.online.train()
+        return q
+
     def view(self, obs: Tensor) -> View:
-        (q,) = self.online(obs)
+        q = self.q(obs)
         return View(q, q.max(-1).values, "action values")
+
+
+def pick(x: Tensor, action: Tensor) -> Tensor:
+    """x [B, A, Z] at action [B] -> [B, Z]."""
+    return x[torch.arange(len(x), device=x.device), action]

@@ -24,8 +24,11 @@ class Learner:
     memory: str | None = None
     settled = True  # False while half a rollout is held: a checkpoint waits for the rest
 
-    def state_dict(self) -> dict:
-        return {name: _state(getattr(self, name)) for name in self.saved}
+    def announce(self, num_envs: int) -> str | None:
+        """What there is to say before the first step."""
+
+    def state_dict(self, without: str | None = None) -> dict:
+        return {name: _state(getattr(self, name)) for name in self.saved if name != without}
 
     def load_state_dict(self, state: dict) -> None:
         """Raises KeyError, RuntimeError or ValueError where the state is of another learner."""

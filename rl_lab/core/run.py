@@ -170,12 +170,12 @@ class Run:
                          "(a smaller learning rate may help)")  # fmt: skip
 
     def _sized(self, part) -> dict:
-        state, memory = part.state_dict(), getattr(part, "memory", None)
-        if memory and (size := _bytes(state[memory]) / 1e9) > self.max_memory_gb:
-            del state[memory]
+        memory = getattr(part, "memory", None)
+        if memory and (size := getattr(part, memory).nbytes / 1e9) > self.max_memory_gb:
             self.say(f"replay of {size:.1f} GB left out of the checkpoint (checkpoint.max_memory_gb="
                      f"{self.max_memory_gb:g}); a resumed run refills it", once=True)  # fmt: skip
-        return state
+            return part.state_dict(without=memory)
+        return part.state_dict()
 
     def log(self, metrics: Metrics, step: int, keep: bool = False) -> None:
         """One row, to the file and to W&B; the only place where a metric leaves the device.
@@ -250,14 +250,6 @@ def _numbers(values) -> list[float]:
     tensors = [v.detach().double().reshape(()) for v in values if isinstance(v, torch.Tensor)]
     moved = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(moved) if isinstance(v, torch.Tensor) else float(v) for v in values]
-
-
-def _bytes(state) -> int:
-    if isinstance(state, torch.Tensor):
-        return state.nbytes
-    if isinstance(state, dict):
-        return sum(_bytes(v) for v in state.values())
-    return sum(_bytes(v) for v in state) if isinstance(state, list | tuple) else 0
 
 
 @functools.cache

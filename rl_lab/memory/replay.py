@@ -1,0 +1,196 @@
+"""Where transitions wait to be learned from; frames are stored once and restacked when they are sampled."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import generator, restore_generator
+from rl_lab.core.settings import Count, Positive, Unit
+from rl_lab.memory.priorities import Priorities
+from rl_lab.memory.ring import Ring
+from rl_lab.types import Spec, Transition
+
+
+class Replay:
+    """The newest transitions of all envs, sampled uniformly with replacement (Lin, 1992) or by priority."""
+
+    def __init__(
+        self,
+        capacity: Count,  # transitions to sample from, rounded up to whole rows of all envs
+        seed: int,
+        device: torch.device,  # where samples go
+        *,
+        frame_stack: Count = 1,  # an observation is so many frames along its first dimension
+        n_step: Count = 1,
+        gamma: Unit = 1.0,  # of n-step returns
+        max_abs_reward: Positive = math.inf,  # each reward is clipped to this before it is summed
+        on_host: bool = False,  # stored in the host's memory; samples travel through pinned memory
+        priorities: Callable[..., Priorities] | None = None,
+    ):
+        self.capacity, self.frame_stack, self.n_step, self.gamma = capacity, frame_stack, n_step, gamma
+        self.max_abs_reward, self._priorities, self.priorities = max_abs_reward, priorities, None
+        self._learner, self._device = device, torch.device("cpu") if on_host else device
+        self._rng, self._ring, self._restored = generator(seed, self._device), None, False
+
+    def announce(self, spec: Spec, num_envs: int) -> str:
+        """One line on the memory it will take. Raises UserError where there is not enough."""
+        obs = torch.empty(num_envs, *spec.obs_shape, dtype=spec.obs_dtype, device="meta")
+        size = self._build(obs, torch.empty(num_envs, dtype=torch.int64, device="meta"), torch.device("meta")).nbytes
+        if size > (free := free_bytes(self._device)):
+            raise UserError(
+                f"agent.replay.capacity={self.capacity} needs {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free on "
+                f"{self._device}; agent.replay.capacity={int(0.9 * self.capacity * free / size)} would fit"
+            )
+        return f"replay of {self.capacity:,} transitions: up to {size / 1e9:.3g} GB on {self._device}"
+
+    def add(self, transition: Transition) -> None:
+        """Takes a transition [N, ...], overwriting the oldest. Raises UserError where memory does not suffice."""
+        transition = Transition(*(x.to(self._device) for x in transition))
+        if self._ring is None:
+            self._begin(transition.obs, transition.action)
+        if self._restored:
+            self._give_up(self._ring.join(transition.obs))
+            self._restored = False
+        self._give_up(self._ring.add(transition))
+        if self.priorities:
+            if self.size:
+                self.priorities.admit(self._slots(self._ring.newest - 1))
+            if self._ring.oldest >= self.frame_stack:
+                self.priorities.retire(self._slots(self._ring.oldest - 1))
+
+    def sample(self, batch_size: int) -> Transition:
+        """[B, ...]; see `read`."""
+        return self.read(self.draw(batch_size)[0])
+
+    # -- the parts of `sample`, for a learner that weighs
+
+    @property
+    def size(self) -> int:
+        """Transitions to sample from: of each env the newest n_step - 1 wait for what follows."""
+        return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._ring else 0
+
+    def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Slots [B], and the weights [B] that undo the priorities' bias: 1 where there are none."""
+        ring = self._ring
+        if self.priorities:
+            slots, weight = self.priorities.draw(batch_size, ring.head * ring.num_envs, self._rng)
+            return slots, self._send(weight)
+        oldest = ring.lost.clamp(min=ring.oldest)
+        draws = torch.randint(2**62, (batch_size,), generator=self._rng, device=self._device)
+        draws = oldest * ring.num_envs + draws % ((ring.newest - oldest) * ring.num_envs)
+        return draws % ring.slots, torch.ones(batch_size, device=self._learner)
+
+    def read(self, slots: Tensor) -> Transition:
+        """The transitions [B, ...] that begin at slots [B], n steps long or up to where an episode or a future ends.
+
+        reward = sum_k gamma^k r_k over their m steps; discount = gamma^(m-1) times the steps' own, so that a learner
+        multiplies by gamma once, as it does for a single step. See Sutton and Barto (2018), eq. 7.1.
+        """
+        ring, store = self._ring, self._ring.store
+        ends, reward, discount = self._returns(slots)
+        now = ring.stack(slots)
+        then = ring.next_stack(ends, now if self.n_step == 1 else ring.stack(ends))
+        obs, next_obs = ring.observations(torch.stack([now, then]))
+        found = Transition(obs, store.action[slots], reward, discount, store.last[ends], next_obs)
+        return Transition(*(self._send(x) for x in found))
+
+    def update_priorities(self, slots: Tensor, error: Tensor) -> None:
+        """slots [B] as they were drawn last, error [B]: the temporal-difference errors found there."""
+        if self.priorities:
+            self.priorities.update(slots, error.to(self._device))
+
+    # -- within
+
+    def _returns(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The last of the m steps from each slot, their reward and their discount, all [B]."""
+        store, bound = self._ring.store, self.max_abs_reward
+        if self.n_step == 1:
+            return slots, store.reward[slots].clamp(-bound, bound), store.discount[slots]
+        steps = self._ring.later(slots, torch.arange(self.n_step, device=self._device))
+        reward, discount = store.reward[steps].clamp(-bound, bound), store.discount[steps]
+        onward = torch.where(store.last[steps], 0.0, self.gamma * discount)
+        weight = F.pad(onward[:, :-1], (1, 0), value=1.0).cumprod(1)  # [B, n], 0 beyond the end
+        final = (weight > 0).sum(1, keepdim=True) - 1
+        ends, discount = steps.gather(1, final), (weight * discount).gather(1, final)
+        return ends.squeeze(1), (weight * reward).sum(1), discount.squeeze(1)
+
+    def _build(self, obs: Tensor, action: Tensor, device: torch.device) -> Ring:
+        if len(obs) > self.capacity:
+            raise UserError(
+                f"agent.replay.capacity={self.capacity} is impossible: {len(obs)} environments step at once"
+            )
+        steps = -(-self.capacity // len(obs))
+        return Ring(obs, action, steps=steps, frame_stack=self.frame_stack, n_step=self.n_step, device=device)
+
+    def _begin(self, obs: Tensor, action: Tensor) -> None:
+        self.announce(Spec(tuple(obs.shape[1:]), obs.dtype, ()), len(obs))
+        self._ring = self._build(obs, action, self._device)
+        if self._priorities:
+            self.priorities = self._priorities(self._ring.slots + 1, self._device)  # the last is of none
+
+    def _slots(self, row: int) -> Tensor:
+        place = self._ring.at(row)
+        return torch.arange(place.start, place.stop, device=self._device)
+
+    def _give_up(self, evicted: Tensor) -> None:
+        """What reaches an evicted final frame [N] (row * N + env, or -1) is drawn no more."""
+        if self.priorities:
+            ring = self._ring
+            reach = evicted.unsqueeze(1) - torch.arange(self.n_step, device=self._device) * ring.num_envs
+            there = (evicted >= 0).unsqueeze(1) & (reach >= ring.oldest * ring.num_envs)
+            self.priorities.retire(torch.where(there, reach % ring.slots, ring.slots).flatten())
+
+    def _send(self, x: Tensor) -> Tensor:
+        return x if self._device == self._learner else x.pin_memory().to(self._learner, non_blocking=True)
+
+    # -- checkpoints
+
+    @property
+    def nbytes(self) -> int:
+        """Of what a checkpoint would hold."""
+        return sum(x[: self._ring.filled].nbytes for x in self._ring.store) if self._ring else 0
+
+    def state_dict(self) -> dict:
+        state = {"kind": self._kind, "rng": self._rng.get_state()}
+        if self._ring:
+            ring = self._ring
+            state |= {"ring": ring.state_dict(), "num_envs": ring.num_envs, "obs_shape": list(ring.obs_shape)}
+        return state | ({"priorities": self.priorities.state_dict()} if self.priorities else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError where the state is of another kind."""
+        if state["kind"] != self._kind:
+            raise ValueError(f"a replay of {state['kind']} does not fit {self._kind}")
+        restore_generator(self._rng, state["rng"])
+        if "ring" in state:
+            frames, action, *_ = state["ring"]["store"]
+            self._begin(frames.new_zeros(state["num_envs"], *state["obs_shape"]), action[: state["num_envs"]])
+            self._ring.load_state_dict(state["ring"])
+            self._restored = True
+        if "priorities" in state:
+            self.priorities.load_state_dict(state["priorities"])
+
+    @property
+    def _kind(self) -> str:
+        prioritised = " by priority" if self._priorities else ""
+        return f"capacity {self.capacity}, n_step {self.n_step}, frame_stack {self.frame_stack}{prioritised}"
+
+
+def free_bytes(device: torch.device) -> int:
+    """On a GPU; or of this machine, and of the control group that bounds this process."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if not meminfo.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = 1024 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
+    bound, used = group / "memory.max", group / "memory.current"
+    if bound.exists() and (limit := bound.read_text().strip()).isdigit():
+        free = min(free, int(limit) - int(used.read_text()))
+    return free

@@ -1,0 +1,162 @@
+"""A ring of steps that holds every frame once: what a replay reads its transitions from."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rl_lab.types import Transition
+
+FINALS = 32  # room for one final frame in so many steps
+
+
+class Store(NamedTuple):
+    """Slot r * N + i holds what env i did at row r of T.
+
+    `frames` goes on after the T * N slots: one of zeros, M final frames (a ring of their own), one for the waste.
+    """
+
+    frames: Tensor  # [T * N + 1 + M + 1, F], of each observation the newest frame, flat
+    action: Tensor  # [T * N, ...]
+    reward: Tensor  # [T * N]
+    discount: Tensor  # [T * N]
+    last: Tensor  # [T * N]
+    successor: Tensor  # [T * N] where in `frames` the newest frame of next_obs is
+
+
+class Ring:
+    """The newest steps of N envs, with at least `steps` of each to offer; rows are counted from the very first.
+
+    Consecutive observations belong together: `next_obs` is what its env shows next, but where `last`. An observation
+    is `frame_stack` frames along its first dimension, oldest first, zeros standing for what was before its episode.
+    Where an episode is cut short its final frame is kept apart; should those be more than one in 32 steps, rows from
+    `lost` down are given up early. Nothing here waits for the device.
+    """
+
+    def __init__(self, obs: Tensor, action: Tensor, *, steps: int, frame_stack: int, n_step: int, device: torch.device):
+        """For observations and actions like these [N, ...]."""
+        self.num_envs, self.obs_shape = len(obs), obs.shape[1:]
+        self.frame_stack, self.n_step, self.device = frame_stack, n_step, device
+        self.rows = steps + n_step + frame_stack - 1
+        self.slots = slots = self.rows * self.num_envs
+        self.finals = max(slots // FINALS, (n_step + 1) * self.num_envs)  # the second: the newest are never given up
+        frame = self.obs_shape.numel() // frame_stack
+        self.store = Store(
+            torch.empty(slots + self.finals + 2, frame, dtype=obs.dtype, device=device),
+            torch.empty(slots, *action.shape[1:], dtype=action.dtype, device=device),
+            torch.empty(slots, device=device),
+            torch.empty(slots, device=device),
+            torch.zeros(slots, dtype=torch.bool, device=device),
+            torch.empty(slots, dtype=torch.int64, device=device),
+        )
+        self.head = frame_stack - 1  # the row to write next; below it the frames of the first stack
+        self.store.frames[slots] = 0
+        for row, frames in enumerate(self._split(obs.to(device)).unbind(1)):
+            self.store.frames[self.at(row)] = frames
+        self._ids = torch.arange(self.num_envs, device=device)
+        self._past = torch.arange(1 - frame_stack, 1, device=device)
+        self._since = torch.ones(frame_stack - 1, frame_stack - 1, dtype=torch.bool, device=device).triu()
+        self._kept, self.lost = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self._owners = torch.full((self.finals + 1,), -1, device=device)  # of final frames: row * N + env
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in self.store)
+
+    @property
+    def oldest(self) -> int:
+        """The first row to offer, its stack still whole: the row at the head already holds frames of its own."""
+        return max(self.frame_stack - 1, self.head - self.rows + self.frame_stack)
+
+    @property
+    def newest(self) -> int:
+        """One beyond the last row to offer, its n steps all there."""
+        return self.head - self.n_step + 1
+
+    def at(self, row: int) -> slice:
+        """Its slots."""
+        start = row % self.rows * self.num_envs
+        return slice(start, start + self.num_envs)
+
+    def later(self, slots: Tensor, rows: Tensor) -> Tensor:
+        """slots [B], rows [K] -> [B, K]: the same envs so many rows on, or back."""
+        return (slots.unsqueeze(1) + rows * self.num_envs) % self.slots
+
+    def add(self, transition: Transition) -> Tensor:
+        """Takes a transition [N, ...]; returns the owners [N] of the final frames it evicts: row * N + env, or -1."""
+        obs, action, reward, discount, last, next_obs = transition
+        store, here, below = self.store, self.at(self.head), self.at(self.head + 1)
+        seen = self._split(next_obs)[:, -1]
+        store.frames[here], store.frames[below] = self._split(obs)[:, -1], seen
+        store.action[here], store.reward[here], store.discount[here], store.last[here] = action, reward, discount, last
+        final, evicted = self._keep(last, discount, seen, self.head)
+        store.successor[here] = torch.where(last, final, self._ids + below.start)
+        self.head += 1
+        return evicted
+
+    def join(self, obs: Tensor) -> Tensor:
+        """After a restart: where obs [N, ...] does not go on from what was seen last, that episode was cut short."""
+        store, newest = self.store, self._ids + self.at(self.head - 1).start
+        then = self.next_stack(newest, self.stack(newest))
+        cut = (store.frames[then] != self._split(obs)).flatten(1).any(1) & ~store.last[newest]
+        final, evicted = self._keep(cut, store.discount[newest], store.frames[then[:, -1]], self.head - 1)
+        store.successor[newest] = torch.where(cut, final, then[:, -1])
+        store.last[newest] |= cut
+        return evicted
+
+    def stack(self, slots: Tensor) -> Tensor:
+        """Where the frames [B, k] of `obs` at slots [B] are."""
+        frames = self.later(slots, self._past)
+        ended = self.store.last[frames[:, :-1]].unsqueeze(1)
+        before = (ended & self._since).any(2)  # [B, k - 1], the frames of an earlier episode
+        frames[:, :-1].masked_fill_(before, self.slots)
+        return frames
+
+    def next_stack(self, slots: Tensor, stack: Tensor) -> Tensor:
+        """Where the frames [B, k] of `next_obs` are, from those of `obs`."""
+        return torch.cat([stack[:, 1:], self.store.successor[slots].unsqueeze(1)], 1)
+
+    def observations(self, frames: Tensor) -> Tensor:
+        """Places of frames [..., k] -> the observations [..., *obs]."""
+        found = self.store.frames.index_select(0, frames.flatten())
+        return found.view(*frames.shape[:-1], *self.obs_shape)
+
+    def _split(self, obs: Tensor) -> Tensor:
+        """[N, ...] -> its frames [N, k, F]."""
+        return obs.reshape(len(obs), self.frame_stack, -1)
+
+    def _keep(self, last: Tensor, discount: Tensor, frames: Tensor, row: int) -> tuple[Tensor, Tensor]:
+        """Puts the final frames [N, F] of episodes cut short apart, those of finished ones are never looked at.
+
+        Returns the places [N] of the final frames, and the owners [N] of those that were there before, or -1.
+        """
+        cut = last & (discount > 0)
+        number = torch.where(cut, (self._kept + cut.cumsum(0) - 1) % self.finals, self.finals)
+        evicted = torch.where(cut, self._owners[number], -1)
+        self._kept += cut.sum()
+        self._owners[number] = row * self.num_envs + self._ids
+        self.lost = torch.maximum(self.lost, evicted.max() // self.num_envs + 1)
+        self.store.frames[self.slots + 1 + number] = frames
+        return self.slots + torch.where(cut, 1 + number, 0), evicted
+
+    # -- checkpoints: what is filled
+
+    @property
+    def filled(self) -> int:
+        """Slots, the head's among them."""
+        return min(self.head + 1, self.rows) * self.num_envs
+
+    def state_dict(self) -> dict:
+        finals = self.store.frames[self.slots + 1 :][: self._kept]
+        return {
+            "head": self.head, "kept": self._kept.clone(), "lost": self.lost.clone(), "owners": self._owners.clone(),
+            "store": [x[: self.filled].clone() for x in self.store], "finals": finals.clone(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        for ring, x in zip(self.store, state["store"], strict=True):
+            ring[: len(x)] = x
+        self.store.frames[self.slots + 1 :][: len(state["finals"])] = state["finals"]
+        self._kept, self.lost = (state[k].to(self.device).clone() for k in ("kept", "lost"))
+        self._owners.copy_(state["owners"])
+        self.head = state["head"]

@@ -1,0 +1,71 @@
+"""What a Q-network predicts of the return: its mean, or its whole distribution (Bellemare, Dabney and Rowland, 2023).
+
+Each says how many numbers an action has (`outputs`), what their mean is, and how wrong they are about a target:
+`loss(now [B, Z], reward [B], discount [B], then [B, Z]) -> (loss [B], error [B])`, where `then` belongs to the action
+that is bootstrapped from, and the error is what prioritised replay goes by.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rl_lab import losses
+from rl_lab.core.errors import UserError
+from rl_lab.core.settings import Count
+
+Loss = tuple[Tensor, Tensor]
+
+
+class Mean:
+    """One number, the expected return (Mnih et al., 2015)."""
+
+    outputs = 1
+
+    def __init__(self, loss: Literal["huber", "squared"] = "huber"):
+        self.of_error = losses.huber if loss == "huber" else losses.half_square
+
+    def mean(self, x: Tensor) -> Tensor:
+        """[..., 1] -> [...]."""
+        return x.squeeze(-1)
+
+    def loss(self, now: Tensor, reward: Tensor, discount: Tensor, then: Tensor) -> Loss:
+        error = (reward + discount * then.squeeze(-1)).detach() - now.squeeze(-1)
+        return self.of_error(error), error.detach().abs()
+
+
+class Categorical:
+    """C51: the probabilities of `atoms` returns evenly spaced from `low` to `high` (Bellemare et al., 2017)."""
+
+    def __init__(self, atoms: Count = 51, low: float = -10.0, high: float = 10.0):
+        if atoms < 2 or low >= high:
+            raise UserError(f"agent.value: {atoms} atoms from {low:g} to {high:g} are impossible: "
+                            "take two at least, and low below high")  # fmt: skip
+        self.outputs, self.support = atoms, torch.linspace(low, high, atoms)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Logits [..., Z] -> [...]."""
+        return (x.softmax(-1) * self.support.to(x.device)).sum(-1)
+
+    def loss(self, now: Tensor, reward: Tensor, discount: Tensor, then: Tensor) -> Loss:
+        """The error is the divergence KL(target || now), as in Rainbow."""
+        support = self.support.to(now.device)
+        moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
+        target = losses.project(moved, then.softmax(-1), support).detach()
+        cross_entropy = -(target * now.log_softmax(-1)).sum(-1)
+        return cross_entropy, (cross_entropy.detach() + torch.xlogy(target, target).sum(-1)).clamp(min=0)
+
+
+class Quantiles:
+    """QR-DQN: `count` quantiles of the return, each as likely as the others (Dabney et al., 2018)."""
+
+    def __init__(self, count: Count = 200):
+        self.outputs = count
+
+    def mean(self, x: Tensor) -> Tensor:
+        """[..., Z] -> [...]."""
+        return x.mean(-1)
+
+    def loss(self, now: Tensor, reward: Tensor, discount: Tensor, then: Tensor) -> Loss:
+        target = reward.unsqueeze(-1) + discount.unsqueeze(-1) * then
+        return losses.quantile_huber(now, target.detach()), (target.mean(-1) - now.mean(-1)).detach().abs()

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "run an experiment, or go on with one: run=<folder>",
     "evaluate": "play greedy episodes with what a run learned",
     "render": "film what a run learned, several runs side by side",
+    "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
     "compare": "tables and learning curves of many runs",
 }
 

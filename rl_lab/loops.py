@@ -175,11 +175,16 @@ def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tens
 
 
 class Episodes:
-    """Mean return and length [steps] of the episodes that ended since the last `pop`."""
+    """Mean return and length [steps] of the episodes that ended since the last `pop`, and mean return of the last 100.
+
+    The last is how Machado et al. (2018) judge an agent: by how it fares while it learns.
+    """
 
     def __init__(self, env: VectorEnv):
         self._zeros = torch.zeros(env.num_envs, device=env.device)
         self._sums = torch.zeros(3, device=env.device)  # episodes, returns, lengths
+        self._latest = torch.zeros(101, device=env.device)  # a ring of returns; the last place takes what did not end
+        self._count = torch.zeros((), dtype=torch.int64, device=env.device)  # of all episodes
         self.reset()
 
     def reset(self) -> None:
@@ -189,6 +194,9 @@ class Episodes:
         self._return += step.reward
         self._length += 1
         last = step.last.float()
+        place = torch.where(step.last, (self._count + step.last.cumsum(0) - 1) % 100, 100)
+        self._latest[place] = self._return
+        self._count += step.last.sum()
         self._sums += torch.stack([last.sum(), (last * self._return).sum(), (last * self._length).sum()])
         self._return *= 1 - last
         self._length *= 1 - last
@@ -196,14 +204,18 @@ class Episodes:
     def pop(self) -> Metrics:
         count, returns, lengths = self._sums.tolist()
         self._sums.zero_()
-        return {"episode/return": returns / count, "episode/length": lengths / count} if count else {}
+        if not count:
+            return {}
+        last_100 = self._latest[:100].sum() / self._count.clamp(max=100)
+        return {"episode/return": returns / count, "episode/length": lengths / count, "episode/last_100": last_100}
 
     def state_dict(self) -> dict:
-        return {"return": self._return, "length": self._length, "sums": self._sums}
+        return {"return": self._return, "length": self._length, "sums": self._sums, "latest": self._latest,
+                "count": self._count}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         if len(state["return"]) != len(self._zeros):
             raise ValueError(f"{len(state['return'])} envs, not {len(self._zeros)}")
-        self._return, self._length, self._sums = (
-            state[k].to(self._zeros.device).clone() for k in ("return", "length", "sums")
+        self._return, self._length, self._sums, self._latest, self._count = (
+            state[k].to(self._zeros.device).clone() for k in ("return", "length", "sums", "latest", "count")
         )

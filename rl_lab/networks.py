@@ -19,30 +19,46 @@ def linear(spec: Spec) -> nn.Module:
 
 
 def mlp(
-    spec: Spec, hidden: Sequence[Count] = (64, 64), activation: str = "ReLU", orthogonal: bool = False
+    spec: Spec,
+    hidden: Sequence[Count] = (64, 64),
+    activation: str = "ReLU",
+    orthogonal: bool = False,
+    layer_norm: bool = False,  # before each activation
 ) -> nn.Module:
     """Fully connected layers of `hidden` units; `activation` names a class of torch.nn."""
     sizes = (math.prod(spec.obs_shape), *hidden)
     layers = []
     for inputs, outputs in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(inputs, outputs), getattr(nn, activation)()]
+        norm = [nn.LayerNorm(outputs)] if layer_norm else []
+        layers += [nn.Linear(inputs, outputs), *norm, getattr(nn, activation)()]
     return _orthogonal(nn.Sequential(nn.Flatten(), *layers), orthogonal)
 
 
-def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False) -> nn.Module:
-    """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]; 0: the convolutions alone."""
+def nature_cnn(
+    spec: Spec, features: Natural = 512, orthogonal: bool = False, layer_norm: bool = False
+) -> nn.Module:
+    """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]; 0: the convolutions alone.
+
+    layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it.
+    """
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
         raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
                         f"{spec.obs_shape}; "
                         "use rl_lab.networks.mlp or rl_lab.networks.linear")  # fmt: skip
+
+    def norm(kind: type[nn.Module], size: int) -> list[nn.Module]:
+        return [kind(size)] if layer_norm else []
+
     convolutions = nn.Sequential(
         Frames(),
-        nn.Conv2d(spec.obs_shape[0], 32, 8, stride=4), nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
+        nn.Conv2d(spec.obs_shape[0], 32, 8, stride=4), *norm(ChannelNorm, 32), nn.ReLU(),
+        nn.Conv2d(32, 64, 4, stride=2), *norm(ChannelNorm, 64), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, stride=1), *norm(ChannelNorm, 64), nn.ReLU(),
         nn.Flatten(),
     )  # fmt: skip
-    dense = [nn.Linear(_features(convolutions, spec), features), nn.ReLU()] if features else []
+    dense = []
+    if features:
+        dense = [nn.Linear(_features(convolutions, spec), features), *norm(nn.LayerNorm, features), nn.ReLU()]
     return _orthogonal(nn.Sequential(*convolutions, *dense), orthogonal)
 
 
@@ -132,6 +148,13 @@ class NoisyLinear(nn.Linear):
         if not self.training:
             return y
         return y + nn.functional.linear(x * self.noise_in, self.sigma_weight, self.sigma_bias) * self.noise_out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm of an image [B, C, H, W] over the C channels of each place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Frames(nn.Module):

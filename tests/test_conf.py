@@ -16,7 +16,7 @@ TINY = {
     "rl_lab.baselines.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
     "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3"],
 }
-SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1"]}
+SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1", "loop.total_steps=160"]}
 EXPERIMENTS = [(root, name) for root in ("rl", "gen") for name, _ in cli.experiments(root)]
 
 
@@ -34,7 +34,7 @@ def test_experiments_run(root, name, tmp_path):
     if "env" in cfg and cfg.env._target_.endswith("Atari"):
         arguments += SMALL_GAMES["atari"]
     if root == "rl" and "learning_starts" in cfg.agent:
-        arguments += ["agent.learning_starts=64"]
+        arguments += ["agent.learning_starts=64", "agent.replay.capacity=1000"]
     assert cli.main(f"{root}-lab", root, RL if root == "rl" else GEN, arguments) == 0
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"} <= {p.name for p in folder.iterdir()}
     assert "eval/" in (folder / "metrics.jsonl").read_text()

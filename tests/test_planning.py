@@ -315,7 +315,9 @@ def test_there_is_no_value_beyond_an_end():
 
 @pytest.mark.parametrize("name", [name for name in PLANNERS if "below" not in name])
 def test_without_discount_the_book_world_is_solved(name):
-    """From a policy that never ends (up, up, up) policy iteration could not even begin."""
+    """And a corridor, where policy iteration could not even begin from going up, which never ends."""
+    corridor = gridworld("S.G", living_reward=-1.0, gamma=1.0)
+    assert last(PLANNERS[name](corridor)).value.tolist() == pytest.approx([0.0, 1.0, 0.0])
     plan = last(PLANNERS[name](gridworld(**FOUR), gamma=1.0))
     assert plan.value[[7, 8, 9, 10]].tolist() == pytest.approx([0.745308, 0.695308, 0.651416, 0.427925], abs=1e-6)
 

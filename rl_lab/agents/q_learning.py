@@ -6,13 +6,15 @@ al., 2024; https://arxiv.org/abs/2407.04811).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rl_lab import exploration, losses, returns
+from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import QNetwork, TorsoFn
@@ -22,7 +24,7 @@ from rl_lab.types import Spec, Transition, View
 class QLearning(Learner):
     """Learns from each rollout of all envs, then forgets it."""
 
-    saved = "network", "optimizer", "rng", "steps", "learns", "planned"
+    saved = "network", "optimizer", "rng", "steps", "planned"
 
     def __init__(
         self,
@@ -42,33 +44,44 @@ class QLearning(Learner):
         epsilon_spread: NonNegative = 0.0,  # over the envs, as in Ape-X; 0: the same in all
         loss: Literal["squared", "huber"] = "squared",
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
+        reward_scale: Positive = 1.0,  # and then multiplied by this
         max_grad_norm: Positive = math.inf,
         decay_steps: Natural = 0,  # the learning rate falls to 0 over so many steps; 0: it stays
+        normalise: bool = False,  # of a linear network: the learning rate is alpha, whatever the features and the envs
         zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         with seeded(seed, device):
             self.network = QNetwork(spec, network, zero=zero_head).to(device)
+        if normalise and any(True for _ in self.network.torso.parameters()):
+            raise UserError("agent.normalise is for linear networks: set it to false, or take rl_lab.networks.linear")
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.target, self.rollout_length, self.epochs, self.minibatches = target, rollout_length, epochs, minibatches
         self.gamma, self.lambda_, self.epsilon, self.epsilon_spread = gamma, lambda_, epsilon, epsilon_spread
         self.of_error = losses.half_square if loss == "squared" else losses.huber
-        self.max_abs_reward, self.max_grad_norm, self.decay_steps = max_abs_reward, max_grad_norm, decay_steps
-        self.steps, self.learns, self._rollout = 0, 0, []
-        self.planned = None  # of SARSA: the actions chosen ahead [N], and where they are void, the episode having ended
+        self.max_abs_reward, self.reward_scale = max_abs_reward, reward_scale
+        self.max_grad_norm, self.decay_steps, self.normalise = max_grad_norm, decay_steps, normalise
+        self.num_actions, self.steps, self._rollout = spec.num_actions, 0, []
+        self.planned = None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
 
     @property
     def settled(self) -> bool:
         return not self._rollout
 
+    def announce(self, num_envs: int) -> None:
+        """Raises UserError where a rollout cannot fill its minibatches."""
+        if self.minibatches > self.rollout_length * num_envs:
+            raise UserError(f"agent.minibatches={self.minibatches} is impossible: a rollout holds "
+                            f"{self.rollout_length * num_envs} samples, agent.rollout_length x env.num_envs")  # fmt: skip
+
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
             return self.q(obs).argmax(-1)
         action = exploration.epsilon_greedy(self.q(obs), self.exploring(obs), self.rng)
-        if self.planned is not None:
-            planned, void = (x.to(action.device) for x in self.planned)
-            action, self.planned = torch.where(void, action, planned), None
-        return action
+        if self.planned is None:
+            return action
+        planned, foreseen = (x.to(obs.device) for x in self.planned)
+        return torch.where((obs == foreseen).reshape(len(obs), -1).all(-1), planned, action)
 
     def exploring(self, obs: Tensor) -> Tensor | float:
         """Epsilon now, for all envs or for each [N]."""
@@ -79,40 +92,59 @@ class QLearning(Learner):
 
     def update(self, transition: Transition) -> Metrics:
         self.steps += len(transition.reward)
-        self._rollout.append((transition, self.future(transition)))
+        self._rollout.append((*transition[:-1], self.worth(transition.next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
-        transitions, values = zip(*self._rollout, strict=True)
-        self._rollout = []
-        stacked = Transition(*map(torch.stack, zip(*transitions, strict=True)))
-        return {**self.learn(stacked, torch.stack(values)), "q/epsilon": self.epsilon(self.steps)}
+        rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []
+        return {**self.learn(*rollout), "q/epsilon": self.epsilon(self.steps)}
 
-    def future(self, transition: Transition) -> Tensor:
-        """What the true successor is worth [N], by the policy that `target` names."""
-        q, epsilon = self.q(transition.next_obs), self.exploring(transition.next_obs)
+    def worth(self, next_obs: Tensor) -> Tensor:
+        """The value [N] of the true successors, by the policy that `target` names."""
+        q, epsilon = self.q(next_obs), self.exploring(next_obs)
         if self.target == "sarsa":
             action = exploration.epsilon_greedy(q, epsilon, self.rng)
-            self.planned = action, transition.last
+            self.planned = action, next_obs
             return losses.pick(q, action)
         if self.target == "expected_sarsa":
             return (exploration.greedy_probabilities(q, epsilon) * q).sum(-1)
         return q.max(-1).values
 
-    def learn(self, rollout: Transition, value: Tensor) -> Metrics:
-        """Gradient steps on a rollout [T, N] whose successors are worth `value` [T, N]."""
-        reward = rollout.reward.clamp(-self.max_abs_reward, self.max_abs_reward)
-        g = returns.lambda_returns(reward, self.gamma * rollout.discount, rollout.last, value, self.lambda_).flatten()
-        obs, action = rollout.obs.flatten(0, 1), rollout.action.flatten()
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True) if self.decay_steps else ():
-            group["lr"] = rate * max(0.0, 1 - self.steps / self.decay_steps)
-        for _ in range(self.epochs):
-            order = torch.randperm(len(g), generator=self.rng, device=g.device) if self.minibatches > 1 else None
-            for part in order.chunk(self.minibatches) if order is not None else (slice(None),):
-                error = g[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
-                loss = self.of_error(error).mean()
-                norm = descend(self.optimizer, loss, self.max_grad_norm)
-                self.learns += 1
+    def learn(
+        self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
+    ) -> Metrics:
+        """Gradient steps on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
+        self.set_rates(self.steps - reward.numel())
+        reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
+        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_).flatten()
+        obs, action = obs.flatten(0, 1), action.flatten()
+        for part in (part for _ in range(self.epochs) for part in self.parts(g)):
+            error = g[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
+            weight = self.shares(obs[part], action[part]) if self.normalise else 1 / len(error)
+            loss = (weight * self.of_error(error)).sum()
+            norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {"q/loss": loss.detach(), "q/td_error": error.detach().abs().mean(), "q/grad_norm": norm}
+
+    @torch.no_grad()
+    def shares(self, obs: Tensor, action: Tensor) -> Tensor:
+        """[B], of each sample 1 / sum_j |phi|.|phi_j| over all that took the same action: in a table 1 / its visits.
+
+        So a step of 1 takes each pair of a table to the mean of its targets, and never overshoots with any features.
+        See Haykin (2002), chapter 6, for one sample at a time: normalised least mean squares.
+        """
+        phi = self.network.torso(obs).abs()
+        taken = F.one_hot(action, self.num_actions).to(phi.dtype)
+        return 1 / losses.pick(phi @ (phi.T @ taken), action).clamp_min(1e-8)
+
+    def parts(self, x: Tensor) -> Sequence[Tensor | slice]:
+        """Which of x [B] make each minibatch of an epoch."""
+        if self.minibatches == 1:
+            return (slice(None),)
+        return torch.randperm(len(x), generator=self.rng, device=x.device).tensor_split(self.minibatches)
+
+    def set_rates(self, steps: int) -> None:
+        share = max(0.0, 1 - steps / self.decay_steps) if self.decay_steps else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
 
     @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl_lab.core.composition import GROUPS, compose, flatten
 from rl_lab.core.errors import UserError, nearest
@@ -42,6 +42,8 @@ class plain_errors:
             raise UserError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
+        if isinstance(error, MissingMandatoryValue):
+            return f"{error.full_key} has no default; give it a value: {error.full_key}=..."
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if isinstance(error, MissingConfigException) and error.options:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")

@@ -1,0 +1,211 @@
+"""Regressors for fitted Q iteration (Ernst, Geurts and Wehenkel, 2005; https://jmlr.org/papers/v6/ernst05a.html).
+
+Each learns q(s, a) from a fixed set of targets, `fit(obs [B, ...], action [B], target [B], weight [B])`, then answers
+`predict(obs [B, ...]) -> q [B, A]`; in between it plays greedily, like any agent.
+"""
+
+import math
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lab import losses
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.settings import Bound, Count, Unit
+from rl_lab.networks import QNetwork, TorsoFn
+from rl_lab.types import Spec, Transition, View
+
+
+class FittedQ(Learner):
+    """What the regressors share: they play by what they predict. `fits` counts the iterations; 0: Q is 0."""
+
+    fits = 0
+
+    def fit(self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> None:
+        raise NotImplementedError
+
+    def predict(self, obs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
+        return self.predict(obs).argmax(-1)
+
+    def view(self, obs: Tensor) -> View:
+        q = self.predict(obs)
+        return View(q, q.max(-1).values, "action values")
+
+    def update(self, transition: Transition) -> Metrics:
+        return {}
+
+
+class LeastSquares(FittedQ):
+    """Q linear in the observation, fitted exactly; on one-hot observations a table of weighted means.
+
+    Where the data do not determine the weights, the smallest ones are taken: 0 for what was never seen.
+    """
+
+    saved = "weight", "fits"
+
+    def __init__(self, spec: Spec, device: torch.device, seed: int):
+        self.weight = torch.zeros(spec.num_actions, math.prod(spec.obs_shape), dtype=torch.float64, device=device)
+
+    def fit(self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> None:
+        """w_a = (X^T D X)^+ X^T D y over the rows where a was taken."""
+        x = obs.flatten(1).double()
+        for a in range(len(self.weight)):
+            rows = action == a
+            weighted = weight[rows, None] * x[rows]
+            self.weight[a] = torch.linalg.pinv(weighted.T @ x[rows], hermitian=True) @ (weighted.T @ target[rows])
+        self.fits += 1
+
+    def predict(self, obs: Tensor) -> Tensor:
+        return obs.flatten(1).double() @ self.weight.to(obs.device).T
+
+
+class Network(FittedQ):
+    """Neural fitted Q (Riedmiller, 2005): in each iteration the network is trained until its loss stands still."""
+
+    saved = "network", "fits"
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        network: TorsoFn,
+        optimizer: OptimizerFn,  # begins anew in each iteration
+        batch_size: Count | None = None,  # None: all data at once
+        max_epochs: Count = 300,  # an iteration
+        tolerance: Unit = 0.01,  # it has converged when the best loss falls by less than this share ...
+        patience: Count = 20,  # ... in so many epochs
+        warm: bool = True,  # goes on from the parameters of the iteration before; or from new ones
+    ):
+        with seeded(seed, device):
+            self.network = QNetwork(spec, network).to(device)
+        self.new = lambda: QNetwork(spec, network).to(device)
+        self.optimizer, self.seed, self.device = optimizer, seed, device
+        self.batch_size, self.max_epochs, self.tolerance = batch_size, max_epochs, tolerance
+        self.patience, self.warm = patience, warm
+
+    def fit(self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> None:
+        rng = generator(self.seed + self.fits, self.device)
+        if not self.warm:
+            with seeded(self.seed + self.fits, self.device):
+                self.network.load_state_dict(self.new().state_dict())
+        optimizer, target = build_optimizer(self.optimizer, self.network.parameters()), target.float()
+        weight, size, best, waited = (weight / weight.mean()).float(), self.batch_size or len(target), math.inf, 0
+        for _ in range(self.max_epochs):
+            order = torch.randperm(len(target), generator=rng, device=self.device)
+            total = 0.0
+            for part in order.split(size) if size < len(target) else [slice(None)]:
+                error = target[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
+                loss = (weight[part] * losses.half_square(error)).sum()
+                descend(optimizer, loss / len(error))
+                total += float(loss.detach())
+            waited = 0 if total < (1 - self.tolerance) * best else waited + 1
+            best = min(best, total)
+            if waited == self.patience:
+                break
+        self.fits += 1
+
+    @torch.no_grad()
+    def predict(self, obs: Tensor) -> Tensor:
+        parts = [self.network(part).squeeze(-1) for part in obs.split(4_096)]
+        return torch.cat(parts)
+
+
+class Forest(NamedTuple):
+    """The trees as tables of nodes, one after another; a leaf leads to itself."""
+
+    feature: Tensor  # [nodes] int64, what is compared
+    threshold: Tensor  # [nodes] float64
+    child: Tensor  # [nodes, 2] int64: where x <= threshold, and where not
+    value: Tensor  # [nodes] float64
+    root: Tensor  # [trees] int64
+    depth: int
+
+    def predict(self, x: Tensor) -> Tensor:
+        """x [B, F] float32 -> the mean over trees [B]."""
+        node = self.root.expand(len(x), -1)
+        for _ in range(self.depth):
+            right = x.gather(1, self.feature[node]) > self.threshold[node]
+            node = self.child[node, right.long()]
+        return self.value[node].mean(-1)
+
+
+class ExtraTrees(FittedQ):
+    """Extremely randomised trees (Geurts, Ernst and Wehenkel, 2006), grown by scikit-learn; the action is an input.
+
+    The trees are kept as tensors, so that a checkpoint is data alone and any device predicts.
+    """
+
+    saved = "forest", "fits"
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        trees: Count = 50,
+        min_samples_split: Annotated[int, Bound(2)] = 5,  # n_min of Ernst et al.: a smaller node is a leaf
+        max_features: Unit = 1.0,  # share of the inputs that each split tries
+        n_jobs: int = 1,  # -1: all cores
+    ):
+        self.num_actions, self.inputs = spec.num_actions, math.prod(spec.obs_shape) + 1
+        self.device, self.seed = device, seed
+        self.settings = {"n_estimators": trees, "min_samples_split": min_samples_split,
+                         "max_features": max_features, "n_jobs": n_jobs}  # fmt: skip
+        leaf = torch.zeros(1, dtype=torch.int64)
+        self.forest = tuple(self._moved(Forest(leaf, leaf.double(), leaf.expand(1, 2), leaf.double(), leaf, 0)))
+
+    def fit(self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> None:
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        model = ExtraTreesRegressor(random_state=self.seed % 2**31 + self.fits, **self.settings)
+        model.fit(self._input(obs, action).cpu().numpy(), target.cpu().numpy(), weight.cpu().numpy())
+        self.forest = tuple(self._moved(forest_of(model)))
+        self.fits += 1
+
+    def predict(self, obs: Tensor) -> Tensor:
+        actions = torch.arange(self.num_actions, device=obs.device)
+        forest, parts = Forest(*self.forest), []
+        for part in obs.split(4_096):
+            x = self._input(part.repeat_interleave(self.num_actions, 0), actions.repeat(len(part)))
+            parts.append(forest.predict(x).view(len(part), self.num_actions))
+        return torch.cat(parts)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError where the tables do not fit together, or are not over these inputs."""
+        forest = Forest(*state["forest"])
+        nodes = torch.arange(len(forest.feature))
+        whole = len(forest.child) == len(forest.threshold) == len(forest.value) == len(nodes)
+        inside = [(forest.feature, self.inputs), (forest.child, len(nodes)), (forest.root, len(nodes))]
+        if not (whole and all(((x >= 0) & (x < most)).all() for x, most in inside) and 0 <= forest.depth <= len(nodes)):
+            raise ValueError("its trees are not of these observations and actions")
+        super().load_state_dict({**state, "forest": tuple(self._moved(forest))})
+
+    def _input(self, obs: Tensor, action: Tensor) -> Tensor:
+        return torch.cat([obs.flatten(1).float(), action[:, None].float()], 1)
+
+    def _moved(self, forest: Forest) -> Forest:
+        return Forest(*(x.to(self.device) for x in forest[:-1]), forest.depth)
+
+
+def forest_of(model) -> Forest:
+    """Of a fitted scikit-learn forest."""
+    tables, roots, count = [], [], 0
+    for tree in (estimator.tree_ for estimator in model.estimators_):
+        own = np.arange(tree.node_count)
+        leaf = tree.children_left < 0
+        child = np.stack([np.where(leaf, own, x) for x in (tree.children_left, tree.children_right)], 1) + count
+        tables.append((np.where(leaf, 0, tree.feature), np.where(leaf, 0.0, tree.threshold), child,
+                       tree.value[:, 0, 0]))  # fmt: skip
+        roots.append(count)
+        count += tree.node_count
+    feature, threshold, child, value = (torch.from_numpy(np.concatenate(x)) for x in zip(*tables, strict=True))
+    depth = max(estimator.tree_.max_depth for estimator in model.estimators_)
+    return Forest(feature.long(), threshold, child.long(), value, torch.tensor(roots), int(depth))

@@ -58,6 +58,6 @@ def tiles(
         if not a < b:
             raise UserError(f"agent.network.low[{name}]={a} is impossible: it must be below high[{name}]={b}")
     if (count := tilings * (tiles + 1) ** dims) > MOST:
-        raise UserError(f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, and more than "
-                        f"{MOST:,} are too many; lower agent.network.tiles, or take rl_lab.networks.mlp")  # fmt: skip
+        raise UserError(f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, above the "
+                        f"{MOST:,} allowed; lower agent.network.tiles, or take rl_lab.networks.mlp")  # fmt: skip
     return Tiles(torch.tensor([float(x) for x in low]), torch.tensor([float(x) for x in high]), tilings, tiles)

@@ -34,9 +34,7 @@ def mlp(
     return _orthogonal(nn.Sequential(nn.Flatten(), *layers), orthogonal)
 
 
-def nature_cnn(
-    spec: Spec, features: Natural = 512, orthogonal: bool = False, layer_norm: bool = False
-) -> nn.Module:
+def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, layer_norm: bool = False) -> nn.Module:
     """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]; 0: the convolutions alone.
 
     layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it.

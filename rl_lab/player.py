@@ -62,7 +62,7 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
         raise UserError(f"{path} does not fit {folder}/config.yaml ({' '.join(str(error).split())[:120]})") from error
-    unit = "sweeps" if kind == "rl_lab.loops.plan" else "steps"
+    unit = {"rl_lab.loops.plan": "sweeps", "rl_lab.fitted.fit_q": "iterations"}.get(kind, "steps")
     return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit)
 
 
@@ -96,5 +96,6 @@ def _baseline(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int,
 BUILDERS = {
     "rl_lab.loops.train": _learner,
     "rl_lab.loops.plan": _planned,
+    "rl_lab.fitted.fit_q": _learner,
     "rl_lab.baselines.sb3.train_sb3": _baseline,
 }

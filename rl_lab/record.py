@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rl_lab.core import recording, run
+from omegaconf import OmegaConf
+
+from rl_lab.core import composition, recording, run
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
 from rl_lab.core.recording import Recording
 from rl_lab.core.settings import Count, Natural, Positive, Unit
-from rl_lab.stage import Stage, of_run, of_world
+from rl_lab.player import load
+from rl_lab.stage import Stage, of_world
 
 PROBE = 3  # episodes played beforehand, to say how large the recording will be
 SAME = "env", "agent", "epsilon", "seed", "actions", "obs", "frames"  # in every shard of a recording
@@ -32,7 +35,7 @@ def record(
     epsilon: Unit = 0.0,
     seed: Natural = 0,
     frames: bool = False,
-    frame_size: str | None = None,
+    frame_size: str | int | None = None,
     shard_mb: Positive = 256.0,
     out: str | None = None,
     device: str = "auto",
@@ -40,7 +43,7 @@ def record(
     """Records, or goes on where the folder's recording stopped; returns the folder. Raises UserError."""
     if len(runs) + (env is not None) != 1:
         raise UserError("record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>")
-    if frame_size and not (frames and re.fullmatch(r"[1-9]\d*x[1-9]\d*", frame_size)):
+    if frame_size and not (frames and re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(frame_size))):
         raise UserError(f"frame_size={frame_size} is impossible: it is height x width, as in 42x42, of frames=true")
     goal = Goal(episodes or (None if steps else 100), steps)
 
@@ -63,6 +66,14 @@ def record(
         afford(folder, about, goal)
         fill(folder, about, goal, gone, stage(about["num_envs"]), frames)
     return told(folder)
+
+
+def of_run(folder: Path, num_envs: int, device: str, frames: bool) -> Stage:
+    player = load(folder, max_envs=num_envs, device=device, camera=frames)
+    loop = composition.read_config(folder).loop
+    node = OmegaConf.to_container(loop.get("eval_env") or loop.env, resolve=True)
+    words = {"name": player.name, "step": player.step, "unit": player.unit}
+    return Stage(player.env, player.agent, node["num_envs"], node, words)
 
 
 class Goal(NamedTuple):
@@ -92,7 +103,7 @@ def described(stage: Stage, seed: int, frames: bool) -> dict:
     size = "own" if stage.size is None else list(stage.size)
     return {"format": recording.FORMAT, "env": env, "agent": stage.words, "epsilon": stage.epsilon, "seed": seed,
             "actions": list(spec.actions), "frame_stack": spec.frame_stack, "obs": obs,
-            "frames": size if frames else None, "versions": run._versions(), "git": run._revision(),
+            "frames": size if frames else None, "versions": run.versions(), "git": run.revision(),
             "command": " ".join(sys.argv)}  # fmt: skip
 
 
@@ -135,16 +146,18 @@ def expected(stage: Stage, goal: Goal, seed: int, shard_bytes: float, frames: bo
 
 def afford(folder: Path, about: dict, goal: Goal) -> None:
     """Says what is to come. Raises UserError where the disk has not so much."""
-    one, left = about["expected"], goal.left(about)
-    here = min(left, about["episodes_per_shard"])
-    need, shards = left * one["disk_bytes"], math.ceil(left / about["episodes_per_shard"])
+    if not (left := goal.left(about)):
+        return
+    one, there = about["expected"], about["shards"]
+    disk = sum(s["bytes"] for s in there) / sum(s["episodes"] for s in there) if there else one["disk_bytes"]
+    shards, full = math.ceil(left / about["episodes_per_shard"]), min(left, about["episodes_per_shard"])
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
-    if need > free:
-        raise UserError(f"{folder} needs about {need / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB left; "
+    if left * disk > free:
+        raise UserError(f"{folder} needs about {left * disk / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB left; "
                         "record fewer episodes or steps, or choose another out=<folder>")  # fmt: skip
-    print(f"{folder}: about {left:,} episodes of {one['steps']:,.0f} steps, {need / 1e6:,.3g} MB, in {shards:,} shards "
-          f"of {here * one['disk_bytes'] / 1e6:,.3g} MB ({here * one['memory_bytes'] / 1e6:,.3g} MB in memory)",
+    print(f"{folder}: about {left:,} episodes of {one['steps']:,.0f} steps, {left * disk / 1e6:,.3g} MB, as {shards:,} "
+          f"shard(s) of {full * disk / 1e6:,.3g} MB ({full * one['memory_bytes'] / 1e6:,.3g} MB in memory)",
           file=sys.stderr)  # fmt: skip
 
 
@@ -160,6 +173,8 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
         steps += count
         progress.advance(steps, time.monotonic())
 
+    if gone:
+        progress.say(f"recording again what is missing: shard {', '.join(map(str, gone))}")
     left = goal.left(about) + sum(about["shards"][k]["episodes"] for k in gone)
     progress.begin(max(1, round(left * about["expected"]["steps"])), "steps", 0)
     try:

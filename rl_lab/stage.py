@@ -1,9 +1,8 @@
-"""Who plays where, opened for a recording: a run's agent in its own environment, or a random one in any other."""
+"""Who plays where: what a recording needs of a run's agent in its own environment, or of a random one in any."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import hydra
@@ -14,14 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from rl_lab.agents.random import Random
-from rl_lab.core import composition, run, settings
+from rl_lab.core import run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
 from rl_lab.core.recording import Episode
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.episodes import play_episodes
 from rl_lab.looking import pictures
-from rl_lab.player import load
 from rl_lab.types import VectorEnv
 
 
@@ -53,14 +51,6 @@ class Stage(NamedTuple):
         return play_episodes(self.env, policy, quotas, seed, picture, tick)
 
 
-def of_run(folder: Path, num_envs: int, device: str, frames: bool) -> Stage:
-    player = load(folder, max_envs=num_envs, device=device, camera=frames)
-    loop = composition.read_config(folder).loop
-    node = OmegaConf.to_container(loop.get("eval_env") or loop.env, resolve=True)
-    words = {"name": player.name, "step": player.step, "unit": player.unit}
-    return Stage(player.env, player.agent, node["num_envs"], node, words)
-
-
 def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
     device = run.device(device)
     arguments = {"num_envs": num_envs, "device": device}
@@ -81,5 +71,5 @@ def camera(env: VectorEnv, size: tuple[int, int] | None) -> Callable[[], np.ndar
         return lambda: np.stack([fitted(picture) for picture in env.picture()])
     if not isinstance(env, MDPEnv) or env.mdp.layout is None:
         raise UserError("this environment has no picture; record it with frames=false")
-    seen = lru_cache(4_096)(lambda state: fitted(np.asarray(pictures.world(env.mdp.layout, state))))
+    seen = lru_cache(256)(lambda state: fitted(np.asarray(pictures.world(env.mdp.layout, state))))
     return lambda: np.stack([seen(state) for state in env.state.tolist()])

@@ -1,11 +1,15 @@
 """The planners against the books, against each other, and against their own bounds."""
 
 import itertools
+import json
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli, composition
 from rl_lab.core.errors import UserError
 from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.tables import toy_text
@@ -335,3 +339,44 @@ def test_regret_is_exact():
 def test_regret_without_discount_counts_what_the_time_limit_allows():
     mdp = gridworld("S.G", living_reward=-1.0, gamma=1.0)
     assert Regret(mdp, horizon=70)(torch.zeros(3, dtype=torch.int64)) == 70.0  # the best: -1 + 1
+
+
+def test_a_plan_leaves_what_there_is_to_look_at(tmp_path):
+    """plan.npz as documented, pictures, and a film; each sweep a row with bounds on what the start is worth."""
+    arguments = [
+        "train",
+        "env=frozen_lake",
+        "planner=value_iteration",
+        "tracker=none",
+        "loop.eval_episodes=1",
+        f"hydra.run.dir={tmp_path}",
+    ]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    found, exact = np.load(tmp_path / "plan.npz"), last(policy_iteration(toy_text("FrozenLake-v1")))
+    assert {k: (x.dtype.name, x.shape) for k, x in found.items()} == {
+        "q": ("float64", (16, 4)), "value": ("float64", (16,)), "policy": ("int64", (16,))
+    }  # fmt: skip
+    np.testing.assert_allclose(found["value"], exact.value, atol=1e-9)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(r["plan/start_low"] - 1e-6 <= 0.542026 <= r["plan/start_high"] + 1e-6 for r in rows)
+    assert rows[-1]["eval/regret"] == pytest.approx(0.0, abs=1e-12) and rows[-1]["plan/seconds"] > 0
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"values.png", "q.png"}
+    assert {p.name for p in (tmp_path / "videos").iterdir()} == {"sweeps.mp4", "sweeps.gif"}
+
+
+@pytest.mark.parametrize("planner", sorted(p.stem for p in (composition.conf_dir() / "planner").glob("*.yaml")))
+def test_every_planner_is_a_choice(tmp_path, planner):
+    arguments = ["train", "env=russell_norvig_transition", f"planner={planner}", "tracker=none", "loop.film=false",
+                 "loop.eval_episodes=1", f"hydra.run.dir={tmp_path}"]  # fmt: skip
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    final = json.loads((tmp_path / "summary.json").read_text())["final"]
+    assert final["eval/regret"] < (0.5 if planner == "policy_evaluation" else 1e-9)  # of one improvement, the former
+
+
+def test_a_world_without_a_best_policy_is_planned_by_another_gamma(tmp_path, capsys):
+    """By the world's own gamma of 1 it would pay never to end: no regret then, and it is said."""
+    arguments = ["train", "env=russell_norvig", "env.mdp.living_reward=0.1", "planner=value_iteration", "planner.gamma=0.9",
+                 "tracker=none", "loop.film=false", "loop.eval_episodes=1", f"hydra.run.dir={tmp_path}"]  # fmt: skip
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    assert "eval/regret is left out: by the world's own gamma there is no best policy" in capsys.readouterr().err
+    assert "eval/regret" not in (tmp_path / "metrics.jsonl").read_text()

@@ -41,8 +41,8 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     recipes = {
         "dqn": ["experiment=dqn_four_rooms", "loop.total_steps=2000", "agent.learning_starts=64"],
-        "plan": ["experiment=value_iteration_russell_norvig"],
-        "dear": ["experiment=value_iteration_russell_norvig", "env.mdp.living_reward=-2"],
+        "plan": ["experiment=value_iteration_russell_norvig", "loop.film=false"],
+        "dear": ["experiment=value_iteration_russell_norvig", "env.mdp.living_reward=-2", "loop.film=false"],
         "pong": ["experiment=a2c_pong", "agent=random", "env.num_envs=1", "env.max_frames=160", "loop.total_steps=4"],
         "cartpole": ["experiment=dqn_cartpole", "loop.total_steps=8"],
     }

@@ -70,9 +70,9 @@ class QLearning(Learner):
 
     def announce(self, num_envs: int) -> None:
         """Raises UserError where a rollout cannot fill its minibatches."""
-        if self.minibatches > self.rollout_length * num_envs:
-            raise UserError(f"agent.minibatches={self.minibatches} is impossible: a rollout holds "
-                            f"{self.rollout_length * num_envs} samples, agent.rollout_length x env.num_envs")  # fmt: skip
+        if self.minibatches > (samples := self.rollout_length * num_envs):
+            raise UserError(f"agent.minibatches={self.minibatches} is impossible: a rollout holds {samples} samples, "
+                            "agent.rollout_length x env.num_envs")  # fmt: skip
 
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:

@@ -225,7 +225,7 @@ class Run:
             **self.names, "state": self.state, "step": self._step, "total": self._total,
             "seconds": round(self.seconds, 3), "final": self.final, "error": error,
             "device": str(self.device), "threads": torch.get_num_threads(), "python": platform.python_version(),
-            "versions": _versions(), "git": _revision(), "command": " ".join(sys.argv),
+            "versions": versions(), "git": revision(), "command": " ".join(sys.argv),
             "wandb": self.wandb and (f"offline: {self.wandb.dir}" if self.wandb.offline else self.wandb.url),
         }  # fmt: skip
         beside = self.path("summary.new")
@@ -253,7 +253,7 @@ def _numbers(values) -> list[float]:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:
@@ -264,7 +264,7 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def _revision() -> str | None:
+def revision() -> str | None:
     """The git revision of the code, marked + where files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

@@ -36,16 +36,6 @@ def half_square(error: Tensor) -> Tensor:
     return error.square() / 2
 
 
-def expected_sarsa(
-    q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor, probability_t: Tensor
-) -> Tensor:
-    """The error against the mean of q_t under the policy `probability_t` [..., A] (Sutton and Barto, 2018, eq. 6.9).
-
-    With all of the probability on the action that is taken next it is SARSA's (eq. 6.7).
-    """
-    return (r_t + discount_t * (probability_t * q_t).sum(-1)).detach() - pick(q_tm1, a_tm1)
-
-
 def project(z: Tensor, probability: Tensor, support: Tensor) -> Tensor:
     """Mass `probability` [..., Z] at places z [..., Z], moved to the evenly spaced `support` [K] -> [..., K].
 

@@ -17,7 +17,7 @@ TINY = {
     "rl_lab.fitted.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
     "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3"],
 }
-SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1", "loop.total_steps=160"]}
+SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1", "env.num_envs=4", "loop.total_steps=160"]}
 EXPERIMENTS = [(root, name) for root in ("rl", "gen") for name, _ in cli.experiments(root)]
 
 

@@ -15,7 +15,7 @@ TorsoFn = Callable[[Spec], nn.Module]
 
 def linear(spec: Spec) -> nn.Module:
     """No torso at all: a head on it is a linear function, on one-hot observations a table."""
-    return nn.Flatten()
+    return _flat(spec)
 
 
 def mlp(
@@ -31,7 +31,7 @@ def mlp(
     for inputs, outputs in zip(sizes, sizes[1:], strict=False):
         norm = [nn.LayerNorm(outputs)] if layer_norm else []
         layers += [nn.Linear(inputs, outputs), *norm, getattr(nn, activation)()]
-    return _orthogonal(nn.Sequential(nn.Flatten(), *layers), orthogonal)
+    return _orthogonal(nn.Sequential(_flat(spec), *layers), orthogonal)
 
 
 def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, layer_norm: bool = False) -> nn.Module:
@@ -170,6 +170,12 @@ def _head(features: int, size: int, gain: float | None) -> nn.Linear:
         nn.init.orthogonal_(head.weight, gain)
         nn.init.zeros_(head.bias)
     return head
+
+
+def _flat(spec: Spec) -> nn.Module:
+    if not spec.obs_shape:
+        raise UserError("env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot")
+    return nn.Flatten()
 
 
 def _features(torso: nn.Module, spec: Spec) -> int:

@@ -12,6 +12,7 @@ from rl_lab.agents.a2c import A2C
 from rl_lab.agents.dqn import DQN
 from rl_lab.agents.random import Random
 from rl_lab.core import cli
+from rl_lab.core.errors import UserError
 from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.loops import Judge
@@ -226,3 +227,9 @@ def test_evaluation_counts_each_envs_first_episodes():
     exact = mdp.start @ evaluate_policy(mdp, torch.full((11, 4), 0.25), 1.0)
     assert exact.item() == pytest.approx(-(2 * 2 * 8 - 1) + 0, abs=1.01)
     assert measured["eval/return"].item() == pytest.approx(exact.item(), abs=3)
+
+
+@pytest.mark.parametrize("network", [networks.linear, networks.mlp])
+def test_a_bare_number_is_no_observation_for_a_network(network):
+    with pytest.raises(UserError, match="env.obs=index is a bare number, .* use env.obs=one_hot"):
+        network(MDPEnv(gridworld("S.G"), 1, time_limit=9, obs="index").spec)

@@ -35,7 +35,9 @@ def test_experiments_run(root, name, tmp_path):
     if "env" in cfg and cfg.env._target_.endswith("Atari"):
         arguments += SMALL_GAMES["atari"]
     if root == "rl" and "learning_starts" in cfg.agent:
-        arguments += ["agent.learning_starts=64", "agent.replay.capacity=1000"]
+        arguments += ["agent.learning_starts=64"]
+    if root == "rl" and "replay" in cfg.agent:
+        arguments += ["agent.replay.capacity=1000"]
     assert cli.main(f"{root}-lab", root, RL if root == "rl" else GEN, arguments) == 0
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"} <= {p.name for p in folder.iterdir()}
     assert "eval/" in (folder / "metrics.jsonl").read_text()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_lab import memory
 from rl_lab.core.errors import UserError
 from rl_lab.envs.atari import Atari
 from rl_lab.exploration import Linear
 from rl_lab.memory import Replay
+from rl_lab.memory import replay as memory
 from rl_lab.memory.priorities import Priorities, SumTree
 from rl_lab.types import Spec, Transition
 

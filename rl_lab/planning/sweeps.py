@@ -99,12 +99,12 @@ def prioritised_sweeping(
     epsilon: Positive = 1e-9,  # of every value
     initial: Literal["zero", "pessimistic"] = "pessimistic",
     block: Count = 4_096,  # states that are relaxed together
+    every: Count = 1,  # sweeps' worth of updates between two plans
     max_sweeps: Count = 100_000,
 ) -> Iterator[Plan]:
     """In place, and always where the largest change waits (Moore and Atkeson, 1993), by blocks that fit the cache.
 
-    Each plan follows about as many updates as there are states. The last one's values are within epsilon of v*, since
-    what waits bounds |T v - v|. Raises UserError.
+    The last plan's values are within epsilon of v*, since what waits bounds |T v - v|. Raises UserError.
     """
     from rl_lab.planning.kernels import readers, relax_waiting
 
@@ -117,13 +117,13 @@ def prioritised_sweeping(
     reads, waiting = readers(tables[0], size), np.full(-(-len(flat) // size), np.inf)
     tolerance = float((epsilon * (1 - mdp.gamma).where(mdp.gamma < 1, 1.0)).min())
     for _ in range(max_sweeps):
-        relax_waiting(*tables, flat, waiting, reads, size, tolerance, len(flat))
+        relax_waiting(*tables, flat, waiting, reads, size, tolerance, every * len(flat))
         residual = torch.full_like(mdp.gamma, waiting.max())
         error = residual / (1 - mdp.gamma)
         yield Plan(mdp, v.clone(), residual, low=-error, high=error)
         if waiting.max() <= tolerance:
             return
-    raise UserError(f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} sweeps' updates: "
+    raise UserError(f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} rounds: "
                     "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def compare(title: str, mdp: MDP, contenders: dict, rounds: int) -> None:
 
 def many(count: int, side: int, rounds: int) -> None:
     batch = stack([hard(side, seed) for seed in range(count)])
-    solve, spent = ours(prioritised_sweeping)(batch), []
+    solve, spent = ours(prioritised_sweeping, every=64)(batch), []
     for _ in range(rounds + 1):
         start = time.process_time()
         values = torch.from_numpy(solve())
@@ -128,7 +128,7 @@ def many(count: int, side: int, rounds: int) -> None:
 
 PEER = {"QuantEcon value iteration": quantecon("value_iteration")}
 OURS = {
-    "prioritised sweeping": ours(prioritised_sweeping),
+    "prioritised sweeping": ours(prioritised_sweeping, every=64),
     "value iteration, symmetric, from below": ours(value_iteration, sweep="symmetric", initial="pessimistic"),
     "value iteration, synchronous (torch)": ours(value_iteration, check_every=16),
 }

@@ -49,7 +49,9 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     lines = [f"{prog} <command> [setting=value ...]", ""]
     lines += [f"  {name:<10} {text}" for name, text in commands.items()]
     lines += ["", f"experiments ({prog} train experiment=<name>)", ""]
-    lines += [f"  {name:<30} {text}" for name, text in experiments(root)]
+    found = list(experiments(root))
+    width = max((len(name) for name, _ in found), default=0)
+    lines += [f"  {name:<{width}}  {text}" for name, text in found]
     lines += ["", f"settings of an experiment: {prog} train experiment=<name> --help",
               f"tab completion (bash): eval \"$({prog} -sc install=bash)\""]  # fmt: skip
     return "\n".join(lines)

@@ -85,7 +85,7 @@ def test_where_lower_is_better_best_is_the_least_and_the_threshold_comes_from_ab
     assert "threshold: 105.5, 90 % of the way from the worst first value to the best final one" in out
 
 
-@pytest.mark.parametrize("metric", ["eval/bits_per_dim[x]", "eval/nll_nats", "plan/residual", "FID"])
+@pytest.mark.parametrize("metric", ["eval/bits_per_dim[x]", "eval/nll_nats", "plan/residual", "FID", "eval/regret"])
 def test_metrics_of_which_less_is_more(metric):
     assert is_lower_better(metric)
 

@@ -13,7 +13,20 @@ import yaml
 from rl_lab.core.errors import UserError, nearest
 
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
-LOWER_IS_BETTER = {"nll", "nats", "bits", "loss", "residual", "error", "fid", "kid", "mse", "mmd", "perplexity"}
+LOWER_IS_BETTER = {
+    "regret",
+    "nll",
+    "nats",
+    "bits",
+    "loss",
+    "residual",
+    "error",
+    "fid",
+    "kid",
+    "mse",
+    "mmd",
+    "perplexity",
+}
 
 
 class Curve(NamedTuple):

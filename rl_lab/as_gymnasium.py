@@ -12,8 +12,7 @@ from gymnasium.vector.utils import batch_space
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from rl_lab.core import settings
-from rl_lab.core.composition import conf_dir
+from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError
 from rl_lab.envs.mdp import MDPEnv, Walkers
 from rl_lab.mdp import Layout

@@ -135,7 +135,7 @@ def earlier_recording(folder: Path, about: dict) -> Recording | None:
 def expected(stage: Stage, goal: Goal, seed: int, shard_bytes: float, frames: bool) -> dict:
     """From a few episodes: how long and how large one is, so how many make a shard, and from how many envs."""
     count = min(PROBE, goal.episodes or PROBE)
-    probe = list(stage.episodes([count], stream(seed, "probe"), frames))
+    probe = list(stage.episodes([count], run.stream(seed, "record/probe"), frames))
     steps, memory = (sum(x) / count for x in zip(*((len(e.action), e.nbytes) for e in probe), strict=True))
     packing = len(recording.packed(probe[:1])) / probe[0].nbytes
     size = {"steps": steps, "memory_bytes": memory, "disk_bytes": memory * packing}
@@ -182,7 +182,7 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
         recording.write_index(folder, about)
         for number, count in work(about, goal, gone):
             quotas = [count // stage.env.num_envs + (i < count % stage.env.num_envs) for i in range(stage.env.num_envs)]
-            episodes = list(stage.episodes(quotas, stream(about["seed"], f"shard {number}"), frames, tick))
+            episodes = list(stage.episodes(quotas, run.stream(about["seed"], f"record/shard {number}"), frames, tick))
             first = sum(shard["episodes"] for shard in about["shards"][:number])
             about["shards"][number : number + 1] = [recording.write_shard(folder, number, episodes, first)]
             recording.write_index(folder, about)
@@ -211,11 +211,6 @@ def told(folder: Path) -> Path:
     print(f"{folder}: {found.num_episodes:,} episodes, {found.num_steps:,} steps, mean return "
           f"{reward / found.num_episodes:,.6g}, {size / 1e6:,.3g} MB")  # fmt: skip
     return folder
-
-
-def stream(seed: int, name: str) -> int:
-    """A seed for each shard, so that none repeats another and each can be recorded by itself."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/record/{name}".encode()).digest()[:4]) >> 1
 
 
 def _brief(x) -> str:

@@ -1,8 +1,8 @@
 """The worlds of conf/env as Gymnasium environments: four_rooms is rl_lab/FourRooms-v0. Nothing is built here."""
 
-from pathlib import Path
-
 import gymnasium
+
+from rl_lab.core import conf_dir
 
 NEED_MORE = {"atari", "gym", "toy_text", "mdp_file"}  # without a name or a file of yours these are no world
 
@@ -20,9 +20,7 @@ def register() -> None:
 
 def worlds() -> list[str]:
     """Told from the names of the files: reading them would slow down every import of rl_lab."""
-    inside = Path(__file__).parent / "conf"
-    conf = inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
-    return sorted({path.stem for path in (conf / "env").glob("*.yaml")} - NEED_MORE)
+    return sorted({path.stem for path in (conf_dir() / "env").glob("*.yaml")} - NEED_MORE)
 
 
 def name(world: str) -> str:

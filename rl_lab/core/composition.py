@@ -9,17 +9,12 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
 WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
-
-
-def conf_dir() -> Path:
-    """conf/ of the installed package, or of the checkout."""
-    inside = Path(__file__).parents[1] / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def groups(root: str) -> list[str]:

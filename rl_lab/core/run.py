@@ -112,8 +112,8 @@ class Run:
         return self.dir / name
 
     def stream(self, name: str) -> int:
-        """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:4]) >> 1
+        """A seed of its own for each named random stream of this run."""
+        return stream(self.seed, name)
 
     def begin(self, total: int, unit: str = "steps") -> None:
         """Everything is built, the first step comes next: from here on the folder and W&B know of the run."""
@@ -231,6 +231,11 @@ class Run:
         beside = self.path("summary.new")
         beside.write_text(json.dumps(summary, indent=2, default=str) + "\n")
         beside.replace(self.path("summary.json"))
+
+
+def stream(seed: int, name: str) -> int:
+    """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
 
 
 def device(name: str) -> str:

@@ -71,7 +71,7 @@ def fit_q(
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
     agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
     batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))
-    batch = Transition(*(x.to(run.device) for x in batch))
+    batch = Transition(*(x.to(run.device) for x in batch[:6]))
     evaluations = Every(eval_every)
     evaluations.due(0)
     parts = {"agent": agent, "evaluations": evaluations}

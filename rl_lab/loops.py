@@ -52,7 +52,7 @@ def train(
         answer = env.step(action)
         step += env.num_envs
         try:
-            means.add(agent.update(Transition(obs, action, *answer[:4])), step)
+            means.add(agent.update(Transition(obs, action, *answer[:4], answer.duration)), step)
             episodes.add(answer)
             obs = answer.obs
             if rows.due(step):

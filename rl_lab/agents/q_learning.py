@@ -92,7 +92,7 @@ class QLearning(Learner):
 
     def update(self, transition: Transition) -> Metrics:
         self.steps += len(transition.reward)
-        self._rollout.append((*transition[:-1], self.worth(transition.next_obs)))
+        self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []

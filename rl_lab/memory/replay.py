@@ -51,7 +51,7 @@ class Replay:
 
     def add(self, transition: Transition) -> None:
         """Takes a transition [N, ...], overwriting the oldest. Raises UserError where memory does not suffice."""
-        transition = Transition(*(x.to(self._device) for x in transition))
+        transition = Transition(*(x.to(self._device) for x in transition[:6]))
         if self._ring is None:
             self._begin(transition.obs, transition.action)
         if self._restored:
@@ -98,7 +98,7 @@ class Replay:
         then = ring.next_stack(ends, now if self.n_step == 1 else ring.stack(ends))
         obs, next_obs = ring.observations(torch.stack([now, then]))
         found = Transition(obs, store.action[slots], reward, discount, store.last[ends], next_obs)
-        return Transition(*(self._send(x) for x in found))
+        return Transition(*(self._send(x) for x in found[:6]))
 
     def update_priorities(self, slots: Tensor, error: Tensor) -> None:
         """slots [B] as they were drawn last, error [B]: the temporal-difference errors found there."""

@@ -1,6 +1,6 @@
 """Errors and losses per item, on tensors with free leading dimensions: [...] and, for action values, [..., A].
 
-Names carry time: x_tm1 before the action, x_t after it. Each function stops the gradient of its own target.
+Each function stops the gradient of its own target.
 """
 
 import torch
@@ -11,19 +11,6 @@ from torch.nn import functional as F
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """x [..., A] at index [...] -> [...]."""
     return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-
-
-def q_learning(q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor) -> Tensor:
-    """The error r + discount max_a q_t - q_tm1[a] [...]. See Mnih et al. (2015), algorithm 1."""
-    return double_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, q_t)
-
-
-def double_q_learning(
-    q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor, selector_t: Tensor
-) -> Tensor:
-    """As `q_learning`, but `selector_t` [..., A] chooses the action that q_t values (van Hasselt et al., 2016)."""
-    target = r_t + discount_t * pick(q_t, selector_t.argmax(-1))
-    return target.detach() - pick(q_tm1, a_tm1)
 
 
 def huber(error: Tensor, delta: float = 1.0) -> Tensor:
@@ -63,6 +50,29 @@ def quantile_huber(quantiles: Tensor, target: Tensor, delta: float = 1.0) -> Ten
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """-log pi(a|s) A [...]: its gradient is the policy gradient's, downhill (Sutton and Barto, 2018, eq. 13.11)."""
     return -log_prob * advantage.detach()
+
+
+def clipped_policy_gradient(log_prob: Tensor, acting_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) [...], where ratio = pi(a|s) / pi_acting(a|s).
+
+    See Schulman et al. (2017; https://arxiv.org/abs/1707.06347), eq. 7.
+    """
+    ratio, advantage = (log_prob - acting_log_prob.detach()).exp(), advantage.detach()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def clipped_value(value: Tensor, acting_value: Tensor, target: Tensor, clip: float) -> Tensor:
+    """The larger squared error [...] of `value` and of `value` held within `clip` of what it was when it acted.
+
+    In the released code of PPO, not in its paper.
+    """
+    held = acting_value.detach() + (value - acting_value.detach()).clamp(-clip, clip)
+    return torch.maximum((target.detach() - value).square(), (target.detach() - held).square())
+
+
+def standardised(x: Tensor) -> Tensor:
+    """x [...] shifted to mean 0 and scaled to standard deviation 1; a single number is left as it is."""
+    return (x - x.mean()) / (x.std() + 1e-8) if x.numel() > 1 else x
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -60,24 +60,28 @@ def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, la
     return _orthogonal(nn.Sequential(*convolutions, *dense), orthogonal)
 
 
-class Heads(nn.Module):
-    """A torso and one linear head for each of `sizes`.
+class ActorCritic(nn.Module):
+    """A policy and the value of states: obs [B, ...] -> log-probabilities [B, A], values [B].
 
-    `gains` scale orthogonal heads without an offset, None keeps torch's own start; a gain of 0 is a head of zeros
-    without a bias, which on one-hot observations is a table (a bias would be shared by all states).
+    separate:   the value has a torso of its own, built like the policy's;
+    orthogonal: heads start orthogonal, with gains .01 and 1 and without an offset, else as torch starts them.
     """
 
-    def __init__(self, spec: Spec, torso: TorsoFn, sizes: Sequence[int], gains: Sequence[float] | None = None):
+    def __init__(self, spec: Spec, torso: TorsoFn, *, separate: bool = False, orthogonal: bool = True):
         super().__init__()
-        self.torso = torso(spec)
+        self.torso, self.value_torso = torso(spec), torso(spec) if separate else None
         features = _features(self.torso, spec)
-        gains = gains or [None] * len(sizes)
-        self.heads = nn.ModuleList(_head(features, size, gain) for size, gain in zip(sizes, gains, strict=True))
+        self.policy = _head(features, spec.num_actions, 0.01 if orthogonal else None)
+        self.value = _head(features, 1, 1.0 if orthogonal else None)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
-        """obs [B, ...] -> [B, size] for each head."""
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         features = self.torso(obs)
-        return tuple(head(features) for head in self.heads)
+        log_probs = self.policy(features).log_softmax(-1)
+        return log_probs, self.value(self.value_torso(obs) if self.value_torso else features).squeeze(-1)
+
+    def values(self, obs: Tensor) -> Tensor:
+        """[B]."""
+        return self.value((self.value_torso or self.torso)(obs)).squeeze(-1)
 
 
 class QNetwork(nn.Module):

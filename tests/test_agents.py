@@ -177,9 +177,9 @@ def test_the_kept_acting_graph_gives_the_gradient_of_a_second_forward(lambda_):
     assert (batch.last & (batch.discount == 1)).any() and (batch.discount == 0).any()
 
     agent.network.load_state_dict(before)
-    log_probs, value = (x.unflatten(0, (4, 32)) for x in agent.forward(batch.obs.flatten(0, 1)))
+    log_probs, value = (x.unflatten(0, (4, 32)) for x in agent.network(batch.obs.flatten(0, 1)))
     with torch.no_grad():
-        next_value = agent.forward(batch.next_obs.flatten(0, 1))[1].unflatten(0, (4, 32))
+        next_value = agent.network(batch.next_obs.flatten(0, 1))[1].unflatten(0, (4, 32))
     g = returns.lambda_returns(batch.reward, 0.9 * batch.discount, batch.last, next_value, lambda_)
     chosen = losses.pick(log_probs, batch.action)
     loss = (

@@ -8,29 +8,6 @@ from rl_lab import exploration, losses, returns
 from rl_lab.core.learner import generator
 
 
-def test_q_learning_bootstraps_from_the_best_next_action():
-    q_tm1, q_t = tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[5.0, 7.0], [9.0, 6.0]])
-    error = losses.q_learning(q_tm1, tensor([0, 1]), tensor([0.5, -1.0]), tensor([0.9, 0.0]), q_t)
-    torch.testing.assert_close(error, tensor([0.5 + 0.9 * 7 - 1, -1.0 - 4]))
-
-
-def test_double_q_learning_values_the_selectors_choice():
-    q_tm1, q_t, selector = tensor([[1.0, 2.0]]), tensor([[5.0, 7.0]]), tensor([[1.0, 0.0]])
-    error = losses.double_q_learning(q_tm1, tensor([1]), tensor([0.5]), tensor([0.9]), q_t, selector)
-    torch.testing.assert_close(error, tensor([0.5 + 0.9 * 5 - 2]))
-
-
-def test_q_learning_has_free_leading_dimensions_and_a_target_without_gradient():
-    q_tm1 = torch.randn(3, 4, 2, requires_grad=True)
-    q_t = torch.randn(3, 4, 2, requires_grad=True)
-    action = torch.randint(2, (3, 4))
-    error = losses.q_learning(q_tm1, action, torch.randn(3, 4), torch.ones(3, 4), q_t)
-    assert error.shape == (3, 4)
-    error.sum().backward()
-    assert q_t.grad is None
-    torch.testing.assert_close(q_tm1.grad, -torch.nn.functional.one_hot(action, 2).float())
-
-
 def test_huber_clips_the_gradient_of_the_error():
     error = tensor([-3.0, -0.5, 0.25, 2.0], requires_grad=True)
     loss = losses.huber(error)
@@ -46,6 +23,33 @@ def test_policy_gradient_and_entropy():
     loss.sum().backward()
     torch.testing.assert_close(logits.grad, tensor([[0.75, 0.75, -2.25, 0.75]]))  # -A (onehot - pi)
     assert losses.entropy(log_probs).item() == pytest.approx(1.3862944)
+
+
+def test_the_clipped_policy_gradient_by_hand():
+    """Ratios 1.5 and .5, clip .2, advantages +2 and -2: min(1.5 A, 1.2 A) and so on; no gradient where clipped."""
+    ratio, advantage = tensor([1.5, 1.5, 0.5, 0.5, 1.1]), tensor([2.0, -2.0, 2.0, -2.0, 3.0])
+    log_prob = (ratio.log() - 1.0).requires_grad_()
+    loss = losses.clipped_policy_gradient(log_prob, torch.full((5,), -1.0), advantage, 0.2)
+    torch.testing.assert_close(loss, tensor([-2.4, 3.0, -1.0, 1.6, -3.3]))
+    loss.sum().backward()
+    torch.testing.assert_close(log_prob.grad, tensor([0.0, 3.0, -1.0, 0.0, -3.3]))
+
+
+def test_the_clipped_value_error_by_hand():
+    """A value that acted as 1 and is now 2, held within .5: target 3 gives max(1, 2.25), target 1 gives max(1, .25)."""
+    value = tensor([2.0, 2.0]).requires_grad_()
+    loss = losses.clipped_value(value, tensor([1.0, 1.0]), tensor([3.0, 1.0]), 0.5)
+    torch.testing.assert_close(loss, tensor([2.25, 1.0]))
+    loss.sum().backward()
+    torch.testing.assert_close(value.grad, tensor([0.0, 2.0]))
+    free = losses.clipped_value(tensor([2.0]), tensor([1.0]), tensor([4.0]), float("inf"))
+    torch.testing.assert_close(free, tensor([4.0]))
+
+
+def test_standardised_by_hand():
+    torch.testing.assert_close(losses.standardised(tensor([[1.0, 2.0], [3.0, 4.0]])),
+                               tensor([[-1.5, -0.5], [0.5, 1.5]]) / 1.2909944)  # fmt: skip
+    assert losses.standardised(tensor([7.0])).item() == 7.0
 
 
 def test_lambda_returns_literal():

@@ -4,6 +4,7 @@ from functools import partial
 
 import gymnasium
 import numpy as np
+import pytest
 import stable_baselines3
 import torch
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -12,9 +13,11 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from rl_lab import exploration, losses, networks
 from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.dqn import DQN
+from rl_lab.agents.ppo import PPO
 from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
 from rl_lab.envs.atari import Atari
 from rl_lab.envs.gridworld import gridworld
+from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.memory import Replay
 from rl_lab.optimizers import RMSpropTF
@@ -83,31 +86,106 @@ def test_an_sb3_model_is_saved_restored_and_looked_at_like_an_agent_of_ours():
     assert view.kind == "probabilities" and torch.equal(one.act(obs), view.bars.argmax(-1))
 
 
-def test_one_a2c_update_on_atari_frames_equals_sb3s():
-    """The same weights and the same rollout of Pong, the zoo's settings but for a step large enough to show a slip."""
-    env = AsVecEnv(Atari("pong", 2, num_threads=1), seed=3, max_abs_reward=1.0)
-    theirs = stable_baselines3.A2C(
-        "CnnPolicy", env, n_steps=5, gamma=0.99, gae_lambda=1.0, vf_coef=0.25, ent_coef=0.01, max_grad_norm=0.5, seed=0,
-        learning_rate=0.1, policy_kwargs={"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5}},
-    )  # fmt: skip
-    ours = A2C(
-        env.env.spec, CPU, 0, network=networks.nature_cnn, optimizer=partial(RMSpropTF, lr=0.1, alpha=0.99, eps=1e-5),
-        rollout_length=5, gamma=0.99, lambda_=1.0, value_coef=0.25, entropy_coef=0.01, max_grad_norm=0.5, max_abs_reward=1.0,
-    )  # fmt: skip
-    for source, copy in zip(theirs.policy.parameters(), ours.network.parameters(), strict=True):
-        copy.data.copy_(source.data)
-    theirs.learn(10)
+def cartpole(num_envs: int, limit: int) -> AsVecEnv:
+    """Episodes end by a fall and by the time limit, both within a rollout."""
+    return AsVecEnv(Gym("CartPole-v1", num_envs, options={"max_episode_steps": limit}), seed=3)
 
-    buffer = theirs.rollout_buffer  # its observations and actions were laid out env by env for the update
-    frames = buffer.observations.reshape(2, 5, 4, 84, 84).swapaxes(0, 1)
-    obs = torch.tensor(np.concatenate([frames, theirs._last_obs[None]]), dtype=torch.uint8)
-    actions = torch.tensor(buffer.actions.reshape(2, 5).T).long()
-    acted, transitions = [], []
-    for t in range(5):
-        log_probs, value = ours.forward(obs[t])
-        acted.append(Acted(losses.pick(log_probs, actions[t]), losses.entropy(log_probs), value))
-        reward, ones = torch.tensor(buffer.rewards[t]), torch.ones(2)
-        transitions.append(Transition(obs[t], actions[t], reward, ones, torch.zeros(2).bool(), obs[t + 1]))
-    ours.learn(Acted(*map(torch.stack, zip(*acted, strict=True))), tuple(transitions))
+
+def rollout(theirs, env: AsVecEnv) -> tuple[list[Transition], torch.Tensor, torch.Tensor]:
+    """What SB3's model saw and did while it learned for the first time: T transitions, as our loop would give them."""
+    seen, step_wait = [], env.step_wait
+
+    def watched():
+        seen.append(answer := env.env.step(env._action))
+        env.env.step = lambda action: answer
+        try:
+            return step_wait()
+        finally:
+            del env.env.step
+
+    env.step_wait = watched
+    first, log_probs, values = None, [], []
+    forward = theirs.policy.forward
+
+    def noted(obs, *arguments, **more):
+        nonlocal first
+        first = obs if first is None else first
+        action, value, log_prob = forward(obs, *arguments, **more)
+        values.append(value.squeeze(-1))
+        log_probs.append(log_prob)
+        return action, value, log_prob
+
+    theirs.policy.forward = noted
+    theirs.learn(theirs.n_steps * env.num_envs)
+    obs = [first.to(env.env.spec.obs_dtype), *(s.obs for s in seen[:-1])]
+    buffer = theirs.rollout_buffer  # its actions were laid out env by env for the update
+    actions = torch.tensor(buffer.actions.reshape(env.num_envs, theirs.n_steps).T).long()
+    transitions = [Transition(o, a, *s[:4]) for o, a, s in zip(obs, actions, seen, strict=True)]
+    return transitions, torch.stack(log_probs), torch.stack(values)
+
+
+def assert_same(theirs, ours) -> None:
     for a, b in zip(theirs.policy.parameters(), ours.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def twins(theirs, ours) -> None:
+    for source, copy in zip(theirs.policy.parameters(), ours.network.parameters(), strict=True):
+        copy.data.copy_(source.data)
+
+
+RMSPROP = {"alpha": 0.99, "eps": 1e-5}
+TF = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": RMSPROP}
+MLP = partial(networks.mlp, hidden=(64, 64), activation="Tanh", orthogonal=True)
+
+
+@pytest.mark.parametrize(
+    ("world", "settings"),
+    [("cartpole", {"gae_lambda": 1.0}), ("cartpole", {"gae_lambda": 0.9, "normalize_advantage": True}),
+     ("pong", {"gae_lambda": 1.0})],
+)  # fmt: skip
+def test_one_a2c_update_equals_sb3s(world, settings):
+    """The same weights and the same rollout, but for a step large enough to show a slip."""
+    env = cartpole(3, 4) if world == "cartpole" else AsVecEnv(Atari("pong", 2, num_threads=1), 3, max_abs_reward=1.0)
+    theirs = stable_baselines3.A2C(
+        "MlpPolicy" if world == "cartpole" else "CnnPolicy", env, n_steps=12 if world == "cartpole" else 5, gamma=0.99,
+        vf_coef=0.25, ent_coef=0.01, max_grad_norm=0.5, seed=0, learning_rate=0.1, policy_kwargs=TF, **settings,
+    )  # fmt: skip
+    ours = A2C(
+        env.env.spec, CPU, 0, network=MLP if world == "cartpole" else networks.nature_cnn,
+        optimizer=partial(RMSpropTF, lr=0.1, **RMSPROP), rollout_length=theirs.n_steps, gamma=0.99,
+        lambda_=settings["gae_lambda"], standardise="normalize_advantage" in settings, value_coef=0.25,
+        entropy_coef=0.01, max_grad_norm=0.5, max_abs_reward=1.0, separate_value=world == "cartpole",
+    )  # fmt: skip
+    twins(theirs, ours)
+    transitions, *_ = rollout(theirs, env)
+    if world == "cartpole":
+        assert any((t.last & (t.discount == 1)).any() for t in transitions[:-1])  # the time limit, in the midst
+    acted = []
+    for t in transitions:
+        log_probs, value = ours.network(t.obs)
+        acted.append(Acted(losses.pick(log_probs, t.action), losses.entropy(log_probs), value))
+    ours.learn(Acted(*map(torch.stack, zip(*acted, strict=True))), tuple(transitions))
+    assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize("world", ["cartpole", "pong"])
+def test_one_ppo_update_equals_sb3s(world):
+    """Three epochs over the whole rollout: the ratio leaves 1, and the clipping bites."""
+    env = cartpole(3, 4) if world == "cartpole" else AsVecEnv(Atari("pong", 2, num_threads=1), 3, max_abs_reward=1.0)
+    steps = 12 if world == "cartpole" else 5
+    theirs = stable_baselines3.PPO(
+        "MlpPolicy" if world == "cartpole" else "CnnPolicy", env, n_steps=steps, batch_size=steps * env.num_envs,
+        n_epochs=3, clip_range=0.02, ent_coef=0.01, learning_rate=1e-2 if world == "cartpole" else 2.5e-4, seed=0,
+    )  # fmt: skip
+    ours = PPO(
+        env.env.spec, CPU, 0, network=MLP if world == "cartpole" else networks.nature_cnn,
+        optimizer=partial(torch.optim.Adam, lr=theirs.learning_rate, eps=1e-5), rollout_length=steps, epochs=3,
+        minibatches=1, gamma=0.99, lambda_=0.95, clip=0.02, value_coef=0.5, entropy_coef=0.01, max_grad_norm=0.5,
+        max_abs_reward=1.0, separate_value=world == "cartpole",
+    )  # fmt: skip
+    twins(theirs, ours)
+    transitions, log_prob, value = rollout(theirs, env)
+    metrics = ours.learn(log_prob, value, tuple(transitions))
+    assert metrics["ppo/clipped"] > 0
+    assert_same(theirs, ours)

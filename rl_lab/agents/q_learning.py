@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rl_lab import exploration, losses, returns
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import QNetwork, TorsoFn
 from rl_lab.types import Spec, Transition, View
@@ -55,12 +55,12 @@ class QLearning(Learner):
         if normalise and any(True for _ in self.network.torso.parameters()):
             raise UserError("agent.normalise is for linear networks: set it to false, or take rl_lab.networks.linear")
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.decay = Decay(self.optimizer, decay_steps)
         self.target, self.rollout_length, self.epochs, self.minibatches = target, rollout_length, epochs, minibatches
         self.gamma, self.lambda_, self.epsilon, self.epsilon_spread = gamma, lambda_, epsilon, epsilon_spread
         self.of_error = losses.half_square if loss == "squared" else losses.huber
         self.max_abs_reward, self.reward_scale = max_abs_reward, reward_scale
-        self.max_grad_norm, self.decay_steps, self.normalise = max_grad_norm, decay_steps, normalise
+        self.max_grad_norm, self.normalise = max_grad_norm, normalise
         self.num_actions, self.steps, self._rollout = spec.num_actions, 0, []
         self.planned = None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
 
@@ -113,7 +113,7 @@ class QLearning(Learner):
         self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
     ) -> Metrics:
         """Gradient steps on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
-        self.set_rates(self.steps - reward.numel())
+        self.decay.to(self.steps - reward.numel())
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
         g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_).flatten()
         obs, action = obs.flatten(0, 1), action.flatten()
@@ -140,11 +140,6 @@ class QLearning(Learner):
         if self.minibatches == 1:
             return (slice(None),)
         return torch.randperm(len(x), generator=self.rng, device=x.device).tensor_split(self.minibatches)
-
-    def set_rates(self, steps: int) -> None:
-        share = max(0.0, 1 - steps / self.decay_steps) if self.decay_steps else 1.0
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
 
     @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -60,14 +60,16 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         group.update(hyperparameters)
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = math.inf) -> Tensor:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], max_norm: float = math.inf) -> Tensor:
     """One step down the gradient of `loss` []; returns the gradient's norm [] before clipping at `max_norm`.
 
-    On a CPU a step whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would
-    stop the queue, and the loop finds out when it next reads its metrics.
+    A loss that comes in parts is their sum; the graph of each is gone before the next is asked for. On a CPU a step
+    whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would stop the queue, and the
+    loop finds out when it next reads its metrics.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for part in (loss,) if isinstance(loss, Tensor) else loss:
+        part.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     if norm.is_cuda or math.isfinite(norm):
@@ -92,6 +94,20 @@ def restore_generator(rng: torch.Generator, state: Tensor) -> None:
     """A stream saved on another kind of device cannot be continued on this one: it starts anew from its seed."""
     if len(state) == len(rng.get_state()):
         rng.set_state(state.cpu())
+
+
+class Decay:
+    """Takes an optimizer's learning rates linearly to 0 over so many steps; over 0 steps they stay as they are."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int):
+        self.optimizer, self.steps, self.rates = optimizer, steps, [group["lr"] for group in optimizer.param_groups]
+
+    def to(self, step: int) -> float:
+        """Sets the rates of `step`; returns the share of the first ones that they are."""
+        share = max(0.0, 1 - step / self.steps) if self.steps else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        return share
 
 
 def build_optimizer(optimizer: OptimizerFn, parameters) -> torch.optim.Optimizer:

@@ -84,7 +84,7 @@ class Ring:
 
     def add(self, transition: Transition) -> Tensor:
         """Takes a transition [N, ...]; returns the owners [N] of the final frames it evicts: row * N + env, or -1."""
-        obs, action, reward, discount, last, next_obs = transition
+        obs, action, reward, discount, last, next_obs, _ = transition
         store, here, below = self.store, self.at(self.head), self.at(self.head + 1)
         seen = self._split(next_obs)[:, -1]
         store.frames[here], store.frames[below] = self._split(obs)[:, -1], seen

@@ -1,0 +1,131 @@
+"""Proximal policy optimisation, the clipped form (Schulman et al., 2017; https://arxiv.org/abs/1707.06347)."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rl_lab import exploration, losses
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
+from rl_lab.networks import ActorCritic, TorsoFn
+from rl_lab.rollouts import value_targets
+from rl_lab.types import Spec, Transition, View
+
+
+class PPO(Learner):
+    """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
+
+    saved = "network", "optimizer", "rng", "steps"
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        network: TorsoFn,
+        optimizer: OptimizerFn,
+        rollout_length: Count,  # steps of each env
+        epochs: Count,  # times each rollout is learned from
+        minibatches: Count,  # gradient steps an epoch
+        gamma: Unit,
+        lambda_: Unit,
+        clip: Positive,  # how far from 1 a probability ratio still counts
+        value_clip: Positive = math.inf,  # how far a value may move from what it was when it acted
+        value_coef: NonNegative,
+        entropy_coef: NonNegative,
+        max_grad_norm: Positive,
+        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
+        bootstrap: bool = True,  # the value stands for what a time limit cut off; else the episode counts as over
+        standardise: bool = True,  # the advantages of each minibatch
+        decay_steps: Natural = 0,  # the learning rate falls to 0 over so many steps; 0: it stays
+        decay_clip: bool = False,  # and `clip` with it
+        separate_value: bool = False,  # a torso of its own
+        orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
+    ):
+        with seeded(seed, device):
+            self.network = ActorCritic(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
+        self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
+        self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
+        self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
+        self.gamma, self.lambda_, self.bootstrap, self.standardise = gamma, lambda_, bootstrap, standardise
+        self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
+        self.value_coef, self.entropy_coef = value_coef, entropy_coef
+        self.max_grad_norm, self.max_abs_reward = max_grad_norm, max_abs_reward
+
+    @property
+    def settled(self) -> bool:
+        return not self._rollout
+
+    def announce(self, num_envs: int) -> None:
+        """Raises UserError where a rollout cannot fill its minibatches."""
+        if self.minibatches > (samples := self.rollout_length * num_envs):
+            raise UserError(f"agent.minibatches={self.minibatches} is impossible: a rollout holds {samples} samples, "
+                            "agent.rollout_length x env.num_envs")  # fmt: skip
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
+        log_probs, value = self.network(obs)
+        if greedy:
+            return log_probs.argmax(-1)
+        action = exploration.sample(log_probs, self.rng)
+        self._acted = losses.pick(log_probs, action), value
+        return action
+
+    def update(self, transition: Transition) -> Metrics:
+        self._rollout.append((*self._acted, transition))
+        if len(self._rollout) < self.rollout_length:
+            return {}
+        log_prob, value, transitions = zip(*self._rollout, strict=True)
+        self._rollout = []
+        return self.learn(torch.stack(log_prob), torch.stack(value), transitions)
+
+    def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
+        """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
+        share = self.decay.to(self.steps)
+        self.steps += value.numel()
+        clip = self.clip * (share if self.decay_clip else 1.0)
+        g = value_targets(transitions, value, self.network.values, self.gamma, self.lambda_,
+                          bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
+        obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
+        rollout = [x.flatten(0, 1) for x in (obs, action, log_prob, value, g)]
+        for part in self.parts(len(rollout[-1])):
+            loss, metrics = self.loss(*(x[part] for x in rollout), clip)
+            norm = descend(self.optimizer, loss, self.max_grad_norm)
+        return {**metrics, "ppo/grad_norm": norm}
+
+    def loss(
+        self, obs: Tensor, action: Tensor, acting_log_prob: Tensor, acting_value: Tensor, g: Tensor, clip: float
+    ) -> tuple[Tensor, Metrics]:
+        """Of a minibatch [B, ...] with value targets g [B] -> []."""
+        log_probs, value = self.network(obs)
+        log_prob, advantage = losses.pick(log_probs, action), g - acting_value
+        if self.standardise:
+            advantage = losses.standardised(advantage)
+        policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean()
+        value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean()
+        entropy = losses.entropy(log_probs).mean()
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        with torch.no_grad():
+            log_ratio = log_prob - acting_log_prob
+            metrics = {"ppo/policy_loss": policy_loss, "ppo/value_loss": value_loss, "ppo/entropy": entropy,
+                       "ppo/kl": (log_ratio.exp() - 1 - log_ratio).mean(),
+                       "ppo/clipped": ((log_ratio.exp() - 1).abs() > clip).float().mean()}  # fmt: skip
+        return loss, {name: x.detach() for name, x in metrics.items()}
+
+    def parts(self, size: int) -> Iterator[Tensor | slice]:
+        """Which of `size` samples make each minibatch of each epoch."""
+        for _ in range(self.epochs):
+            if self.minibatches == 1:
+                yield slice(None)
+            else:
+                order = torch.randperm(size, generator=self.rng, device=self.rng.device)
+                yield from order.tensor_split(self.minibatches)
+
+    @torch.no_grad()
+    def view(self, obs: Tensor) -> View:
+        log_probs, value = self.network(obs)
+        return View(log_probs.exp(), value, "probabilities")

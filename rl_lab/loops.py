@@ -18,7 +18,7 @@ from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import plan_pictures
 from rl_lab.mdp import MDP
 from rl_lab.planning import Plan, Regret
-from rl_lab.types import Agent, Policy, Step, Transition, VectorEnv
+from rl_lab.types import Agent, Policy, Transition, VectorEnv
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
 ) -> Agent:
     """Act, step, update; now and then log, evaluate, save. The same loop for every agent of ours."""
     agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
-    episodes, means = Episodes(env), Means()
+    episodes, means = Episodes(env.num_envs, env.device), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
     rows.due(0)
     parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
@@ -53,7 +53,7 @@ def train(
         step += env.num_envs
         try:
             means.add(agent.update(Transition(obs, action, *answer[:4], answer.duration)), step)
-            episodes.add(answer)
+            episodes.add(answer.reward, answer.last)
             obs = answer.obs
             if rows.due(step):
                 run.log(means.pop() | episodes.pop(), step)
@@ -180,23 +180,24 @@ class Episodes:
     The last is how Machado et al. (2018) judge an agent: by how it fares while it learns.
     """
 
-    def __init__(self, env: VectorEnv):
-        self._zeros = torch.zeros(env.num_envs, device=env.device)
-        self._sums = torch.zeros(3, device=env.device)  # episodes, returns, lengths
-        self._latest = torch.zeros(101, device=env.device)  # a ring of returns; the last place takes what did not end
-        self._count = torch.zeros((), dtype=torch.int64, device=env.device)  # of all episodes
+    def __init__(self, num_envs: int, device: torch.device):
+        self._zeros = torch.zeros(num_envs, device=device)
+        self._sums = torch.zeros(3, device=device)  # episodes, returns, lengths
+        self._latest = torch.zeros(101, device=device)  # a ring of returns; the last place takes what did not end
+        self._count = torch.zeros((), dtype=torch.int64, device=device)  # of all episodes
         self.reset()
 
     def reset(self) -> None:
         self._return, self._length = self._zeros.clone(), self._zeros.clone()
 
-    def add(self, step: Step) -> None:
-        self._return += step.reward
+    def add(self, reward: Tensor, last: Tensor) -> None:
+        """Both [N], of one step of all envs."""
+        self._return += reward
         self._length += 1
-        last = step.last.float()
-        place = torch.where(step.last, (self._count + step.last.cumsum(0) - 1) % 100, 100)
+        place = torch.where(last, (self._count + last.cumsum(0) - 1) % 100, 100)
         self._latest[place] = self._return
-        self._count += step.last.sum()
+        self._count += last.sum()
+        last = last.float()
         self._sums += torch.stack([last.sum(), (last * self._return).sum(), (last * self._length).sum()])
         self._return *= 1 - last
         self._length *= 1 - last

@@ -95,6 +95,7 @@ def _baseline(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int,
 
 BUILDERS = {
     "rl_lab.loops.train": _learner,
+    "rl_lab.crew.train": _learner,
     "rl_lab.loops.plan": _planned,
     "rl_lab.fitted.fit_q": _learner,
     "rl_lab.baselines.sb3.train_sb3": _baseline,

@@ -109,19 +109,24 @@ def gradients(module, loss):
     return torch.autograd.grad(loss, [p for p in module.parameters()], allow_unused=True)
 
 
-def acted(learner, rollout):
+def seen(learner, rollout):
+    """The rollout with what the agent computes on it."""
     done = [learner.network(t.obs) for t in rollout]
-    return Acted(*map(torch.stack, zip(*(
-        (losses.pick(log_probs, t.action), losses.entropy(log_probs), value)
+    return [
+        (Acted(losses.pick(log_probs, t.action), losses.entropy(log_probs), value), t)
         for (log_probs, value), t in zip(done, rollout, strict=True)
-    ), strict=True)))  # fmt: skip
+    ]
+
+
+def of(rollout, name):
+    return torch.stack([getattr(x, name) for x, _ in rollout])
 
 
 def test_a2c_on_one_whole_episode_is_reinforce_with_a_baseline():
     """Sutton and Barto (2018), section 13.4: the mean over steps of -(G_t - V(s_t)) grad log pi."""
     learner = agent(A2C, lambda_=1.0, value_coef=0.0, entropy_coef=0.0, rollout_length=3, separate_value=True)
     rollout = steps([[1.0], [2.0], [4.0]], [[1.0], [1.0], [0.0]], [[False], [False], [True]])
-    loss, _ = learner.loss(acted(learner, rollout), tuple(rollout))
+    loss, _ = learner.loss(seen(learner, rollout))
     returned = [1 + 0.9 * 2 + 0.81 * 4, 2 + 0.9 * 4, 4.0]
     reinforce = 0.0
     for t, g in zip(rollout, returned, strict=True):
@@ -136,9 +141,9 @@ def test_the_first_step_of_ppo_is_that_of_a2c():
     rollout = steps(*ROLLOUT)
     one, two = agent(A2C, rollout_length=3), agent(PPO, rollout_length=3)
     two.load_state_dict({**one.state_dict(), "rng": two.rng.get_state()})
-    computed = acted(one, rollout)
-    two.learn(computed.log_prob.detach(), computed.value.detach(), tuple(rollout))
-    one.learn(computed, tuple(rollout))
+    computed = seen(one, rollout)
+    two.learn(of(computed, "log_prob").detach(), of(computed, "value").detach(), tuple(rollout))
+    one.learn(computed)
     for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -184,13 +189,11 @@ def test_the_advantages_of_a_rollout_are_standardised_on_request():
         agent(A2C, value_coef=0.0, entropy_coef=0.0),
         agent(A2C, value_coef=0.0, entropy_coef=0.0, standardise=True),
     )
-    g, value = (
-        value_targets(rollout, acted(plain, rollout).value, plain.network.values, 0.9, 0.95),
-        acted(plain, rollout).value,
-    )
-    advantage = (g - value).detach()
-    expected = -(acted(plain, rollout).log_prob * (advantage - advantage.mean()) / (advantage.std() + 1e-8)).mean()
-    torch.testing.assert_close(shaped.loss(acted(shaped, rollout), tuple(rollout))[0], expected)
+    value = of(seen(plain, rollout), "value").detach()
+    advantage = value_targets(rollout, value, plain.network.values, 0.9, 0.95) - value
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    expected = -(of(seen(plain, rollout), "log_prob") * advantage).mean()
+    torch.testing.assert_close(shaped.loss(seen(shaped, rollout))[0], expected)
 
 
 def test_a_separate_value_shares_nothing_with_the_policy():

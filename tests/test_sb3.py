@@ -164,8 +164,8 @@ def test_one_a2c_update_equals_sb3s(world, settings):
     acted = []
     for t in transitions:
         log_probs, value = ours.network(t.obs)
-        acted.append(Acted(losses.pick(log_probs, t.action), losses.entropy(log_probs), value))
-    ours.learn(Acted(*map(torch.stack, zip(*acted, strict=True))), tuple(transitions))
+        acted.append((Acted(losses.pick(log_probs, t.action), losses.entropy(log_probs), value), t))
+    ours.learn(acted)
     assert_same(theirs, ours)
 
 

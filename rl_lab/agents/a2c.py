@@ -1,6 +1,7 @@
 """Advantage actor-critic, synchronous (Mnih et al., 2016; https://arxiv.org/abs/1602.01783)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ class Acted(NamedTuple):
     log_prob: Tensor
     entropy: Tensor
     value: Tensor
+
+
+Rollout = Sequence[tuple[Acted, Transition]]
 
 
 class A2C(Learner):
@@ -67,28 +71,37 @@ class A2C(Learner):
         if greedy:
             with torch.no_grad():
                 return self.network(obs)[0].argmax(-1)
-        log_probs, value = self.network(obs)
-        action = exploration.sample(log_probs.detach(), self.rng)
-        self._acted = Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
+        action, self._acted = self.choose(obs, self.rng)
         return action
+
+    def choose(self, obs: Tensor, rng: torch.Generator) -> tuple[Tensor, Acted]:
+        """Actions [N] drawn for obs [N, ...], and what learning from them will need."""
+        log_probs, value = self.network(obs)
+        action = exploration.sample(log_probs.detach(), rng)
+        return action, Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
 
     def update(self, transition: Transition) -> Metrics:
         self._rollout.append((self._acted, transition))
         if len(self._rollout) < self.rollout_length:
             return {}
-        acted, transitions = zip(*self._rollout, strict=True)
-        self._rollout = []
-        return self.learn(Acted(*map(torch.stack, zip(*acted, strict=True))), transitions)
+        rollout, self._rollout = self._rollout, []
+        return self.learn(rollout)
 
-    def learn(self, acted: Acted, transitions: tuple[Transition, ...]) -> Metrics:
-        """One gradient step from T transitions of N envs and what was computed on the way, [T, N]."""
-        self.decay.to(self.steps)
-        self.steps += acted.value.numel()
-        loss, metrics = self.loss(acted, transitions)
+    def learn(self, rollout: Rollout) -> Metrics:
+        """One gradient step from T transitions of N envs and what was computed on the way."""
+        self.advance(len(rollout) * len(rollout[0][0].value))
+        loss, metrics = self.loss(rollout)
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
-    def loss(self, acted: Acted, transitions: tuple[Transition, ...]) -> tuple[Tensor, Metrics]:
+    def advance(self, steps: int) -> None:
+        """The learning rate of what follows, and the steps it takes account of."""
+        self.decay.to(self.steps)
+        self.steps += steps
+
+    def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
+        acted, transitions = zip(*rollout, strict=True)
+        acted = Acted(*map(torch.stack, zip(*acted, strict=True)))
         g = value_targets(transitions, acted.value, self.network.values, self.gamma, self.lambda_,
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
         advantage = g - acted.value

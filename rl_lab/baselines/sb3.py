@@ -100,7 +100,8 @@ class AsVecEnv(VecEnv):
     """Our VectorEnv seen through SB3's eyes."""
 
     def __init__(self, env: VectorEnv, seed: int = 0, max_abs_reward: float = math.inf):
-        self.env, self.episodes, self._seed, self._max_abs_reward = env, Episodes(env), seed, max_abs_reward
+        self.env, self._seed, self._max_abs_reward = env, seed, max_abs_reward
+        self.episodes = Episodes(env.num_envs, env.device)
         high, dtype = (255, np.uint8) if env.spec.obs_dtype == torch.uint8 else (np.inf, np.float32)
         low = 0 if dtype == np.uint8 else -np.inf
         super().__init__(
@@ -115,7 +116,7 @@ class AsVecEnv(VecEnv):
 
     def step_wait(self):
         step = self.env.step(self._action)
-        self.episodes.add(step)
+        self.episodes.add(step.reward, step.last)
         last, truncated = step.last.cpu().numpy(), (step.last & (step.discount > 0)).cpu().numpy()
         done = last | (step.discount == 0).cpu().numpy()  # a lost life that ends the future ends SB3's episode too
         infos = [{} for _ in range(self.num_envs)]

@@ -95,7 +95,7 @@ def _open_run(cfg: DictConfig, folder: Path):
     torch.set_num_threads(cfg.threads)
     names = {"name": cfg.name, **OmegaConf.to_container(cfg.choices), "seed": cfg.seed}
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    references = [k for k, v in written["loop"].items() if str(v).startswith("${")]
+    references = [k for k, v in written["loop"].items() if str(v[0] if isinstance(v, list) else v).startswith("${")]
     resolved["loop"] = {k: v for k, v in resolved["loop"].items() if k not in references}
     return run.Run(
         folder, cfg.seed, device, names=names, config=resolved,

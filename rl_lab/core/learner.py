@@ -63,13 +63,20 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], max_norm: float = math.inf) -> Tensor:
     """One step down the gradient of `loss` []; returns the gradient's norm [] before clipping at `max_norm`.
 
-    A loss that comes in parts is their sum; the graph of each is gone before the next is asked for. On a CPU a step
-    whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would stop the queue, and the
-    loop finds out when it next reads its metrics.
+    A loss that comes in parts is their sum; the graph of each is gone before the next is asked for.
     """
     optimizer.zero_grad(set_to_none=True)
     for part in (loss,) if isinstance(loss, Tensor) else loss:
         part.backward()
+    return step(optimizer, max_norm)
+
+
+def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor:
+    """One step along the gradients that lie ready; returns their norm [] before clipping at `max_norm`.
+
+    On a CPU a step whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would stop
+    the queue, and the loop finds out when it next reads its metrics.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     if norm.is_cuda or math.isfinite(norm):

@@ -18,29 +18,49 @@ import torch
 
 WARM_UP = 800  # steps, not counted
 A2C = {"gamma": 0.99, "max_grad_norm": 0.5}
-CONTENDERS = ["sb3 a2c 16", "ours a2c 16", "ours a2c 64", "sb3 dqn 1", "ours dqn 1", "ours dqn 8"]
+CONTENDERS = ["sb3 a2c 16", "ours ppo 16", "ours a2c 16", "ours a2c 64", "ours crew 16", "ours crew 64", "ours crew 128",
+              "sb3 dqn 1", "ours dqn 1", "ours dqn 8"]  # fmt: skip
 
 
 def ours(kind: str, num_envs: int, steps: int) -> float:
-    """Steps a second of the training loop's body."""
+    """Steps a second of the training loop's body; `ppo` is PPO in A2C's shape: one epoch, one batch, a forward more."""
     from rl_lab import exploration, networks
     from rl_lab.agents.a2c import A2C as Agent
     from rl_lab.agents.dqn import DQN
+    from rl_lab.agents.ppo import PPO
+    from rl_lab.crew import Crew, Member
     from rl_lab.envs.atari import Atari
     from rl_lab.memory import Replay
     from rl_lab.optimizers import RMSpropTF
     from rl_lab.types import Transition
 
-    env, cpu = Atari("pong", num_envs), torch.device("cpu")
-    if kind == "a2c":
-        agent = Agent(env.spec, cpu, 0, network=partial(networks.nature_cnn, orthogonal=True),
-                      optimizer=partial(RMSpropTF, lr=7e-4), rollout_length=5, lambda_=1.0, value_coef=0.25,
-                      entropy_coef=0.01, max_abs_reward=1.0, **A2C)  # fmt: skip
+    if kind == "crew":
+        torch.set_num_threads(1)
+    envs = [Atari("pong", num_envs // 2, num_threads=1) for _ in range(2)] if kind == "crew" else []
+    env, cpu = envs[0] if envs else Atari("pong", num_envs), torch.device("cpu")
+    settings = dict(network=partial(networks.nature_cnn, orthogonal=True), optimizer=partial(RMSpropTF, lr=7e-4),
+                    rollout_length=5, lambda_=1.0, value_coef=0.25, entropy_coef=0.01, max_abs_reward=1.0, **A2C)  # fmt: skip
+    if kind in ("a2c", "crew"):
+        agent = Agent(env.spec, cpu, 0, **settings)
+    elif kind == "ppo":
+        agent = PPO(env.spec, cpu, 0, epochs=1, minibatches=1, clip=0.2, standardise=False, **settings)
     else:
-        agent = DQN(env.spec, cpu, 0, network=networks.nature_cnn, optimizer=partial(torch.optim.Adam, lr=1e-4),
+        agent = DQN(env.spec, cpu, 0, network=networks.nature_cnn,
+                    optimizer=partial(torch.optim.Adam, lr=1e-4, fused=True),
                     replay=partial(Replay, capacity=20_000), batch_size=32, replay_ratio=8.0, learning_starts=100,
                     target_update_period=250, gamma=0.99, epsilon=exploration.Linear(0.1, 0.1),
                     max_abs_reward=1.0, max_grad_norm=10.0)  # fmt: skip
+    if kind == "crew":
+        members = [Member(agent, env, seed) for seed, env in enumerate(envs)]
+        for seed, member in enumerate(members):
+            member.reset(seed)
+        crew, step = Crew(agent, members), 0
+        while step < WARM_UP + steps:
+            if step >= WARM_UP > step - 5 * num_envs:
+                start, first = time.perf_counter(), step
+            crew.learn()
+            step += 5 * num_envs
+        return (step - first) / (time.perf_counter() - start)
     obs = env.reset(0)
     for step in range(0, WARM_UP + steps, num_envs):
         if step >= WARM_UP > step - num_envs:
@@ -108,7 +128,7 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'who':<14}{'steps/s, median':>16}{'ratio to SB3':>14}{'peak GB':>9}")
     for contender, found in results.items():
-        peer = [r["speed"] for r in results["sb3 a2c 16" if "a2c" in contender else "sb3 dqn 1"]]
+        peer = [r["speed"] for r in results["sb3 a2c 16" if "dqn" not in contender else "sb3 dqn 1"]]
         ratios = [r["speed"] / p for r, p in zip(found, peer, strict=True)]
         speed, memory = (statistics.median(r[k] for r in found) for k in ("speed", "gigabytes"))
         print(f"{contender:<14}{speed:>16,.0f}{statistics.median(ratios):>14.2f}{memory:>9.2f}")

@@ -61,3 +61,15 @@ def tiles(
         raise UserError(f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, above the "
                         f"{MOST:,} allowed; lower agent.network.tiles, or take rl_lab.networks.mlp")  # fmt: skip
     return Tiles(torch.tensor([float(x) for x in low]), torch.tensor([float(x) for x in high]), tilings, tiles)
+
+
+class Constant(nn.Module):
+    """obs [B, ...] -> 1 [B, 1], whatever is seen."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return torch.ones(len(obs), 1, device=obs.device)
+
+
+def constant(spec: Spec) -> nn.Module:
+    """A torso that cannot tell states apart: the features of Sutton and Barto's short corridor (example 13.1)."""
+    return Constant()

@@ -64,7 +64,7 @@ def nature_cnn(
     return Bf16(torso) if bf16 else torso
 
 
-class ActorCritic(nn.Module):
+class PolicyValue(nn.Module):
     """A policy and the value of states: obs [B, ...] -> log-probabilities [B, A], values [B].
 
     separate:   the value has a torso of its own, built like the policy's;

@@ -16,6 +16,8 @@ DQN = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_st
        "loop.eval_episodes=32", "env.num_envs=32", "checkpoint.every=0.1"]  # fmt: skip
 A2C = ["experiment=a2c_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=200_000", "loop.eval_every=50_000",
        "loop.eval_episodes=32", "checkpoint.every=0.1"]  # fmt: skip
+SMALL = ["tracker=none", "device=cpu", "loop.total_steps=60_000", "loop.eval_every=15_000", "loop.eval_episodes=32",
+         "checkpoint.every=0.1"]  # fmt: skip
 
 
 def rows(folder: Path) -> list[dict]:
@@ -40,6 +42,12 @@ def run(*arguments: str, cwd: Path, kill_after: float | None = None, by: int = s
 @pytest.mark.parametrize(("experiment", "kills"), [(DQN, 3), (A2C, 2)])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, experiment, kills):
     check_kills(tmp_path, experiment, kills, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reinforce_frozen_lake", "actor_critic_russell_norvig", "ppo_four_rooms"])
+def test_every_agent_goes_on_after_a_kill(tmp_path, name):
+    check_kills(tmp_path, [f"experiment={name}", *SMALL], kills=2, seed=0)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from torch import Tensor
 from rl_lab import exploration, losses
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
-from rl_lab.networks import ActorCritic, TorsoFn
+from rl_lab.networks import PolicyValue, TorsoFn
 from rl_lab.rollouts import value_targets
 from rl_lab.types import Spec, Transition, View
 
@@ -56,7 +56,7 @@ class A2C(Learner):
         orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
     ):
         with seeded(seed, device):
-            self.network = ActorCritic(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
+            self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
         self.rollout_length, self.gamma, self.lambda_, self.bootstrap = rollout_length, gamma, lambda_, bootstrap

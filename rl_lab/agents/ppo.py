@@ -10,7 +10,7 @@ from rl_lab import exploration, losses
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
-from rl_lab.networks import ActorCritic, TorsoFn
+from rl_lab.networks import PolicyValue, TorsoFn
 from rl_lab.rollouts import value_targets
 from rl_lab.types import Spec, Transition, View
 
@@ -47,7 +47,7 @@ class PPO(Learner):
         orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
     ):
         with seeded(seed, device):
-            self.network = ActorCritic(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
+            self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches

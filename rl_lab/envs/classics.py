@@ -1,4 +1,4 @@
-"""Two worlds of Sutton and Barto's chapter 4 that no map can show: car rental and the gambler's problem."""
+"""Worlds of Sutton and Barto that no map can show: car rental, the gambler's problem and the short corridor."""
 
 from typing import Annotated
 
@@ -85,3 +85,18 @@ def gambler(p_heads: Unit = 0.4, goal: Annotated[int, Bound(2)] = 100, *, gamma:
         torch.from_numpy(reward), torch.from_numpy(terminal), torch.from_numpy(~terminal / (~terminal).sum()),
         tuple(str(s) for s in stakes), gamma,
     )  # fmt: skip
+
+
+def short_corridor(*, gamma: Unit = 1.0) -> MDP:
+    """Four cells in a row, of which the second mistakes left for right (Sutton and Barto, example 13.1).
+
+    Each step costs 1 until the last cell is reached; the first has a wall to its left. A policy that cannot tell the
+    states apart does best to go right with probability 2 - sqrt 2, which is worth -6 - 4 sqrt 2.
+    """
+    next_state = torch.tensor([[0, 1], [2, 0], [1, 3], [3, 3]])[..., None]  # by left and right
+    terminal = torch.tensor([False, False, False, True])
+    reward = torch.where(terminal, 0.0, -1.0).double()[:, None, None].expand(4, 2, 1)
+    cells = tuple((0, x) for x in range(4))
+    return MDP(next_state, torch.ones(4, 2, 1, dtype=torch.float64), reward.clone(), terminal,
+               torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64), ("left", "right"), gamma,
+               Layout(("S..G",), cells, {(0, 3): -1.0}, frozenset({(0, 3)})))  # fmt: skip

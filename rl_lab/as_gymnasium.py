@@ -9,11 +9,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError
+from rl_lab.envs.collect import Collect, mixed
 from rl_lab.envs.mdp import MDPEnv, Walkers
 from rl_lab.mdp import Layout
 
@@ -25,7 +26,7 @@ class World(gymnasium.Env):
 
     metadata = METADATA
 
-    def __init__(self, world: str, *, obs: str = "index", render_mode: str | None = None, **changes):
+    def __init__(self, world: str, *, obs: str | None = None, render_mode: str | None = None, **changes):
         self._env = build(world, num_envs=1, obs=obs, **changes)
         self.metadata, self.render_mode = modes(render_mode, world, self._env)
         self.observation_space, self.action_space = spaces_of(self._env)
@@ -40,14 +41,15 @@ class World(gymnasium.Env):
         step = self._env.advance(self._env.walkers, torch.tensor([action], device=self._env.device), *self._env.draw())
         self._env.walkers, self._state = step.walkers, step.successor
         obs, terminated, last = self._env.look(step.successor), not step.discount, bool(step.last)
-        return self._seen(obs), float(step.reward), terminated, last and not terminated, {}
+        info = {"duration": int(step.duration)} if isinstance(self._env, Collect) else {}
+        return self._seen(obs), float(step.reward), terminated, last and not terminated, info
 
     def _seen(self, obs: Tensor) -> Any:
         """np.int64 for a Discrete, an array for a Box."""
         return obs[0].cpu().numpy()[()]
 
     def render(self) -> np.ndarray | str | None:
-        return frame(self._env.mdp.layout, int(self._state), self.render_mode)
+        return frames(self._env, self._state, self.render_mode)[0]
 
 
 class VectorWorld(gymnasium.vector.VectorEnv):
@@ -61,7 +63,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         world: str,
         *,
         num_envs: int = 1,
-        obs: str = "index",
+        obs: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         **changes,
@@ -88,11 +90,9 @@ class VectorWorld(gymnasium.vector.VectorEnv):
     def _restart(self, mask: Tensor, seed: int | None) -> None:
         """New episodes for some of the walkers; the others stand, and are seen, where they are."""
         if seed is not None:
-            self._env.rng.manual_seed(seed)
-        _, first = self._env.draw()
-        state, left = self._env.walkers
-        self._env.walkers = Walkers(torch.where(mask, first, state), torch.where(mask, self._env.time_limit, left))
-        self._state = torch.where(mask, first, self._state)
+            self._env.seed(seed) if isinstance(self._env, Collect) else self._env.rng.manual_seed(seed)
+        self._env.walkers = mixed(mask, begun(self._env), self._env.walkers)
+        self._state = mixed(mask, self._env.state, self._state)
         self._over = self._over & ~mask
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
@@ -105,13 +105,11 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         self._env.walkers, self._state, info = step.walkers, step.successor, {}
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:  # who ended in the last step now only begins
             begins = self._over
-            self._env.walkers = Walkers(
-                *(torch.where(begins, old, new) for old, new in zip(before, step.walkers, strict=True))
-            )
-            self._state = torch.where(begins, before.state, step.successor)
+            self._env.walkers = mixed(begins, before, step.walkers)
+            self._state = mixed(begins, self._env.state, step.successor)
             reward, last, terminated = reward.masked_fill(begins, 0.0), last & ~begins, terminated & ~begins
         elif self.autoreset_mode is AutoresetMode.SAME_STEP:
-            info, self._state = self._final(step.successor, last.cpu().numpy()), step.walkers.state
+            info, self._state = self._final(step.successor, last.cpu().numpy()), self._env.state
         self._over = last
         numbers = (x.cpu().numpy() for x in (reward, terminated, last & ~terminated))
         return self._seen(self._state), *numbers, info
@@ -131,31 +129,49 @@ class VectorWorld(gymnasium.vector.VectorEnv):
     def render(self) -> tuple[np.ndarray | str, ...] | None:
         if self.render_mode is None:
             return None
-        return tuple(frame(self._env.mdp.layout, s, self.render_mode) for s in self._state.tolist())
+        return tuple(frames(self._env, self._state, self.render_mode))
 
 
 # -- what both need
 
 
-def build(world: str, device: str = "cpu", **changes) -> MDPEnv:
+def build(world: str, device: str = "cpu", obs: str | None = None, **changes) -> MDPEnv | Collect:
     """The env of conf/env/<world>.yaml with `changes` merged into it, checked. Raises UserError."""
-    written = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
+    written = _read(world)
+    if obs or "obs" in written:
+        changes["obs"] = obs or "index"
     node = OmegaConf.merge({"device": device, "env": written}, {"env": changes}).env
     settings.check(node, "env")
     return hydra.utils.instantiate(node)
 
 
-def spaces_of(env: MDPEnv) -> tuple[spaces.Space, spaces.Discrete]:
+def _read(world: str) -> DictConfig:
+    """The file, on those that its defaults name."""
+    written = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
+    bases = [_read(base) for base in written.pop("defaults", []) if base != "_self_"]
+    return OmegaConf.merge(*bases, written)
+
+
+def begun(env: MDPEnv | Collect) -> tuple:
+    """Walkers at the start of new episodes."""
+    if isinstance(env, Collect):
+        return env.start(env.walkers.number + env.num_envs)
+    _, first = env.draw()
+    return Walkers(first.expand(env.num_envs), torch.full_like(env.walkers.left, env.time_limit))
+
+
+def spaces_of(env: MDPEnv | Collect) -> tuple[spaces.Space, spaces.Discrete]:
     """Of the observations and the actions of one walker."""
     actions = spaces.Discrete(env.spec.num_actions)
     if env.spec.obs_dtype == torch.int64:
         return spaces.Discrete(len(env.mdp.start)), actions
-    return spaces.Box(env.form.low, 1.0, env.spec.obs_shape, np.float32), actions
+    low = 0.0 if isinstance(env, Collect) else env.form.low
+    return spaces.Box(low, 1.0, env.spec.obs_shape, np.float32), actions
 
 
-def modes(wanted: str | None, world: str, env: MDPEnv) -> tuple[dict, str | None]:
+def modes(wanted: str | None, world: str, env: MDPEnv | Collect) -> tuple[dict, str | None]:
     """The metadata of this world, which without a map has no picture, and the mode if it is one. Raises UserError."""
-    names = METADATA["render_modes"] if env.mdp.layout else []
+    names = METADATA["render_modes"] if isinstance(env, Collect) or env.mdp.layout else []
     if wanted not in (None, *names):
         there_are = f"choose {' or '.join(names)}" if names else f"{world} has no map to draw"
         raise UserError(f"render_mode={wanted} is refused: {there_are}")
@@ -168,8 +184,18 @@ def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
     return mask
 
 
+def frames(env: MDPEnv | Collect, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
+    """Of each walker the map with it on: uint8 [H, W, 3], or text with @ for the walker."""
+    if not isinstance(env, Collect):
+        return [frame(env.mdp.layout, s, mode) for s in state.tolist()]
+    from rl_lab.looking import maze_pictures
+
+    draw = {"rgb_array": lambda x: np.array(maze_pictures.maze(x)), "ansi": maze_pictures.text, None: lambda x: None}
+    return [draw[mode](planes) for planes in env.look(state).cpu().numpy()]
+
+
 def frame(layout: Layout, state: int, mode: str | None) -> np.ndarray | str | None:
-    """The map with the walker on it: uint8 [H, W, 3], or text with @ for the walker."""
+    """The map with the walker on it."""
     if mode == "rgb_array":
         from rl_lab.looking import pictures
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
 from rl_lab.core.settings import Count, Natural, Positive
+from rl_lab.envs.collect import Collect
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import panels, pictures
 from rl_lab.looking.films import watched, write, write_still
+from rl_lab.looking.maze_pictures import maze
 from rl_lab.player import Player, load
 from rl_lab.types import View
 
@@ -145,6 +147,8 @@ def scenery(player: Player) -> Callable[[Tensor], Image.Image]:
     env = player.env
     if hasattr(env, "picture"):
         return lambda obs: panels.enlarged(env.picture()[0])
+    if isinstance(env, Collect):
+        return lambda obs: maze(obs[0].cpu().numpy())
     board = board_of(player)
     if board is None:
         raise UserError(f"{player.folder}: its environment has no picture to film")

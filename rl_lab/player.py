@@ -35,6 +35,10 @@ class Player(NamedTuple):
     def view(self, obs: Tensor) -> View:
         return self.agent.view(obs)
 
+    def plan(self, obs: Tensor) -> tuple | None:
+        """The levels of what it imagines (rl_lab.agents.vpn.planner), where it looks ahead."""
+        return self.agent.plan(obs) if hasattr(self.agent, "plan") else None
+
 
 def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: bool = False) -> Player:
     """The run's own evaluation environment, but at most `max_envs` of it; `camera` where it has one.

@@ -9,12 +9,13 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from rl_lab.agents.vpn.planner import Level
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
 from rl_lab.core.settings import Count, Natural, Positive
 from rl_lab.envs.collect import Collect
 from rl_lab.envs.mdp import MDPEnv
-from rl_lab.looking import panels, pictures
+from rl_lab.looking import panels, pictures, trees
 from rl_lab.looking.films import watched, write, write_still
 from rl_lab.looking.maze_pictures import maze
 from rl_lab.player import Player, load
@@ -35,6 +36,7 @@ class Moment(NamedTuple):
     step: int
     episode: int
     ending: str  # why the episode is over; "" while it goes on
+    plan: tuple[Level, ...] | None = None  # what the agent imagines, where it looks ahead
 
 
 def render(
@@ -129,8 +131,10 @@ def play(player: Player, *, episodes: int, seed: int, max_steps: int) -> Iterato
     for episode in range(1, episodes + 1):
         reward, step, last = 0.0, 0, False
         while not last and step < max_steps:
-            action = player.act(obs)
-            moment = Moment(scene(obs), player.view(obs), int(action), reward, step, episode, "")
+            action, plan, picture = player.act(obs), player.plan(obs), scene(obs)
+            if plan and isinstance(env, Collect):
+                picture = trees.with_way(picture, obs[0].cpu().numpy(), plan, env.spec.actions)
+            moment = Moment(picture, player.view(obs), int(action), reward, step, episode, "", plan)
             yield moment
             answer = env.step(action)
             obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
@@ -164,7 +168,8 @@ def film(player: Player, rate: float, *, episodes: int, seed: int, max_steps: in
                  "reward so far": f"{moment.reward:,.6g}", "value": panels.number(float(view.value))}  # fmt: skip
         panel = panel or panels.Panel(list(facts), player.env.spec.actions, view.kind, picture.height)
         beside = panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
-        frame = panels.titled(panels.side_by_side([picture, beside]), player.name, subtitle)
+        tree = [trees.tree(moment.plan, player.env.spec.actions, picture.height)] if moment.plan else []
+        frame = panels.titled(panels.side_by_side([picture, *tree, beside]), player.name, subtitle)
         for _ in range(max(1, round(FREEZE * rate)) if moment.ending else 1):
             yield frame
 

@@ -34,6 +34,10 @@ def test_experiments_run(root, name, tmp_path):
     arguments += TINY[cfg.loop._target_]
     if "env" in cfg and cfg.env._target_.endswith("Atari"):
         arguments += SMALL_GAMES["atari"]
+    if "eval_env" in cfg.loop and cfg.loop.eval_env != cfg.env:
+        arguments += ["loop.eval_env.num_envs=1"]
+    if root == "rl" and cfg.agent.get("random_steps"):
+        arguments += ["env.num_envs=8", "agent.random_steps=100"]
     if root == "rl" and "learning_starts" in cfg.agent:
         arguments += ["agent.learning_starts=64"]
     if root == "rl" and "replay" in cfg.agent:

@@ -20,7 +20,7 @@ from rl_lab.envs.atari import Atari
 from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
-from rl_lab.looking import panels, pictures
+from rl_lab.looking import panels, pictures, trees
 from rl_lab.looking.films import write, write_gif
 from rl_lab.loops import Judge
 from rl_lab.planning import value_iteration
@@ -308,3 +308,21 @@ def test_a_gymnasium_camera():
     env.reset(0)
     assert env.picture().shape == (1, 400, 600, 3) and env.frames_per_second == 50
     env.close()
+
+
+def test_a_plan_stands_beside_what_it_is_about(tmp_path):
+    """Value prediction on a maze: the way on the map, and the tree between picture and figures."""
+    arguments = ["experiment=vpn3_collect_small", "tracker=none", "device=cpu", "env.num_envs=8", "agent.random_steps=100",
+                 "loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1", "loop.eval_env.num_envs=1"]  # fmt: skip
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *arguments, f"hydra.run.dir={tmp_path}"]) == 0
+    player = load(tmp_path, max_envs=1, device="cpu")
+    moments = list(play(player, episodes=12, seed=0, max_steps=9))
+    assert [level.q.shape[1] * level.q.shape[2] for level in moments[0].plan] == [4, 16, 64]
+    beside = next(film(player, 5.0, episodes=1, seed=0, max_steps=9))
+    tree = trees.tree(moments[0].plan, player.env.spec.actions, moments[0].picture.height)
+    player.agent.plan = lambda obs: None
+    plain = list(play(player, episodes=12, seed=0, max_steps=9))
+    assert [m.action for m in moments] == [m.action for m in plain]
+    ways = [np.asarray(m.picture) != np.asarray(p.picture) for m, p in zip(moments, plain, strict=True)]
+    assert any(way.any() for way in ways) and all(way.mean() < 0.2 for way in ways)
+    assert beside.width >= next(film(player, 5.0, episodes=1, seed=0, max_steps=9)).width + tree.width

@@ -1,0 +1,122 @@
+"""What an agent that looks ahead imagines: the tree of its plan, and the way it means to go on the map."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from rl_lab.agents.vpn.planner import Level, path
+from rl_lab.envs.gridworld import MOVES
+from rl_lab.looking.maze_pictures import bare, board_rows
+from rl_lab.looking.panels import AGENT, EDGE, FAINT, INK, PAPER, SIZE, font, number
+from rl_lab.looking.pictures import limits, viridis
+
+FINE = 3  # lines are drawn so many times larger, then averaged
+LEFT, STEP, TOP, BELOW = 26, 96, 34, 112  # pixels: of the root, between depths, above the tree, below it
+LEAST = 360  # pixels high
+ROWS = "option", "reward", "steps", "value"
+
+
+def tree(plan: Sequence[Level], actions: Sequence[str], height: int = SIZE) -> Image.Image:
+    """The first plan's branches, from dark to bright by what each promises, and below what the best path expects."""
+    chosen, height = [int(node[0]) for node in path(plan)], max(height, LEAST)
+    picture = Image.new("RGB", (LEFT + STEP * len(plan) + 78, height), PAPER)
+    room = height - TOP - BELOW
+    picture.paste(_branches(plan, chosen, room), (0, TOP))
+    draw = ImageDraw.Draw(picture)
+    draw.text((LEFT - 12, 16), "what it imagines", INK, font(15), "ls")
+    for option, q in zip(plan[0].option[0, 0].tolist(), plan[0].q[0, 0].tolist(), strict=True):
+        _name_branch(draw, plan, actions[option], q, option == _option(plan[0], chosen[0]), room)
+    _draw_expected(draw, plan, actions, chosen, height)
+    return picture
+
+
+def _branches(plan: Sequence[Level], chosen: Sequence[int], room: int) -> Image.Image:
+    """Every branch as a line; the best path over the others."""
+    fine = Image.new("RGB", ((LEFT + STEP * len(plan) + 78) * FINE, room * FINE), PAPER)
+    draw, scale = ImageDraw.Draw(fine), limits(np.concatenate([level.q[0].flatten().cpu() for level in plan]))
+    lines = []  # (on the path, what it promises, its ends, its colour)
+    for depth, level in enumerate(plan):
+        q = level.q[0].cpu().numpy()
+        shades = viridis(q.ravel(), *scale)
+        for child, (promise, shade) in enumerate(zip(q.ravel().tolist(), shades, strict=True)):
+            ends = _place(depth, child // q.shape[1], len(q), room), _place(depth + 1, child, q.size, room)
+            lines.append((child == chosen[depth], promise, ends, tuple(shade.tolist())))
+    for best, _, ends, shade in sorted(lines):
+        draw.line([(FINE * x, FINE * y) for x, y in ends], AGENT if best else shade, FINE * 3 if best else 4)
+    dots = [_place(0, 0, 1, room), *(e[1] for best, _, e, _ in lines if best)]
+    for x, y in dots:
+        draw.ellipse([FINE * z for z in (x - 4, y - 4, x + 4, y + 4)], AGENT, PAPER, FINE)
+    return fine.reduce(FINE)
+
+
+def _place(depth: int, node: int, of: int, room: int) -> tuple[float, float]:
+    return LEFT + depth * STEP, (node + 0.5) * room / of
+
+
+def _option(level: Level, child: int) -> int:
+    return int(level.option[0].flatten()[child])
+
+
+def _name_branch(draw: ImageDraw.ImageDraw, plan: Sequence[Level], name: str, q: float, best: bool, room: int) -> None:
+    """At its first node: the option's name and Q^d."""
+    options = plan[0].option[0, 0].tolist()
+    child = plan[0].q[0, 0].tolist().index(q)
+    x, y = _place(1, child, len(options), room)
+    box = draw.textbbox((x, TOP + y - 11), text := f"{name} {number(q)}", letters := font(12), "mm")
+    draw.rectangle((box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1), PAPER)
+    draw.text((x, TOP + y - 11), text, AGENT if best else INK, letters, "mm")
+
+
+def _draw_expected(
+    draw: ImageDraw.ImageDraw, plan: Sequence[Level], actions: Sequence[str], chosen: Sequence[int], height: int
+) -> None:
+    """A column below each depth: the option taken, its reward and steps, and the value of where it leads."""
+    top = height - BELOW + 34
+    draw.line((LEFT - 12, top - 20, LEFT + STEP * len(plan) + 66, top - 20), EDGE)
+    for row, word in enumerate(ROWS):
+        draw.text((LEFT - 12, top + 20 * row), word, FAINT, font(12), "ls")
+    for depth, (level, child) in enumerate(zip(plan, chosen, strict=True)):
+        reward, steps, value = (float(x[0].flatten()[child]) for x in (level.reward, level.duration, level.value))
+        texts = actions[_option(level, child)], f"{reward:+.2f}", f"{steps:.1f}", number(value)
+        for row, text in enumerate(texts):
+            at = LEFT + STEP * (depth + 1), top + 20 * row
+            draw.text(at, text, INK if row else AGENT, font(12), "ms")
+
+
+def way(planes: np.ndarray, plan: Sequence[Level], actions: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """The cells (y, x) that each option of the best path would pass on the map, from the one it begins in.
+
+    As many steps as the model expects it to take, until a wall is ahead: the world itself is not asked.
+    """
+    y, x = map(int, np.argwhere(planes[1])[0])
+    legs = []
+    for level, child in zip(plan, (int(node[0]) for node in path(plan)), strict=True):
+        dy, dx = MOVES[actions[_option(level, child)]]
+        leg = [(y, x)]
+        for _ in range(round(float(level.duration[0].flatten()[child]))):
+            if planes[0, y + dy, x + dx]:
+                break
+            y, x = y + dy, x + dx
+            leg.append((y, x))
+        legs.append(leg)
+    return legs
+
+
+def with_way(picture: Image.Image, planes: np.ndarray, plan: Sequence[Level], actions: Sequence[str]) -> Image.Image:
+    """`maze_pictures.maze` of an observation [4, H, W], and the way the plan means to go, paler with each depth."""
+    board, fine = bare(board_rows(planes), SIZE), Image.new("L", (picture.width * FINE, picture.height * FINE))
+    draw = ImageDraw.Draw(fine)
+    legs = way(planes, plan, actions)
+    for depth, leg in reversed(list(enumerate(legs))):
+        shade, off = round(235 - 150 * depth / max(1, len(legs))), 3.0 * (depth - (len(legs) - 1) / 2)
+        points = [(FINE * (x + off), FINE * (y + off)) for x, y in (board.centre(*cell) for cell in leg)]
+        draw.line(points, shade, FINE * 5, joint="curve")
+        (x, y), radius = points[-1], FINE * 6
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), shade)
+    (y, x), radius = np.argwhere(planes[1])[0], FINE * 0.31 * board.cell
+    x, y = (FINE * z for z in board.centre(y, x))
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), 0)  # the agent stands above it
+    result = picture.copy()
+    result.paste(AGENT, (0, 0), fine.reduce(FINE))
+    return result

@@ -6,7 +6,7 @@ from rl_lab.core import cli
 
 COMMANDS = {
     "train": "fit a model, or go on with one: run=<folder>",
-    "sample": "draw a sheet of samples from what a run learned",
+    "sample": "draw from what a run learned: samples, one class, completed images, a film",
     "evaluate": "score the whole test set: nats and bits a dimension",
 }
 

@@ -1,5 +1,6 @@
-"""Sheets of images as PNG files."""
+"""Sheets of images as PNG files, and films of sheets as GIF files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -9,23 +10,53 @@ from torch import Tensor
 GAP = 2  # pixels between images
 GROUND = 96, 120, 160  # of neither black nor white images
 WIDTH = 48  # pixels: smaller images are enlarged to about this, each pixel a square
+FILM_FRAMES, FRAME_MS, LAST_MS = 240, 40, 2_000  # frames at most; milliseconds
 
 
-def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:
-    """Writes images [N, C, H, W] in [0, 1], C = 1 or 3, in reading order; returns the path."""
+def sheet(images: Tensor, columns: int = 8) -> Image.Image:
+    """Images [N, C, H, W] in [0, 1], C = 1 or 3, in reading order."""
     n, c, h, w = images.shape
     zoom = max(1, round(WIDTH / w))
     h, w, columns = h * zoom + GAP, w * zoom + GAP, min(columns, n)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(n, 3, -1, -1)
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).permute(0, 2, 3, 1).numpy()
-    sheet = Image.new("RGB", (columns * w + GAP, -(-n // columns) * h + GAP), GROUND)
+    whole = Image.new("RGB", (columns * w + GAP, -(-n // columns) * h + GAP), GROUND)
     for i, image in enumerate(pixels):
-        sheet.paste(Image.fromarray(image), (GAP + i % columns * w, GAP + i // columns * h))
+        whole.paste(Image.fromarray(image), (GAP + i % columns * w, GAP + i // columns * h))
+    return whole
+
+
+def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:
+    """Writes a sheet; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet(images, columns).save(path)
     return path
 
 
-def side_by_side(left: Tensor, right: Tensor) -> Tensor:
-    """Two [N, ...] as one [2 N, ...] of pairs."""
-    return torch.stack([left, right], 1).flatten(0, 1)
+def write_film(path: Path, frames: Iterable[Tensor], columns: int = 8) -> Path:
+    """Writes a gif of sheets of images [N, C, H, W] as they grow, the last of them held; returns the path."""
+    first, *rest = (_indexed(sheet(x, columns), grey=x.shape[1] == 1) for x in frames)
+    durations = [FRAME_MS] * len(rest) + [LAST_MS]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    return path
+
+
+def _indexed(picture: Image.Image, grey: bool) -> Image.Image:
+    """The 256 colours that a gif has room for, those of a colour sheet chosen quickly."""
+    return picture.convert("L") if grey else picture.quantize(method=Image.Quantize.FASTOCTREE)
+
+
+def thinned(frames: Iterable[Tensor], most: int = FILM_FRAMES) -> list[Tensor]:
+    """At most so many (and half at least) of any number of frames, evenly apart from the first on, and the last."""
+    kept, stride, last = [], 1, None
+    for i, last in enumerate(frames):
+        if i % stride == 0:
+            kept.append(last)
+        if len(kept) == most:
+            kept, stride = kept[::2], 2 * stride
+    return kept if kept[-1] is last else [*kept, last]
+
+
+def side_by_side(*images: Tensor) -> Tensor:
+    """K of [N, ...] as one [K N, ...] of pairs, triples, ..."""
+    return torch.stack(images, 1).flatten(0, 1)

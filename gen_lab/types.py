@@ -1,5 +1,6 @@
 """The nouns of gen_lab. Shapes: B batch, N images, K draws, Z latents, C x H x W pixels."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -13,20 +14,30 @@ class Spec(NamedTuple):
 
     shape: tuple[int, int, int]  # C, H, W
     levels: int  # each value is one of 0, 1/(levels - 1), ..., 1
+    classes: int = 0  # a label is one of 0, ..., classes - 1; 0: the images have none
 
 
 class Model(Protocol):
-    """A learner that samples; it is updated on x [B, C, H, W] in [0, 1].
+    """A learner that samples; it is updated on x [B, C, H, W] in [0, 1] and, where there are any, labels [B] int64.
 
     `sample` and `score` draw from the generator they are handed: looking at a model never disturbs its training.
     """
 
-    def update(self, x: Tensor) -> Metrics: ...
-    def sample(self, count: int, generator: torch.Generator) -> Tensor: ...  # [N, C, H, W] of the data's own levels
-    def score(self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0) -> dict[str, Tensor]:
+    spec: Spec  # of what it models; its classes are 0 where it leaves labels unused
+
+    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics: ...
+    def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """[N, C, H, W] of the data's own levels; with `label` [N], of those classes."""
+        ...
+
+    def score(
+        self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Named scores [B] of held-out images; {} without a likelihood.
 
-        Where the likelihood can only be bounded, `iwae_samples` draws an image tighten the bound; 0 leaves that out.
+        `nll_nats` and `bits_per_dim` are exact. Where the likelihood can only be bounded, they are called
+        `nll_bound_nats` and `bits_per_dim_bound`, and `iwae_samples` draws an image tighten the bound; 0 leaves that
+        out.
         """
         ...
 
@@ -39,3 +50,22 @@ class Autoencoder(Protocol):
     """A model that can also be asked what it keeps of an image."""
 
     def reconstruct(self, x: Tensor) -> Tensor: ...  # [B, C, H, W] in [0, 1], the mean
+
+
+@runtime_checkable
+class Inpainter(Protocol):
+    """A model that can complete an image of which some pixels are known."""
+
+    def inpaint(
+        self, x: Tensor, known: Tensor, generator: torch.Generator, label: Tensor | None = None
+    ) -> Tensor:  # x [B, C, H, W], known [H, W] bool -> [B, C, H, W]: x where known, a draw of the rest given it
+        ...
+
+
+@runtime_checkable
+class Draughtsman(Protocol):
+    """A model that draws an image little by little and lets one watch."""
+
+    def draw(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Iterator[Tensor]:
+        """All images [N, C, H, W] as they stand, after each pixel or row; the last ones are what `sample` returns."""
+        ...

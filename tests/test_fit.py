@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ import torch
 from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
+from gen_lab.commands import load
 from gen_lab.data import Batches, Images, digits
 from gen_lab.fit import evaluate, fit
 from gen_lab.losses import bernoulli_nll
 from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
-from gen_lab.pictures import side_by_side, write_sheet
+from gen_lab.pictures import side_by_side, thinned, write_film, write_sheet
+from gen_lab.types import Spec
 from rl_lab.core import checkpoint, cli
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.run import Run, Stopped
@@ -64,7 +67,7 @@ class Interrupted(VAE):
         super().__init__(*args, **knobs)
         self.at, self.what, self.count = at, what, 0
 
-    def update(self, x):
+    def update(self, x, label=None):
         self.count += 1
         return (self.what(self, x) if self.count == self.at else None) or super().update(x)
 
@@ -98,7 +101,7 @@ def test_digits_protocols_are_of_the_same_images(data):
     assert grey.levels == 17 and grey.name == "digits-levels" and grey.train.max() == 16
     for binary, levels in (data.train, grey.train), (data.test, grey.test):
         assert torch.equal(binary, (levels >= 8).to(torch.uint8))
-    assert grey.scaled(grey.train).max() == 1 and data.spec == ((1, 8, 8), 2)
+    assert grey.scaled(grey.train).max() == 1 and data.spec == ((1, 8, 8), 2, 10)
 
 
 def numbered(count: int) -> Images:
@@ -108,7 +111,7 @@ def numbered(count: int) -> Images:
 
 def test_an_epoch_shows_no_image_twice():
     batches = Batches(numbered(100), 30, seed=0)
-    drawn = [(torch.cat([batches.draw() for _ in range(3)]) * 255).round().long().flatten() for _ in range(40)]
+    drawn = [(torch.cat([batches.draw()[0] for _ in range(3)]) * 255).round().long().flatten() for _ in range(40)]
     assert all(len(set(epoch.tolist())) == 90 for epoch in drawn)
     assert not torch.equal(drawn[0], drawn[1])
     assert set(torch.cat(drawn).tolist()) == set(range(100))  # whom one epoch left out, another shows
@@ -120,7 +123,7 @@ def test_batches_go_on_where_they_were():
         whole.draw()
     again.load_state_dict(whole.state_dict())
     for _ in range(10):
-        assert torch.equal(whole.draw(), again.draw())
+        assert torch.equal(whole.draw()[0], again.draw()[0])
 
 
 def test_a_batch_larger_than_the_data_is_a_mistake():
@@ -137,9 +140,9 @@ def test_every_test_image_counts_once():
     test = torch.zeros(297, 1, 1, 1, dtype=torch.uint8)
 
     class Scorer:
-        seen = 0
+        seen, spec = 0, Spec((1, 1, 1), 2)
 
-        def score(self, x, generator, iwae_samples=0):
+        def score(self, x, generator, iwae_samples=0, label=None):
             self.seen += len(x)
             return {"nats": values[self.seen - len(x) : self.seen].float()}
 
@@ -190,7 +193,7 @@ def test_rows_are_means_over_the_updates_between_them(tmp_path, data):
     seen = []
 
     class Recorded(VAE):
-        def update(self, x):
+        def update(self, x, label=None):
             seen.append(super().update(x))
             return seen[-1]
 
@@ -201,6 +204,51 @@ def test_rows_are_means_over_the_updates_between_them(tmp_path, data):
 
 
 # -- stopping and going on
+
+
+class Labelled(VAE):
+    """Keeps what it was shown: labels that do not go with their images, or other bits, are another state."""
+
+    saved = (*VAE.saved, "shown")
+
+    def __init__(self, *args, **knobs):
+        super().__init__(*args, **knobs)
+        self.shown = torch.zeros(10, 64)  # the sum of the images of each class
+
+    def update(self, x, label=None):
+        self.shown.index_add_(0, label, x.flatten(1))
+        return super().update(x)
+
+
+class Stopping(Labelled):
+    """Asks to be stopped in its update number `at`."""
+
+    def __init__(self, *args, at: int, **knobs):
+        super().__init__(*args, **knobs)
+        self.left = at
+
+    def update(self, x, label=None):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().update(x, label)
+
+
+@pytest.mark.parametrize("at", [30, 47])  # the end of an epoch is after 46 batches of 32
+def test_labels_and_fresh_bits_go_on_bit_for_bit(tmp_path, data, at):
+    grey = digits(protocol="levels")
+    pixels = grey.train * 255 // 16
+    resampled = data._replace(name="digits-dynamic", train=pixels.to(torch.uint8), resampled=True)
+    build, knobs = partial(Labelled, *vae.args, **vae.keywords), {"batch_size": 32, "total_steps": 60}
+    whole = fitted(tmp_path / "whole", resampled, build, **knobs)
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "stopped", resampled, partial(Stopping, *vae.args, **vae.keywords, at=at), **knobs)
+    resumed = fitted(tmp_path / "stopped", resampled, build, **knobs)
+    assert equal(whole.state_dict(), resumed.state_dict())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "stopped")
+    means = torch.stack([pixels[grey.train_labels == k].float().mean(0).flatten() / 255 for k in range(10)])
+    shown = whole.shown / whole.shown.sum(1, keepdim=True) * means.sum(1, keepdim=True)
+    assert (shown - means).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("at", [1, 50, 51, 107])  # before an evaluation, after one, amid an interval and an epoch
@@ -283,6 +331,28 @@ def test_colours_stay_colours(tmp_path):
 
 def test_side_by_side():
     assert side_by_side(torch.tensor([1, 3]), torch.tensor([2, 4])).tolist() == [1, 2, 3, 4]
+    assert side_by_side(*torch.arange(6).view(3, 2)).tolist() == [0, 2, 4, 1, 3, 5]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 784])
+def test_a_film_is_thinned_evenly_and_ends_with_the_end(count):
+    kept = thinned(iter(range(count)), most=8)
+    steps = {b - a for a, b in pairwise(kept[:-1])}
+    assert kept[0] == 0 and kept[-1] == count - 1 and len(kept) <= 8 and len(steps) <= 1
+    assert len(kept) >= min(count, 4)
+
+
+def test_a_film_shows_each_sheet_and_holds_the_last(tmp_path):
+    frames = [torch.full((2, c, 4, 4), value) for c in (1, 3) for value in (0.0, 1.0, 0.0)]
+    for i, three in enumerate((frames[:3], frames[3:])):
+        film = Image.open(write_film(tmp_path / f"{i}.gif", three))
+        assert film.n_frames == 3 and film.size == (2 * 50 + 2, 50 + 2)
+        seen, times = [], []
+        for k in range(3):
+            film.seek(k)
+            seen.append(film.convert("L").getpixel((20, 20)))
+            times.append(film.info["duration"])
+        assert seen == [0, 255, 0] and times == [40, 40, 2000]
 
 
 # -- the command line
@@ -313,6 +383,69 @@ def test_sample_command(folder):
     assert sheet.shape[1] == 5 * (8 * 6 + 2) + 2 and (sheet[5, 5] == 255 * images[0, 0, 0, 0]).all()
 
 
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory) -> Path:
+    """A small PixelCNN that is told the digit."""
+    folder = tmp_path_factory.mktemp("runs") / "pixelcnn"
+    settings = ["model=pixelcnn", "data=digits", "model.conditional=true", "model.network.channels=4",
+                "model.network.blocks=1", "model.network.head_channels=8", "loop.total_steps=60"]  # fmt: skip
+    assert gen_lab("train", *settings, "tracker=none", "device=cpu", f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+def test_likelihood_given_the_label_is_named_so(conditional, capsys):
+    assert gen_lab("evaluate", f"run={conditional}", "device=cpu") == 0
+    scores = json.loads((conditional / "evaluation.json").read_text())["scores"]
+    name = "[digits-binarised-given-label]"
+    assert {f"eval/nll_nats{name}", f"eval/nll_nats_se{name}", f"eval/bits_per_dim{name}"} < set(scores)
+    final = json.loads((conditional / "summary.json").read_text())["final"]
+    assert final[f"eval/nll_nats{name}"] == pytest.approx(scores[f"eval/nll_nats{name}"])
+    assert scores[f"eval/bits_per_dim{name}"] == pytest.approx(scores[f"eval/nll_nats{name}"] / (64 * math.log(2)))
+
+
+def test_sample_a_class(conditional):
+    """The samples of a class are those that the model draws of it alone, and not those of another."""
+    for label in 3, 4:
+        arguments = [f"run={conditional}", f"label={label}", "count=6", "seed=1", "device=cpu", "tracker=none"]
+        assert gen_lab("sample", *arguments) == 0
+    three, four = (np.load(conditional / f"samples_seed1_label{k}.npz")["images"] for k in (3, 4))
+    model = load(conditional, "cpu").model
+    x = model.sample(6, torch.Generator().manual_seed(1), torch.full((6,), 3))
+    assert np.array_equal(x.numpy(), three) and not np.array_equal(three, four)
+
+
+def test_inpaint(conditional, tmp_path):
+    usual = [f"run={conditional}", "count=7", "seed=2", "device=cpu", "tracker=none"]
+    test = digits(protocol="binarised").test[:7].numpy()
+    assert gen_lab("sample", *usual, "inpaint=top") == 0
+    with np.load(conditional / "inpainted_seed2.npz") as saved:
+        assert saved["known"].tolist() == [[True] * 8] * 4 + [[False] * 8] * 4 and saved["levels"] == 2
+        assert np.array_equal(saved["images"][:, :, :4], test[:, :, :4])
+        assert not np.array_equal(saved["images"][:, :, 4:], test[:, :, 4:])
+    sheet = np.asarray(Image.open(conditional / "inpainted_seed2.png"))
+    assert sheet.shape == (3 * 50 + 2, 9 * 50 + 2, 3)  # three triples a row
+    assert (sheet[2:26, 2:50] == sheet[2:26, 102:150]).all() and (sheet[26:50, 2:50] == 128).all()
+    mask = np.zeros((8, 8), np.uint8)
+    mask[::2] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert gen_lab("sample", *usual, f"inpaint={tmp_path}/mask.png") == 0
+    with np.load(conditional / "inpainted_seed2.npz") as saved:
+        assert np.array_equal(saved["images"][:, :, ::2], test[:, :, ::2])
+
+
+def test_film(conditional):
+    usual = [f"run={conditional}", "count=3", "seed=5", "device=cpu", "tracker=none"]
+    assert gen_lab("sample", *usual) == 0
+    plain = np.load(conditional / "samples_seed5.npz")["images"]
+    assert gen_lab("sample", *usual, "film=true") == 0
+    assert np.array_equal(plain, np.load(conditional / "samples_seed5.npz")["images"])
+    film = Image.open(conditional / "samples_seed5.gif")
+    assert 32 <= film.n_frames <= 64
+    film.seek(film.n_frames - 1)
+    sheet = np.asarray(Image.open(conditional / "samples_seed5.png").convert("L"))
+    assert np.array_equal(np.asarray(film.convert("L")), sheet)
+
+
 def test_evaluate_command(folder, capsys):
     assert gen_lab("evaluate", f"run={folder}", "iwae_samples=7", "device=cpu") == 0
     record = json.loads((folder / "evaluation.json").read_text())
@@ -334,13 +467,22 @@ def test_evaluate_command(folder, capsys):
         (["evaluate", "run={other}", "iwae_samples=1"], r"other/checkpoint.pt does not fit"),
         (["evaluate", "run={evil}"], r"_target_=os.mkdir is refused"),
         (["sample", "run={folder}", "count=0", "tracker=none"], "count=0 is impossible"),
+        (["sample", "run={folder}", "label=3", "tracker=none"], "label=3 is impossible.*trained without labels"),
+        (["sample", "run={conditional}", "label=10", "tracker=none"], "label=10 is impossible.*classes 0 to 9"),
+        (["sample", "run={folder}", "film=true", "tracker=none"], "film=true is impossible: this model does not draw"),
+        (["sample", "run={folder}", "inpaint=top", "tracker=none"], "this model cannot complete an image"),
+        (["sample", "run={conditional}", "inpaint=up", "tracker=none"], "inpaint=up is neither top, bottom"),
+        (["sample", "run={conditional}", "inpaint=top", "film=true", "tracker=none"], "leave out inpaint="),
+        ([*TRAIN, "data=folder", "data.path=.", "data.levels=1"], "data.levels=1 is impossible.*between 2 and 256"),
+        ([*TRAIN, "data=npz"], "data.path has no default; give it a value"),
+        ([*TRAIN, "data=npz", "data.path=nowhere.npz"], "nowhere.npz cannot be read"),
         ([*TRAIN, "data.protocol=levels"], "cross entropy is no likelihood"),
         ([*TRAIN, "data.protocol=grey"], "data.protocol=grey is not a choice"),
         ([*TRAIN, "model.latent=3"], "did you mean model.latents"),
         ([*TRAIN, "model.beta=-1"], "model.beta=-1 is impossible"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, folder, capsys, arguments, says):
+def test_a_mistake_is_one_line(tmp_path, folder, conditional, capsys, arguments, says):
     config = (folder / "config.yaml").read_text()
     changed = {
         "rl": "name: x\nseed: 0\nloop: {_target_: rl_lab.loops.train}\n",
@@ -351,7 +493,12 @@ def test_a_mistake_is_one_line(tmp_path, folder, capsys, arguments, says):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
         (tmp_path / name / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes())
-    places = {"tmp": tmp_path, "folder": folder, **{name: tmp_path / name for name in changed}}
+    places = {
+        "tmp": tmp_path,
+        "folder": folder,
+        "conditional": conditional,
+        **{name: tmp_path / name for name in changed},
+    }
     assert gen_lab(*(a.format(**places) for a in arguments)) == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert re.search(says, errors[-1]) and len(errors) == 1

@@ -168,6 +168,8 @@ CALL = "{_target_: builtins.open, file: %s, mode: w}"
          "env.mdp.noise._target_=stable_baselines3.common.logger.JSONOutputFormat"),
         ("noise: 0.1", "noise: {_target_: rl_lab.render.render, out: %s}",
          "env.mdp.noise._target_=rl_lab.render.render"),
+        ("noise: 0.1", "noise: {_target_: gen_lab.data.cache.fetch, root: %s}",
+         "env.mdp.noise._target_=gen_lab.data.cache.fetch"),
     ],
 )  # fmt: skip
 def test_a_stranger_calls_nothing(trained, copy, tmp_path, find, put, where):

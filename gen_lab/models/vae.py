@@ -16,7 +16,7 @@ DECODED_AT_ONCE = 2**14  # images: bounds the memory of an importance-weighted e
 
 
 class VAE(Learner):
-    """Gaussian latents, Bernoulli pixels, one draw of z for each x."""
+    """Gaussian latents, Bernoulli pixels, one draw of z for each x; labels are left unused."""
 
     saved = "encoder", "decoder", "optimizer", "rng"
 
@@ -35,14 +35,14 @@ class VAE(Learner):
         if spec.levels != 2:
             raise UserError(f"model=vae has Bernoulli pixels, and on {spec.levels} grey levels their cross entropy is "
                             "no likelihood; use binary pixels (data.protocol=binarised)")  # fmt: skip
-        self.shape, self.device, self.latents, self.beta = spec.shape, device, latents, beta
+        self.spec, self.device, self.latents, self.beta = spec._replace(classes=0), device, latents, beta
         with seeded(seed, device):
             self.encoder = encoder(spec.shape, 2 * latents).to(device)  # x [B, C, H, W] -> mu, log_var [B, 2 Z]
             self.decoder = decoder(spec.shape, latents).to(device)  # z [B, Z] -> logits [B, C, H, W]
         self.optimizer = build_optimizer(optimizer, [*self.encoder.parameters(), *self.decoder.parameters()])
         self.rng = generator(seed + 1, device)
 
-    def update(self, x: Tensor) -> Metrics:
+    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         recon, kl = self.elbo_terms(x, self.rng)
         norm = descend(self.optimizer, (recon + self.beta * kl).mean())
         return {"vae/recon_nats": recon.detach().mean(), "vae/kl_nats": kl.detach().mean(), "vae/grad_norm": norm}
@@ -59,7 +59,7 @@ class VAE(Learner):
         return mu, log_var
 
     @torch.no_grad()
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """x ~ p(x|z), z ~ p(z): pixels of 0 and 1."""
         z = torch.randn(count, self.latents, generator=generator, device=self.device)
         return torch.bernoulli(self.decoder(z).sigmoid(), generator=generator)
@@ -69,14 +69,16 @@ class VAE(Learner):
         return self.decoder(self.encode(x)[0]).sigmoid()
 
     @torch.no_grad()
-    def score(self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0) -> dict[str, Tensor]:
+    def score(
+        self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
+    ) -> dict[str, Tensor]:
         recon, kl = self.elbo_terms(x, generator)
         bound, tighter = recon + kl, {}
         if iwae_samples:
             weights = self.log_importance_weights(x, iwae_samples, generator)
             bound = -weights.mean(0)  # the same expectation, over many draws of z instead of one
             tighter = {f"iwae{iwae_samples}_nats": importance_weighted_nll(weights)}
-        bits = bits_per_dim(bound, self.shape)
+        bits = bits_per_dim(bound, self.spec.shape)
         return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_nats": kl, **tighter}
 
     @torch.no_grad()

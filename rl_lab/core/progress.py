@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-SHOWN = "episode/return", "eval/return", "plan/residual", "eval/nll_bound_nats", "eval/bits_per_dim_bound"
+SHOWN = ("episode/return", "eval/return", "plan/residual", "eval/nll_nats", "eval/nll_bound_nats",
+         "eval/bits_per_dim", "eval/bits_per_dim_bound")  # fmt: skip
 LINE_EVERY = 10.0  # seconds between plain lines
 
 

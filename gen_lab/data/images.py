@@ -1,0 +1,111 @@
+"""What every data set becomes: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gen_lab.types import Spec
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import generator, restore_generator
+from rl_lab.core.run import stream
+from rl_lab.core.settings import Bound
+
+CPU = torch.device("cpu")
+Levels = Annotated[int, Bound(2, 256)]
+
+
+class Images(NamedTuple):
+    """Images as whole grey levels, split in two. The name says the protocol too: figures compare only within one."""
+
+    name: str
+    train: Tensor  # [N, C, H, W] uint8, below `levels`
+    test: Tensor
+    levels: int
+    train_labels: Tensor | None = None  # [N] int64, below `classes`
+    test_labels: Tensor | None = None
+    classes: int = 0
+    resampled: bool = False  # `train` holds 256 greys, and each showing of a pixel is 1 with probability grey / 255
+    log_prob: Callable[[Tensor], Tensor] | None = None  # of levels [B, C, H, W] in nats [B], where it is known
+    mapped: bool = False  # memory-mapped: the images stay on disk, batches are moved to the device
+    device: torch.device = CPU
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(tuple(self.train.shape[1:]), self.levels, self.classes)
+
+    def to(self, device: torch.device) -> "Images":
+        if self.mapped:
+            return self._replace(device=device)
+        tensors = {k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)}
+        return self._replace(**tensors, device=device)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Levels to [0, 1], on the device."""
+        return pixels.to(self.device).float() / (self.levels - 1)
+
+    def tested(self, at_once: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The whole test set once: levels [B, C, H, W] and labels [B], at most so many at a time."""
+        pixels = self.test.split(at_once)
+        labels = [None] * len(pixels) if self.test_labels is None else self.test_labels.split(at_once)
+        for x, label in zip(pixels, labels, strict=True):
+            yield x.to(self.device), None if label is None else label.to(self.device)
+
+    @property
+    def told(self) -> str:
+        """What there is, and where it lies."""
+        size = (self.train.numel() + self.test.numel()) / 1e6
+        shape, where = " x ".join(map(str, self.spec.shape)), f"resident on {self.device}"
+        labels = f", {self.classes} classes" if self.classes else ""
+        return (f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.levels} levels"
+                f"{labels}; {size:,.3g} MB {'memory-mapped from disk' if self.mapped else where}")  # fmt: skip
+
+
+class Batches:
+    """Shuffled epochs without end; what fills no batch at the end of an epoch waits for the next shuffle."""
+
+    def __init__(self, data: Images, batch_size: int, seed: int):
+        if batch_size > len(data.train):
+            raise UserError(f"loop.batch_size={batch_size} is impossible: {data.name} has {len(data.train)} images")
+        self.data, self.batch_size = data, batch_size
+        self._rng = generator(seed, CPU)  # the same order on every device
+        self._noise = generator(stream(seed, "binarisation"), data.device)
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self._before = self._rng.get_state()
+        self._order = torch.randperm(len(self.data.train), generator=self._rng).to(self.data.train.device)
+        self._next = 0
+
+    def draw(self) -> tuple[Tensor, Tensor | None]:
+        """x [B, C, H, W] in [0, 1], and their labels [B]."""
+        if self._next + self.batch_size > len(self._order):
+            self._shuffle()
+        index = self._order[self._next : self._next + self.batch_size]
+        self._next += self.batch_size
+        pixels, labels = self.data.train[index], self.data.train_labels
+        x = bits(pixels.to(self.data.device), self._noise) if self.data.resampled else self.data.scaled(pixels)
+        return x, None if labels is None else labels[index].to(self.data.device)
+
+    def state_dict(self) -> dict:
+        noise = {"noise": self._noise.get_state()} if self.data.resampled else {}
+        return {"rng": self._before, "next": self._next, **noise}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._rng.set_state(state["rng"])
+        self._shuffle()
+        self._next = state["next"]
+        if self.data.resampled:
+            restore_generator(self._noise, state["noise"])
+
+
+def bits(pixels: Tensor, rng: torch.Generator) -> Tensor:
+    """256 greys to 0.0 or 1.0, each 1 with probability grey / 255 (Salakhutdinov & Murray, 2008)."""
+    u = torch.randint(255, pixels.shape, generator=rng, device=pixels.device, dtype=torch.uint8)  # 0 to 254
+    return (u < pixels).float()
+
+
+def quantised(pixels: Tensor, levels: int) -> Tensor:
+    """256 greys to so many of equal width, uint8; two: 1 from grey 128 on."""
+    return (pixels.int() * levels // 256).to(torch.uint8)

@@ -54,7 +54,7 @@ def train_sb3(
             if rows.due(step):
                 run.log(wrapped.episodes.pop(), step)
             run.pause(step, parts)
-            if evaluations.due(step):
+            if evaluations.due(step) and step < total_steps:
                 run.log(judge(player.act), step, keep=True)
             return True
 

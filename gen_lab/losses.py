@@ -37,3 +37,37 @@ def importance_weighted_nll(log_weights: Tensor) -> Tensor:
 def bits_per_dim(nats: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Nats per image to bits per dimension."""
     return nats / (math.prod(shape) * math.log(2))
+
+
+def categorical_nll(logits: Tensor, x: Tensor) -> Tensor:
+    """-log p(x) [B] of pixels x [B, C, H, W] in [0, 1], each one of L levels, under logits [B, C, L, H, W]."""
+    level = (x * (logits.shape[2] - 1)).round().long()
+    return F.cross_entropy(logits.transpose(1, 2), level, reduction="none").flatten(1).sum(1)
+
+
+def discretised_logistic_log_prob(level: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """log P(level) [...] of a logistic variable over [-1, 1] cut into levels 0 ... L - 1; shapes broadcast.
+
+    Level k covers (2 k ± 1) / (L - 1) - 1; the outermost ones take their whole tails. See Salimans et al. (2017),
+    eq. 2; here as log s(p) + log s(-q) + log(1 - exp(q - p)) with s the sigmoid, at the edges p > q: nothing cancels.
+    """
+    inverse_scale = (-log_scale.clamp(min=-7)).exp()
+    half = 1 / (levels - 1)
+    centred = level * (2 * half) - 1 - mean
+    upper, lower = (centred + half) * inverse_scale, (centred - half) * inverse_scale
+    width = (-torch.expm1(-2 * half * inverse_scale)).log()
+    first, last = level == 0, level == levels - 1
+    zero = torch.zeros((), dtype=upper.dtype, device=upper.device)
+    left = torch.where(last, zero, F.logsigmoid(upper))
+    right = torch.where(first, zero, F.logsigmoid(-lower))
+    return left + right + torch.where(first | last, zero, width)
+
+
+def logistic_mixture_nll(logits: Tensor, means: Tensor, log_scales: Tensor, x: Tensor, levels: int) -> Tensor:
+    """-log p(x) [B] of x [B, C, H, W] in [0, 1]: each pixel has one of K mixtures for all its colours.
+
+    Logits [B, K, H, W]; means of a scale of [-1, 1] and log-scales, both [B, K, C, H, W].
+    """
+    level = (x * (levels - 1)).round().unsqueeze(1)
+    pixel = discretised_logistic_log_prob(level, means, log_scales, levels).sum(2)  # [B, K, H, W]
+    return -(logits.log_softmax(1) + pixel).logsumexp(1).flatten(1).sum(1)

@@ -1,0 +1,1 @@
+"""Parts of autoregressive models: causal convolutions, likelihood heads, and what makes sampling fast."""

@@ -1,0 +1,117 @@
+"""A model that predicts each pixel from those before it: a causal network with a likelihood head."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gen_lab import sampling
+from gen_lab.causal.heads import Head
+from gen_lab.causal.weight_norm import start
+from gen_lab.losses import bits_per_dim
+from gen_lab.types import Spec
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, seeded
+from rl_lab.core.settings import Positive, Unit
+
+
+class Autoregressive(Learner):
+    """log p(x) is the sum of log p(pixel | earlier pixels), exact; always computed in float32."""
+
+    saved = "network", "optimizer", "learns"
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        network: Callable[..., nn.Module],
+        head: Callable[..., Head],
+        optimizer: OptimizerFn,
+        conditional: bool = False,  # on the labels
+        average: Unit = 0.0,  # decay, an update, of the Polyak average that scores and samples; 0: none
+        decay: Unit = 1.0,  # of the learning rate, an update
+        max_grad_norm: Positive = float("inf"),
+        bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
+    ):
+        if conditional and not spec.classes:
+            raise UserError("model.conditional=true is impossible: the images have no labels")
+        self.spec = spec if conditional else spec._replace(classes=0)
+        self.device, self.seed, self.average, self.decay, self.bf16 = device, seed, average, decay, bf16
+        self.max_grad_norm, self.learns = max_grad_norm, 0
+        self.head = head(self.spec)
+        with seeded(seed, device):
+            self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(optimizer, self.network.parameters())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.averaged = self.network
+        if average:
+            self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+            self.saved = (*self.saved, "averaged")
+        self.averaged.eval()
+
+    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
+        condition = self.condition(label)
+        if not self.learns:
+            start(self.network, x, **condition)
+            self.averaged.load_state_dict(self.network.state_dict())
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.decay**self.learns
+        with seeded(self.seed + self.learns, self.device):  # dropout follows the update's number: nothing to save
+            self.network.train()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                params = self.network(x, **condition)
+        self.network.eval()
+        nll = self.head.nll(params.float() if self.bf16 else params, x).mean()
+        norm = descend(self.optimizer, nll, self.max_grad_norm)
+        self.learns += 1
+        self.follow()
+        return {"autoregressive/nll_nats": nll.detach(), "autoregressive/grad_norm": norm}
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The average takes a step towards the weights; its decay rises to the one set, lest it remember the start."""
+        if self.average:
+            decay = min(self.average, (1 + self.learns) / (10 + self.learns))
+            torch._foreach_lerp_([*self.averaged.parameters()], [*self.network.parameters()], 1 - decay)
+
+    def condition(self, label: Tensor | None) -> dict[str, Tensor]:
+        """What the network is called with beside x."""
+        if not self.spec.classes:
+            return {}
+        if label is None:
+            raise UserError("model.conditional=true wants labels with the images")
+        return {"label": label}
+
+    @torch.no_grad()
+    def score(
+        self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Exact: neither the generator nor `iwae_samples` is used."""
+        nll = self.head.nll(self.averaged(x, **self.condition(label)), x)
+        return {"nll_nats": nll, "bits_per_dim": bits_per_dim(nll, self.spec.shape)}
+
+    def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """One image for each label; where labels matter and none are given, class after class in turn."""
+        *_, x = self._drawn(count, generator, label)
+        return x.clone()
+
+    def draw(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Iterator[Tensor]:
+        """What `sample` returns as it grows, after each pixel."""
+        for x in self._drawn(count, generator, label):
+            yield x.clone()
+
+    def inpaint(self, x: Tensor, known: Tensor, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """x where `known` [H, W]; elsewhere drawn pixel by pixel, each given all before it but none after it.
+
+        So an upper half is completed as the model would, and a lower half is as good as unknown to what is above.
+        """
+        *_, x = self._drawn(len(x), generator, label, sampling.Known(x, known))
+        return x.clone()
+
+    def _drawn(self, count: int, generator: torch.Generator, label: Tensor | None, known=None) -> Iterator[Tensor]:
+        if label is None and self.spec.classes:
+            label = torch.arange(count, device=self.device) % self.spec.classes
+        return sampling.draw(self.averaged, self.head, count, generator, condition=self.condition(label), known=known)

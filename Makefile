@@ -21,6 +21,9 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python tests/bench/atari.py
 	$(BIN)/python tests/bench/gridworld.py
+	$(BIN)/python tests/bench/collect.py
+	$(BIN)/python tests/bench/vpn.py --envs 1 64
+	$(BIN)/python tests/bench/pixelcnn.py --sizes 28
 
 clean:
 	rm -rf $(VENV)

@@ -12,6 +12,7 @@ from rl_lab.core import cli, composition
 CONF = composition.conf_dir()
 TINY = {
     "rl_lab.loops.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
     "rl_lab.loops.plan": ["loop.eval_episodes=1", "loop.film=false"],
     "rl_lab.baselines.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
     "rl_lab.fitted.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],

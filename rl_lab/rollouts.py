@@ -1,12 +1,13 @@
 """What agents that learn on-policy make of T steps of N envs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from rl_lab import returns
+from rl_lab.core.errors import UserError
 from rl_lab.types import Transition
 
 
@@ -55,3 +56,19 @@ def _next_values(
     if truncated.any():
         next_value[truncated] = value_of(torch.stack([t.next_obs for t in transitions])[truncated])
     return next_value
+
+
+def minibatches(size: int, count: int, epochs: int, rng: torch.Generator) -> Iterator[Tensor | slice]:
+    """Which of `size` samples make each of `count` minibatches, drawn anew in each epoch."""
+    for _ in range(epochs):
+        if count == 1:
+            yield slice(None)
+        else:
+            yield from torch.randperm(size, generator=rng, device=rng.device).tensor_split(count)
+
+
+def check_minibatches(count: int, rollout_length: int, num_envs: int) -> None:
+    """Raises UserError where a rollout cannot fill its minibatches."""
+    if count > (samples := rollout_length * num_envs):
+        raise UserError(f"agent.minibatches={count} is impossible: a rollout holds {samples} samples, "
+                        "agent.rollout_length x env.num_envs")  # fmt: skip

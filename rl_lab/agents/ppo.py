@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses
-from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import PolicyValue, TorsoFn
-from rl_lab.rollouts import value_targets
+from rl_lab.rollouts import check_minibatches, minibatches, value_targets
 from rl_lab.types import Spec, Transition, View
 
 
@@ -62,9 +61,7 @@ class PPO(Learner):
 
     def announce(self, num_envs: int) -> None:
         """Raises UserError where a rollout cannot fill its minibatches."""
-        if self.minibatches > (samples := self.rollout_length * num_envs):
-            raise UserError(f"agent.minibatches={self.minibatches} is impossible: a rollout holds {samples} samples, "
-                            "agent.rollout_length x env.num_envs")  # fmt: skip
+        check_minibatches(self.minibatches, self.rollout_length, num_envs)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
@@ -118,12 +115,7 @@ class PPO(Learner):
 
     def parts(self, size: int) -> Iterator[Tensor | slice]:
         """Which of `size` samples make each minibatch of each epoch."""
-        for _ in range(self.epochs):
-            if self.minibatches == 1:
-                yield slice(None)
-            else:
-                order = torch.randperm(size, generator=self.rng, device=self.rng.device)
-                yield from order.tensor_split(self.minibatches)
+        return minibatches(size, self.minibatches, self.epochs, self.rng)
 
     @torch.no_grad()
     def view(self, obs: Tensor) -> View:

@@ -6,7 +6,7 @@ al., 2024; https://arxiv.org/abs/2407.04811).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import QNetwork, TorsoFn
+from rl_lab.rollouts import check_minibatches, minibatches
 from rl_lab.types import Spec, Transition, View
 
 
@@ -70,9 +71,7 @@ class QLearning(Learner):
 
     def announce(self, num_envs: int) -> None:
         """Raises UserError where a rollout cannot fill its minibatches."""
-        if self.minibatches > (samples := self.rollout_length * num_envs):
-            raise UserError(f"agent.minibatches={self.minibatches} is impossible: a rollout holds {samples} samples, "
-                            "agent.rollout_length x env.num_envs")  # fmt: skip
+        check_minibatches(self.minibatches, self.rollout_length, num_envs)
 
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
@@ -117,7 +116,7 @@ class QLearning(Learner):
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
         g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_).flatten()
         obs, action = obs.flatten(0, 1), action.flatten()
-        for part in (part for _ in range(self.epochs) for part in self.parts(g)):
+        for part in minibatches(len(g), self.minibatches, self.epochs, self.rng):
             error = g[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
             weight = self.shares(obs[part], action[part]) if self.normalise else 1 / len(error)
             loss = (weight * self.of_error(error)).sum()
@@ -134,12 +133,6 @@ class QLearning(Learner):
         phi = self.network.torso(obs).abs()
         taken = F.one_hot(action, self.num_actions).to(phi.dtype)
         return 1 / losses.pick(phi @ (phi.T @ taken), action).clamp_min(1e-8)
-
-    def parts(self, x: Tensor) -> Sequence[Tensor | slice]:
-        """Which of x [B] make each minibatch of an epoch."""
-        if self.minibatches == 1:
-            return (slice(None),)
-        return torch.randperm(len(x), generator=self.rng, device=x.device).tensor_split(self.minibatches)
 
     @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:

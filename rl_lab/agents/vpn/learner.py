@@ -6,7 +6,7 @@ what a rollout's end is worth. With a network that looks nowhere (baselines.Acti
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rl_lab import exploration, losses, returns
 from rl_lab.agents.vpn.planner import Level, look_ahead, widths
+from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.unroll import Sequences
 from rl_lab.agents.vpn.walks import Walks, durations, ended
 from rl_lab.core.errors import UserError
@@ -44,6 +45,7 @@ class VPN(Learner):
         rollout_length: Count,  # decisions of each env
         sequences_per_update: Count,  # rollouts of one env each, all if there are fewer; and as many random walks
         random_steps: Natural,  # decisions taken at random before anything is learned; 0: no random walks
+        replay: Callable[..., Rollouts] | None = None,  # None, the paper: a rollout is learned from once, and gone
         gamma: Unit,
         epsilon: Callable[[int], float],  # of decisions
         target_update_period: Count,  # decisions
@@ -62,6 +64,9 @@ class VPN(Learner):
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.walks = Walks(random_steps, spec, device)
+        self.rollouts = replay(device) if replay else None
+        if replay:
+            self.saved, self.memory = (*self.saved, "rollouts"), "rollouts"
         self.branches = widths(depth, branch, branch_depth)
         self.eval_branches = widths(eval_depth or depth, branch, branch_depth)
         self.prediction_steps, self.rollout_length = prediction_steps or depth, rollout_length
@@ -109,13 +114,25 @@ class VPN(Learner):
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = self._rollout, []
-        play = self.sequences(rollout)
-        order = torch.randperm(play.end.shape[1], generator=self.rng, device=self.device)
-        for part in order.split(self.sequences_per_update):
-            metrics = self.learn(Sequences(*(x.index_select(int(x.ndim > 1), part) for x in play)))
-        if self.steps // self.target_update_period > (self.steps - play.end.numel()) // self.target_update_period:
+        for play in self.lessons(rollout):
+            metrics = self.learn(play)
+        before = self.steps - self.rollout_length * len(transition.reward)
+        if self.steps // self.target_update_period > before // self.target_update_period:
             self.target.load_state_dict(self.online.state_dict())
         return {**metrics, "vpn/epsilon": self.epsilon(self.steps)}
+
+    def lessons(self, rollout: list[Transition]) -> Iterator[Sequences]:
+        """What to take a gradient step from, one after another: parts of the rollout, or of those kept."""
+        num_envs = len(rollout[0].reward)
+        if self.rollouts is None:
+            play = self.sequences(rollout)
+            order = torch.randperm(num_envs, generator=self.rng, device=self.device)
+            for part in order.split(self.sequences_per_update):
+                yield Sequences(*(x.index_select(int(x.ndim > 1), part) for x in play))
+        else:
+            self.rollouts.add(rollout)
+            for _ in range(-(-num_envs * self.rollouts.repeats // self.sequences_per_update)):
+                yield self.sequences(self.rollouts.sample(self.sequences_per_update, self.rng))
 
     def sequences(self, rollout: list[Transition]) -> Sequences:
         """What T decisions of N envs were worth, [T, N, ...], by the target network's plan where they break off."""

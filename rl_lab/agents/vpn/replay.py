@@ -1,0 +1,55 @@
+"""Rollouts kept for a while, so that VPN learns from each more than once: ours, the paper has none."""
+
+import torch
+from torch import Tensor
+
+from rl_lab.core.settings import Count
+from rl_lab.types import Transition
+
+
+class Rollouts:
+    """The newest rollouts of N envs over T decisions, whole and on the device; the oldest give way to new ones.
+
+    What a sequence was worth is not kept: it follows from the target network as it stands when the sequence is read.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        decisions: Count,  # kept, rounded up to whole rollouts
+        repeats: Count,  # times that each sequence is read, on the average
+    ):
+        self.device, self.decisions, self.repeats = device, decisions, repeats
+        self.columns: dict[str, Tensor] = {}  # each [R, T, N, ...]
+        self.written = 0  # rollouts, those that gave way among them
+
+    def add(self, rollout: list[Transition]) -> None:
+        """T decisions of each env [N, ...]."""
+        columns = {name: [getattr(t, name) for t in rollout] for name in Transition._fields}
+        columns = {name: torch.stack(x) for name, x in columns.items() if x[0] is not None}
+        if not self.columns:
+            room = -(-self.decisions // columns["reward"].numel())
+            self.columns = {name: x.new_empty(room, *x.shape) for name, x in columns.items()}
+        for name, x in columns.items():
+            self.columns[name][self.written % len(self.columns[name])] = x
+        self.written += 1
+
+    def sample(self, count: int, rng: torch.Generator) -> list[Transition]:
+        """`count` sequences, uniformly, as a rollout of T decisions by so many envs."""
+        kept = min(self.written, len(self.columns["reward"]))
+        num_envs = self.columns["reward"].shape[2]
+        draw = torch.randint(kept * num_envs, (count,), generator=rng, device=self.device)
+        read = {name: x[draw // num_envs, :, draw % num_envs].unbind(1) for name, x in self.columns.items()}
+        return [Transition(**dict(zip(read, step, strict=True))) for step in zip(*read.values(), strict=True)]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in self.columns.values())
+
+    def state_dict(self) -> dict:
+        return {"columns": self.columns, "written": self.written}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.columns = {name: x.to(self.device) for name, x in state["columns"].items()}
+        self.written = state["written"]

@@ -16,13 +16,26 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(-3).sum(-1)
 
 
+def gaussian_kl_by_dim(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mu, var) || N(0, 1)) of each dimension, [...]. See Kingma & Welling (2014), appendix B."""
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
+
+
 def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mu, var) || N(0, 1)) [...] of mu, log_var [..., Z]. See Kingma & Welling (2014), appendix B."""
-    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(-1)
+    """KL(N(mu, var) || N(0, 1)) [...] of mu, log_var [..., Z]."""
+    return gaussian_kl_by_dim(mu, log_var).sum(-1)
+
+
+def active_units(mu: Tensor) -> Tensor:
+    """How many latents [] tell images apart: the variance over N images of their posterior mean [N, Z] is above 0.01.
+
+    See Burda, Grosse & Salakhutdinov (2016), section 5.2.
+    """
+    return (mu.var(0) > 0.01).sum()
 
 
 def gaussian_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """log N(z; mu, var) [...] of independent dimensions [..., Z]."""
+    """log N(z; mu, var) [...] of independent dimensions [..., Z]; the three broadcast."""
     return -0.5 * (math.log(2 * math.pi) + log_var + (z - mu).square() / log_var.exp()).sum(-1)
 
 
@@ -40,9 +53,10 @@ def bits_per_dim(nats: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def categorical_nll(logits: Tensor, x: Tensor) -> Tensor:
-    """-log p(x) [B] of pixels x [B, C, H, W] in [0, 1], each one of L levels, under logits [B, C, L, H, W]."""
-    level = (x * (logits.shape[2] - 1)).round().long()
-    return F.cross_entropy(logits.transpose(1, 2), level, reduction="none").flatten(1).sum(1)
+    """-log p(x) [..., B] of pixels x [B, C, H, W] in [0, 1], each of L levels, under logits [..., B, C, L, H, W]."""
+    level = (x * (logits.shape[-3] - 1)).round().long().expand(*logits.shape[:-3], *x.shape[-2:]).flatten(0, -4)
+    nll = F.cross_entropy(logits.flatten(0, -5).transpose(1, 2), level, reduction="none")
+    return nll.flatten(1).sum(1).unflatten(0, logits.shape[:-4])
 
 
 def discretised_logistic_log_prob(level: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:

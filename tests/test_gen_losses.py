@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from gen_lab.losses import bernoulli_nll, bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
+from gen_lab.losses import (
+    active_units,
+    bernoulli_nll,
+    bits_per_dim,
+    categorical_nll,
+    gaussian_kl,
+    gaussian_kl_by_dim,
+    gaussian_log_prob,
+    importance_weighted_nll,
+)
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -46,6 +55,28 @@ def test_gaussian_kl_against_draws():
     kl = gaussian_kl(mu, log_var)
     assert abs(ratio.mean() - kl) < 4 * ratio.std() / len(ratio) ** 0.5
     torch.testing.assert_close(kl, kl_divergence(q, p).sum())
+
+
+def test_gaussian_kl_by_dim_tells_which_latent_is_used():
+    mu, log_var = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, math.log(4)])
+    expected = torch.tensor([0.0, 0.5, 0.5 * (4 - 1 - math.log(4))])
+    torch.testing.assert_close(gaussian_kl_by_dim(mu, log_var), expected)
+    torch.testing.assert_close(gaussian_kl(mu, log_var), expected.sum())
+
+
+def test_active_units_are_those_whose_mean_moves():
+    """Variances of 1, 0.0125, 0.005 and 0 (of a mean far from 0); the threshold is 0.01."""
+    sign = torch.tensor([1.0, -1.0] * 500)[:, None]
+    spread = torch.tensor([1.0, 0.0125**0.5, 0.005**0.5, 0.0])
+    assert active_units(sign * spread + torch.tensor([0.0, 0.0, 0.0, 3.0])).item() == 2
+
+
+def test_categorical_nll_broadcasts_draws_over_images():
+    logits = torch.randn(5, 3, 2, 4, 2, 1)  # K, B, C, L, H, W
+    level = torch.randint(4, (3, 2, 2, 1))
+    expected = -logits.log_softmax(3).gather(3, level.unsqueeze(2).expand(5, 3, 2, 1, 2, 1)).flatten(2).sum(2)
+    torch.testing.assert_close(categorical_nll(logits, level / 3), expected)
+    torch.testing.assert_close(categorical_nll(logits[0], level / 3), expected[0])
 
 
 def test_gaussian_log_prob():

@@ -1,34 +1,60 @@
-"""The VAE against exact integrals over a latent of one dimension, and its promises about random streams."""
+"""The VAE against exact integrals and a model whose posterior is known, and its promises about random streams."""
 
 import math
+import os
+import signal
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from gen_lab import coders
+from gen_lab.coders import (
+    conv_decoder,
+    conv_encoder,
+    mlp_decoder,
+    mlp_encoder,
+    residual_decoder,
+    residual_encoder,
+    world_models_decoder,
+    world_models_encoder,
+)
 from gen_lab.data import digits
-from gen_lab.losses import bernoulli_nll, gaussian_log_prob, importance_weighted_nll
+from gen_lab.fit import evaluate, fit
+from gen_lab.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic, Gaussian
+from gen_lab.losses import bernoulli_nll, gaussian_kl, gaussian_log_prob, importance_weighted_nll
 from gen_lab.models import vae as module
-from gen_lab.models.vae import VAE, conv_decoder, conv_encoder, draw, mlp_decoder, mlp_encoder
+from gen_lab.models.vae import VAE, draw
 from gen_lab.types import Spec
+from rl_lab.core import settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
+from rl_lab.core.run import Run, Stopped
 
 CPU = torch.device("cpu")
 BINARY = Spec((1, 8, 8), 2)
+GREY = Spec((1, 8, 8), 17, 10)
 
 
 MLP = {"encoder": partial(mlp_encoder, hidden=32), "decoder": partial(mlp_decoder, hidden=32)}
 CONV = {"encoder": partial(conv_encoder, channels=8), "decoder": partial(conv_decoder, channels=8)}
+RESIDUAL = {
+    "encoder": partial(residual_encoder, channels=8, blocks=1),
+    "decoder": partial(residual_decoder, channels=8, blocks=1),
+}
+WORLD_MODELS = {"encoder": world_models_encoder, "decoder": world_models_decoder}
 
 
 def build(spec: Spec = BINARY, seed: int = 0, *, lr: float = 2e-3, **knobs) -> VAE:
-    usual = {**MLP, "latents": 8, "beta": 1.0, "optimizer": partial(torch.optim.Adam, lr=lr)}
+    usual = {**MLP, "latents": 8, "optimizer": partial(torch.optim.Adam, lr=lr)}
     return VAE(spec, CPU, seed, **usual | knobs)
 
 
 def images(count: int, spec: Spec = BINARY) -> torch.Tensor:
-    return torch.bernoulli(torch.full((count, *spec.shape), 0.5), generator=generator(1, CPU))
+    levels = torch.randint(spec.levels, (count, *spec.shape), generator=generator(1, CPU))
+    return levels / (spec.levels - 1)
 
 
 # -- exact values: z has one dimension, so that p(x) is an integral over a grid
@@ -114,6 +140,90 @@ def test_weights_have_no_variance_where_the_posterior_is_known():
     assert (model.score(x, generator(0, CPU))["nll_bound_nats"] + exact).abs().max() < 1e-12
 
 
+# -- a linear decoder with normal pixels: the posterior is normal, and diagonal where the decoder's columns are orthogonal
+
+
+class Normals(nn.Module):
+    """Pixels that are not levels, x ~ N(decoded, 0.3^2)."""
+
+    improper, outputs, log_var = None, 1, torch.tensor(2 * math.log(0.3), dtype=torch.double)
+
+    def nll(self, params, x, generator):
+        return -gaussian_log_prob(x.flatten(-3), params.flatten(-3), self.log_var)
+
+
+def linear(bias: float = 0.0, narrower: float = 0.0) -> tuple[VAE, torch.Tensor, torch.Tensor, tuple]:
+    """A model of 6 pixels and 3 latents with q(z|x) = p(z|x), or beside it; x [B, 1, 2, 3], log p(x), the posterior."""
+    model = build(
+        Spec((1, 2, 3), 2), latents=3, likelihood=lambda spec: Normals(),
+        encoder=lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(6, outputs)),
+        decoder=lambda shape, inputs: nn.Sequential(nn.Linear(inputs, 6), nn.Unflatten(-1, shape)),
+    )  # fmt: skip
+    model.encoder.double(), model.decoder.double()
+    rng, s2 = generator(0, CPU), 0.3**2
+    axes = torch.linalg.qr(torch.randn(6, 3, generator=rng, dtype=torch.double))[0]
+    w, b = axes * torch.tensor([2.0, 0.7, 0.1], dtype=torch.double), torch.randn(6, generator=rng, dtype=torch.double)
+    precision = 1 + w.square().sum(0) / s2
+    to_mu = w.T / s2 / precision[:, None]
+    decoder, encoder = model.decoder[0], model.encoder[1]
+    decoder.weight.data, decoder.bias.data = w, b
+    encoder.weight.data = torch.cat([to_mu, torch.zeros_like(to_mu)])
+    encoder.bias.data = torch.cat([bias - to_mu @ b, -precision.log() - narrower])
+    marginal = MultivariateNormal(b, w @ w.T + s2 * torch.eye(6, dtype=torch.double))
+    x = b + torch.randn(20, 6, generator=rng, dtype=torch.double) @ marginal.scale_tril.T
+    posterior = Normal((x - b) @ to_mu.T, precision.rsqrt())
+    return model, x.view(-1, 1, 2, 3), marginal.log_prob(x), posterior
+
+
+def test_with_the_posterior_itself_every_weight_is_the_likelihood():
+    model, x, exact, _ = linear()
+    weights = model.log_importance_weights(x, 50, generator(0, CPU))
+    assert (weights - exact).abs().max() < 1e-12
+    score = model.score(x, generator(1, CPU), iwae_samples=7)
+    assert (score["nll_bound_nats"] + exact).abs().max() < 1e-12
+    assert (score["iwae7_nats"] + exact).abs().max() < 1e-12
+
+
+def test_with_another_the_elbo_falls_short_by_their_divergence():
+    model, x, exact, posterior = linear(bias=0.1, narrower=0.8)
+    with torch.no_grad():
+        mu, log_var = model.encode(x)
+    gap = kl_divergence(Normal(mu, (0.5 * log_var).exp()), posterior).sum(1)
+    many = -model.log_importance_weights(x, 100_000, generator(0, CPU)) + exact
+    assert (gap > 0.2).all()
+    assert ((many.mean(0) - gap).abs() < 4.5 * many.std(0) / len(many) ** 0.5).all()
+
+
+def test_the_bound_rises_to_the_likelihood_with_every_draw():
+    model, x, exact, _ = linear(bias=0.1, narrower=0.8)
+    weights, gaps = model.log_importance_weights(x, 100_000, generator(0, CPU)), []
+    for k in 1, 5, 50, 5_000:
+        bounds = importance_weighted_nll(weights.unflatten(0, (-1, k)).transpose(0, 1))
+        gaps.append((bounds + exact).mean().item())
+    assert gaps[0] > 1.5 * gaps[1] > 2 * gaps[2] > 4 * gaps[3] and abs(gaps[3]) < 0.02
+
+
+def test_dequantised_pixels_weigh_as_much_as_their_levels_on_average():
+    """One pixel of 5 levels, x ~ N(w z + b, s^2): the mass of a level is a difference of distribution functions."""
+    w, b, s = 0.3, 0.4, 0.1
+    model = build(
+        Spec((1, 1, 1), 5), latents=1, likelihood=partial(Gaussian, spread="fixed", sigma=s),
+        encoder=lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(1, outputs)),
+        decoder=lambda shape, inputs: nn.Sequential(nn.Linear(inputs, 1), nn.Unflatten(-1, shape)),
+    )  # fmt: skip
+    model.encoder.double(), model.decoder.double()
+    model.decoder[0].weight.data.fill_(w), model.decoder[0].bias.data.fill_(b)
+    precision = 1 + (w / s) ** 2
+    model.encoder[1].weight.data = torch.tensor([[w / s**2 / precision], [0.0]]).double()
+    model.encoder[1].bias.data = torch.tensor([-b * w / s**2 / precision, 0.3 - math.log(precision)]).double()
+    x, marginal = torch.linspace(0, 1, 5, dtype=torch.double), Normal(b, math.hypot(w, s))
+    exact = (marginal.cdf(x + 1 / 8) - marginal.cdf(x - 1 / 8)).log()
+    weights = model.log_importance_weights(x.view(5, 1, 1, 1), 200_000, generator(0, CPU))
+    ratio = (weights - exact).exp()
+    assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / len(ratio) ** 0.5).all()
+    assert (importance_weighted_nll(weights.view(-1, 5, 5).transpose(0, 1)).mean(0) > -exact).all()
+
+
 # -- how it is done
 
 
@@ -134,6 +244,26 @@ def test_an_image_is_encoded_once_and_decoded_in_chunks(monkeypatch):
     assert calls == {"encoder": [7], "decoder": [28, 28, 14]}
 
 
+def gradient(model: VAE, x: torch.Tensor) -> torch.Tensor:
+    """Of the loss that an update would descend, with the draws of the update to come."""
+    rng = model.rng.get_state()
+    loss = (model.elbo_loss if model.importance_samples == 1 else model.iwae_loss)(x, None)[0].mean()
+    parts = torch.autograd.grad(loss, [*model.encoder.parameters(), *model.decoder.parameters()])
+    model.rng.set_state(rng)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def test_the_gradient_is_that_of_the_elbo_written_out():
+    model, x = build(), images(16)
+    noise = torch.randn(16, 8, generator=generator(1, CPU))  # the model's own stream begins at seed + 1
+    mu, log_var = model.encoder(x).chunk(2, -1)
+    logits = model.decoder(mu + (log_var / 2).exp() * noise)
+    recon = -torch.distributions.Bernoulli(logits=logits).log_prob(x).flatten(1).sum(1)
+    kl = kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(1)
+    wanted = torch.autograd.grad((recon + kl).mean(), [*model.encoder.parameters(), *model.decoder.parameters()])
+    torch.testing.assert_close(gradient(model, x), torch.cat([part.flatten() for part in wanted]))
+
+
 def test_beta_weighs_the_kl_in_training_alone():
     x = images(32)
     with_beta, without = build(beta=4.0), build()
@@ -145,13 +275,180 @@ def test_beta_weighs_the_kl_in_training_alone():
     assert kl[0] < 0.7 * kl[1]
 
 
-@pytest.mark.parametrize("nets", [MLP, CONV], ids=["mlp", "conv"])
+def test_free_nats_are_of_an_image_not_of_a_dimension():
+    """Between a KL of every image and the sum over its dimensions lies the threshold that decides."""
+    x = images(16)
+    for free, felt in (0.0, True), (1e-3, True), (100.0, False):
+        model = build(free_nats=free)
+        kl = gaussian_kl(*model.encode(x)).detach()
+        assert ((kl > 0.01) & (kl < 50)).all()
+        unfettered, ignored = gradient(build(), x), gradient(build(beta=0.0), x)
+        assert torch.equal(gradient(model, x), unfettered if felt else ignored)
+    assert model.update(x)["vae/kl_nats"] == pytest.approx(kl.mean().item())  # as it is, not clamped
+    split = kl.median()
+    loss = build(free_nats=split.item()).elbo_loss(x, None)[0] - build(beta=0.0).elbo_loss(x, None)[0]
+    torch.testing.assert_close(loss.detach(), kl.maximum(split), rtol=1e-3, atol=1e-3)
+
+
+def test_the_weight_of_the_kl_rises_from_nothing():
+    model, x = build(warm_up=4), images(16)
+    for weight in 0.0, 0.25, 0.5, 0.75, 1.0, 1.0:
+        same = build(beta=weight)
+        for part in "encoder", "decoder":
+            getattr(same, part).load_state_dict(getattr(model, part).state_dict())
+        same.rng.set_state(model.rng.get_state())
+        torch.testing.assert_close(gradient(model, x), gradient(same, x))
+        model.update(x)
+    assert "updates" in model.saved and "updates" not in build().saved
+
+
+def test_importance_weighted_training_descends_the_bound():
+    """One draw is the ELBO but for its KL being drawn too; many are the bound of as many weights."""
+    model, x = build(importance_samples=6), images(16)
+    rng = model.rng.get_state()
+    bound = importance_weighted_nll(model.log_importance_weights(x, 6, model.rng))
+    model.rng.set_state(rng)
+    torch.testing.assert_close(model.iwae_loss(x, None)[0].detach(), bound)
+    model.rng.set_state(rng)
+    metrics = model.update(x)
+    assert set(metrics) == {"vae/iwae6_nats", "vae/kl_nats", "vae/grad_norm"}
+    assert metrics["vae/iwae6_nats"].item() == pytest.approx(bound.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("nets", [MLP, CONV, RESIDUAL], ids=["mlp", "conv", "residual"])
 def test_learns_to_reconstruct(nets):
     model, x = build(lr=5e-3, **nets), images(8)
-    for _ in range(400):
+    for _ in range(250):
         model.update(x)
     assert ((model.reconstruct(x) - x).abs() < 0.5).float().mean() > 0.97
     assert model.reconstruct(x).shape == x.shape
+    assert torch.equal(model.decode(model.code(x)), model.reconstruct(x)) and model.code(x).shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Categorical, DiscretisedLogistic, *(partial(Gaussian, spread=s) for s in ("shared", "pixel", "optimal"))],
+    ids=["categorical", "discretised_logistic", "shared", "pixel", "optimal"],
+)
+def test_grey_digits_are_learned(likelihood):
+    """A uniform distribution over 17 levels costs 4.09 bits a dimension, and the mean image errs by 1."""
+    data = digits(protocol="levels")
+    model, x = build(data.spec, likelihood=likelihood, lr=1e-2), data.scaled(data.train[:48])
+    for _ in range(150):
+        model.update(x)
+    assert 1.4 < model.score(x, generator(0, CPU))["bits_per_dim_bound"].mean() < 3.95
+    samples = model.sample(50, generator(0, CPU)) * 16
+    assert torch.equal(samples, samples.round()) and samples.min() == 0 and samples.max() == 16
+    assert (model.reconstruct(x) - x).square().mean() < 0.8 * (x.mean(0) - x).square().mean()
+
+
+def test_cross_entropy_of_grey_pixels_is_never_called_a_likelihood():
+    data = digits(protocol="levels")
+    model = build(data.spec, likelihood=CrossEntropy)
+    metrics = evaluate(model, data, 0, iwae_samples=5)
+    assert {name.split("[")[0] for name in metrics} == {
+        "eval/recon_bce", "eval/recon_bce_se", "eval/kl_nats", "eval/kl_nats_se", "eval/active_units"
+    }  # fmt: skip
+    assert set(model.update(data.scaled(data.train[:8]))) == {"vae/recon_bce", "vae/kl_nats", "vae/grad_norm"}
+
+
+# -- on the labels
+
+
+def test_labels_reach_encoder_and_decoder():
+    model, x = build(GREY, likelihood=Categorical, conditional=True), images(6, GREY)
+    zeros, threes = torch.zeros(6).long(), torch.full((6,), 3)
+    assert model.spec.classes == 10 and build(GREY, likelihood=Categorical).spec.classes == 0
+    assert not torch.equal(model.code(x, zeros), model.code(x, threes))
+    z = model.code(x, zeros)
+    assert not torch.equal(model.decode(z, zeros), model.decode(z, threes))
+    mixed = model.decode(z, torch.tensor([0, 3] * 3))
+    torch.testing.assert_close(mixed[::2], model.decode(z, zeros)[::2])
+    torch.testing.assert_close(mixed[1::2], model.decode(z, threes)[1::2])
+    in_turn = model.sample(20, generator(0, CPU))
+    assert torch.equal(in_turn, model.sample(20, generator(0, CPU), torch.arange(20) % 10))
+    assert not torch.equal(in_turn, model.sample(20, generator(0, CPU), torch.full((20,), 3)))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_told_the_label_a_model_knows_what_the_label_tells(k):
+    """Pixels are the label, and there is one latent, which they hardly need."""
+    label = torch.arange(64) % 4
+    x = ((label[:, None] >> torch.arange(2)) & 1).float().repeat(1, 2).view(-1, 1, 2, 2)
+    model = build(Spec((1, 2, 2), 2, 4), conditional=True, latents=1, lr=1e-2, importance_samples=k)
+    for _ in range(200):
+        model.update(x, label)
+    score = model.score(x, generator(0, CPU), 10, label)
+    assert score["nll_bound_nats"].mean() < 0.3 < math.log(4)
+    wrong = model.score(x, generator(0, CPU), 10, (label + 1) % 4)
+    assert wrong["iwae10_nats"].mean() > 3
+    assert (model.sample(64, generator(0, CPU), label) == x).float().mean() > 0.9
+
+
+def test_a_condition_wants_labels():
+    with pytest.raises(UserError, match="conditional=true is impossible: the images have no labels"):
+        build(BINARY, conditional=True)
+    with pytest.raises(UserError, match="wants labels"):
+        build(GREY, likelihood=Categorical, conditional=True).update(images(4, GREY))
+
+
+# -- networks
+
+
+def parameters(model: VAE) -> int:
+    return sum(p.numel() for net in (model.encoder, model.decoder) for p in net.parameters())
+
+
+def test_parameters_are_those_of_the_papers():
+    frames = Spec((3, 64, 64), 256)
+    squared = partial(Gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)
+    world_models = build(frames, latents=32, likelihood=squared, **WORLD_MODELS)
+    assert parameters(world_models) == 4_348_547
+    assert world_models.reconstruct(images(2, frames)).shape == (2, 3, 64, 64)
+    mnist = Spec((1, 28, 28), 2)
+    example = {"encoder": partial(mlp_encoder, hidden=400), "decoder": partial(mlp_decoder, hidden=400)}
+    assert parameters(build(mnist, latents=20, **example)) == 652_824
+    deep = {"hidden": 200, "layers": 2, "activation": "tanh"}
+    iwae = build(mnist, latents=50, encoder=partial(mlp_encoder, **deep), decoder=partial(mlp_decoder, **deep))
+    assert parameters(iwae) == (784 * 200 + 200) + 2 * (200 * 200 + 200) + (200 * 100 + 100) + (50 * 200 + 200) + (
+        200 * 784 + 784
+    )
+    assert sum(isinstance(part, nn.Tanh) for part in [*iwae.encoder, *iwae.decoder]) == 4
+
+
+def test_world_models_loss_is_the_squared_error_but_for_a_constant():
+    spec = Spec((1, 4, 4), 256)
+    squared = partial(Gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)(spec)
+    x, constant = images(2_000, spec)[:1], 16 * (math.log(255) + 0.5 * math.log(math.pi))
+    for scale in 0.0, 2.0:
+        params = scale * torch.randn(1, 4, 4, generator=generator(0, CPU)).expand(4_000, 1, 1, 4, 4)
+        nll = squared.nll(params, x, generator(1, CPU)).mean() - constant
+        assert nll.item() == pytest.approx((params[0].sigmoid() - x).square().sum().item(), rel=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 10), (3, 5, 1), (1, 42, 42)])
+def test_residual_networks_take_any_size(shape):
+    model = build(Spec(shape, 4, 0), likelihood=Categorical, **RESIDUAL)
+    x = images(3, Spec(shape, 4))
+    assert model.reconstruct(x).shape == x.shape and model.encode(x)[1].shape == (3, 8)
+    assert torch.isfinite(model.update(x)["vae/recon_nats"])
+
+
+def test_residual_blocks_begin_as_the_identity():
+    encoder = residual_encoder((1, 8, 8), 4, channels=4, blocks=3, halvings=1)
+    x, blocks = torch.randn(2, 8, 4, 4), [part for part in encoder if type(part).__name__ == "Residual"]
+    assert len(blocks) == 3 and torch.equal(blocks[0](x), x)
+
+
+@pytest.mark.parametrize(("nets", "shape", "says"), [
+    (CONV, (1, 8, 10), "8 x 10.*vae_residual"), (WORLD_MODELS, (3, 84, 84), "64 x 64, not 84 x 84.*data.size=64")
+])  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused(nets, shape, says):
+    with pytest.raises(UserError, match=says):
+        build(Spec(shape, 2), **nets)
+
+
+# -- promises
 
 
 def test_samples_are_binary_and_follow_the_generator():
@@ -188,6 +485,66 @@ def test_grey_pixels_are_refused():
         build(digits(protocol="levels").spec)
 
 
-def test_images_that_cannot_be_halved_twice_are_refused():
-    with pytest.raises(UserError, match="8 x 10"):
-        build(Spec((1, 8, 10), 2), **CONV)
+@pytest.mark.parametrize("knobs", [{"beta": 2.0}, {"free_nats": 1.0}, {"warm_up": 10}])
+def test_a_bound_without_a_kl_has_none_to_weigh(knobs):
+    with pytest.raises(UserError, match="importance_samples=5 is a bound without a KL"):
+        build(importance_samples=5, **knobs)
+
+
+def test_importance_weights_want_a_likelihood():
+    with pytest.raises(UserError, match="importance_samples=5 wants a likelihood, which recon_bce is not"):
+        build(GREY, likelihood=CrossEntropy, importance_samples=5)
+
+
+@pytest.mark.parametrize("name", ["mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"])
+def test_older_run_folders_find_their_networks(name):
+    assert settings.locate(f"gen_lab.models.vae.{name}") is getattr(coders, name)
+    assert settings.allowed(f"gen_lab.models.vae.{name}")
+
+
+class Stopping(VAE):
+    """Asks to be stopped in its update number `at`."""
+
+    def __init__(self, *args, at: int, **knobs):
+        super().__init__(*args, **knobs)
+        self.left = at
+
+    def update(self, x, label=None):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().update(x, label)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"likelihood": Gaussian, "warm_up": 40, "free_nats": 2.0, "conditional": True},
+        {"likelihood": partial(Gaussian, spread="shared"), "importance_samples": 4},
+    ],
+    ids=["optimal", "iwae"],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, knobs):
+    data = digits(protocol="levels")
+    usual = {**MLP, "latents": 4, "optimizer": partial(torch.optim.Adam, lr=2e-3, fused=True), **knobs}
+
+    def fitted(name: str, model=VAE, **more) -> dict:
+        with Run(tmp_path / name, 0, "cpu", names={"name": "test"}, config={}) as run:
+            return fit(data, partial(model, **usual, **more), run, batch_size=64, total_steps=60, eval_every=25,
+                       iwae_samples=3, pictured=0).state_dict()  # fmt: skip
+
+    whole = fitted("whole")
+    with pytest.raises(Stopped):
+        fitted("stopped", Stopping, at=33)
+    resumed = fitted("stopped")
+    assert {"likelihood"} <= set(whole) == set(resumed)
+    flat, other = (torch.utils._pytree.tree_flatten(state)[0] for state in (whole, resumed))
+    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(flat, other, strict=True))
+
+
+def test_in_bfloat16_it_learns_the_same_and_scores_in_float32():
+    x, plain, quick = images(32), build(), build(bf16=True)
+    assert torch.equal(plain.score(x, generator(0, CPU))["kl_nats"], quick.score(x, generator(0, CPU))["kl_nats"])
+    exact, rough = gradient(plain, x), gradient(quick, x)
+    assert 0 < (exact - rough).norm() < 0.02 * exact.norm()
+    assert quick.encode(x)[0].dtype == torch.float32

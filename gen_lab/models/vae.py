@@ -1,22 +1,31 @@
 """Variational autoencoder (Kingma & Welling, 2014; https://arxiv.org/abs/1312.6114)."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from gen_lab.losses import bernoulli_nll, bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
+from gen_lab.coders import conv_decoder, conv_encoder, labelled, mlp_decoder, mlp_encoder, with_label  # noqa: F401
+from gen_lab.likelihoods import Bernoulli, Likelihood
+from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
-from rl_lab.core.settings import Count, NonNegative
+from rl_lab.core.settings import Count, Natural, NonNegative
 
-DECODED_AT_ONCE = 2**14  # images: bounds the memory of an importance-weighted estimate
+# The four builders among the imports are for run folders that look for them here.
+
+DECODED_AT_ONCE = 2**14  # images, and
+PARAMETERS_AT_ONCE = 2**24  # of their pixels: bound the memory of an importance-weighted estimate
 
 
 class VAE(Learner):
-    """Gaussian latents, Bernoulli pixels, one draw of z for each x; labels are left unused."""
+    """Gaussian latents and, given them, independent pixels. One draw of z for each x learns the ELBO.
+
+    More `importance_samples` learn the tighter bound of importance-weighted autoencoders (Burda, Grosse &
+    Salakhutdinov, 2016; https://arxiv.org/abs/1509.00519). Scores are bounds on the likelihood as it is: `beta`,
+    `free_nats` and `warm_up` are of training alone.
+    """
 
     saved = "encoder", "decoder", "optimizer", "rng"
 
@@ -30,68 +39,144 @@ class VAE(Learner):
         decoder: Callable[..., nn.Module],
         optimizer: OptimizerFn,
         latents: Count,
-        beta: NonNegative,  # weight of the KL in training alone (Higgins et al., 2017); scores are always at 1
+        likelihood: Callable[..., Likelihood] = Bernoulli,
+        beta: NonNegative = 1.0,  # weight of the KL (Higgins et al., 2017)
+        free_nats: NonNegative = 0.0,  # an image: a KL below costs as much (Ha & Schmidhuber, 2018)
+        warm_up: Natural = 0,  # updates in which the weight of the KL rises from 0 (Bowman et al., 2016)
+        importance_samples: Count = 1,
+        conditional: bool = False,  # on the labels
+        bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
-        if spec.levels != 2:
-            raise UserError(f"model=vae has Bernoulli pixels, and on {spec.levels} grey levels their cross entropy is "
-                            "no likelihood; use binary pixels (data.protocol=binarised)")  # fmt: skip
-        self.spec, self.device, self.latents, self.beta = spec._replace(classes=0), device, latents, beta
+        self.spec = spec if conditional else spec._replace(classes=0)
+        self.device, self.latents, self.importance_samples, self.bf16 = device, latents, importance_samples, bf16
+        self.beta, self.free_nats, self.warm_up, self.updates = beta, free_nats, warm_up, 0
+        self.likelihood = likelihood(spec).eval().to(device)
+        self.refuse(conditional)
         with seeded(seed, device):
-            self.encoder = encoder(spec.shape, 2 * latents).to(device)  # x [B, C, H, W] -> mu, log_var [B, 2 Z]
-            self.decoder = decoder(spec.shape, latents).to(device)  # z [B, Z] -> logits [B, C, H, W]
-        self.optimizer = build_optimizer(optimizer, [*self.encoder.parameters(), *self.decoder.parameters()])
+            self.encoder = labelled(encoder, self.spec, 2 * latents).to(device)  # x [B, C, H, W] -> [B, 2 Z]
+            maps = self.likelihood.outputs, *spec.shape[1:]
+            self.decoder = decoder(maps, latents + self.spec.classes).to(device)  # z [B, Z] -> [B, P, H, W]
+        parts = self.encoder, self.decoder, self.likelihood
+        self.optimizer = build_optimizer(optimizer, [p for part in parts for p in part.parameters()])
         self.rng = generator(seed + 1, device)
+        self.saved += ("likelihood",) * bool(self.likelihood.state_dict()) + ("updates",) * bool(warm_up)
+
+    def refuse(self, conditional: bool) -> None:
+        """Raises UserError where settings contradict each other or the images."""
+        if conditional and not self.spec.classes:
+            raise UserError("model.conditional=true is impossible: the images have no labels")
+        if self.importance_samples == 1:
+            return
+        if self.beta != 1 or self.free_nats or self.warm_up:
+            raise UserError(f"model.importance_samples={self.importance_samples} is a bound without a KL to weigh; "
+                            "leave model.beta at 1, and free_nats and warm_up at 0")  # fmt: skip
+        if self.likelihood.improper:
+            raise UserError(f"model.importance_samples={self.importance_samples} wants a likelihood, which "
+                            f"{self.likelihood.improper} is not; choose another model/likelihood=")  # fmt: skip
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
-        recon, kl = self.elbo_terms(x, self.rng)
-        norm = descend(self.optimizer, (recon + self.beta * kl).mean())
-        return {"vae/recon_nats": recon.detach().mean(), "vae/kl_nats": kl.detach().mean(), "vae/grad_norm": norm}
+        self.likelihood.train()
+        loss, terms = (self.elbo_loss if self.importance_samples == 1 else self.iwae_loss)(x, label)
+        self.likelihood.eval()
+        norm = descend(self.optimizer, loss.mean())
+        self.updates += 1
+        return {f"vae/{name}": term.detach().mean() for name, term in terms.items()} | {"vae/grad_norm": norm}
 
-    def elbo_terms(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def elbo_loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is descended [B], and the two terms as they are."""
+        recon, kl = self.elbo_terms(x, self.rng, label)
+        weight = self.beta * (min(1.0, self.updates / self.warm_up) if self.warm_up else 1.0)
+        loss = recon + weight * kl.clamp(min=self.free_nats)
+        return loss, {self.likelihood.improper or "recon_nats": recon, "kl_nats": kl}
+
+    def iwae_loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is descended [B], and beside it the KL."""
+        mu, log_var = self.encode(x, label)
+        weights = self.log_weights(x, mu, log_var, self.importance_samples, self.rng, label)
+        bound = importance_weighted_nll(weights)
+        return bound, {f"iwae{self.importance_samples}_nats": bound, "kl_nats": gaussian_kl(mu, log_var)}
+
+    def elbo_terms(self, x: Tensor, generator: torch.Generator, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-log p(x|z) for a draw of z, and KL(q(z|x) || p(z)), each [B]; in expectation their sum is -ELBO."""
-        mu, log_var = self.encode(x)
+        mu, log_var = self.encode(x, label)
         z = draw(mu, log_var, torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype))
-        return bernoulli_nll(self.decoder(z), x), gaussian_kl(mu, log_var)
+        return self.likelihood.nll(self.params(z, label), x, generator), gaussian_kl(mu, log_var)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu, log_var [B, Z] of q(z|x)."""
-        mu, log_var = self.encoder(x).chunk(2, dim=-1)
+        told = (x, self.known(label)) if self.spec.classes else (x,)
+        mu, log_var = self.through(self.encoder, *told).chunk(2, dim=-1)
         return mu, log_var
+
+    def params(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Of p(x|z): z [..., B, Z] -> [..., B, P, H, W]."""
+        told = with_label(z, self.known(label), self.spec.classes) if self.spec.classes else z
+        return self.through(self.decoder, told.flatten(0, -2)).unflatten(0, z.shape[:-1])
+
+    def known(self, label: Tensor | None) -> Tensor:
+        if label is None:
+            raise UserError("model.conditional=true wants labels with the images")
+        return label
+
+    def through(self, network: nn.Module, x: Tensor, *label: Tensor) -> Tensor:
+        """What a network makes of x, as precise as x is; with `bf16`, less so where gradients are wanted."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and torch.is_grad_enabled()):
+            return network(x, *label).to(x.dtype)
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
-        """x ~ p(x|z), z ~ p(z): pixels of 0 and 1."""
+        """x ~ p(x|z), z ~ p(z); where labels matter and none are given, class after class in turn."""
+        if label is None and self.spec.classes:
+            label = torch.arange(count, device=self.device) % self.spec.classes
         z = torch.randn(count, self.latents, generator=generator, device=self.device)
-        return torch.bernoulli(self.decoder(z).sigmoid(), generator=generator)
+        return self.likelihood.sample(self.params(z, label), generator)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encode(x)[0]).sigmoid()
+    def code(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """z [B, Z], the mean of q(z|x)."""
+        return self.encode(x, label)[0]
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """The mean [B, C, H, W] of p(x|z)."""
+        return self.likelihood.mean(self.params(z, label))
+
+    def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.decode(self.code(x, label), label)
 
     @torch.no_grad()
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
     ) -> dict[str, Tensor]:
-        recon, kl = self.elbo_terms(x, generator)
+        recon, kl = self.elbo_terms(x, generator, label)
+        if self.likelihood.improper:
+            return {self.likelihood.improper: recon, "kl_nats": kl}
         bound, tighter = recon + kl, {}
         if iwae_samples:
-            weights = self.log_importance_weights(x, iwae_samples, generator)
+            weights = self.log_importance_weights(x, iwae_samples, generator, label)
             bound = -weights.mean(0)  # the same expectation, over many draws of z instead of one
             tighter = {f"iwae{iwae_samples}_nats": importance_weighted_nll(weights)}
         bits = bits_per_dim(bound, self.spec.shape)
         return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_nats": kl, **tighter}
 
     @torch.no_grad()
-    def log_importance_weights(self, x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-        """log p(x, z) - log q(z|x) for k draws of z from q(z|x), [K, B]; x is encoded once."""
-        mu, log_var = self.encode(x)
-        weights, rows = [], max(1, DECODED_AT_ONCE // len(x))
-        for n in [rows] * (k // rows) + [k % rows] * (k % rows > 0):
-            z = draw(mu, log_var, torch.randn(n, *mu.shape, generator=generator, device=mu.device, dtype=mu.dtype))
-            nll = bernoulli_nll(self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2]), x)
-            prior = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(mu))
-            weights.append(prior - nll - gaussian_log_prob(z, mu, log_var))
-        return torch.cat(weights)
+    def log_importance_weights(
+        self, x: Tensor, k: int, generator: torch.Generator, label: Tensor | None = None
+    ) -> Tensor:
+        """log p(x, z) - log q(z|x) for k draws of z from q(z|x), [K, B]; x is encoded once, z decoded in chunks."""
+        mu, log_var = self.encode(x, label)
+        parameters = len(x) * self.likelihood.outputs * x[0, 0].numel()
+        rows = max(1, min(DECODED_AT_ONCE // len(x), PARAMETERS_AT_ONCE // parameters))
+        return torch.cat([self.log_weights(x, mu, log_var, n, generator, label) for n in chunks(k, rows)])
+
+    def log_weights(
+        self, x: Tensor, mu: Tensor, log_var: Tensor, k: int, generator: torch.Generator, label: Tensor | None
+    ) -> Tensor:
+        """The same [K, B] of k draws at once, given q(z|x)."""
+        z = draw(mu, log_var, torch.randn(k, *mu.shape, generator=generator, device=mu.device, dtype=mu.dtype))
+        nll = self.likelihood.nll(self.params(z, label), x, generator)
+        prior = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(mu))
+        return prior - nll - gaussian_log_prob(z, mu, log_var)
 
 
 def draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
@@ -99,39 +184,7 @@ def draw(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
     return mu + (0.5 * log_var).exp() * noise
 
 
-def mlp_encoder(shape: tuple[int, int, int], outputs: int, *, hidden: Count) -> nn.Module:
-    """One hidden layer of `hidden` units."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-
-
-def mlp_decoder(shape: tuple[int, int, int], inputs: int, *, hidden: Count) -> nn.Module:
-    """One hidden layer of `hidden` units."""
-    pixels = nn.Linear(hidden, math.prod(shape))
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), pixels, nn.Unflatten(-1, shape))
-
-
-def conv_encoder(shape: tuple[int, int, int], outputs: int, *, channels: Count) -> nn.Module:
-    """Two strided convolutions, of `channels` and twice as many maps."""
-    c, h, w = _halved_twice(shape)
-    return nn.Sequential(
-        nn.Conv2d(c, channels, 4, 2, 1), nn.ReLU(),
-        nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(2 * channels * h * w, outputs),
-    )  # fmt: skip
-
-
-def conv_decoder(shape: tuple[int, int, int], inputs: int, *, channels: Count) -> nn.Module:
-    """The encoder's mirror."""
-    c, h, w = _halved_twice(shape)
-    return nn.Sequential(
-        nn.Linear(inputs, 2 * channels * h * w), nn.ReLU(), nn.Unflatten(-1, (2 * channels, h, w)),
-        nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1), nn.ReLU(),
-        nn.ConvTranspose2d(channels, c, 4, 2, 1),
-    )  # fmt: skip
-
-
-def _halved_twice(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    c, h, w = shape
-    if h % 4 or w % 4:
-        raise UserError(f"a convolutional VAE halves images twice, and {h} x {w} cannot be; use model=vae")
-    return c, h // 4, w // 4
+def chunks(count: int, size: int) -> Iterator[int]:
+    """`count` in parts of `size`, and what is left."""
+    for start in range(0, count, size):
+        yield min(size, count - start)

@@ -1,0 +1,134 @@
+"""Autoencoders: plain (Hinton & Salakhutdinov, 2006) and denoising (Vincent et al., 2008).
+
+https://doi.org/10.1126/science.1127647, https://doi.org/10.1145/1390156.1390294
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gen_lab.likelihoods import nearest_level
+from gen_lab.losses import bernoulli_nll
+from gen_lab.types import Spec
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.settings import Count, NonNegative, Unit
+
+FOLLOWED = 100  # updates, about so many of the last: what the moments of the codes average
+
+
+class Autoencoder(Learner):
+    """x to a code and back. With `noise` or `masked`, a spoilt x to a code and back to the clean one.
+
+    It has no likelihood: its scores are errors. Nor does it say how its codes are distributed: to sample from it, a
+    Gaussian is laid through the codes of the last updates, as Ghosh et al. (2020; https://arxiv.org/abs/1903.12436)
+    do once it is trained. Codes that are not Gaussian show in the samples. Labels are left unused.
+    """
+
+    saved = "encoder", "decoder", "optimizer", "codes", "rng"
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        encoder: Callable[..., nn.Module],
+        decoder: Callable[..., nn.Module],
+        optimizer: OptimizerFn,
+        latents: Count,
+        loss: Literal["squared_error", "cross_entropy"] = "squared_error",
+        noise: NonNegative = 0.0,  # sigma of what is added to what the encoder sees in training
+        masked: Unit = 0.0,  # chance that it sees a 0 instead of a pixel
+    ):
+        self.spec, self.device, self.loss, self.noise, self.masked = (
+            spec._replace(classes=0),
+            device,
+            loss,
+            noise,
+            masked,
+        )
+        with seeded(seed, device):
+            self.encoder = encoder(spec.shape, latents).to(device)  # x [B, C, H, W] -> z [B, Z]
+            self.decoder = decoder(spec.shape, latents).to(device)  # z [B, Z] -> [B, C, H, W]
+        self.optimizer = build_optimizer(optimizer, [*self.encoder.parameters(), *self.decoder.parameters()])
+        self.codes, self.rng = Moments(latents).to(device), generator(seed + 1, device)
+
+    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
+        z = self.encoder(self.spoilt(x, self.rng))
+        errors = self.errors(self.decoder(z), x)
+        norm = descend(self.optimizer, errors[self.figure].mean())
+        self.codes.follow(z.detach())
+        return {f"autoencoder/{k}": e.detach().mean() for k, e in errors.items()} | {"autoencoder/grad_norm": norm}
+
+    def spoilt(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """What the encoder is to see through: x itself where nothing is set."""
+        if self.noise:
+            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        if self.masked:
+            x = x * (torch.rand(x.shape, generator=generator, device=x.device) >= self.masked)
+        return x
+
+    @property
+    def figure(self) -> str:
+        """What is descended. The cross entropy is called by its name: of grey pixels it is no likelihood."""
+        return "recon_bce" if self.loss == "cross_entropy" else "squared_error"
+
+    def errors(self, out: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Sums over an image [B], of what the decoder gave."""
+        errors = {"squared_error": (self.shown(out) - x).square().flatten(1).sum(1)}
+        return errors | {"recon_bce": bernoulli_nll(out, x)} if self.loss == "cross_entropy" else errors
+
+    def shown(self, out: Tensor) -> Tensor:
+        """The image that the decoder means."""
+        return out.sigmoid() if self.loss == "cross_entropy" else out
+
+    @torch.no_grad()
+    def code(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """z [B, Z]."""
+        return self.encoder(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] in [0, 1]."""
+        return self.shown(self.decoder(z)).clamp(0, 1)
+
+    def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.decode(self.code(x))
+
+    def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """Codes drawn from the Gaussian through those of training, decoded, cut to the data's levels."""
+        return nearest_level(self.decode(self.codes.draw(count, generator)), self.spec.levels)
+
+    @torch.no_grad()
+    def score(
+        self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Errors of clean images and, of a denoising autoencoder, of spoilt ones too."""
+        scores = self.errors(self.decoder(self.encoder(x)), x)
+        if self.noise or self.masked:
+            denoised = self.errors(self.decoder(self.encoder(self.spoilt(x, generator))), x)
+            scores |= {f"denoised_{name}": error for name, error in denoised.items()}
+        return scores
+
+
+class Moments(nn.Module):
+    """Running mean and covariance of vectors of Z numbers, from those of N(0, 1) on."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("first", torch.zeros(size))  # E z [Z]
+        self.register_buffer("second", torch.eye(size))  # E z z' [Z, Z]
+
+    def follow(self, z: Tensor) -> None:
+        """A step towards the moments of a batch [B, Z]."""
+        self.first.lerp_(z.mean(0), 1 / FOLLOWED)
+        self.second.lerp_(z.T @ z / len(z), 1 / FOLLOWED)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """[N, Z] of the normal distribution that has these moments."""
+        covariance = self.second.double() - torch.outer(self.first.double(), self.first.double())
+        variances, axes = torch.linalg.eigh(covariance)
+        noise = torch.randn(count, len(variances), generator=generator, device=self.first.device, dtype=torch.double)
+        return (self.first + noise * variances.clamp(min=0).sqrt() @ axes.T).to(self.first.dtype)

@@ -26,25 +26,34 @@ class GatedPixelCNN(nn.Module):
         blocks: Count,  # layers after the first
         head_channels: Count,
         guide_channels: Natural = 0,  # of a map that is known beforehand and conditions each place
+        embedding: Natural = 0,  # learned numbers for each level, where levels are names, not amounts; 0: the level
     ):
         super().__init__()
         self.shape, self.field = spec.shape, 3 + blocks
+        self.levels = nn.Embedding(spec.levels, embedding) if embedding else None
         sizes = {"channels": channels, "head_channels": head_channels, "groups": head.steps}
         conditions = {"classes": spec.classes, "guides": guide_channels}
         self.layers = nn.ModuleList(
-            [Layer(spec.shape[0], 7, first=True, **sizes, **conditions)]
+            [Layer(spec.shape[0] * (embedding or 1), 7, first=True, **sizes, **conditions)]
             + [Layer(channels, 3, last=i == blocks - 1, **sizes, **conditions) for i in range(blocks)]
         )
         self.out = MaskedConv(head_channels, head.steps * head.outputs, POINT, groups=head.steps)
 
     def forward(self, x: Tensor, label: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
         """label [B]; guide [B, guide_channels, H, W]."""
-        vertical = horizontal = 2 * x - 1
+        vertical = horizontal = self.seen(x)
         skips = 0
         for layer in self.layers:
             vertical, horizontal, skip = layer(vertical, horizontal, label, guide)
             skips = skips + skip
         return self.out(skips.relu())
+
+    def seen(self, x: Tensor) -> Tensor:
+        """x [B, C, ...] in [0, 1] as the first layer is shown it, [B, C E, ...]."""
+        if self.levels is None:
+            return 2 * x - 1
+        level = (x * (self.levels.num_embeddings - 1)).round().long()
+        return self.levels(level).movedim(-1, 2).flatten(1, 2)
 
     def cache(self, batch: int, label: Tensor | None = None, guide: Tensor | None = None) -> "Cache":
         return Cache(self, batch, label, guide)
@@ -101,7 +110,7 @@ class Cache:
     def __init__(self, net: GatedPixelCNN, batch: int, label: Tensor | None, guide: Tensor | None):
         height, width = net.shape[1:]
         self.layers = [CachedLayer(layer, batch, (height, width), label, guide) for layer in net.layers]
-        self.first, self.out, self.row = self.layers[0], pointwise(net.out, batch), 0
+        self.first, self.out, self.seen, self.row = self.layers[0], pointwise(net.out, batch), net.seen, 0
 
     def begin_row(self) -> None:
         row = None
@@ -114,7 +123,7 @@ class Cache:
 
     def show(self, column: int, x: Tensor) -> None:
         """x [B, C] in [0, 1], as far as it is known."""
-        self.first.horizontal.show(column, 2 * x - 1)
+        self.first.horizontal.show(column, self.seen(x))
 
     def ask(self, column: int) -> Tensor:
         """[B, steps P]."""

@@ -10,7 +10,7 @@ from torch import Tensor
 GAP = 2  # pixels between images
 GROUND = 96, 120, 160  # of neither black nor white images
 WIDTH = 48  # pixels: smaller images are enlarged to about this, each pixel a square
-FILM_FRAMES, FRAME_MS, LAST_MS = 240, 40, 2_000  # frames at most; milliseconds
+FILM_FRAMES, FRAME_MS, SHEET_MS, LAST_MS = 240, 40, 250, 2_000  # frames at most; milliseconds
 
 
 def sheet(images: Tensor, columns: int = 8) -> Image.Image:
@@ -35,8 +35,19 @@ def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:
 
 def write_film(path: Path, frames: Iterable[Tensor], columns: int = 8) -> Path:
     """Writes a gif of sheets of images [N, C, H, W] as they grow, the last of them held; returns the path."""
-    first, *rest = (_indexed(sheet(x, columns), grey=x.shape[1] == 1) for x in frames)
-    durations = [FRAME_MS] * len(rest) + [LAST_MS]
+    return _write_gif(path, [_indexed(sheet(x, columns), grey=x.shape[1] == 1) for x in frames], FRAME_MS)
+
+
+def write_training_film(path: Path, sheets: Iterable[Path]) -> Path:
+    """Writes a gif of sheets that were written as the model learned, the last of them held; returns the path."""
+    pictures = [Image.open(sheet).convert("RGB") for sheet in sheets]
+    return _write_gif(path, [_indexed(picture, grey=False) for picture in pictures], SHEET_MS)
+
+
+def _write_gif(path: Path, pictures: list[Image.Image], milliseconds: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = pictures
+    durations = [milliseconds] * len(rest) + [LAST_MS]
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
     return path
 

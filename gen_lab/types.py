@@ -53,6 +53,14 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
+class LatentModel(Protocol):
+    """An autoencoder whose code is a point of a space that one can walk in. Labels are for models that want them."""
+
+    def code(self, x: Tensor, label: Tensor | None = None) -> Tensor: ...  # [B, C, H, W] -> z [B, Z]
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor: ...  # -> the mean [B, C, H, W] in [0, 1]
+
+
+@runtime_checkable
 class Inpainter(Protocol):
     """A model that can complete an image of which some pixels are known."""
 

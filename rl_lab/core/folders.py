@@ -26,6 +26,9 @@ LOWER_IS_BETTER = {
     "mse",
     "mmd",
     "perplexity",
+    "kl",
+    "frechet",
+    "distance",
 }
 
 

@@ -1,0 +1,129 @@
+"""Runs side by side: a table of all measures for each data set they share, then the curves of one measure."""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rl_lab.core.compare import compare as compare_curves
+from rl_lab.core.errors import UserError
+from rl_lab.core.folders import RunFiles, group, read_runs
+from rl_lab.core.settings import Count
+
+FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
+CURVES = "eval/nll_nats", "eval/nll_bound_nats", "eval/frechet", "eval/"  # which to draw, the first that all have
+
+
+class Cell(NamedTuple):
+    """One measure of equal settings over their seeds."""
+
+    mean: float
+    error: float  # standard: over seeds; of one alone, over images; nan where neither is known
+    bound: bool = False  # the truth is no greater
+
+
+def compare(
+    runs: Iterable[Path],
+    *,
+    metric: str | None = None,  # of the curves; None: a likelihood, or else the first measure that every run has
+    threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
+    out: Path | None = None,  # None: runs/compare/<timestamp>
+    resamples: Count = 2_000,
+    tracker: Callable | None = None,  # a partial of tracking.wandb_run
+) -> None:
+    """Prints and writes tables (measures.csv), and where all runs have a measure in common its curves too."""
+    notes: list[str] = []
+    groups = group(read_runs(runs, notes), notes)
+    found = [run for members in groups.values() for run in members]
+    out = Path(out or f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}")
+    out.mkdir(parents=True, exist_ok=True)
+    tables = measures(groups)
+    if not tables:
+        raise UserError("these runs have not been evaluated yet: none has a row of eval/")
+    for data, rows in tables.items():
+        show(data, rows)
+    write_csv(out / "measures.csv", tables)
+    print(out / "measures.csv", *notes, sep="\n")
+    if metric := metric or shared(found):
+        folders = [run.folder for run in found]
+        compare_curves(folders, metric=metric, threshold=threshold, out=out, resamples=resamples, tracker=tracker)
+
+
+def shared(runs: list[RunFiles]) -> str | None:
+    """A measure that every run has."""
+    common = sorted(set.intersection(*(set(run.curves) for run in runs)))
+    found = [m for prefix in CURVES for m in common if m.startswith(prefix) and "_se[" not in m]
+    return found[0] if found else None
+
+
+def measures(groups: dict[str, list[RunFiles]]) -> dict[str, dict[str, dict[str, Cell]]]:
+    """By data set (and protocol), settings and measure: what the last evaluations of their runs said."""
+    tables: dict[str, dict[str, dict[str, Cell]]] = {}
+    for label, members in groups.items():
+        last = [{name: curve.values[-1] for name, curve in run.curves.items()} for run in members]
+        names = sorted(set.union(*map(set, last)))
+        for name in names:
+            if (parts := re.fullmatch(r"eval/(.+)\[(.+)\]", name)) and not parts[1].endswith("_se"):
+                values = [values[name] for values in last if name in values]
+                errors = [values.get(f"eval/{parts[1]}_se[{parts[2]}]", math.nan) for values in last]
+                row = tables.setdefault(parts[2], {}).setdefault(label, {})
+                keep(row, parts[1], Cell(float(np.mean(values)), standard_error(values, errors)))
+    return tables
+
+
+def keep(row: dict[str, Cell], name: str, cell: Cell) -> None:
+    """Likelihoods stand in one column, of bounds the tightest; all other measures under their own names."""
+    column = {"nll_nats": "nats", "bits_per_dim": "bits/dim", "bits_per_dim_bound": "bits/dim"}.get(name, name)
+    if name == "nll_bound_nats" or re.fullmatch(r"iwae\d+_nats", name):
+        column = "nats"
+    cell = cell._replace(bound=column != name and name not in ("nll_nats", "bits_per_dim"))
+    if column not in row or cell.mean < row[column].mean:
+        row[column] = cell
+
+
+def standard_error(values: list[float], errors: list[float]) -> float:
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float(errors[0])
+
+
+def columns(rows: dict[str, dict[str, Cell]]) -> list[str]:
+    """The best known first."""
+    names = {name for row in rows.values() for name in row}
+    return [name for name in FIRST if name in names] + sorted(names - {*FIRST})
+
+
+def show(data: str, rows: dict[str, dict[str, Cell]]) -> None:
+    """Sorted by the first column, lower first."""
+    names = columns(rows)
+    table = Table("model", title=data, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, justify="right")
+    missing = Cell(math.inf, math.nan)
+    for label, row in sorted(rows.items(), key=lambda item: item[1].get(names[0], missing).mean):
+        table.add_row(Text(label), *(written(row[name]) if name in row else "" for name in names))
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else max(console.width, 200)
+    console.print(table)
+
+
+def written(cell: Cell) -> str:
+    digits = 0 if cell.mean == 0 else max(0, 3 - math.floor(math.log10(abs(cell.mean))))
+    error = "" if math.isnan(cell.error) else f" ± {cell.error:.{digits}f}"
+    return f"{'≤ ' * cell.bound}{cell.mean:.{digits}f}{error}"
+
+
+def write_csv(path: Path, tables: dict[str, dict[str, dict[str, Cell]]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["data", "model", "measure", "mean", "standard_error", "is_bound"])
+        for data, rows in tables.items():
+            for label, row in rows.items():
+                writer.writerows([data, label, name, *cell] for name, cell in row.items())

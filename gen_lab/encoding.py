@@ -1,0 +1,48 @@
+"""A trained autoencoder as the eyes of an agent: +agent/network=encoded agent.network.run=<folder>.
+
+rl_lab does not know of this module; a YAML hands it in.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gen_lab.commands import load
+from gen_lab.data.images import quantised
+from gen_lab.data.recordings import fitted
+from gen_lab.types import LatentModel
+from rl_lab.core.errors import UserError
+
+
+class Encoded(nn.Module):
+    """Frames uint8 [B, S, H, W] to what the autoencoder keeps of each of them, [B, S Z].
+
+    Each frame is made what the autoencoder was trained on, as `data=recorded` makes it: the same size, the same
+    levels. What the run learned is where this begins; `frozen`, it is also where it stays.
+    """
+
+    def __init__(self, spec, *, run: str, frozen: bool = True):
+        super().__init__()
+        folder = Path(run).expanduser()
+        found = load(folder, "cpu")
+        if not isinstance(found.model, LatentModel) or found.model.spec.classes:
+            raise UserError(f"agent.network.run={folder} is no autoencoder that goes without labels; train one of "
+                            "model=vae, vae_conv, vae_residual or autoencoder on data=recorded")  # fmt: skip
+        colours, size, width = found.data.spec.shape
+        if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3 or colours != 1 or size != width:
+            raise UserError(f"agent.network.run={folder} was trained on images of {colours} x {size} x {width}, and "
+                            f"the environment shows {spec.obs_dtype} of {list(spec.obs_shape)}; square grey frames are "
+                            "wanted on both sides (data.grey=true)")  # fmt: skip
+        self.encoder, self.size, self.levels = found.model.encoder.requires_grad_(not frozen), size, found.data.levels
+        self.latents = found.model.code(torch.zeros(1, *found.data.spec.shape)).shape[1]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        frames = prepared(obs.flatten(0, 1).unsqueeze(1), self.size, self.levels)
+        code = self.encoder(frames)[:, : self.latents]  # of a VAE the means; its variances come after
+        return code.unflatten(0, obs.shape[:2]).flatten(1)
+
+
+def prepared(frames: Tensor, size: int, levels: int) -> Tensor:
+    """Grey frames uint8 [B, 1, H, W] to images in [0, 1], [B, 1, size, size]: what data=recorded makes of them."""
+    return quantised(fitted(frames, size, grey=True), levels).float() / (levels - 1)

@@ -7,7 +7,7 @@ from rl_lab.core import cli
 COMMANDS = {
     "train": "fit a model, or go on with one: run=<folder>",
     "sample": "draw from what a run learned: samples, one class, completed images, a film",
-    "evaluate": "score the whole test set: nats and bits a dimension",
+    "evaluate": "score the whole test set, and judge samples beside held-out images",
     "latents": "pictures of what an autoencoder's latents mean: traversals, interpolations, a map",
     "compare": "all measures of several runs in one table, and learning curves",
 }

@@ -1,14 +1,12 @@
-"""What a run folder can be asked for once a model has been fitted: samples, and scores on the whole test set."""
+"""What a run folder can be asked for once a model has been fitted: samples, what they and the model are worth."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -17,22 +15,16 @@ from torch import Tensor
 
 from gen_lab.data import Images
 from gen_lab.fit import evaluate as evaluate_model
+from gen_lab.judging import Judge, NoLabels, nothing
+from gen_lab.loading import Fitted, load, some
 from gen_lab.pictures import side_by_side, thinned, write_film, write_sheet
-from gen_lab.types import Draughtsman, Inpainter, Model
-from rl_lab.core import checkpoint, composition, run, settings
+from gen_lab.types import Draughtsman, Inpainter
+from rl_lab.core import run
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator
+from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.settings import Count, Natural
 
-
-class Fitted(NamedTuple):
-    """A run folder's model as its checkpoint left it."""
-
-    name: str  # of the run
-    model: Model
-    data: Images
-    device: torch.device
-    step: int  # updates
+NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
 
 
 def sample(
@@ -53,7 +45,7 @@ def sample(
     """
     if film and inpaint:
         raise UserError("film=true shows samples from scratch; leave out inpaint=")
-    for folder in _some(runs, "sample"):
+    for folder in some(runs, "sample"):
         fitted = load(folder, device)
         stem = "inpainted" if inpaint else "samples"
         path = folder / f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}.png"
@@ -144,44 +136,59 @@ def _whole(images: Tensor, data: Images) -> np.ndarray:
     return (images * (data.levels - 1)).round().to(torch.uint8).cpu().numpy()
 
 
-def evaluate(runs: Sequence[Path], *, iwae_samples: Natural = 1_000, seed: Natural = 0, device: str = "auto") -> None:
-    """Prints the scores of each run with their standard errors and leaves them in its evaluation.json."""
-    table = Table("run", "checkpoint", "score", "mean", "standard error")
-    for folder in _some(runs, "evaluate"):
+def evaluate(
+    runs: Sequence[Path],
+    *,
+    iwae_samples: Natural = 1_000,
+    judge: Callable[[Images], Judge | None] = nothing,
+    seed: Natural = 0,
+    device: str = "auto",
+) -> None:
+    """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
+    that of held-out images; leaves all of it in the run's evaluation.json.
+    """
+    console = Console(width=max(140, Console().width))
+    scored = Table("run", "checkpoint", "score", "mean", "standard error")
+    judged = Table("run", "checkpoint", "measure", "samples", "held-out images")
+    for folder in some(runs, "evaluate"):
         fitted = load(folder, device)
-        scores = {k: float(x) for k, x in evaluate_model(fitted.model, fitted.data, seed, iwae_samples).items()}
+        head = Text(str(folder)), f"{fitted.step:,} updates"
+        try:
+            by = judge(fitted.data)
+        except NoLabels as error:
+            by = None
+            print(f"{folder}: {error}")
+        scores = _floats(evaluate_model(fitted.model, fitted.data, seed, iwae_samples))
+        for name in (name for name in scores if "_se[" not in name):
+            error = scores.get(name.replace("[", "_se["))
+            scored.add_row(*head, *_cells(name, scores[name]), "" if error is None else f"{error:.4f}")
         record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
                   "device": str(fitted.device), "scores": scores}  # fmt: skip
+        if by:
+            record |= _judged(fitted, by, seed, folder / "neighbours.png")
+            for name, x in record["measures"].items():
+                judged.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
+            print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
         (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-        for name, mean in scores.items():
-            if (error := scores.get(name.replace("[", "_se["))) is not None:
-                table.add_row(Text(str(folder)), f"{fitted.step:,} updates", Text(name.removeprefix("eval/")),
-                              f"{mean:.4f}", f"{error:.4f}")  # fmt: skip
-        table.add_section()
-    Console(width=max(140, Console().width)).print(table)
+        scored.add_section()
+        judged.add_section()
+    for table in scored, judged:
+        if table.row_count:
+            console.print(table)
 
 
-def _some(runs: Sequence[Path], command: str) -> Sequence[Path]:
-    if not runs:
-        raise UserError(f"which run? gen-lab {command} run=<folder>")
-    return runs
+def _judged(fitted: Fitted, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
+    """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
+    images = judge.draw(fitted.model, generator(run.stream(seed, "judge"), fitted.device))
+    write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
+    averaged = bool(getattr(fitted.model, "average", 0))
+    return {"judge": judge.record | {"averaged": averaged}, "floor": _floats(judge.named(judge.floor)),
+            "measures": _floats(judge.named(judge.measured(judge.see(images))))}  # fmt: skip
 
 
-def load(folder: Path, device: str) -> Fitted:
-    """Nothing of the config is called before all that is called is checked. Raises UserError."""
-    cfg, path = composition.read_config(folder), folder / "checkpoint.pt"
-    if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
-        raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
-    for part in "data", "model":
-        settings.check(cfg[part], part, trusted=False)
-    device, state = torch.device(run.device(device)), checkpoint.read(path)
-    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Count))
-    data = hydra.utils.instantiate(cfg.data).to(device)
-    model = hydra.utils.instantiate(cfg.model)
-    try:
-        model = model(data.spec, device=device, seed=0)
-        model.load_state_dict(state["model"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
-    return Fitted(str(cfg.name), model, data, device, state["step"])
+def _cells(name: str, x: float) -> tuple[Text, str]:
+    return Text(name.removeprefix("eval/")), f"{x:.4f}"
+
+
+def _floats(metrics: Metrics) -> dict[str, float]:
+    return {name: float(x) for name, x in metrics.items()}

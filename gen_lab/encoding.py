@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gen_lab.commands import load
 from gen_lab.data.images import quantised
 from gen_lab.data.recordings import fitted
+from gen_lab.loading import load
 from gen_lab.types import LatentModel
 from rl_lab.core.errors import UserError
 

@@ -6,16 +6,19 @@ from collections.abc import Callable
 import torch
 
 from gen_lab.data import Batches, Images
-from gen_lab.pictures import side_by_side, write_sheet
-from gen_lab.types import Autoencoder, Model
+from gen_lab.judging import Judge, nothing
+from gen_lab.losses import active_units
+from gen_lab.pictures import side_by_side, write_sheet, write_training_film
+from gen_lab.types import Autoencoder, LatentModel, Model
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.meters import Every, Means
-from rl_lab.core.run import Run
+from rl_lab.core.run import Run, stream
 from rl_lab.core.settings import Count, Natural
 
 TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
 LOGITS_AT_ONCE = 2**27  # half a gigabyte
+MEASURED = 4_000  # samples, where the data have a measure of their own
 
 
 def fit(
@@ -29,9 +32,11 @@ def fit(
     log_every: Count | None = None,  # updates; None: 200 rows a run
     iwae_samples: Natural = 0,  # draws of z for each test image in the last evaluation; 0: none
     pictured: Natural = 64,  # images on a sheet
+    judge: Callable[[Images], Judge | None] = nothing,  # of samples, at each evaluation
 ) -> Model:
     """Update; now and then log, evaluate, draw, save."""
     data = data.to(run.device)
+    judge = judge(data)
     model = model(data.spec, device=run.device, seed=run.stream("model"))
     batches, means = Batches(data, batch_size, run.stream("batches")), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
@@ -40,10 +45,12 @@ def fit(
     first = run.restore(parts)
     run.begin(total_steps, "updates")
     run.say(data.told)
+    if judge:
+        run.say(judge.told)
     for step in range(first, total_steps):
         run.pause(step, parts)
         if evaluations.due(step):
-            run.log(evaluate(model, data, run.stream("eval")), step, keep=True)
+            run.log(evaluate(model, data, run.stream("eval"), judge=judge), step, keep=True)
             picture(model, data, run, step, pictured)
         try:
             means.add(model.update(*batches.draw()), step + 1)
@@ -52,23 +59,28 @@ def fit(
         except NotFinite as error:
             raise run.rescued(error, step + 1, parts) from None
     run.save(total_steps, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    run.log(evaluate(model, data, run.stream("eval"), iwae_samples), total_steps, keep=True)
+    run.log(evaluate(model, data, run.stream("eval"), iwae_samples, judge), total_steps, keep=True)
     picture(model, data, run, total_steps, pictured)
+    film(run, total_steps)
     return model
 
 
 @torch.no_grad()
-def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0) -> Metrics:
-    """The mean of each score over the whole test set and its standard error; the same seed, the same draws.
+def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0, judge: Judge | None = None) -> Metrics:
+    """The mean of each score over the whole test set and its standard error; how many units of a code are active;
+    with a judge, the measures of samples. The same seed, the same draws.
 
     Where the data know their own log p, the divergence KL(p || model) is estimated too, image by image: its standard
     error is far below that of the likelihood. From a bound on the likelihood comes a bound on the divergence.
     p(x|label) is another quantity than p(x), and is named so.
     """
-    rng, scores = generator(seed, data.device), []
+    rng, scores, codes = generator(seed, data.device), [], []
     at_once = max(1, min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (math.prod(data.spec.shape) * data.levels)))
     for pixels, label in data.tested(at_once):
-        score = model.score(data.scaled(pixels), rng, iwae_samples, label)
+        x = data.scaled(pixels)
+        score = model.score(x, rng, iwae_samples, label)
+        if isinstance(model, LatentModel):
+            codes.append(model.code(x, label))
         if data.log_prob:
             nll = {name: x for name, x in score.items() if name in ("nll_nats", "nll_bound_nats")}
             score |= {name.replace("nll", "kl"): x.double() + data.log_prob(pixels) for name, x in nll.items()}
@@ -78,7 +90,12 @@ def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0) -> Me
         values = torch.cat([score[name] for score in scores]).double()  # [N]: each image counts once
         metrics[f"eval/{name}[{protocol}]"] = values.mean()
         metrics[f"eval/{name}_se[{protocol}]"] = values.std() / len(values) ** 0.5
-    return metrics
+    if codes:
+        metrics[f"eval/active_units[{protocol}]"] = active_units(torch.cat(codes))
+    if data.measure:
+        drawn = model.sample(MEASURED, generator(stream(seed, "measure"), data.device))
+        metrics |= {f"eval/{name}[{protocol}]": x for name, x in data.measure(drawn).items()}
+    return metrics | (judge(model, generator(stream(seed, "judge"), data.device)) if judge else {})
 
 
 def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None:
@@ -87,7 +104,15 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None
         return
     sheets = {"samples": model.sample(count, generator(run.stream("pictures"), run.device))}
     if isinstance(model, Autoencoder):
-        x = data.scaled(data.test[: -(-count // 2)])
-        sheets["reconstructions"] = side_by_side(x, model.reconstruct(x))
+        shown = slice(-(-count // 2))
+        x, label = data.scaled(data.test[shown]), [data.test_labels[shown]] if model.spec.classes else []
+        sheets["reconstructions"] = side_by_side(x, model.reconstruct(x, *label))
     for name, images in sheets.items():
         run.media(name, write_sheet(run.path(f"pictures/{name}_{step:08d}.png"), images), step)
+
+
+def film(run: Run, step: int) -> None:
+    """The samples of all evaluations one after another, each drawn from the same noise."""
+    sheets = sorted(run.path("pictures").glob("samples_*.png"))
+    if len(sheets) > 1:
+        run.media("training", write_training_film(run.path("videos/training.gif"), sheets), step)

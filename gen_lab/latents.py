@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gen_lab.commands import Fitted, _some, load
+from gen_lab.loading import Fitted, load, some
 from gen_lab.pictures import write_sheet
 from gen_lab.types import LatentModel
 from rl_lab.core.errors import UserError
@@ -25,7 +25,7 @@ def latents(
     device: str = "auto",
 ) -> None:
     """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run."""
-    for folder in _some(runs, "latents"):
+    for folder in some(runs, "latents"):
         fitted = load(folder, device)
         if not isinstance(fitted.model, LatentModel):
             raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")

@@ -1,6 +1,7 @@
 """Sheets of images as PNG files, and films of sheets as GIF files."""
 
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor
 GAP = 2  # pixels between images
 GROUND = 96, 120, 160  # of neither black nor white images
 WIDTH = 48  # pixels: smaller images are enlarged to about this, each pixel a square
+SIDE, POINT = 384, 3  # pixels of a plane, and of a point in it
 FILM_FRAMES, FRAME_MS, SHEET_MS, LAST_MS = 240, 40, 250, 2_000  # frames at most; milliseconds
 
 
 def sheet(images: Tensor, columns: int = 8) -> Image.Image:
-    """Images [N, C, H, W] in [0, 1], C = 1 or 3, in reading order."""
+    """Images [N, C, H, W] in [0, 1], C = 1 or 3, in reading order; those of two values as points of a plane."""
     n, c, h, w = images.shape
+    if c * h * w == 2:
+        return plane(images)
     zoom = max(1, round(WIDTH / w))
     h, w, columns = h * zoom + GAP, w * zoom + GAP, min(columns, n)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(n, 3, -1, -1)
@@ -24,6 +28,15 @@ def sheet(images: Tensor, columns: int = 8) -> Image.Image:
     for i, image in enumerate(pixels):
         whole.paste(Image.fromarray(image), (GAP + i % columns * w, GAP + i // columns * h))
     return whole
+
+
+def plane(images: Tensor) -> Image.Image:
+    """Images of two values [N, ...] in [0, 1] as points of a square: x to the right, y upwards."""
+    x, y = (images.flatten(1).clamp(0, 1) * (SIDE - POINT)).round().long().cpu().unbind(1)
+    pixels = torch.tensor(GROUND, dtype=torch.uint8).repeat(SIDE, SIDE, 1)
+    for right, up in product(range(POINT), range(POINT)):
+        pixels[SIDE - 1 - y - up, x + right] = 255
+    return Image.fromarray(pixels.numpy())
 
 
 def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gen_lab import __main__ as gen
-from gen_lab.commands import load
 from gen_lab.encoding import Encoded, prepared
+from gen_lab.loading import load
 from rl_lab import __main__ as rl
 from rl_lab.core import checkpoint, cli
 from rl_lab.core.errors import UserError

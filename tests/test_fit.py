@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,12 @@ import torch
 from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.commands import load
 from gen_lab.data import Batches, Images, digits
 from gen_lab.fit import evaluate, fit
+from gen_lab.loading import load
 from gen_lab.losses import bernoulli_nll
 from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
-from gen_lab.pictures import side_by_side, thinned, write_film, write_sheet
+from gen_lab.pictures import write_sheet
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint, cli
 from rl_lab.core.errors import NotFinite, UserError
@@ -183,6 +182,11 @@ def test_rows_and_pictures(tmp_path, data):
     assert [row["step"] for row in rows(tmp_path) if "eval/iwae3_nats[digits-binarised]" in row] == [200]
     names = {f"{kind}_{step:08d}.png" for kind in ("samples", "reconstructions") for step in evaluations}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
+    film = Image.open(tmp_path / "videos/training.gif")
+    assert film.n_frames == 5
+    film.seek(4)
+    last = Image.open(tmp_path / "pictures/samples_00000200.png").convert("L")
+    assert np.abs(np.asarray(film.convert("L"), float) - np.asarray(last)).mean() < 8
     x = data.scaled(data.test[:2])
     (a, b), (a_mean, b_mean) = x, model.reconstruct(x)
     pairs = write_sheet(tmp_path / "pairs.png", torch.stack([a, a_mean, b, b_mean]))
@@ -307,52 +311,6 @@ def test_another_model_is_not_resumed(tmp_path, data):
     fitted(tmp_path, data, total_steps=5)
     with pytest.raises(UserError, match="its model does not fit"):
         fitted(tmp_path, data, partial(vae, latents=9), total_steps=10)
-
-
-# -- pictures
-
-
-def test_a_sheet_shows_every_image_in_reading_order(tmp_path):
-    images = torch.zeros(3, 1, 4, 8)
-    images[1] = 1
-    images[2, :, 0] = 0.5
-    sheet = np.asarray(Image.open(write_sheet(tmp_path / "new/sheet.png", images, columns=2)))
-    assert sheet.shape == (2 * (4 * 6 + 2) + 2, 2 * (8 * 6 + 2) + 2, 3)  # each pixel a square of 6, gaps of 2
-    assert (sheet[2:26, 2:50] == 0).all() and (sheet[2:26, 52:100] == 255).all()
-    assert (sheet[28:34, 2:50] == 128).all() and (sheet[34:52, 2:50] == 0).all()
-    assert (sheet[:2] == sheet[0, 0]).all() and len(set(sheet[0, 0].tolist())) == 3
-
-
-def test_colours_stay_colours(tmp_path):
-    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 60, 60)
-    sheet = np.asarray(Image.open(write_sheet(tmp_path / "sheet.png", red)))
-    assert sheet.shape == (64, 64, 3) and (sheet[2:62, 2:62] == [255, 0, 0]).all()
-
-
-def test_side_by_side():
-    assert side_by_side(torch.tensor([1, 3]), torch.tensor([2, 4])).tolist() == [1, 2, 3, 4]
-    assert side_by_side(*torch.arange(6).view(3, 2)).tolist() == [0, 2, 4, 1, 3, 5]
-
-
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 784])
-def test_a_film_is_thinned_evenly_and_ends_with_the_end(count):
-    kept = thinned(iter(range(count)), most=8)
-    steps = {b - a for a, b in pairwise(kept[:-1])}
-    assert kept[0] == 0 and kept[-1] == count - 1 and len(kept) <= 8 and len(steps) <= 1
-    assert len(kept) >= min(count, 4)
-
-
-def test_a_film_shows_each_sheet_and_holds_the_last(tmp_path):
-    frames = [torch.full((2, c, 4, 4), value) for c in (1, 3) for value in (0.0, 1.0, 0.0)]
-    for i, three in enumerate((frames[:3], frames[3:])):
-        film = Image.open(write_film(tmp_path / f"{i}.gif", three))
-        assert film.n_frames == 3 and film.size == (2 * 50 + 2, 50 + 2)
-        seen, times = [], []
-        for k in range(3):
-            film.seek(k)
-            seen.append(film.convert("L").getpixel((20, 20)))
-            times.append(film.info["duration"])
-        assert seen == [0, 255, 0] and times == [40, 40, 2000]
 
 
 # -- the command line

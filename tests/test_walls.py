@@ -72,5 +72,5 @@ def test_config_stops_at_the_door():
         "rl_lab.core.composition",
         "rl_lab.core.explain",
         "rl_lab.player",
-        "gen_lab.commands",
+        "gen_lab.loading",
     }

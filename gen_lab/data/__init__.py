@@ -3,12 +3,13 @@
 from gen_lab.data.cifar import cifar10
 from gen_lab.data.digits8x8 import digits
 from gen_lab.data.files import folder, npz
+from gen_lab.data.gaussians import gaussian_ring
 from gen_lab.data.idx import fashion_mnist, mnist
 from gen_lab.data.images import Batches, Images
 from gen_lab.data.recordings import recorded
 from gen_lab.data.synthetic import ising, xor_chain
 
 __all__ = [
-    "Batches", "Images", "cifar10", "digits", "fashion_mnist", "folder", "ising", "mnist", "npz", "recorded",
-    "xor_chain",
+    "Batches", "Images", "cifar10", "digits", "fashion_mnist", "folder", "gaussian_ring", "ising", "mnist", "npz",
+    "recorded", "xor_chain",
 ]  # fmt: skip

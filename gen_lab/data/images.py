@@ -28,6 +28,7 @@ class Images(NamedTuple):
     classes: int = 0
     resampled: bool = False  # `train` holds 256 greys, and each showing of a pixel is 1 with probability grey / 255
     log_prob: Callable[[Tensor], Tensor] | None = None  # of levels [B, C, H, W] in nats [B], where it is known
+    measure: Callable[[Tensor], dict[str, Tensor]] | None = None  # of samples, where data have their own
     mapped: bool = False  # memory-mapped: the images stay on disk, batches are moved to the device
     device: torch.device = CPU
 

@@ -1,0 +1,88 @@
+"""Points on a plane, drawn from Gaussians on a circle: what a model forgets is seen at once (Metz et al., 2017)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gen_lab.data.images import CPU, Images
+from rl_lab.core.learner import generator
+from rl_lab.core.run import stream
+from rl_lab.core.settings import Count, Natural, Positive
+
+LEVELS = 256
+
+
+def gaussian_ring(
+    *,
+    modes: Count = 8,
+    radius: Positive = 2.0,
+    sigma: Positive = 0.02,
+    train: Count = 50_000,  # points
+    test: Count = 4_000,
+    seed: Natural = 0,
+) -> Images:
+    """A point is an image of 1 x 1 x 2: its x and its y, each one of 256 levels; its label is the Gaussian it is from.
+
+    For the usual ring levels are 0.017 apart.
+    """
+    ring = Ring(modes, radius, sigma)
+
+    def drawn(count: int, name: str) -> tuple[Tensor, Tensor]:
+        rng = generator(stream(seed, name), CPU)
+        label = torch.randint(modes, (count,), generator=rng)
+        return ring.images(ring.centres[label] + sigma * torch.randn(count, 2, generator=rng)), label
+
+    def covered(x: Tensor) -> dict[str, Tensor]:
+        modes, share = modes_covered(ring.places(x.cpu()), ring.centres, ring.near)
+        return {"modes_covered": modes.float(), "near_a_mode": share}
+
+    (shown, label), (held_out, its_label) = drawn(train, "train"), drawn(test, "test")
+    name = f"gaussian_ring-{modes}-{radius:g}-{sigma:g}"
+    return Images(name, shown, held_out, LEVELS, label, its_label, modes, measure=covered)
+
+
+class Ring(NamedTuple):
+    """Where the Gaussians are, and the square from -extent to extent that levels cover."""
+
+    modes: int = 8
+    radius: float = 2.0
+    sigma: float = 0.02
+
+    @property
+    def centres(self) -> Tensor:
+        """[K, 2], anticlockwise from (radius, 0)."""
+        angle = torch.arange(self.modes) * (2 * math.pi / self.modes)
+        return self.radius * torch.stack([angle.cos(), angle.sin()], 1)
+
+    @property
+    def extent(self) -> float:
+        return self.radius + 10 * self.sigma
+
+    @property
+    def near(self) -> float:
+        """3 standard deviations, of the Gaussian and of rounding to levels together."""
+        step = 2 * self.extent / (LEVELS - 1)
+        return 3 * math.sqrt(self.sigma**2 + step**2 / 12)
+
+    def images(self, place: Tensor) -> Tensor:
+        """Places [N, 2] to levels [N, 1, 1, 2] uint8."""
+        unit = (place / self.extent + 1) / 2
+        return (unit.clamp(0, 1) * (LEVELS - 1)).round().to(torch.uint8).view(-1, 1, 1, 2)
+
+    def places(self, x: Tensor) -> Tensor:
+        """Images [N, 1, 1, 2] in [0, 1] to places [N, 2]."""
+        return (2 * x.flatten(1) - 1) * self.extent
+
+
+class Covered(NamedTuple):
+    modes: Tensor  # [] how many have their samples
+    share: Tensor  # [] of the samples that are near some mode
+
+
+def modes_covered(place: Tensor, centres: Tensor, near: float, enough: float = 0.1) -> Covered:
+    """Of samples [N, 2] and modes [K, 2]: covered is a mode near which lie `enough` of its fair share of N / K."""
+    distance, mode = torch.cdist(place, centres).min(1)
+    counts = torch.bincount(mode[distance <= near], minlength=len(centres))
+    return Covered((counts >= enough * len(place) / len(centres)).sum(), counts.sum() / len(place))

@@ -1,0 +1,133 @@
+"""Samples held against training images, beside held-out images that are held against them in the same way."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from gen_lab.data.images import CPU, Images, bits
+from gen_lab.judging import distances
+from gen_lab.judging.classes import class_coverage
+from gen_lab.judging.features import AT_ONCE, Features, Seen, seen
+from gen_lab.pictures import side_by_side
+from gen_lab.types import Model
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Metrics, generator
+from rl_lab.core.run import stream
+from rl_lab.core.settings import Count
+
+
+class Judge:
+    """Three splits that share no image: half of the test set may teach the net its features, training images are the
+    reference, the other half of the test set is held out. What the held-out images score is the floor: it is what
+    real images that no model has seen are judged to be worth.
+    """
+
+    def __init__(
+        self,
+        data: Images,
+        *,
+        features: Callable[[Images], Features],
+        samples: Count | None = None,  # images; None: as many as are held out, whose distances have the same bias
+        at_most: Count = 10_000,  # images of each split
+        k: Count = 5,  # of the neighbour that a radius of precision, recall, density and coverage reaches
+    ):
+        taught, reference, held_out = three_splits(data, at_most)
+        self.data, self.k, self.samples = data, k, samples or len(held_out)
+        if (fewest := min(len(taught), len(reference), len(held_out), self.samples)) < k + 2:
+            raise UserError(f"judge.k={k} wants {k + 2} images and more in each split, and {data.name} leaves {fewest}")
+        self.net = features(lesson(data, taught))
+        self.train = seen(self.net, training_images(data))
+        self.reference = Seen(*(x if x is None else x[reference] for x in self.train))
+        self.held_out = seen(self.net, map(data.scaled, data.test[held_out].split(AT_ONCE)))
+        self.held_out_nearest, _ = distances.nearest(self.held_out.features, self.train.features)
+        self.floor = self.measured(self.held_out)
+        self.record = {
+            "features": self.net.name, "samples": self.samples, "reference": len(reference), "held_out": len(held_out),
+            "reference_split": "train", "nearest_among": len(self.train.features), "taught_on": len(taught), "k": k,
+            "dtype": "float64, of float32 features",
+        }  # fmt: skip
+        if self.held_out.classes is not None:
+            right = self.held_out.classes == data.test_labels[held_out].to(data.device)
+            self.record["accuracy"] = right.double().mean().item()
+
+    @property
+    def told(self) -> str:
+        """What is held against what."""
+        by = f", a classifier right on {self.record['accuracy']:.1%}" if "accuracy" in self.record else ""
+        return (f"judging {self.samples:,} samples against {len(self.reference.features):,} training images, beside "
+                f"{len(self.held_out.features):,} held-out ones; features {self.net.name}{by}")  # fmt: skip
+
+    def __call__(self, model: Model, rng: torch.Generator) -> Metrics:
+        """Every measure of fresh samples, and the floor of the Frechet distance."""
+        floor = {"frechet_floor": self.floor["frechet"]}
+        return self.named(self.measured(self.see(self.draw(model, rng))) | floor)
+
+    @torch.no_grad()
+    def draw(self, model: Model, rng: torch.Generator) -> Tensor:
+        """Samples [N, C, H, W]; of a model that is told labels, with those of training images drawn at random."""
+        label, known = None, self.data.train_labels
+        if model.spec.classes:
+            chosen = torch.randint(len(known), (self.samples,), generator=rng, device=rng.device)
+            label = known[chosen.to(known.device)].to(rng.device)
+        parts = torch.arange(self.samples).split(AT_ONCE)
+        return torch.cat([model.sample(len(i), rng, None if label is None else label[i]) for i in parts])
+
+    def see(self, images: Tensor) -> Seen:
+        """Of images [N, C, H, W] in [0, 1]."""
+        return seen(self.net, images.split(AT_ONCE))
+
+    def measured(self, found: Seen) -> dict[str, Tensor]:
+        """Each measure []: of samples, or of the held-out images themselves."""
+        a, b = self.reference.features, found.features
+        near, _ = distances.nearest(b, self.train.features)
+        measures = {
+            "frechet": distances.frechet_distance(a, b),
+            "kernel_distance": distances.kernel_distance(a, b),
+            "mmd": distances.mmd(a, b),
+            **distances.precision_recall_density_coverage(a, b, self.k),
+            "memorised": distances.memorised(near, self.held_out_nearest),
+            "nearest": near.median(),
+        }
+        if found.classes is not None:
+            measures |= class_coverage(found.classes, self.reference.classes)
+        return measures
+
+    def named(self, measures: dict[str, Tensor]) -> Metrics:
+        """As metrics: a distance is one of these data, under this net."""
+        return {f"eval/{name}[{self.data.name}-{self.net.name}]": x for name, x in measures.items()}
+
+    def neighbours(self, images: Tensor, count: int) -> Tensor:
+        """The samples closest to a training image (left) beside that image (right), [2 count, C, H, W]."""
+        near, index = distances.nearest(self.see(images).features, self.train.features)
+        first = near.argsort()[:count]
+        pixels = self.data.train[index[first].to(self.data.train.device)].to(self.data.device)
+        return side_by_side(images[first], pixels / 255 if self.data.resampled else self.data.scaled(pixels))
+
+
+def nothing(data: Images) -> None:
+    """judge=none: samples are not judged."""
+
+
+def three_splits(data: Images, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Who teaches the net (of the test set), who is the reference (of the training set), who is held out (of the test
+    set): indices at random, always the same, for a folder's images come class by class.
+    """
+    rng = generator(stream(0, "judge"), CPU)
+    test, train = (torch.randperm(len(part), generator=rng) for part in (data.test, data.train))
+    half = len(test) // 2
+    return test[:half][:at_most], train[:at_most], test[half:][:at_most]
+
+
+def lesson(data: Images, taught: Tensor) -> Images:
+    """Data of which a net can see nothing but the images that it may learn from."""
+    labels = None if data.test_labels is None else data.test_labels[taught]
+    nothing = {"test": data.test[:0], "test_labels": None}
+    return data._replace(train=data.test[taught], train_labels=labels, resampled=False, **nothing)
+
+
+def training_images(data: Images) -> Iterator[Tensor]:
+    """All of them in [0, 1], a few at a time, each binarised once where every showing is drawn anew."""
+    rng = generator(stream(0, "judge"), data.device)
+    for pixels in data.train.split(AT_ONCE):
+        yield bits(pixels.to(data.device), rng) if data.resampled else data.scaled(pixels)

@@ -1,0 +1,167 @@
+"""A generator and a discriminator that learn from each other, with any of the losses of gen_lab.adversarial."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gen_lab.adversarial import Loss, discriminator_loss, generator_loss, gradient_penalty
+from gen_lab.types import Spec
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, seeded
+from rl_lab.core.learner import generator as random_stream
+from rl_lab.core.settings import Count, Natural, NonNegative, Unit
+
+
+class GAN(Learner):
+    """x = G(z), z ~ N(0, 1): it samples, and has no likelihood. Inside, images are in [-1, 1].
+
+    An update is a step of the discriminator; after every `critic_steps` of them comes one of the generator.
+    """
+
+    saved = "generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "rng", "updates"
+
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        generator: Callable[..., nn.Module],
+        discriminator: Callable[..., nn.Module],
+        generator_optimizer: OptimizerFn,
+        discriminator_optimizer: OptimizerFn,
+        latents: Count,
+        loss: Loss = "non_saturating",
+        critic_steps: Count = 1,  # updates of the discriminator for each of the generator
+        penalty: NonNegative = 0.0,  # weight of the critic's gradient penalty
+        label_smoothing: Unit = 0.0,  # real images are called real with 1 less this
+        noise: NonNegative = 0.0,  # standard deviation, in [-1, 1], of what is added to real and fake at first
+        noise_updates: Natural = 0,  # in which it falls to 0; 0: it stays
+        conditional: bool = False,  # on the labels
+        average: Unit = 0.0,  # decay, a step of the generator, of its average that samples; 0: none
+        bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
+    ):
+        if conditional and not spec.classes:
+            raise UserError("model.conditional=true is impossible: the images have no labels")
+        self.spec = spec if conditional else spec._replace(classes=0)
+        self.device, self.latents, self.loss, self.critic_steps = device, latents, loss, critic_steps
+        self.penalty, self.label_smoothing, self.average, self.bf16 = penalty, label_smoothing, average, bf16
+        self.noise, self.noise_updates, self.updates = noise, noise_updates, 0
+        with seeded(seed, device):
+            self.generator = generator(self.spec, latents).to(device, memory_format=torch.channels_last)
+            self.discriminator = discriminator(self.spec).to(device, memory_format=torch.channels_last)
+        self._refuse_what_cannot_be_learned()
+        self.generator_optimizer = build_optimizer(generator_optimizer, self.generator.parameters())
+        self.discriminator_optimizer = build_optimizer(discriminator_optimizer, self.discriminator.parameters())
+        self.rng = random_stream(seed + 1, device)
+        self.averaged = self.generator
+        if average:
+            self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+            self.saved = (*self.saved, "averaged")
+        self.averaged.eval()
+
+    def _refuse_what_cannot_be_learned(self) -> None:
+        layers = [*self.discriminator.modules()]
+        if self.penalty and any(isinstance(layer, nn.BatchNorm2d) for layer in layers):
+            raise UserError(f"model.penalty={self.penalty:g} wants each image scored alone, and batch norm mixes them; "
+                            "use model.discriminator.norm=layer or none")  # fmt: skip
+        if self.loss == "wasserstein" and not self.penalty and not any(map(parametrize.is_parametrized, layers)):
+            raise UserError("model.loss=wasserstein wants slopes of at most 1; set model.penalty=10 or "
+                            "model.discriminator.spectral=true")  # fmt: skip
+        if self.label_smoothing and self.loss in ("hinge", "wasserstein"):
+            raise UserError(f"model.label_smoothing={self.label_smoothing:g} is for probabilities, and model.loss="
+                            f"{self.loss} knows scores alone; use non_saturating")  # fmt: skip
+
+    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
+        if self.spec.classes and label is None:
+            raise UserError("model.conditional=true wants labels with the images")
+        label = label if self.spec.classes else None
+        real, deceives = 2 * x - 1, (self.updates + 1) % self.critic_steps == 0
+        self.generator.train()
+        with torch.set_grad_enabled(deceives), self.autocast():
+            fake = self.generator(self.latent(len(x), self.rng).to(real.dtype), label).to(real.dtype)
+        self.generator.eval()
+        metrics = self.tell_apart(real, fake.detach(), label)
+        if deceives:
+            metrics |= self.deceive(fake, label)
+            self.follow()
+        self.updates += 1
+        return metrics
+
+    def tell_apart(self, real: Tensor, fake: Tensor, label: Tensor | None) -> Metrics:
+        """A step of the discriminator; batch norm sees real and fake images apart."""
+        on_real, on_fake = self.logit(real, label), self.logit(fake, label)
+        loss = discriminator_loss(self.loss, on_real, on_fake, self.label_smoothing).mean()
+        metrics = {"gan/discriminator_loss": loss.detach(), "gan/logit_real": on_real.detach().mean(),
+                   "gan/logit_fake": on_fake.detach().mean()}  # fmt: skip
+        if self.penalty:  # in float32
+            penalty = gradient_penalty(partial(self.discriminator, label=label), real, fake, self.rng).mean()
+            loss = loss + self.penalty * penalty
+            metrics["gan/penalty"] = penalty.detach()
+        return {**metrics, "gan/discriminator_grad_norm": descend(self.discriminator_optimizer, loss)}
+
+    def deceive(self, fake: Tensor, label: Tensor | None) -> Metrics:
+        """A step of the generator, through the discriminator as it now is."""
+        with frozen(self.discriminator):
+            loss = generator_loss(self.loss, self.logit(fake, label)).mean()
+            norm = descend(self.generator_optimizer, loss)
+        return {"gan/generator_loss": loss.detach(), "gan/generator_grad_norm": norm}
+
+    def logit(self, x: Tensor, label: Tensor | None) -> Tensor:
+        """[B] of images, real or not, behind the noise of this update."""
+        sigma = self.noise * max(0.0, 1 - self.updates / self.noise_updates) if self.noise_updates else self.noise
+        if sigma:
+            x = x + sigma * torch.randn(x.shape, generator=self.rng, device=x.device, dtype=x.dtype)
+        with self.autocast():
+            return self.discriminator(x, label).to(x.dtype)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The average takes a step towards the weights, its decay rising to the one set; statistics of batch norm are
+        copied, being averages already."""
+        if not self.average:
+            return
+        steps = (self.updates + 1) // self.critic_steps
+        decay = min(self.average, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_([*self.averaged.parameters()], [*self.generator.parameters()], 1 - decay)
+        for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(its)
+
+    @torch.no_grad()
+    def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """One image for each label; where labels matter and none are given, class after class in turn."""
+        if not self.spec.classes:
+            label = None
+        elif label is None:
+            label = torch.arange(count, device=self.device) % self.spec.classes
+        x = (self.averaged(self.latent(count, generator), label) + 1) / 2
+        top = self.spec.levels - 1
+        return (x * top).round() / top
+
+    def score(
+        self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """No likelihood, no score."""
+        return {}
+
+    def latent(self, count: int, generator: torch.Generator) -> Tensor:
+        """z [N, Z]."""
+        return torch.randn(count, self.latents, generator=generator, device=self.device)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Gradients flow through its layers in here, and none are computed for its parameters."""
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.requires_grad_(True)

@@ -24,6 +24,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/collect.py
 	$(BIN)/python tests/bench/vpn.py --envs 1 64
 	$(BIN)/python tests/bench/pixelcnn.py --sizes 28
+	$(BIN)/python tests/bench/images.py
 
 clean:
 	rm -rf $(VENV)

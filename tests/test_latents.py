@@ -1,11 +1,17 @@
 """gen-lab latents: what stands on its sheets and on its map."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
+from gen_lab.data import digits
+from gen_lab.fit import evaluate, picture
 from gen_lab.latents import interpolations, principal, traversals
+from gen_lab.types import Spec
 from rl_lab.core import cli
+from rl_lab.core.run import Run
 
 
 class Straight:
@@ -29,6 +35,43 @@ def test_a_way_leads_from_one_image_to_the_next():
     x = torch.tensor([[0.0, 0.0], [4.0, 8.0], [1.0, 1.0], [1.0, 3.0], [9.0, 9.0]]).view(5, 1, 1, 2)
     ways = interpolations(Straight(), x, x.flatten(1), 8, 3).flatten(1)
     assert ways.tolist() == [[0, 0], [0, 0], [2, 4], [4, 8], [4, 8], [1, 1], [1, 1], [1, 2], [1, 3], [1, 3]]
+
+
+def test_units_that_tell_images_apart_are_counted():
+    """Of three numbers one is always the same, and one varies by less than Burda et al. count."""
+
+    class Model:
+        spec = Spec((1, 8, 8), 2)
+
+        def code(self, x, label=None):
+            ink = x.mean((1, 2, 3))
+            return torch.stack([10 * ink, 0.1 * ink, 0 * ink], 1)
+
+        def decode(self, z, label=None): ...
+        def score(self, x, rng, iwae_samples=0, label=None):
+            return {}
+
+    assert evaluate(Model(), digits(protocol="binarised"), 0) == {"eval/active_units[digits-binarised]": 1}
+
+
+def test_a_model_told_labels_is_told_them_when_it_is_pictured(tmp_path):
+    """It makes of each test image a grey of its label."""
+
+    class Model:
+        spec = Spec((1, 8, 8), 2, 10)
+
+        def sample(self, count, rng, label=None):
+            return torch.zeros(count, 1, 8, 8)
+
+        def reconstruct(self, x, label):
+            return (label / 10).view(-1, 1, 1, 1).expand_as(x)
+
+    data = digits(protocol="binarised")
+    with Run(tmp_path, 0, "cpu", names={"name": "test"}, config={}) as run:
+        picture(Model(), data, run, 0, 4)
+    sheet = np.asarray(Image.open(tmp_path / "pictures/reconstructions_00000000.png"))
+    shown = [sheet[10, 2 + 50 * i + 10, 0] for i in (1, 3)]
+    assert shown == [round(255 * int(label) / 10) for label in data.test_labels[:2]]
 
 
 def test_the_map_is_turned_to_where_codes_vary_most():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from rl_lab.core.folders import RunFiles, group, read_runs
 from rl_lab.core.settings import Count
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
+COLUMNS, INCHES = 4, 2.7  # sheets of samples in a row, and how large each is
 CURVES = "eval/nll_nats", "eval/nll_bound_nats", "eval/frechet", "eval/"  # which to draw, the first that all have
 
 
@@ -40,7 +42,9 @@ def compare(
     resamples: Count = 2_000,
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> None:
-    """Prints and writes tables (measures.csv), and where all runs have a measure in common its curves too."""
+    """Prints and writes tables (measures.csv), samples side by side (samples.png), and the curves of one measure,
+    where all runs have one in common.
+    """
     notes: list[str] = []
     groups = group(read_runs(runs, notes), notes)
     found = [run for members in groups.values() for run in members]
@@ -52,7 +56,7 @@ def compare(
     for data, rows in tables.items():
         show(data, rows)
     write_csv(out / "measures.csv", tables)
-    print(out / "measures.csv", *notes, sep="\n")
+    print(out / "measures.csv", *notes, *draw_samples(out / "samples.png", groups), sep="\n")
     if metric := metric or shared(found):
         folders = [run.folder for run in found]
         compare_curves(folders, metric=metric, threshold=threshold, out=out, resamples=resamples, tracker=tracker)
@@ -118,6 +122,27 @@ def written(cell: Cell) -> str:
     digits = 0 if cell.mean == 0 else max(0, 3 - math.floor(math.log10(abs(cell.mean))))
     error = "" if math.isnan(cell.error) else f" ± {cell.error:.{digits}f}"
     return f"{'≤ ' * cell.bound}{cell.mean:.{digits}f}{error}"
+
+
+def draw_samples(path: Path, groups: dict[str, list[RunFiles]]) -> list[Path]:
+    """The last sheet of samples that the first run of each group has left, side by side; the path, or nothing."""
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    sheets = {label: sorted(members[0].folder.glob("pictures/samples_*.png")) for label, members in groups.items()}
+    sheets = {label: found[-1] for label, found in sheets.items() if found}
+    if not sheets:
+        return []
+    columns = min(len(sheets), COLUMNS)
+    rows = -(-len(sheets) // columns)
+    figure = Figure(figsize=(INCHES * columns, INCHES * rows * 1.08), layout="constrained")
+    for place, (label, sheet) in enumerate(sheets.items(), 1):
+        panel = figure.add_subplot(rows, columns, place)
+        panel.imshow(imread(sheet), interpolation="nearest")
+        panel.set_title(fill(label, 40), fontsize=9)
+        panel.set_axis_off()
+    figure.savefig(path, dpi=150)
+    return [path]
 
 
 def write_csv(path: Path, tables: dict[str, dict[str, dict[str, Cell]]]) -> None:

@@ -4,8 +4,10 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.comparison import Cell, compare, measures, written
@@ -66,6 +68,20 @@ def test_curves_of_what_all_runs_have(runs):
     compare([runs / "vae", runs / "gan"], out=runs / "out", resamples=20)
     assert (runs / "out/compare.png").exists()
     assert "frechet" in (runs / "out/compare.csv").read_text()
+
+
+def test_samples_stand_side_by_side(runs, capsys):
+    """Of each model the last sheet; those without one are left out."""
+    for model, shades in {"vae": (255, 0), "gan": (0, 255)}.items():
+        (runs / model / "0/pictures").mkdir()
+        for step, shade in enumerate(shades):
+            Image.new("RGB", (50, 50), (shade, 0, 0)).save(runs / model / f"0/pictures/samples_{step:08d}.png")
+    compare([runs], out=runs / "out", resamples=20)
+    assert "samples.png" in capsys.readouterr().out
+    picture = np.asarray(Image.open(runs / "out/samples.png").convert("RGB"), int)
+    middle = picture[picture.shape[0] * 2 // 3]
+    colours = [tuple(map(int, middle[int(len(middle) * x)])) for x in (0.25, 0.75)]
+    assert sorted(colours) == [(0, 0, 0), (255, 0, 0)] and colours[0] == (255, 0, 0)  # gan before vae, as in names
 
 
 def test_runs_that_were_never_evaluated(tmp_path, capsys):

@@ -41,7 +41,7 @@ def test_experiments_run(root, name, tmp_path):
         arguments += ["env.num_envs=8", "agent.random_steps=100"]
     if root == "rl" and "learning_starts" in cfg.agent:
         arguments += ["agent.learning_starts=64"]
-    if root == "rl" and "replay" in cfg.agent:
+    if root == "rl" and "capacity" in (cfg.agent.get("replay") or ()):
         arguments += ["agent.replay.capacity=1000"]
     assert cli.main(f"{root}-lab", root, RL if root == "rl" else GEN, arguments) == 0
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"} <= {p.name for p in folder.iterdir()}

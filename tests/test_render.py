@@ -312,8 +312,9 @@ def test_a_gymnasium_camera():
 
 def test_a_plan_stands_beside_what_it_is_about(tmp_path):
     """Value prediction on a maze: the way on the map, and the tree between picture and figures."""
-    arguments = ["experiment=vpn3_collect_small", "tracker=none", "device=cpu", "env.num_envs=8", "agent.random_steps=100",
-                 "loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1", "loop.eval_env.num_envs=1"]  # fmt: skip
+    arguments = ["experiment=vpn3_collect_small", "tracker=none", "device=cpu", "env.num_envs=8",
+                 "agent.random_steps=100", "agent.branch_depth=3", "loop.total_steps=200", "loop.eval_every=200",
+                 "loop.eval_episodes=1", "loop.eval_env.num_envs=1"]  # fmt: skip
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", *arguments, f"hydra.run.dir={tmp_path}"]) == 0
     player = load(tmp_path, max_envs=1, device="cpu")
     moments = list(play(player, episodes=12, seed=0, max_steps=9))

@@ -1,11 +1,10 @@
 """Autoencoders: what they learn, what they are not, and the Gaussian that they sample by."""
 
-import os
-import signal
 from functools import partial
 
 import pytest
 import torch
+from stopping import StopsAt
 
 from gen_lab.coders import mlp_decoder, mlp_encoder
 from gen_lab.data import digits
@@ -133,18 +132,8 @@ def test_looking_at_a_model_does_not_disturb_its_training(data):
     assert looked_at.spec.classes == 0
 
 
-class Stopping(Autoencoder):
-    """Asks to be stopped in its update number `at`."""
-
-    def __init__(self, *args, at: int, **knobs):
-        super().__init__(*args, **knobs)
-        self.left = at
-
-    def update(self, x, label=None):
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().update(x, label)
+class Stopping(StopsAt, Autoencoder):
+    """Stopped in its update number `at`."""
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, data):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stopping import StopsAt
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Batches, Images, digits
@@ -224,18 +225,8 @@ class Labelled(VAE):
         return super().update(x)
 
 
-class Stopping(Labelled):
-    """Asks to be stopped in its update number `at`."""
-
-    def __init__(self, *args, at: int, **knobs):
-        super().__init__(*args, **knobs)
-        self.left = at
-
-    def update(self, x, label=None):
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().update(x, label)
+class Stopping(StopsAt, Labelled):
+    """Stopped in its update number `at`."""
 
 
 @pytest.mark.parametrize("at", [30, 47])  # the end of an epoch is after 46 batches of 32

@@ -1,12 +1,11 @@
 """The VAE against exact integrals and a model whose posterior is known, and its promises about random streams."""
 
 import math
-import os
-import signal
 from functools import partial
 
 import pytest
 import torch
+from stopping import StopsAt
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
@@ -502,18 +501,8 @@ def test_older_run_folders_find_their_networks(name):
     assert settings.allowed(f"gen_lab.models.vae.{name}")
 
 
-class Stopping(VAE):
-    """Asks to be stopped in its update number `at`."""
-
-    def __init__(self, *args, at: int, **knobs):
-        super().__init__(*args, **knobs)
-        self.left = at
-
-    def update(self, x, label=None):
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().update(x, label)
+class Stopping(StopsAt, VAE):
+    """Stopped in its update number `at`."""
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""A learner that is stopped in the middle of its run."""
+"""A learner that is stopped in the middle of its run, and states that are held against each other."""
 
 import os
 import signal
+
+import torch
 
 
 class StopsAt:
@@ -16,3 +18,12 @@ class StopsAt:
         if not self.left:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().update(x, label)
+
+
+def equal(a, b) -> bool:
+    """Of states, bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

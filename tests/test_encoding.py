@@ -68,6 +68,17 @@ def test_an_agent_learns_behind_it(seen, tmp_path, frozen):
     assert all(torch.equal(kept[k], begun[k]) for k in begun) is frozen
 
 
+@pytest.mark.parametrize("experiment", ["a2c_pong", "ppo_pong"])
+def test_so_do_actors(seen, tmp_path, experiment):
+    given = [
+        f"experiment={experiment}", "+agent/network=encoded", "~agent.network.orthogonal", f"agent.network.run={seen[1]}",
+        "env.num_envs=2", "loop.total_steps=256", "loop.eval_every=256", "loop.eval_episodes=1", "tracker=none",
+        f"hydra.run.dir={tmp_path}",
+    ]  # fmt: skip
+    assert run(rl, "train", *given) == 0
+    assert any("encoder." in name for name in checkpoint.read(tmp_path / "checkpoint.pt")["agent"]["network"])
+
+
 def test_what_cannot_be_seen_through(seen, tmp_path):
     trained = seen[1]
     with pytest.raises(UserError, match="trained on images of 1 x 28 x 28, and the environment shows torch.float32"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stopping import StopsAt
+from stopping import StopsAt, equal
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Batches, Images, digits
@@ -50,14 +50,6 @@ def rows(folder: Path) -> list[dict]:
     """Everything but the wall clock."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
-def equal(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 class Interrupted(VAE):

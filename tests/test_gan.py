@@ -7,6 +7,7 @@ from functools import partial
 import hydra
 import pytest
 import torch
+from stopping import equal
 from torch import nn
 
 from gen_lab.data import Batches, digits, gaussian_ring
@@ -48,14 +49,6 @@ def labels(count: int, spec: Spec = GREY) -> torch.Tensor:
 
 def weights(net: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in net.parameters()])
-
-
-def equal(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 # -- the networks

@@ -41,12 +41,16 @@ def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
 
 
 def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError."""
+    """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError.
+
+    `~key` takes a setting away, `~/x` is a path.
+    """
     folders, rest = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
         if (
             argument.startswith("-")
+            or (argument.startswith("~") and not argument.startswith("~/"))
             or before in WITH_VALUE
             or (equals and key != "run" and not Path(argument).exists())
         ):

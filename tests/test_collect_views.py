@@ -1,0 +1,121 @@
+"""Collect as Gymnasium, evaluation, films and recordings see it."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from collect_cases import (
+    SMALL,
+    board_of,
+    drawn,
+    walkers_of,
+)
+from omegaconf import OmegaConf
+from PIL import ImageColor
+
+from rl_lab import render
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli
+from rl_lab.envs.collect import Collect
+from rl_lab.looking import maze_pictures, panels, pictures
+from rl_lab.player import load
+from rl_lab.stage import of_world
+
+# -- as others see it
+
+
+def test_gymnasium_sees_the_same_world():
+    world = {"mazes": 64, "maze_seed": 3}
+    theirs, ours = gymnasium.make("rl_lab/Collect-v0", render_mode="ansi", **world), Collect(1, **world)
+    seen, _ = theirs.reset(seed=5)
+    seed = int(np.random.default_rng(np.random.SeedSequence(5)).integers(2**62))
+    assert (seen == ours.reset(seed)[0].numpy()).all() and theirs.observation_space.contains(seen)
+    assert theirs.render() == "\n".join(drawn(board_of(ours, ours.walkers, 0))) + "\n"
+    over = False
+    for t in range(40):
+        if over:
+            seen, _ = theirs.reset()
+            break
+        seen, reward, terminated, truncated, info = theirs.step(t % 4)
+        step = ours.step(torch.tensor([t % 4]))
+        assert (seen == step.next_obs[0].numpy()).all() and reward == float(step.reward) and not truncated
+        assert (terminated, info) == (bool(step.last), {"duration": int(step.duration)})
+        over = terminated
+    assert over and seen[3].min() == 1
+
+
+def test_gymnasiums_vector_resets_in_each_of_its_ways():
+    world = {"mazes": 64, "time_limit": 4}
+    same, later, never = (
+        gymnasium.make_vec("rl_lab/Collect-v0", 6, autoreset_mode=mode, **world)
+        for mode in ("SameStep", "NextStep", "Disabled")
+    )
+    ours = Collect(6, **world)
+    obs = ours.reset(2)
+    assert all((env.reset(seed=2)[0] == obs.numpy()).all() for env in (same, later, never))
+    over, rng, ended = np.zeros(6, bool), np.random.default_rng(0), 0
+    while ended < 20:
+        action = rng.integers(4, size=6)
+        step, (seen, reward, terminated, truncated, info) = ours.step(torch.from_numpy(action)), same.step(action)
+        assert (seen == step.obs.numpy()).all() and (reward == step.reward.double().numpy()).all()
+        assert (terminated == step.last.numpy()).all() and not truncated.any()
+        for i in np.flatnonzero(terminated):
+            assert (info["final_obs"][i] == step.next_obs[i].numpy()).all()
+        ended += terminated.sum()
+    while not over.any():
+        action = rng.integers(4, size=6)
+        seen, _, over, *_ = later.step(action)
+        assert (seen == never.step(action)[0]).all()
+    seen, reward, terminated, *_ = later.step(action)
+    fresh, _ = never.reset(options={"reset_mask": over})
+    assert (reward[over] == 0).all() and not terminated[over].any() and (seen[over, 3] == 1).all()
+    assert (fresh[over, 3] == 1).all() and (fresh[~over, 3] < 1).all()
+
+
+@pytest.fixture(scope="module")
+def greedy_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "greedy"
+    recipe = ["experiment=greedy_collect", "env.mazes=300", "loop.eval_episodes=500", "loop.eval_env.mazes=300"]
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *recipe, "tracker=none", "device=cpu",
+                                               f"hydra.run.dir={folder}"]) == 0  # fmt: skip
+    return folder
+
+
+def test_evaluation_reports_the_plain_sum_of_rewards(greedy_run):
+    """Returns of k goals in all the time are 2.2 k - 4, and of all goals by time T 17.6 - 0.2 T; greedily, without bumps."""
+    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", f"run={greedy_run}", "episodes=500", "device=cpu"]) == 0
+    returns = torch.tensor(json.loads((greedy_run / "evaluation.json").read_text())["returns"])
+    sums = torch.cat([2.2 * torch.arange(8) - 4, 17.6 - 0.2 * torch.arange(8, 21)])
+    assert (returns.unsqueeze(1) - sums).abs().min(1).values.max() < 1e-4
+    assert 8.0 < returns.mean() < 9.2
+
+
+def test_a_film_shows_where_the_agent_is_and_what_is_left(greedy_run):
+    player = load(greedy_run, max_envs=1, device="cpu", camera=True)
+    moments = list(render.play(player, episodes=1, seed=4, max_steps=100))
+    obs = player.env.reset(4)
+    assert moments[-1].ending == "terminated" and len(moments) > 5
+    assert moments[0].picture.tobytes() == maze_pictures.maze(obs[0].numpy()).tobytes()
+    assert len({moment.picture.tobytes() for moment in moments}) == len(moments)
+
+
+def test_what_a_picture_shows():
+    env = Collect(1, **SMALL)
+    env.reset(0)
+    obs = env.look(walkers_of(env, "A.g #.#", left=5))[0].numpy()
+    board, picture = maze_pictures.bare(maze_pictures.board_rows(obs), panels.SIZE), maze_pictures.maze(obs)
+    colours = {place: picture.getpixel(board.centre(*place)) for place in ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3))}
+    wanted = [panels.AGENT, pictures.FLOOR, pictures.GOAL, pictures.FLOOR, pictures.WALL]
+    assert list(colours.values()) == [ImageColor.getrgb(colour) for colour in wanted]
+    bar = [picture.getpixel((x, picture.height - 5)) for x in range(10, picture.width - 10)]
+    assert bar.count(ImageColor.getrgb(panels.AGENT)) / len(bar) == pytest.approx(0.25, abs=0.02)
+
+
+def test_random_play_is_recorded_with_its_pictures():
+    node = {"_target_": "rl_lab.envs.collect.Collect", "num_envs": 2, "size": 6, "goals": 2, "mazes": 50}
+    stage = of_world(OmegaConf.create(node), 2, "cpu", True)
+    (episode, *_) = stage.episodes([1, 1], 0, True)
+    assert episode.frames.shape[0] == len(episode.action) and episode.frames.dtype == np.uint8
+    assert (episode.frames[0] == np.asarray(maze_pictures.maze(episode.obs[0]))).all()

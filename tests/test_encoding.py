@@ -56,7 +56,7 @@ def test_features_are_the_codes_of_each_frame_of_the_stack(seen):
 def test_an_agent_learns_behind_it(seen, tmp_path, frozen):
     trained = seen[1]
     given = [
-        "experiment=dqn_pong", "+agent/network=encoded", f"agent.network.run={trained}", f"agent.network.frozen={frozen}",
+        "experiment=dqn_pong", "agent/network=encoded", f"agent.network.run={trained}", f"agent.network.frozen={frozen}",
         "env.num_envs=2", "agent.replay.capacity=500", "agent.learning_starts=64", "loop.total_steps=96",
         "loop.eval_every=96", "loop.eval_episodes=1", "tracker=none", f"hydra.run.dir={tmp_path}",
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_an_agent_learns_behind_it(seen, tmp_path, frozen):
 @pytest.mark.parametrize("experiment", ["a2c_pong", "ppo_pong"])
 def test_so_do_actors(seen, tmp_path, experiment):
     given = [
-        f"experiment={experiment}", "+agent/network=encoded", "~agent.network.orthogonal", f"agent.network.run={seen[1]}",
+        f"experiment={experiment}", "agent/network=encoded", f"agent.network.run={seen[1]}",
         "env.num_envs=2", "loop.total_steps=256", "loop.eval_every=256", "loop.eval_episodes=1", "tracker=none",
         f"hydra.run.dir={tmp_path}",
     ]  # fmt: skip

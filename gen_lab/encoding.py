@@ -1,4 +1,4 @@
-"""A trained autoencoder as the eyes of an agent: +agent/network=encoded agent.network.run=<folder>.
+"""A trained autoencoder as the eyes of an agent: agent/network=encoded agent.network.run=<folder>.
 
 rl_lab does not know of this module; a YAML hands it in.
 """

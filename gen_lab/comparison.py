@@ -3,8 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
@@ -15,9 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rl_lab.core.compare import compare as compare_curves
+from rl_lab.core import page
+from rl_lab.core.compare import folder, publish, several, track
 from rl_lab.core.errors import UserError
-from rl_lab.core.folders import RunFiles, group, read_runs
+from rl_lab.core.folders import RunFiles, choose_metric, read_runs
+from rl_lab.core.groups import Groups, arrange, chosen
+from rl_lab.core.results import find
 from rl_lab.core.settings import Count
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
@@ -37,29 +39,50 @@ def compare(
     runs: Iterable[Path],
     *,
     metric: str | None = None,  # of the curves; None: a likelihood, or else the first measure that every run has
+    by: list[str] | str | None = None,  # settings that tell groups apart; None: all that differ
+    where: list[str] | str | None = None,  # conditions on settings: model=vae*, loop.total_steps!=500
     threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
     out: Path | None = None,  # None: runs/compare/<timestamp>
     resamples: Count = 2_000,
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> None:
-    """Prints and writes tables (measures.csv), samples side by side (samples.png), and the curves of one measure,
-    where all runs have one in common.
+    """Prints and writes tables (measures.csv), samples side by side (samples.png), the curves of one measure, where all
+    runs have one in common, and a page of all (index.html).
     """
     notes: list[str] = []
-    groups = group(read_runs(runs, notes), notes)
-    found = [run for members in groups.values() for run in members]
-    out = Path(out or f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}")
-    out.mkdir(parents=True, exist_ok=True)
+    found = chosen(read_runs(runs, notes), several(where))
+    tasks = arrange(found, several(by), notes)
+    (groups,) = tasks.values()
     tables = measures(groups)
     if not tables:
         raise UserError("these runs have not been evaluated yet: none has a row of eval/")
+    metric = choose_metric(found, metric) if metric else shared(found)
+    results = find(tasks, metric, None, threshold, resamples, notes) if metric else None
+    out = folder(out)
     for data, rows in tables.items():
         show(data, rows)
     write_csv(out / "measures.csv", tables)
-    print(out / "measures.csv", *notes, *draw_samples(out / "samples.png", groups), sep="\n")
-    if metric := metric or shared(found):
-        folders = [run.folder for run in found]
-        compare_curves(folders, metric=metric, threshold=threshold, out=out, resamples=resamples, tracker=tracker)
+    pictures = draw_samples(out / "samples.png", groups)
+    print(out / "measures.csv", *pictures, sep="\n")
+    opening = list(sections(tables, pictures))
+    if results:
+        publish(results, out, notes, opening)
+        track(tracker, results, out)
+    else:
+        lead = f"{len(groups)} models, {len(found)} runs, no measure in common."
+        print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
+
+
+def sections(tables: dict[str, dict[str, dict[str, Cell]]], pictures: list[Path]) -> Iterator[page.Section]:
+    """Of the page: what the last evaluations said, and samples."""
+    for data, rows in tables.items():
+        names = columns(rows)
+        cells = [[page.text(model), *(page.text(written(row[name]) if name in row else "", "") for name in names)]
+                 for model, row in ordered(rows)]  # fmt: skip
+        caption = "Means of the last evaluations ± standard errors: over seeds, of one alone over images; ≤ is a bound."
+        yield page.Section(data, page.table(["model", *names], cells, "measures"), caption)
+    for path in pictures:
+        yield page.Section("Samples", page.image(path, "The last sheet of the first run of each model."))
 
 
 def shared(runs: list[RunFiles]) -> str | None:
@@ -69,7 +92,7 @@ def shared(runs: list[RunFiles]) -> str | None:
     return found[0] if found else None
 
 
-def measures(groups: dict[str, list[RunFiles]]) -> dict[str, dict[str, dict[str, Cell]]]:
+def measures(groups: Groups) -> dict[str, dict[str, dict[str, Cell]]]:
     """By data set (and protocol), settings and measure: what the last evaluations of their runs said."""
     tables: dict[str, dict[str, dict[str, Cell]]] = {}
     for label, members in groups.items():
@@ -105,17 +128,22 @@ def columns(rows: dict[str, dict[str, Cell]]) -> list[str]:
 
 
 def show(data: str, rows: dict[str, dict[str, Cell]]) -> None:
-    """Sorted by the first column, lower first."""
+    """On the terminal."""
     names = columns(rows)
     table = Table("model", title=data, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(name, justify="right")
-    missing = Cell(math.inf, math.nan)
-    for label, row in sorted(rows.items(), key=lambda item: item[1].get(names[0], missing).mean):
+    for label, row in ordered(rows):
         table.add_row(Text(label), *(written(row[name]) if name in row else "" for name in names))
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else max(console.width, 200)
     console.print(table)
+
+
+def ordered(rows: dict[str, dict[str, Cell]]) -> list[tuple[str, dict[str, Cell]]]:
+    """By the first column, lower first."""
+    first, missing = columns(rows)[0], Cell(math.inf, math.nan)
+    return sorted(rows.items(), key=lambda item: item[1].get(first, missing).mean)
 
 
 def written(cell: Cell) -> str:
@@ -124,7 +152,7 @@ def written(cell: Cell) -> str:
     return f"{'≤ ' * cell.bound}{cell.mean:.{digits}f}{error}"
 
 
-def draw_samples(path: Path, groups: dict[str, list[RunFiles]]) -> list[Path]:
+def draw_samples(path: Path, groups: Groups) -> list[Path]:
     """The last sheet of samples that the first run of each group has left, side by side; the path, or nothing."""
     from matplotlib.figure import Figure
     from matplotlib.image import imread

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from rl_lab.core import compare as room
 from rl_lab.core.compare import compare
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import choose_metric, is_lower_better, read_run
+from rl_lab.core.style import COLORS
 
 
 def write_run(folder, values=(0.0, 0.5, 1.0), *, metric="eval/return", name="dqn_four_rooms", seed=0, start=0,
@@ -162,9 +162,9 @@ def test_the_picture_shows_every_group_and_names_the_metric(runs, contrast, tmp_
         write_run(runs / f"b{seed}", [0, 0.2, 0.4], seed=seed, name="a2c_four_rooms")
     contrast([runs])
     pixels = np.asarray(Image.open(tmp_path / "out/compare.png").convert("RGB")).reshape(-1, 3)
-    for color in room.COLORS[:2]:
+    for color in COLORS[:2]:
         assert (pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() > 500
-    assert not (pixels == [int(room.COLORS[2][i : i + 2], 16) for i in (1, 3, 5)]).all(-1).any()
+    assert not (pixels == [int(COLORS[2][i : i + 2], 16) for i in (1, 3, 5)]).all(-1).any()
     svg = (tmp_path / "out/compare.svg").read_text()
     for text in ("eval/return", "steps", "seconds", "dqn_four_rooms (n=3)", "a2c_four_rooms (n=3)"):
         assert f"<!-- {text} -->" in svg
@@ -385,8 +385,8 @@ def test_wandb_gets_the_table_and_the_picture(runs, contrast, tmp_path):
     media = tmp_path / "wandb"
     (table,) = media.rglob("compare/table*.json")
     content = json.loads(table.read_text())
-    assert content["columns"][:3] == ["group", "seeds", "final"]
-    assert [row[:3] for row in content["data"]] == [["a2c_four_rooms", 1, 2.0], ["dqn_four_rooms", 1, 1.0]]
+    assert content["columns"][1:4] == ["group", "seeds", "final"]
+    assert [row[1:4] for row in content["data"]] == [["a2c_four_rooms", 1, 2.0], ["dqn_four_rooms", 1, 1.0]]
     (picture,) = media.rglob("compare/curves*.png")
     assert picture.read_bytes() == (tmp_path / "out/compare.png").read_bytes()
 
@@ -408,4 +408,6 @@ def test_without_out_the_files_lie_under_runs(runs, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     compare([runs])
     (folder,) = (tmp_path / "runs/compare").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["compare.csv", "compare.png", "compare.svg"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "aggregates.csv", "compare.csv", "compare.png", "compare.svg", "curves.csv", "index.html", "pairwise.csv",
+    ]  # fmt: skip

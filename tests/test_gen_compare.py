@@ -12,7 +12,8 @@ from PIL import Image
 from gen_lab.__main__ import COMMANDS
 from gen_lab.comparison import Cell, compare, measures, written
 from rl_lab.core import cli
-from rl_lab.core.folders import group, read_runs
+from rl_lab.core.folders import read_runs
+from rl_lab.core.groups import arrange
 
 
 def run(folder, model: str, seed: int, **last):
@@ -41,7 +42,7 @@ def runs(tmp_path):
 
 
 def test_bounds_stand_beside_likelihoods_and_say_so(runs):
-    tables = measures(group(read_runs([runs], []), []))
+    tables = measures(arrange(read_runs([runs], []), (), [])[""])
     assert tables["d"] == {
         "pixelcnn": {
             "nats": Cell(18.0, pytest.approx(1 / 3**0.5)),

@@ -1,4 +1,4 @@
-"""Statistics of a few runs: interquartile mean, bootstrap interval, area, threshold.
+"""Statistics of a few runs: interquartile mean and other aggregates, bootstrap intervals, area, threshold.
 
 Agarwal et al., 2021; https://arxiv.org/abs/2108.13264
 """
@@ -32,6 +32,16 @@ def iqm(scores, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
     return (np.sort(scores, axis=0)[cut : n - cut] if cut else scores).mean(0)
 
 
+def median_of_tasks(scores, axis: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """Median over tasks of the mean over runs; `axis` names the axis of runs, then that of tasks."""
+    return np.median(np.mean(scores, axis=axis[0], keepdims=True), axis=axis)
+
+
+def optimality_gap(scores, axis: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """By how much scores fall short of 1 on average; what is above 1 makes up for nothing."""
+    return np.maximum(1 - np.asarray(scores, float), 0).mean(axis)
+
+
 def stratified_bootstrap(
     scores,
     statistic: Callable[..., np.ndarray] = iqm,  # called as statistic(scores, axis=...)
@@ -55,9 +65,37 @@ def stratified_bootstrap(
     drawn = np.random.default_rng(seed).integers(runs, size=(runs, tasks, resamples))
     parts = np.array_split(drawn, min(resamples, 1 + scores.size * resamples // 2**20), axis=2)  # 8 MB each
     resampled = [statistic(scores[part, np.arange(tasks)[:, None]], axis=(0, 1)) for part in parts]
+    return Estimate(point, *_interval(np.concatenate(resampled), confidence))
+
+
+def _interval(resampled: np.ndarray, confidence: float) -> np.ndarray:
+    """The percentiles between which the middle of the resamples [B, ...] lies: [2, ...]."""
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(np.concatenate(resampled), [tail, 100 - tail], axis=0)
-    return Estimate(point, low, high)
+    return np.percentile(resampled, [tail, 100 - tail], axis=0)
+
+
+def performance_profile(scores, thresholds, **bootstrap) -> Estimate:
+    """The fraction of R runs on K tasks that score above each of T thresholds, each [T]; scores [R, K]."""
+    above = np.asarray(scores, float)[..., None] > np.asarray(thresholds, float)
+    return stratified_bootstrap(above, np.mean, **bootstrap)
+
+
+def probability_of_improvement(
+    x: list, y: list, *, confidence: float = 0.95, resamples: int = 2_000, seed: int = 0
+) -> Estimate:
+    """How likely a run of X scores above one of Y on the same task, averaged over tasks; a tie counts half.
+
+    x, y: for each task the scores [R] of its runs. In each task it is the Mann-Whitney statistic U / (R_x R_y).
+    """
+    rng = np.random.default_rng(seed)
+    points, resampled = [], []
+    for of_x, of_y in zip(x, y, strict=True):
+        a, b = np.asarray(of_x, float)[:, None], np.asarray(of_y, float)
+        wins = (a > b) + 0.5 * (a == b)  # [R_x, R_y]
+        drawn = [rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in wins.shape]  # times each run: [B, R]
+        points.append(wins.mean())
+        resampled.append((drawn[0] @ wins * drawn[1]).sum(1) / wins.size)
+    return Estimate(np.mean(points), *_interval(np.mean(resampled, axis=0), confidence))
 
 
 def area_under_curve(x, values, start: float, end: float) -> float:

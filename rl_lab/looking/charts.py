@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rl_lab.core.compare import COLORS, STYLE
+from rl_lab.core.style import COLORS, STYLE
 from rl_lab.looking.panels import fitted
 
 

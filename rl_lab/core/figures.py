@@ -1,0 +1,178 @@
+"""Pictures of a comparison: learning curves, aggregates, performance profiles, sample efficiency."""
+
+import io
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from rl_lab.core.results import Line, Results
+from rl_lab.core.style import COLORS, DASHES, STYLE
+
+MARKS = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds"
+COLUMNS = 3  # of panels, where there are several tasks
+
+
+def files(results: Results, out: Path) -> list[Path]:
+    """compare.png and compare.svg: the curves of every task; over several tasks also what sums them up."""
+    from matplotlib import rc_context
+
+    pictures = {"compare": curves}
+    if len(results.tasks) > 1 and results.aggregates:
+        pictures["aggregates"] = aggregates
+        pictures["profiles"] = distributions
+    with rc_context(STYLE):
+        for name, draw in pictures.items():
+            figure = draw(results)
+            figure.savefig(out / f"{name}.png", dpi=150)
+            figure.savefig(out / f"{name}.svg", dpi=150, metadata={"Date": None})
+    return [out / f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")]
+
+
+def panel(draw, width: float = 4.6, height: float = 3.0) -> str:
+    """An SVG of one panel, drawn by `draw(panel)`; inches."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return text.getvalue()
+
+
+def look(results: Results, group: str) -> dict:
+    """Colour and dashes of a group, the same in all pictures; its place in the ranking names its marks in an SVG."""
+    i = results.groups.index(group)
+    return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)], "gid": f"group-{i}"}
+
+
+def curves(results: Results):
+    """One task: over steps and over seconds. Several: a panel each, over steps."""
+    from matplotlib.figure import Figure
+
+    places = [(task, axis) for task, _, axis in dict.fromkeys((t, "", a) for t, _, a in results.curves)]
+    several = len(results.tasks) > 1
+    counts = {name: sum(len(of.get(name, ())) for of in results.tasks.values()) for name in results.groups}
+    labels = {
+        name: textwrap.fill(f"{name} ({f'{n} runs' if several else f'n={n}'})", 110) for name, n in counts.items()
+    }
+    lines = [line for label in labels.values() for line in label.splitlines()]
+    columns = max(1, min(4, 135 // (10 + max(map(len, lines)))))
+    across = min(COLUMNS, len(places)) if several else 2
+    rows = math.ceil(len(places) / across)
+    height = (2.9 * rows if several else 3.9) + 0.5 + 0.22 * math.ceil((len(lines) + 1) / columns)  # inches
+    figure = Figure(figsize=(11, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches
+    panels = figure.subplots(rows, across, sharey=not several, squeeze=False).ravel()
+    for spare in panels[len(places) :]:
+        spare.remove()
+    for axes, (task, axis) in zip(panels, places, strict=False):
+        learning(axes, results, task, axis)
+        if several:
+            axes.set_title(textwrap.shorten(task, 50), fontsize=10, loc="left")
+    figure.suptitle(title(results), x=0.012, ha="left", weight="bold")
+    handles = {h.get_label(): h for axes in panels[: len(places)] for h in axes.get_legend_handles_labels()[0]}
+    order = [name for name in results.groups if name in handles] + [k for k in handles if k not in results.groups]
+    legend = figure.legend([handles[k] for k in order], [labels.get(k, k) for k in order], title=MARKS,
+                           title_fontsize=9, loc="outside lower center", ncols=columns, frameon=False)  # fmt: skip
+    legend.get_title().set_color("#666666")
+    return figure
+
+
+def title(results: Results) -> str:
+    return results.metric + " (lower is better)" * results.lower
+
+
+def learning(axes, results: Results, task: str, axis: str) -> None:
+    """A line for each group, its interval a band, its seeds thin lines beneath."""
+    for name, runs in results.tasks[task].items():
+        style = look(results, name)
+        for curve in (run.curves[results.metric] for run in runs):
+            x = getattr(curve, axis)
+            axes.plot(x, curve.values, "." * (len(x) == 1) + "-", color=style["color"], gid=style["gid"], linewidth=0.6,
+                      alpha=0.3, zorder=1, rasterized=len(x) > 1_000)  # fmt: skip
+        _line(axes, results, name, results.curves[task, name, axis])
+    if not math.isnan(goal := results.goals[task]):
+        label = f"threshold {number(goal)}" if len(results.tasks) == 1 else "threshold"
+        axes.axhline(goal, color="#666666", linewidth=1, linestyle=":", label=label)
+    axes.set_xlabel(axis)
+    axes.xaxis.set_major_formatter(_tick)
+    lowest, highest = axes.dataLim.intervaly
+    if results.lower and 0 < 1_000 * lowest < highest:
+        axes.set_yscale("log")
+    else:
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+
+
+def _line(axes, results: Results, name: str, line: Line) -> None:
+    style, (x, band) = look(results, name), line
+    axes.fill_between(x, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0, zorder=2, gid=style["gid"])
+    axes.plot(x, band.point, marker="o" if len(x) == 1 else "", linewidth=2, zorder=3, label=name, **style)
+
+
+def aggregates(results: Results):
+    """A panel for each aggregate, a bar of its interval for each group, the best at the top."""
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(results.aggregates.values())))
+    figure = Figure(figsize=(11, 1.1 + 0.34 * len(results.aggregates)), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, key in zip(panels, names, strict=True):
+        intervals(axes, results, key)
+    return figure
+
+
+def intervals(axes, results: Results, key: str) -> None:
+    for y, (name, of_group) in enumerate(results.aggregates.items()):
+        style, estimate = look(results, name), of_group[key]
+        axes.barh(y, estimate.high - estimate.low, 0.6, left=estimate.low, color=style["color"], alpha=0.35,
+                  linewidth=0, gid=style["gid"])  # fmt: skip
+        axes.plot([estimate.point] * 2, [y - 0.3, y + 0.3], color=style["color"], linewidth=2, gid=style["gid"])
+    axes.set_yticks(range(len(results.aggregates)), [textwrap.fill(name, 30) for name in results.aggregates])
+    axes.use_sticky_edges = False
+    axes.set_ylim(len(results.aggregates) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.set_title(f"{key} (lower is better)" if key == "optimality gap" else key, fontsize=10, loc="left")
+
+
+def distributions(results: Results):
+    """Performance profiles, and sample efficiency where curves have steps in common."""
+    from matplotlib.figure import Figure
+
+    draws = [profile] + [efficiency] * bool(results.efficiency)
+    figure = Figure(figsize=(5.5 * len(draws), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(draws), squeeze=False)[0]
+    for axes, draw in zip(panels, draws, strict=True):
+        draw(axes, results)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, 100 // max(map(len, labels)))),
+                  frameon=False)  # fmt: skip
+    return figure
+
+
+def profile(axes, results: Results) -> None:
+    for name, line in results.profiles.items():
+        _line(axes, results, name, line)
+    below = results.lower and not results.meaning
+    axes.set(xlabel="normalised score" if results.meaning else results.metric,
+             ylabel=f"fraction of runs {'below' if below else 'above'}", ylim=(-0.02, 1.02))  # fmt: skip
+
+
+def efficiency(axes, results: Results) -> None:
+    for name, line in results.efficiency.items():
+        _line(axes, results, name, line)
+    axes.set(xlabel=results.along, ylabel="IQM of normalised scores")
+    axes.xaxis.set_major_formatter(_tick)
+
+
+def number(x: float) -> str:
+    return "" if np.isnan(x) else f"{x:,.0f}" if abs(x) >= 1_000 else f"{x:.4g}"
+
+
+def _tick(x: float, _: int) -> str:
+    """2500 -> 2.5k, 1500000 -> 1.5M."""
+    return f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 1e3 else f"{x:g}"

@@ -1,0 +1,198 @@
+"""Which runs are compared with which: filters, tasks, groups of equal settings, and short names for them all."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.folders import RunFiles
+
+SAMPLING = {"env.num_envs", "env.num_threads", "env.device"}  # how a task is sampled, not what it is
+NOT_ALGORITHM = "env", "experiment"  # of the chosen names
+TITLES = "env.id", "env.game"  # settings that say what an environment is, where its file's name does not
+
+Groups = dict[str, list[RunFiles]]
+
+
+def known(run: RunFiles) -> dict[str, str]:
+    """All by which a run may be chosen or grouped."""
+    return {"name": run.name, "seed": str(run.seed), **run.choices, **run.settings}
+
+
+def chosen(runs: list[RunFiles], conditions: Iterable[str]) -> list[RunFiles]:
+    """The runs of which every condition holds: key=value or key!=value, where * stands for any text."""
+    for condition in conditions:
+        parts = re.fullmatch(r"([^=!]+)(!?=)(.*)", condition)
+        if not parts:
+            raise UserError(f"where={condition} is no condition; write where=agent.gamma=0.99, or != for the others")
+        key, relation, wanted = parts.groups()
+        _check(key, runs)
+        kept = [run for run in runs if _equal(known(run).get(key), wanted) == (relation == "=")]
+        if not kept:
+            raise UserError(f"where={condition} leaves no run; {key} is {_listed(known(run).get(key) for run in runs)}")
+        runs = kept
+    return runs
+
+
+def _check(key: str, runs: list[RunFiles]) -> None:
+    keys = {name for run in runs for name in known(run)}
+    if key not in keys:
+        raise UserError(f"no setting '{key}'{nearest(key, keys)}")
+
+
+def _equal(value: str | None, wanted: str) -> bool:
+    if value is None:
+        return False
+    try:
+        return float(value) == float(wanted)
+    except ValueError:
+        return value == wanted or fnmatchcase(value.lower(), wanted.lower())
+
+
+def _listed(values: Iterable[str | None]) -> str:
+    return " or ".join(sorted({" ".join((value or "none").split()) for value in values}))
+
+
+def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[str, Groups]:
+    """Runs by task and group; a task is an environment with its settings, a group all else but the seed.
+
+    In one task, runs are alike if their names and settings are. Over several tasks a group is an algorithm: one choice
+    of agent, told apart by the settings that differ within some task; what else differs goes with the task. `by` names
+    all that tells groups apart instead. Notes say what was left out, and what was pooled.
+    """
+    for key in by:
+        _check(key, runs)
+        if key == "seed":
+            raise UserError("by=seed is impossible: seeds are what a group pools; where=seed=0 chooses one")
+    tasks = _tasks(runs, by)
+    several = len(set(tasks.values())) > 1
+    runs = _unique(runs, "name" in by or not (several or by), notes)
+    if by:
+        labels = {run.folder: " ".join(f"{key}={known(run).get(key, 'none')}" for key in by) for run in runs}
+    else:
+        alike = _algorithms(runs, tasks) if several else {run.folder: _everything(run) for run in runs}
+        labels = _labels(runs, alike)
+    arranged: dict[str, Groups] = {name: {} for name in sorted(set(tasks.values()), key=str.lower)}
+    for run in runs:
+        arranged[tasks[run.folder]].setdefault(labels[run.folder], []).append(run)
+    notes += _pooled(arranged)
+    return arranged
+
+
+def _everything(run: RunFiles) -> tuple:
+    return (run.name, *sorted(run.settings.items()))
+
+
+def _unique(runs: list[RunFiles], names_count: bool, notes: list[str]) -> list[RunFiles]:
+    """A seed run twice is one sample, not two: the longer run stands for both, and a note names the other."""
+    found: dict[tuple, RunFiles] = {}
+    for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
+        key = (names_count and run.name, run.seed, run.choices.get("env"), *sorted(run.settings.items()))
+        if found.setdefault(key, run) is not run:
+            notes.append(f"{run.folder} is left out: {found[key].folder} has its seed and settings.")
+    return list(found.values())
+
+
+def _is_of_task(key: str) -> bool:
+    return key.startswith("env.") and key not in SAMPLING
+
+
+def _tasks(runs: list[RunFiles], by: Sequence[str]) -> dict[Path, str]:
+    """By folder the environment's name, and the settings in which its namesakes differ."""
+    of_task = {run.folder: {k: v for k, v in run.settings.items() if _is_of_task(k) and k not in by} for run in runs}
+    titles = {}
+    for run in runs:
+        title = next((of_task[run.folder][key] for key in TITLES if key in of_task[run.folder]), None)
+        titles[run.folder] = title or run.choices.get("env", "")
+    names = {}
+    for run in runs:
+        namesakes = [of_task[other] for other, title in titles.items() if title == titles[run.folder]]
+        keys = [key for key in of_task[run.folder] if len({settings.get(key) for settings in namesakes}) > 1]
+        words = [f"{key}={' '.join(of_task[run.folder][key].split())}" for key in keys]
+        names[run.folder] = " ".join([titles[run.folder], *words])
+    return names
+
+
+def _algorithms(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, tuple]:
+    """By folder the choices, and the settings that tell apart runs of these choices within some task."""
+    values: dict[tuple, dict[tuple, set]] = {}  # choices -> (task, setting) -> values
+    chosen = {run.folder: tuple(pair for pair in run.choices.items() if pair[0] not in NOT_ALGORITHM) for run in runs}
+    for run in runs:
+        seen = values.setdefault(chosen[run.folder], {})
+        for key, value in run.settings.items():
+            seen.setdefault((tasks[run.folder], key), set()).add(value)
+    telling = {choices: {key for (_, key), all in seen.items() if len(all) > 1} for choices, seen in values.items()}
+    return {
+        run.folder: (chosen[run.folder], *((key, run.settings.get(key)) for key in sorted(telling[chosen[run.folder]])))
+        for run in runs
+    }
+
+
+def _labels(runs: list[RunFiles], alike: dict[Path, tuple]) -> dict[Path, str]:
+    """By folder the shortest text that tells runs from those that are not alike."""
+    groups: dict[tuple, list[RunFiles]] = {}
+    for run in runs:
+        groups.setdefault(alike[run.folder], []).append(run)
+    titles = {key: _title(members) for key, members in groups.items()}
+    labels = {}
+    for key, members in groups.items():
+        namesakes = [other for other, title in titles.items() if title == titles[key]]
+        telling = {setting for other in namesakes for setting, _ in other[1:]}
+        words = label(members[0], [groups[other][0] for other in namesakes], telling)
+        labels |= {run.folder: " ".join([titles[key], *words]) for run in members}
+    return labels
+
+
+def _title(runs: list[RunFiles]) -> str:
+    """The words that all names share: ppo of ppo_cartpole and ppo_pong."""
+    first, *others = [run.name.split("_") for run in runs]
+    shared = [word for word in first if all(word in other for other in others)]
+    return "_".join(shared) or " ".join(v for k, v in runs[0].choices.items() if k not in NOT_ALGORITHM) or runs[0].name
+
+
+def label(run: RunFiles, namesakes: list[RunFiles], telling: set[str]) -> list[str]:
+    """The choices and settings in which namesakes differ; agent=a2c stands for all agent.* it implies."""
+    settings = dict.fromkeys(key for other in namesakes for key in other.settings if key in telling)
+    differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]
+    words = []
+    for choice, chosen in run.choices.items():
+        names = {other.choices.get(choice) for other in namesakes}
+        if choice in NOT_ALGORITHM or len(names) == 1:
+            continue
+        inside = [key for key in differing if key.split(".")[0] == choice]
+        pairs = {k: {(o.choices.get(choice), o.settings.get(k)) for o in namesakes} for k in inside}
+        words.append(f"{choice}={chosen}")
+        differing = [key for key in differing if key not in inside or len(pairs[key]) > len(names)]
+    return words + [f"{key}={run.settings[key]}" for key in differing if key in run.settings]
+
+
+def differing(arranged: dict[str, Groups]) -> dict[str, dict[str, list[str]]]:
+    """Settings in which runs differ, but for what makes their tasks: setting -> group -> values ("": has none)."""
+    members: dict[str, list[RunFiles]] = {}
+    for groups in arranged.values():
+        for name, runs in groups.items():
+            members.setdefault(name, []).extend(runs)
+    keys = dict.fromkeys(key for runs in members.values() for run in runs for key in run.settings)
+    found = {}
+    for key in keys:
+        values = {name: sorted({run.settings.get(key, "") for run in runs}) for name, runs in members.items()}
+        if len({value for of_group in values.values() for value in of_group}) > 1 and not _is_of_task(key):
+            found[key] = values
+    return found
+
+
+def _pooled(arranged: dict[str, Groups]) -> Iterator[str]:
+    """What differs inside a group: within a task, where it widens the interval, or from task to task only."""
+    within: dict[str, set[str]] = {}
+    for groups in arranged.values():
+        for runs in groups.values():
+            for key in dict.fromkeys(key for run in runs for key in run.settings):
+                values = {run.settings.get(key, "none") for run in runs}
+                if len(values) > 1 and not _is_of_task(key):
+                    within.setdefault(key, set()).update(values)
+    if within:
+        yield f"pooled in a group: {'; '.join(f'{key} ({_listed(values)})' for key, values in within.items())}."
+    between = [key for key, of in differing(arranged).items() if any(len(v) > 1 for v in of.values())]
+    if between := [key for key in between if key not in within]:
+        yield f"in a group these go with the task: {', '.join(between)}."

@@ -1,0 +1,234 @@
+"""A comparison as one HTML file that needs no other: pictures inside, light and dark, readable on a phone."""
+
+import base64
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+from rl_lab.core import figures
+from rl_lab.core.figures import number
+from rl_lab.core.groups import differing
+from rl_lab.core.results import Results
+from rl_lab.core.statistics import Estimate
+from rl_lab.core.style import COLORS
+
+DASHES = "", "6 3", "2 2", "6 2 2 2"  # style.DASHES in SVG's words
+INK = {"#222222": "currentColor", "#444444": "var(--soft)", "#666666": "var(--soft)", "#888888": "var(--axis)",
+       "#e8e8e8": "var(--grid)"}  # fmt: skip
+THEME = INK | {color.lower(): f"var(--c{i})" for i, color in enumerate(COLORS)}
+
+
+WORDS = dict.fromkeys(("group", "task", "folder", "state"), ' class="text"')  # columns of text
+
+
+class Section(NamedTuple):
+    """A part of the page; `body` is HTML, the rest is text."""
+
+    heading: str
+    body: str
+    caption: str = ""
+    folded: bool = False
+
+
+def write(path: Path, title: str, lead: str, sections: Iterable[Section]) -> Path:
+    body = "\n".join(
+        f"<details><summary>{escape(s.heading)}</summary>{_caption(s)}{s.body}</details>"
+        if s.folded
+        else f"<section><h2>{escape(s.heading)}</h2>{s.body}{_caption(s)}</section>"
+        for s in sections
+    )
+    template = Template(Path(__file__).with_suffix(".html").read_text())
+    path.write_text(template.substitute(title=escape(title), lead=escape(lead), body=body))
+    return path
+
+
+def _caption(section: Section) -> str:
+    return f'<p class="caption">{escape(section.caption)}</p>' * bool(section.caption)
+
+
+def lead(results: Results) -> str:
+    seeds = [row.seeds for row in results.rows]
+    counted = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    tasks = f"{len(results.tasks)} tasks: {', '.join(results.tasks)}" if len(results.tasks) > 1 else "one task"
+    return f"{len(results.groups)} groups, {counted} seeds each, {len(results.runs)} runs; {tasks}."
+
+
+def sections(results: Results, captions: list[str], notes: list[str]) -> Iterator[Section]:
+    yield Section("Groups, best first", _legend(results))
+    if results.meaning and results.aggregates:
+        names = next(iter(results.aggregates.values()))
+        height = 0.8 + 0.3 * len(results.aggregates)  # inches
+        shown = [picture(partial(figures.intervals, results=results, key=key), key, 3.4, height) for key in names]
+        yield Section("Over all tasks", _panels(shown, "small panels") + _aggregates(results), (
+            f"Final scores over {len(results.scales)} tasks, {results.meaning}. Line and number: the aggregate; bar "
+            "and brackets: its 95 % bootstrap interval, runs drawn with replacement within each task. IQM: mean of the "
+            "middle half of all runs. Median and mean: of the tasks' means. Optimality gap: by how much runs fall "
+            "short of 1 on average."))  # fmt: skip
+    yield Section("Distribution and sample efficiency" if results.efficiency else "Distribution of final scores",
+                  _panels(_distributions(results)), _distribution_caption(results))  # fmt: skip
+    if results.pairwise:
+        yield Section("Probability of improvement", _pairwise(results), (
+            "How likely a run of the row's group ends better than a run of the column's on the same task, averaged "
+            "over tasks; a tie counts half. Brackets: 95 % bootstrap interval; bold where it leaves out one half.")
+        )  # fmt: skip
+    yield Section("Learning curves", _panels(_curves(results)), (
+        "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: single "
+        "seeds; dotted: the threshold of the table below."))  # fmt: skip
+    yield Section("Scores by task" if len(results.tasks) > 1 else "Scores", _rows(results), (
+        f"{figures.title(results)}. Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap "
+        "interval. A heading sorts."))  # fmt: skip
+    yield Section("What these numbers are", _list([*captions, *notes]))
+    if found := differing(results.tasks):
+        yield Section("Settings that differ", _settings(results, found), "But for those that make the task.", True)
+    yield Section("Runs", _runs(results), "final: at the run's last row.", True)
+
+
+def picture(draw, name: str, width: float = 4.6, height: float = 3.0) -> str:
+    """A figure whose SVG takes its colours from the page; what `draw(axes)` draws."""
+    svg = figures.panel(draw, width, height)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub("#[0-9a-f]{6}", lambda found: THEME.get(found[0], found[0]), svg)
+    svg = re.sub(r' id="(group-\d+)"', r' class="\1"', svg)
+    used, own = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)), f"p{zlib.crc32(svg.encode()):x}"
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{own}-", svg)
+    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg))
+    return f'<figure>{svg.replace("<svg", f"""<svg role="img" aria-label="{escape(name)}" """, 1)}</figure>'
+
+
+def image(path: Path, caption: str) -> str:
+    """A PNG inside the page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def _panels(pictures: Iterable[str], kind: str = "panels") -> str:
+    return f'<div class="{kind}">{"".join(pictures)}</div>'
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
+    """`rows` are cells of HTML: td elements."""
+    heads = "".join(f'<th scope="col"{WORDS.get(name, "")}>{escape(name)}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def text(words: str, kind: str = "text") -> str:
+    return f'<td class="{kind}">{escape(words)}</td>'
+
+
+def _figure(x: float, below: str = "") -> str:
+    """A number to sort by, with what stands below it."""
+    value = f' data-value="{x!r}"' if not math.isnan(x) else ' data-value="inf"'
+    return f"<td{value}>{number(x)}{f'<small>{escape(below)}</small>' * bool(below)}</td>"
+
+
+def _estimate(estimate: Estimate, seeds: int = 2) -> str:
+    if math.isnan(estimate.point):
+        return _figure(math.nan)
+    below = "n=1" if seeds == 1 else f"[{number(estimate.low)}, {number(estimate.high)}]"
+    return _figure(float(estimate.point), below)
+
+
+def _name(results: Results, group: str) -> str:
+    return f'<td data-value="{results.groups.index(group)}">{_mark(results, group)} {escape(group)}</td>'
+
+
+def _mark(results: Results, group: str) -> str:
+    i = results.groups.index(group)
+    dash = DASHES[i // len(COLORS) % len(DASHES)]
+    return (f'<svg class="mark" viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24" stroke-width="3.5" '
+            f'stroke="var(--c{i % len(COLORS)})" stroke-dasharray="{dash}"/></svg>')  # fmt: skip
+
+
+def _legend(results: Results) -> str:
+    chips = (f'<li><button data-group="{i}" aria-pressed="false">{_mark(results, name)}{escape(name)}</button></li>'
+             for i, name in enumerate(results.groups))  # fmt: skip
+    return f'<ul class="legend">{"".join(chips)}</ul>'
+
+
+def _aggregates(results: Results) -> str:
+    rows = [[_name(results, name), *map(_estimate, of.values())] for name, of in results.aggregates.items()]
+    return table(["group", *next(iter(results.aggregates.values()))], rows, "sortable aggregates")
+
+
+def _distributions(results: Results) -> Iterator[str]:
+    if results.profiles:
+        yield picture(partial(figures.profile, results=results), "performance profiles", 5.4, 3.4)
+    if results.efficiency:
+        yield picture(partial(figures.efficiency, results=results), "sample efficiency", 5.4, 3.4)
+
+
+def _distribution_caption(results: Results) -> str:
+    side = "below" if results.lower and not results.meaning else "above"
+    caption = f"Performance profile: the fraction of runs that end {side} each score; the higher line is the better."
+    if results.efficiency:
+        caption += f" Sample efficiency: the IQM of normalised scores over runs and tasks, against {results.along}."
+    return caption + " Bands: pointwise 95 % bootstrap intervals, runs drawn with replacement within each task."
+
+
+def _pairwise(results: Results) -> str:
+    names = [name for name in results.groups if any(name == a for a, _ in results.pairwise)]
+    rows = [[_name(results, a), *(_chance(results.pairwise.get((a, b))) for b in names)] for a in names]
+    return table(["", *names], rows, "pairwise")
+
+
+def _chance(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "<td></td>"
+    p, sure = float(estimate.point), not estimate.low <= 0.5 <= estimate.high
+    tint = f"rgb(var(--{'more' if p > 0.5 else 'less'}) / {0.7 * abs(p - 0.5):.3f})"
+    words = f"<b>{p:.2f}</b>" if sure else f"{p:.2f}"
+    return f'<td style="background: {tint}">{words}<small>[{estimate.low:.2f}, {estimate.high:.2f}]</small></td>'
+
+
+def _curves(results: Results) -> Iterator[str]:
+    for task, axis in dict.fromkeys((task, axis) for task, _, axis in results.curves):
+        draw = partial(_learning, results=results, task=task, axis=axis)
+        yield picture(draw, f"{results.metric} {task} over {axis}")
+
+
+def _learning(axes, results: Results, task: str, axis: str) -> None:
+    figures.learning(axes, results, task, axis)
+    axes.set_title(task if len(results.tasks) > 1 else results.metric, fontsize=10, loc="left")
+
+
+def _rows(results: Results) -> str:
+    several = len(results.tasks) > 1
+    head = ["group", *["task"] * several, "n", "final", "best", "area", "steps to threshold", "seconds", "reached"]
+    rows = [
+        [_name(results, row.group), *[text(row.task)] * several, _figure(row.seeds),
+         *(_estimate(e, row.seeds) for e in (row.final, row.best, row.area)), _figure(row.steps_to_threshold),
+         _figure(row.seconds_to_threshold), _figure(row.reached, f"of {row.seeds}")]
+        for row in results.rows
+    ]  # fmt: skip
+    return table(head, rows, "sortable scores")
+
+
+def _list(lines: Iterable[str]) -> str:
+    return f'<ul class="notes">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
+
+
+def _settings(results: Results, found: dict[str, dict[str, list[str]]]) -> str:
+    rows = [[text(key, "path"), *(text(" or ".join(of.get(name, ())), "path") for name in results.groups)]
+            for key, of in found.items()]  # fmt: skip
+    return table(["", *results.groups], rows, "settings")
+
+
+def _runs(results: Results) -> str:
+    rows = [
+        [text(str(run.folder), "path"), text(group), *[text(task)] * (len(results.tasks) > 1), _figure(run.seed),
+         *(_figure(float(part[-1])) for part in run.curves[results.metric]),
+         text("finished" if run.finished else "not finished")]
+        for task, groups in results.tasks.items() for group, runs in groups.items()
+        for run in sorted(runs, key=lambda run: run.seed)
+    ]  # fmt: skip
+    head = ["folder", "group", *["task"] * (len(results.tasks) > 1), "seed", "steps", "seconds", "final", "state"]
+    return table(head, rows, "sortable runs")

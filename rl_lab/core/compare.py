@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rl_lab.core import figures, page, tables
+from rl_lab.core import report as wandb_report
 from rl_lab.core.folders import choose_metric, read_runs
 from rl_lab.core.groups import arrange, chosen
 from rl_lab.core.results import Results, Row, find
@@ -17,7 +18,7 @@ def compare(
     *,
     metric: str | None = None,  # None: eval/return if every run has it, else the next best
     by: list[str] | str | None = None,  # settings that tell groups apart; None: all that differ
-    where: list[str] | str | None = None,  # conditions on settings: agent.gamma=0.99, name!=dqn_*
+    where: list[str] | str | None = None,  # conditions on settings: agent.gamma:0.99, -name:dqn_*
     normalise: Literal["atari", "range"] | None = None,  # None: raw for one task, else atari or range
     threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
     out: Path | None = None,  # None: runs/compare/<timestamp>
@@ -31,14 +32,12 @@ def compare(
     tasks = arrange(found, several(by), notes)
     results = find(tasks, choose_metric(found, metric), normalise, threshold, resamples, notes)
     if report:
-        from rl_lab.core import report as wandb_report
-
         wandb_report.check(tracker)
     out = folder(out)
     publish(results, out, notes)
     track(tracker, results, out)
     if report:
-        print(wandb_report.save(results, tracker))
+        print(wandb_report.save(results, list(tables.captions(results)), tracker))
     return results.rows
 
 

@@ -109,7 +109,10 @@ def learning(axes, results: Results, task: str, axis: str) -> None:
 
 def _line(axes, results: Results, name: str, line: Line) -> None:
     style, (x, band) = look(results, name), line
-    axes.fill_between(x, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0, zorder=2, gid=style["gid"])
+    alpha = min(0.2, 1 / len(results.groups))
+    axes.fill_between(
+        x, band.low, band.high, color=style["color"], alpha=alpha, linewidth=0, zorder=2, gid=style["gid"]
+    )
     axes.plot(x, band.point, marker="o" if len(x) == 1 else "", linewidth=2, zorder=3, label=name, **style)
 
 

@@ -1,6 +1,5 @@
 """Which runs are compared with which: filters, tasks, groups of equal settings, and short names for them all."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +9,7 @@ from rl_lab.core.folders import RunFiles
 
 SAMPLING = {"env.num_envs", "env.num_threads", "env.device"}  # how a task is sampled, not what it is
 NOT_ALGORITHM = "env", "experiment"  # of the chosen names
+MOST = 6  # settings that a note lists with their values
 TITLES = "env.id", "env.game"  # settings that say what an environment is, where its file's name does not
 
 Groups = dict[str, list[RunFiles]]
@@ -21,14 +21,13 @@ def known(run: RunFiles) -> dict[str, str]:
 
 
 def chosen(runs: list[RunFiles], conditions: Iterable[str]) -> list[RunFiles]:
-    """The runs of which every condition holds: key=value or key!=value, where * stands for any text."""
+    """The runs of which every condition holds: key:value, or -key:value for all others; * stands for any text."""
     for condition in conditions:
-        parts = re.fullmatch(r"([^=!]+)(!?=)(.*)", condition)
-        if not parts:
-            raise UserError(f"where={condition} is no condition; write where=agent.gamma=0.99, or != for the others")
-        key, relation, wanted = parts.groups()
+        key, colon, wanted = str(condition).removeprefix("-").partition(":")
+        if not colon:
+            raise UserError(f"where={condition} is no condition; write where=agent.gamma:0.99, or -agent.gamma:0.99")
         _check(key, runs)
-        kept = [run for run in runs if _equal(known(run).get(key), wanted) == (relation == "=")]
+        kept = [run for run in runs if _equal(known(run).get(key), wanted) != condition.startswith("-")]
         if not kept:
             raise UserError(f"where={condition} leaves no run; {key} is {_listed(known(run).get(key) for run in runs)}")
         runs = kept
@@ -64,7 +63,7 @@ def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[s
     for key in by:
         _check(key, runs)
         if key == "seed":
-            raise UserError("by=seed is impossible: seeds are what a group pools; where=seed=0 chooses one")
+            raise UserError("by=seed is impossible: seeds are what a group pools; where=seed:0 chooses one")
     tasks = _tasks(runs, by)
     several = len(set(tasks.values())) > 1
     runs = _unique(runs, "name" in by or not (several or by), notes)
@@ -192,7 +191,8 @@ def _pooled(arranged: dict[str, Groups]) -> Iterator[str]:
                 if len(values) > 1 and not _is_of_task(key):
                     within.setdefault(key, set()).update(values)
     if within:
-        yield f"pooled in a group: {'; '.join(f'{key} ({_listed(values)})' for key, values in within.items())}."
+        texts = [f"{key} ({_listed(values)})" for key, values in within.items()]
+        yield f"pooled in a group: {'; '.join(texts[:MOST])}{f'; and {len(texts) - MOST} more' * (len(texts) > MOST)}."
     between = [key for key, of in differing(arranged).items() if any(len(v) > 1 for v in of.values())]
     if between := [key for key in between if key not in within]:
         yield f"in a group these go with the task: {', '.join(between)}."

@@ -138,7 +138,7 @@ def _estimate(estimate: Estimate, seeds: int = 2) -> str:
 
 
 def _name(results: Results, group: str) -> str:
-    return f'<td data-value="{results.groups.index(group)}">{_mark(results, group)} {escape(group)}</td>'
+    return f'<td data-value="{results.groups.index(group)}">{_mark(results, group)}&nbsp;{escape(group)}</td>'
 
 
 def _mark(results: Results, group: str) -> str:

@@ -24,7 +24,7 @@ from rl_lab.core.statistics import (
 )
 
 AGGREGATES = {"IQM": iqm, "median": median_of_tasks, "mean": np.mean, "optimality gap": optimality_gap}
-POINTS = 101  # of a curve over tasks, and of a profile
+POINTS = 201  # of a curve over tasks, and of a profile
 
 
 class Row(NamedTuple):

@@ -8,29 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
+from run_folders import write_run
 
-from rl_lab.core.compare import compare
+from rl_lab.core.compare import analyse, compare
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import choose_metric, is_lower_better, read_run
 from rl_lab.core.style import COLORS
-
-
-def write_run(folder, values=(0.0, 0.5, 1.0), *, metric="eval/return", name="dqn_four_rooms", seed=0, start=0,
-              state="finished", choices=None, top=None, **agent):  # fmt: skip
-    """A row for each value, ten steps and one second apart."""
-    folder.mkdir(parents=True)
-    config = {
-        "name": name, "seed": seed, "choices": choices or {"agent": "dqn", "env": "four_rooms"},
-        "agent": {"_target_": "rl_lab.agents.dqn.DQN", "gamma": 0.99, "optimizer": {"lr": 0.001}} | agent,
-        "loop": {"agent": "${agent}", "total_steps": 20}, "device": "auto", "threads": 1,
-    }  # fmt: skip
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | (top or {}), sort_keys=False))
-    rows = [{"step": start + 10 * i, "seconds": float(i), metric: v} for i, v in enumerate(values)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if state:
-        (folder / "summary.json").write_text(json.dumps({"name": name, "seed": seed, "state": state}))
-    return folder
+from rl_lab.core.tables import captions, show
 
 
 @pytest.fixture
@@ -39,7 +23,19 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def contrast(tmp_path):
+def contrast():
+    """compare, but for its files."""
+
+    def printed(runs, **settings):
+        results, notes = analyse(runs, **settings)
+        show(results, [*captions(results), *notes], [])
+        return results.rows
+
+    return printed
+
+
+@pytest.fixture
+def written(tmp_path):
     """compare, writing where the test can look."""
     return lambda runs, **settings: compare(runs, out=tmp_path / "out", **settings)
 
@@ -135,11 +131,11 @@ def test_one_seed_is_said_to_be_one(runs, contrast, capsys):
     assert "n=1" in capsys.readouterr().out
 
 
-def test_the_files_hold_the_table(runs, contrast, tmp_path, capsys):
+def test_the_files_hold_the_table(runs, written, tmp_path, capsys):
     for seed in range(2):
         write_run(runs / f"a{seed}", [0, 0.5, 1 + seed], seed=seed)
         write_run(runs / f"b{seed}", [0, 0.5, 3 + seed], seed=seed, name="a2c_four_rooms")
-    rows = contrast([runs])
+    rows = written([runs])
     with (tmp_path / "out/compare.csv").open() as file:
         best, second = csv.DictReader(file)
     assert (best["group"], best["metric"], best["seeds"]) == ("a2c_four_rooms", "eval/return", "2")
@@ -154,13 +150,13 @@ def test_the_files_hold_the_table(runs, contrast, tmp_path, capsys):
         assert str(path) in out
 
 
-def test_the_picture_shows_every_group_and_names_the_metric(runs, contrast, tmp_path):
+def test_the_picture_shows_every_group_and_names_the_metric(runs, written, tmp_path):
     from PIL import Image
 
     for seed in range(3):
         write_run(runs / f"a{seed}", [0, 0.5, 1], seed=seed)
         write_run(runs / f"b{seed}", [0, 0.2, 0.4], seed=seed, name="a2c_four_rooms")
-    contrast([runs])
+    written([runs])
     pixels = np.asarray(Image.open(tmp_path / "out/compare.png").convert("RGB")).reshape(-1, 3)
     for color in COLORS[:2]:
         assert (pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() > 500
@@ -367,7 +363,7 @@ def test_no_metric_that_could_be_meant(runs, contrast):
 # -- the world outside
 
 
-def test_wandb_gets_the_table_and_the_picture(runs, contrast, tmp_path):
+def test_wandb_gets_the_table_and_the_picture(runs, written, tmp_path):
     wandb = pytest.importorskip("wandb")
     write_run(runs / "a")
     write_run(runs / "b", [0, 2.0], name="a2c_four_rooms")
@@ -378,7 +374,7 @@ def test_wandb_gets_the_table_and_the_picture(runs, contrast, tmp_path):
                                  settings=wandb.Settings(silent=True, console="off")))  # fmt: skip
         return opened[0]
 
-    contrast([runs], tracker=tracker)
+    written([runs], tracker=tracker)
     (run,) = opened
     assert (run.group, run.job_type) == ("compare", "compare")
     assert run.config["groups"] == ["a2c_four_rooms", "dqn_four_rooms"]
@@ -391,9 +387,9 @@ def test_wandb_gets_the_table_and_the_picture(runs, contrast, tmp_path):
     assert picture.read_bytes() == (tmp_path / "out/compare.png").read_bytes()
 
 
-def test_a_tracker_may_open_nothing(runs, contrast):
+def test_a_tracker_may_open_nothing(runs, written):
     write_run(runs / "a")
-    (row,) = contrast([runs], tracker=lambda **_: None)
+    (row,) = written([runs], tracker=lambda **_: None)
     assert row.final.point == 1
 
 

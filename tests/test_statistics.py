@@ -2,10 +2,22 @@
 
 import math
 
+import atari_100k
 import numpy as np
 import pytest
 
-from rl_lab.core.statistics import area_under_curve, iqm, iqm_curve, stratified_bootstrap, x_at_threshold
+from rl_lab.core.scales import ATARI, Scale
+from rl_lab.core.statistics import (
+    area_under_curve,
+    iqm,
+    iqm_curve,
+    median_of_tasks,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+    x_at_threshold,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +114,78 @@ def test_curves_are_averaged_where_all_of_them_have_points():
     x, estimate = iqm_curve(xs, ys, points=2)
     assert (x.tolist(), estimate.point.tolist()) == ([2, 6], [6, 10])
     assert len(iqm_curve([np.array([0, 1]), np.array([2, 3])], [np.zeros(2), np.zeros(2)])[0]) == 0
+
+
+# -- over tasks
+
+
+@pytest.mark.parametrize(
+    "scores, superhuman, published",  # IQM, median, mean, optimality gap; DIAMOND's paper prints the first and third
+    [
+        (atari_100k.IRIS, 10, (0.501, 0.289, 1.046, 0.512)),
+        (atari_100k.DIAMOND, 11, (0.641, None, 1.459, None)),
+    ],
+)
+def test_published_statistics_are_found_again_in_the_published_scores(scores, superhuman, published):
+    games = zip(atari_100k.GAMES, scores, strict=True)
+    normalised = np.stack([Scale(*ATARI[game])(of_game) for game, of_game in games], axis=1)
+    assert normalised.shape == (5, 26)
+    assert (normalised.mean(0) >= 1).sum() == superhuman  # IRIS at Pong: 14.6, the tester's own mean
+    for statistic, value in zip((iqm, median_of_tasks, np.mean, optimality_gap), published, strict=True):
+        found = stratified_bootstrap(normalised, statistic)
+        assert value is None or round(float(found.point), 3) == value
+        assert found.low < found.point < found.high
+
+
+def test_medians_are_taken_over_the_means_of_tasks():
+    scores = np.array([[0.0, 1.0, 9.0], [4.0, 1.0, 9.0], [8.0, 1.0, 0.0]])  # means 4, 1, 6; all nine: median 1
+    assert median_of_tasks(scores) == 4
+    assert median_of_tasks(np.stack([scores, 2 * scores], -1)).tolist() == [4, 8]
+
+
+def test_what_is_above_one_makes_up_for_nothing():
+    assert optimality_gap(np.array([[0.25, 3.0], [-0.5, 1.0]])) == pytest.approx((0.75 + 0 + 1.5 + 0) / 4)
+
+
+def test_a_profile_counts_the_runs_above_each_score():
+    scores = np.array([[0.1, 0.5, 2.0], [0.5, 0.6, 0.4]])
+    found = performance_profile(scores, [0.0, 0.1, 0.5, 1.0, 2.0])
+    assert found.point.tolist() == pytest.approx([1, 5 / 6, 2 / 6, 1 / 6, 0])
+    assert (found.low <= found.point).all() and (found.point <= found.high).all()
+    # at 0.5 the tasks have 0, 1/2, 1/2 of their runs above: resampled, the last two are Bernoulli
+    assert (found.low[2], found.high[2]) == (0, pytest.approx(4 / 6))
+
+
+def test_the_probability_of_improvement_counts_pairs_on_the_same_task_and_ties_half():
+    x, y = [[1.0, 2.0, 3.0], [5.0]], [[2.0, 0.0], [5.0, 9.0]]
+    found = probability_of_improvement(x, y)
+    first = (0 + 1 + 0.5 + 1 + 1 + 1) / 6
+    assert found.point == pytest.approx((first + (0.5 + 0) / 2) / 2)
+    back = probability_of_improvement(y, x)
+    assert found.point + back.point == pytest.approx(1)
+
+
+def test_the_probability_of_improvement_is_mann_and_whitneys_statistic():
+    from scipy.stats import mannwhitneyu
+
+    rng = np.random.default_rng(0)
+    x, y = [[list(rng.integers(6, size=n)) for n in sizes] for sizes in ((5, 3, 8), (4, 6, 2))]
+    expected = [mannwhitneyu(a, b)[0] / (len(a) * len(b)) for a, b in zip(x, y, strict=True)]
+    assert probability_of_improvement(x, y).point == pytest.approx(np.mean(expected))
+
+
+def test_the_interval_of_an_improvement_covers_every_resample_it_should():
+    x, y = [0.0, 2.0], [1.0]  # a resample of x has 0, 1 or 2 winners, with chances 1/4, 1/2, 1/4
+    assert probability_of_improvement([x], [y]) == (0.5, 0, 1)
+    assert probability_of_improvement([x], [y], confidence=0.4) == (0.5, 0.5, 0.5)
+    assert probability_of_improvement([[2.0]], [y]) == (1, 1, 1)
+    wide = probability_of_improvement([x], [y], confidence=0.9)
+    narrow = probability_of_improvement([x] * 30, [y] * 30, confidence=0.9)  # 30 tasks, resampled apart
+    assert wide.high - wide.low == 1 and narrow.high - narrow.low < 0.3
+
+
+def test_the_table_of_games_is_ale_pys():
+    from ale_py import roms
+
+    assert len(ATARI) == 57 and set(ATARI) <= set(roms.get_all_rom_ids())
+    assert all(random < human for random, human in ATARI.values())

@@ -27,18 +27,23 @@ def compare(
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> list[Row]:
     """Prints and writes the comparison of run folders, or folders of them, best first. Raises UserError."""
-    notes: list[str] = []
-    found = chosen(read_runs(runs, notes), several(where))
-    tasks = arrange(found, several(by), notes)
-    results = find(tasks, choose_metric(found, metric), normalise, threshold, resamples, notes)
     if report:
         wandb_report.check(tracker)
+    results, notes = analyse(runs, metric, by, where, normalise, threshold, resamples)
     out = folder(out)
     publish(results, out, notes)
     track(tracker, results, out)
     if report:
         print(wandb_report.save(results, list(tables.captions(results)), tracker))
     return results.rows
+
+
+def analyse(runs, metric=None, by=None, where=None, normalise=None, threshold=None, resamples=2_000):
+    """The Results of `compare`'s arguments, and notes on what was left out. Raises UserError."""
+    notes: list[str] = []
+    found = chosen(read_runs(runs, notes), several(where))
+    tasks = arrange(found, several(by), notes)
+    return find(tasks, choose_metric(found, metric), normalise, threshold, resamples, notes), notes
 
 
 def several(words: list[str] | str | None) -> list[str]:

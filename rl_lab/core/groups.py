@@ -87,7 +87,8 @@ def _unique(runs: list[RunFiles], names_count: bool, notes: list[str]) -> list[R
     """A seed run twice is one sample, not two: the longer run stands for both, and a note names the other."""
     found: dict[tuple, RunFiles] = {}
     for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
-        key = (names_count and run.name, run.seed, run.choices.get("env"), *sorted(run.settings.items()))
+        choices = tuple(pair for pair in run.choices.items() if pair[0] != "experiment")
+        key = (names_count and run.name, run.seed, choices, *sorted(run.settings.items()))
         if found.setdefault(key, run) is not run:
             notes.append(f"{run.folder} is left out: {found[key].folder} has its seed and settings.")
     return list(found.values())

@@ -139,7 +139,7 @@ Promise.all(frames).then(windows => {
     const sorted = []; for (let i = 0; i < 2; i++) { head.click(); sorted.push(order()); }
     all(".legend button")[1].click();
     found[width] = {
-      overflow: page.documentElement.scrollWidth - width, rows: all(".aggregates tbody tr").length,
+      overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth, rows: all(".aggregates tbody tr").length,
       images: all("img").map(image => image.naturalWidth), sorted,
       figures: all("figure svg").map(svg => Math.round(box(svg).width)),
       flat: all("figure svg").filter(svg => box(svg).height < 80).length,

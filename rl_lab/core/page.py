@@ -218,7 +218,7 @@ def _list(lines: Iterable[str]) -> str:
 
 def _settings(results: Results, found: dict[str, dict[str, list[str]]]) -> str:
     rows = [[text(key, "path"), *(text(" or ".join(of.get(name, ())), "path") for name in results.groups)]
-            for key, of in found.items()]  # fmt: skip
+            for key, of in found.items() if not key.endswith(("._partial_", "._convert_"))]  # fmt: skip
     return table(["", *results.groups], rows, "settings")
 
 

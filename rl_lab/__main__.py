@@ -9,7 +9,7 @@ COMMANDS = {
     "evaluate": "play greedy episodes with what a run learned",
     "render": "film what a run learned, several runs side by side",
     "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
-    "compare": "tables and learning curves of many runs",
+    "compare": "tables, curves and one page of many runs, over one task or several",
 }
 
 

@@ -43,7 +43,7 @@ def line(error) -> str:
 def test_a_task_is_an_environment_and_an_algorithm_is_known_in_all_of_them(study):
     tasks, notes = grouped(study)
     assert tasks == {task: {"a2c": [0, 1], "dqn": [0, 1]} for task in ("breakout", "pong")}
-    assert notes == ["in a group these go with the task: env.num_envs."]
+    assert notes == ["differs from task to task within a group: env.num_envs."]
 
 
 def test_a_setting_of_the_environment_makes_another_task(study):

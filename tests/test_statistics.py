@@ -177,6 +177,7 @@ def test_the_probability_of_improvement_is_mann_and_whitneys_statistic():
 def test_the_interval_of_an_improvement_covers_every_resample_it_should():
     x, y = [0.0, 2.0], [1.0]  # a resample of x has 0, 1 or 2 winners, with chances 1/4, 1/2, 1/4
     assert probability_of_improvement([x], [y]) == (0.5, 0, 1)
+    assert probability_of_improvement([y], [x]) == (0.5, 0, 1)
     assert probability_of_improvement([x], [y], confidence=0.4) == (0.5, 0.5, 0.5)
     assert probability_of_improvement([[2.0]], [y]) == (1, 1, 1)
     wide = probability_of_improvement([x], [y], confidence=0.9)

@@ -48,7 +48,8 @@ def analyse(runs, metric=None, by=None, where=None, normalise=None, threshold=No
 
 def several(words: list[str] | str | None) -> list[str]:
     """One word or a list of them, as the command line has it."""
-    return [words] if isinstance(words, str) else list(words or ())
+    words = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
+    return [str(word) for word in words if word is not None]
 
 
 def folder(out: Path | None) -> Path:

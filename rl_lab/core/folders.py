@@ -13,6 +13,7 @@ import yaml
 from rl_lab.core.errors import UserError, nearest
 
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
 LOWER_IS_BETTER = {
     "regret",
     "nll",
@@ -77,7 +78,7 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
 def read_run(folder: Path) -> RunFiles:
     """Settings, and every metric as a curve. Raises UserError."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = yaml.load((folder / "config.yaml").read_text(), LOADER)
         name, seed, choices = str(config.pop("name")), config["seed"], config.get("choices") or {}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/config.yaml is not the config of a run; leave it out") from error

@@ -23,7 +23,7 @@ def known(run: RunFiles) -> dict[str, str]:
 def chosen(runs: list[RunFiles], conditions: Iterable[str]) -> list[RunFiles]:
     """The runs of which every condition holds: key:value, or -key:value for all others; * stands for any text."""
     for condition in conditions:
-        key, colon, wanted = str(condition).removeprefix("-").partition(":")
+        key, colon, wanted = condition.removeprefix("-").partition(":")
         if not colon:
             raise UserError(f"where={condition} is no condition; write where=agent.gamma:0.99, or -agent.gamma:0.99")
         _check(key, runs)
@@ -196,4 +196,4 @@ def _pooled(arranged: dict[str, Groups]) -> Iterator[str]:
         yield f"pooled in a group: {'; '.join(texts[:MOST])}{f'; and {len(texts) - MOST} more' * (len(texts) > MOST)}."
     between = [key for key, of in differing(arranged).items() if any(len(v) > 1 for v in of.values())]
     if between := [key for key in between if key not in within]:
-        yield f"in a group these go with the task: {', '.join(between)}."
+        yield f"differs from task to task within a group: {', '.join(between)}."

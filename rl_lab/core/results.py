@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -103,8 +104,7 @@ def find(
     return Results(
         metric, tasks, groups, scale, meaning, goals, origin, steps, rows, _curves(tasks, metric, resamples),
         _aggregates(whole, bool(meaning), resamples, notes), _profiles(whole, sign, resamples), lines, along,
-        {(a, b): probability_of_improvement([sign * s for s in whole[a]], [sign * s for s in whole[b]],
-                                            resamples=resamples) for a in whole for b in whole if a != b},
+        _pairwise(whole, sign, resamples),
     )  # fmt: skip
 
 
@@ -211,6 +211,15 @@ def _profiles(whole: dict[str, list], sign: int, resamples: int) -> dict[str, Li
         name: Line(x, performance_profile(sign * _matrix(scores), sign * x, resamples=resamples))
         for name, scores in whole.items()
     }
+
+
+def _pairwise(whole: dict[str, list], sign: int, resamples: int) -> dict[tuple[str, str], Estimate]:
+    found = {}
+    for a, b in combinations(whole, 2):
+        x, y = ([sign * of_task for of_task in whole[name]] for name in (a, b))
+        chance = probability_of_improvement(x, y, resamples=resamples)
+        found[a, b], found[b, a] = chance, Estimate(1 - chance.point, 1 - chance.high, 1 - chance.low)
+    return {(a, b): found[a, b] for a in whole for b in whole if a != b}
 
 
 def _efficiency(

@@ -94,7 +94,7 @@ def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from rl_lab.core.compare import STYLE
+    from rl_lab.core.style import STYLE
 
     names = "z1", "z2"
     if z.shape[1] > 2:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli
 from rl_lab.core.compare import analyse, compare
 from rl_lab.core.errors import UserError
 from rl_lab.core.scales import ATARI, Scale
@@ -203,3 +205,13 @@ def test_the_files_of_several_tasks(two, tmp_path, capsys):
     for name in ("compare", "aggregates", "profiles"):
         assert (tmp_path / f"out/{name}.png").stat().st_size > 5_000
         assert str(tmp_path / f"out/{name}.svg") in out
+
+
+def test_the_command_line_takes_conditions_and_groups(two, tmp_path, capsys):
+    given = ["compare", str(two), "by=[agent,agent.gamma]", "where=[env.id:A*,-agent:a2c]", f"out={tmp_path}/out"]
+    assert cli.main("rl-lab", "rl", COMMANDS, [*given, "tracker=none", "resamples=20"]) == 0
+    with (tmp_path / "out/compare.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["task"], row["group"], row["seeds"]) == ("A", "agent=dqn agent.gamma=0.99", "3")
+    assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(two), "by=agent.gama", "tracker=none"]) == 2
+    assert capsys.readouterr().err == "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n"

@@ -1,4 +1,4 @@
-"""What run folders say, read from their files alone: settings, and every metric as a curve."""
+"""What run folders say, read from their files alone: settings, curves, and which runs differ by the seed only."""
 
 import json
 import math
@@ -142,3 +142,32 @@ def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
 
 def is_lower_better(metric: str) -> bool:
     return bool(LOWER_IS_BETTER & set(re.split(r"[^a-z]+", metric.split("[")[0].lower())))
+
+
+def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
+    """Runs alike in all but the seed, under the shortest text that tells them from the others.
+
+    A seed run twice is one sample, not two: the longer run stands for both, and a note names the other.
+    """
+    alike: dict[tuple, dict[int, RunFiles]] = {}
+    for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
+        seeds = alike.setdefault((run.name, *sorted(run.settings.items())), {})
+        if seeds.setdefault(run.seed, run) is not run:
+            notes.append(f"{run.folder} is left out: {seeds[run.seed].folder} has its seed and settings.")
+    groups = [list(seeds.values()) for seeds in alike.values()]
+    return {label(runs[0], [g[0] for g in groups if g[0].name == runs[0].name]): runs for runs in groups}
+
+
+def label(run: RunFiles, namesakes: list[RunFiles]) -> str:
+    """The name, and the settings that differ among namesakes; agent=a2c stands for all agent.* it implies."""
+    settings = dict.fromkeys(key for other in namesakes for key in other.settings)
+    differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]
+    words = [run.name]
+    for choice, chosen in run.choices.items():
+        names = {other.choices.get(choice) for other in namesakes}
+        inside = [key for key in differing if key.split(".")[0] == choice]
+        pairs = {k: {(o.choices.get(choice), o.settings.get(k)) for o in namesakes} for k in inside}
+        implied = [key for key in inside if len(pairs[key]) == len(names)]
+        words += [f"{choice}={chosen}"] * bool(implied)
+        differing = [key for key in differing if key not in implied]
+    return " ".join(words + [f"{key}={run.settings[key]}" for key in differing if key in run.settings])

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.folders import RunFiles
+from rl_lab.core.folders import RunFiles, group
 
 SAMPLING = {"env.num_envs", "env.num_threads", "env.device"}  # how a task is sampled, not what it is
 NOT_ALGORITHM = "env", "experiment"  # of the chosen names
@@ -65,22 +65,18 @@ def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[s
         if key == "seed":
             raise UserError("by=seed is impossible: seeds are what a group pools; where=seed:0 chooses one")
     tasks = _tasks(runs, by)
-    several = len(set(tasks.values())) > 1
-    runs = _unique(runs, "name" in by or not (several or by), notes)
+    if not by and len(set(tasks.values())) == 1:
+        return {tasks[runs[0].folder]: group(runs, notes)}
+    runs = _unique(runs, "name" in by, notes)
     if by:
         labels = {run.folder: " ".join(f"{key}={known(run).get(key, 'none')}" for key in by) for run in runs}
     else:
-        alike = _algorithms(runs, tasks) if several else {run.folder: _everything(run) for run in runs}
-        labels = _labels(runs, alike)
+        labels = _labels(runs, tasks)
     arranged: dict[str, Groups] = {name: {} for name in sorted(set(tasks.values()), key=str.lower)}
     for run in runs:
         arranged[tasks[run.folder]].setdefault(labels[run.folder], []).append(run)
     notes += _pooled(arranged)
     return arranged
-
-
-def _everything(run: RunFiles) -> tuple:
-    return (run.name, *sorted(run.settings.items()))
 
 
 def _unique(runs: list[RunFiles], names_count: bool, notes: list[str]) -> list[RunFiles]:
@@ -114,57 +110,45 @@ def _tasks(runs: list[RunFiles], by: Sequence[str]) -> dict[Path, str]:
     return names
 
 
-def _algorithms(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, tuple]:
+def _labels(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, str]:
+    """By folder the algorithm's name, and the choices and settings in which its namesakes differ."""
+    alike = _algorithms(runs, tasks)
+    groups: dict[frozenset, list[RunFiles]] = {}
+    for run in runs:
+        groups.setdefault(frozenset(alike[run.folder].items()), []).append(run)
+    titles = {key: _title(members) for key, members in groups.items()}
+    labels = {}
+    for key, members in groups.items():
+        namesakes = [dict(other) for other, title in titles.items() if title == titles[key]]
+        mine = alike[members[0].folder]
+        words = [f"{name}={mine[name]}" for name in mine if len({other.get(name) for other in namesakes}) > 1]
+        labels |= {run.folder: " ".join([titles[key], *words]) for run in members}
+    return labels
+
+
+def _algorithms(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, dict[str, str]]:
     """By folder the choices, and the settings that tell apart runs of these choices within some task."""
     values: dict[tuple, dict[tuple, set]] = {}  # choices -> (task, setting) -> values
-    chosen = {run.folder: tuple(pair for pair in run.choices.items() if pair[0] not in NOT_ALGORITHM) for run in runs}
     for run in runs:
-        seen = values.setdefault(chosen[run.folder], {})
+        seen = values.setdefault(_choices(run), {})
         for key, value in run.settings.items():
             seen.setdefault((tasks[run.folder], key), set()).add(value)
     telling = {choices: {key for (_, key), all in seen.items() if len(all) > 1} for choices, seen in values.items()}
     return {
-        run.folder: (chosen[run.folder], *((key, run.settings.get(key)) for key in sorted(telling[chosen[run.folder]])))
+        run.folder: dict(_choices(run)) | {k: v for k, v in run.settings.items() if k in telling[_choices(run)]}
         for run in runs
     }
 
 
-def _labels(runs: list[RunFiles], alike: dict[Path, tuple]) -> dict[Path, str]:
-    """By folder the shortest text that tells runs from those that are not alike."""
-    groups: dict[tuple, list[RunFiles]] = {}
-    for run in runs:
-        groups.setdefault(alike[run.folder], []).append(run)
-    titles = {key: _title(members) for key, members in groups.items()}
-    labels = {}
-    for key, members in groups.items():
-        namesakes = [other for other, title in titles.items() if title == titles[key]]
-        telling = {setting for other in namesakes for setting, _ in other[1:]}
-        words = label(members[0], [groups[other][0] for other in namesakes], telling)
-        labels |= {run.folder: " ".join([titles[key], *words]) for run in members}
-    return labels
+def _choices(run: RunFiles) -> tuple:
+    return tuple(pair for pair in run.choices.items() if pair[0] not in NOT_ALGORITHM)
 
 
 def _title(runs: list[RunFiles]) -> str:
     """The words that all names share: ppo of ppo_cartpole and ppo_pong."""
     first, *others = [run.name.split("_") for run in runs]
     shared = [word for word in first if all(word in other for other in others)]
-    return "_".join(shared) or " ".join(v for k, v in runs[0].choices.items() if k not in NOT_ALGORITHM) or runs[0].name
-
-
-def label(run: RunFiles, namesakes: list[RunFiles], telling: set[str]) -> list[str]:
-    """The choices and settings in which namesakes differ; agent=a2c stands for all agent.* it implies."""
-    settings = dict.fromkeys(key for other in namesakes for key in other.settings if key in telling)
-    differing = [key for key in settings if len({other.settings.get(key) for other in namesakes}) > 1]
-    words = []
-    for choice, chosen in run.choices.items():
-        names = {other.choices.get(choice) for other in namesakes}
-        if choice in NOT_ALGORITHM or len(names) == 1:
-            continue
-        inside = [key for key in differing if key.split(".")[0] == choice]
-        pairs = {k: {(o.choices.get(choice), o.settings.get(k)) for o in namesakes} for k in inside}
-        words.append(f"{choice}={chosen}")
-        differing = [key for key in differing if key not in inside or len(pairs[key]) > len(names)]
-    return words + [f"{key}={run.settings[key]}" for key in differing if key in run.settings]
+    return "_".join(shared) or " ".join(chosen for _, chosen in _choices(runs[0])) or runs[0].name
 
 
 def differing(arranged: dict[str, Groups]) -> dict[str, dict[str, list[str]]]:

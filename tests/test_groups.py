@@ -61,6 +61,12 @@ def test_a_setting_that_differs_within_a_task_makes_another_algorithm(study):
     assert tasks == {"breakout": both, "pong": both}
 
 
+def test_a_setting_that_only_some_have_makes_another_algorithm_too(study):
+    game(study / "x", "pong", name="dqn_pong_deep", depth=3)
+    tasks, _ = grouped(study)
+    assert tasks["pong"] == {"a2c": [0, 1], "dqn": [0, 1], "dqn_pong_deep": [0]}
+
+
 def test_a_seed_run_twice_under_two_names_counts_once_over_several_tasks(study):
     game(study / "again", "pong", name="dqn_pong_again", seed=1)
     tasks, notes = grouped(study)

@@ -88,7 +88,7 @@ def test_a_group_that_lacks_a_task_is_left_out_of_the_aggregates_and_stands_last
     results, notes = analyse([two])
     assert results.groups == ["dqn", "a2c", "ppo_a"]
     assert set(results.aggregates) == {"dqn", "a2c"} == {name for pair in results.pairwise for name in pair}
-    assert notes == ["ppo_a is left out of the aggregates: it has no run of B."]
+    assert notes == ["left out of the aggregates, for want of runs of B: ppo_a."]
     assert [row.group for row in results.rows if row.task == "A"] == ["dqn", "a2c", "ppo_a"]
 
 

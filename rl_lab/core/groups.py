@@ -128,12 +128,13 @@ def _labels(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, str]:
 
 def _algorithms(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, dict[str, str]]:
     """By folder the choices, and the settings that tell apart runs of these choices within some task."""
-    values: dict[tuple, dict[tuple, set]] = {}  # choices -> (task, setting) -> values
+    rivals: dict[tuple, list[RunFiles]] = {}  # of the same choices in the same task
     for run in runs:
-        seen = values.setdefault(_choices(run), {})
-        for key, value in run.settings.items():
-            seen.setdefault((tasks[run.folder], key), set()).add(value)
-    telling = {choices: {key for (_, key), all in seen.items() if len(all) > 1} for choices, seen in values.items()}
+        rivals.setdefault((_choices(run), tasks[run.folder]), []).append(run)
+    telling: dict[tuple, set[str]] = {choices: set() for choices, _ in rivals}
+    for (choices, _), members in rivals.items():
+        keys = {key for run in members for key in run.settings}
+        telling[choices] |= {key for key in keys if len({run.settings.get(key) for run in members}) > 1}
     return {
         run.folder: dict(_choices(run)) | {k: v for k, v in run.settings.items() if k in telling[_choices(run)]}
         for run in runs

@@ -164,10 +164,12 @@ def _row(task: str, group: str, curves: list[Curve], steps: tuple, goal: float, 
 def _left_out(groups: list[str], whole: dict, scores: dict, scale: dict) -> Iterator[str]:
     if scale and not whole:
         yield "no aggregates: no group has runs of every task; choose tasks by where=, or other groups by by="
+    lacking: dict[tuple, list[str]] = {}
     for name in groups if whole else ():
-        if name not in whole:
-            missing = [task for task in scale if task not in scores.get(name, ())]
-            yield f"{name} is left out of the aggregates: it has no run of {', '.join(missing)}."
+        lacking.setdefault(tuple(task for task in scale if task not in scores.get(name, ())), []).append(name)
+    for tasks, names in lacking.items():
+        if tasks:
+            yield f"left out of the aggregates, for want of runs of {', '.join(tasks)}: {', '.join(names)}."
 
 
 def _curves(tasks: dict[str, Groups], metric: str, resamples: int) -> dict[tuple[str, str, str], Line]:

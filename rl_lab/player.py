@@ -28,10 +28,16 @@ class Player(NamedTuple):
     step: int  # of the checkpoint
     unit: str  # of that step
 
+    @property
+    def words(self) -> str:
+        """How it plays."""
+        return f"greedy after {self.step:,} {self.unit}"
+
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions [N]."""
         return self.agent.act(obs, greedy=True)
 
+    @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         return self.agent.view(obs)
 

@@ -25,7 +25,8 @@ from rl_lab.looking.films import write, write_gif
 from rl_lab.loops import Judge
 from rl_lab.planning import value_iteration
 from rl_lab.player import Player, load
-from rl_lab.render import at_rate, distinctions, film, play, render, together
+from rl_lab.render import distinctions, render
+from rl_lab.scenes import at_rate, film, play, together
 
 BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state"}
 UP, RIGHT, DOWN, LEFT = range(4)

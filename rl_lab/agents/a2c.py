@@ -114,7 +114,6 @@ class A2C(Learner):
         return loss, {"a2c/policy_loss": policy_loss.detach(), "a2c/value_loss": value_loss.detach(),
                       "a2c/entropy": entropy.detach()}  # fmt: skip
 
-    @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)
         return View(log_probs.exp(), value, "probabilities")

@@ -116,7 +116,6 @@ class ActorCritic(Learner):
             return losses.policy_gradient(losses.pick(log_probs, action), losses.pick(q, action))
         return -(log_probs.exp() * q).sum(-1)
 
-    @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         probabilities = self.log_probs(obs).exp()
         return View(probabilities, (probabilities * self.q(obs)).sum(-1), "probabilities")

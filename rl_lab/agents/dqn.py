@@ -131,7 +131,6 @@ class DQN(Learner):
         for target, online in zip(self.target.parameters(), self.online.parameters(), strict=True):
             target.lerp_(online, self.target_mix)
 
-    @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:
         """[B, A], without noise."""
         if not self.noisy:

@@ -117,7 +117,6 @@ class PPO(Learner):
         """Which of `size` samples make each minibatch of each epoch."""
         return minibatches(size, self.minibatches, self.epochs, self.rng)
 
-    @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)
         return View(log_probs.exp(), value, "probabilities")

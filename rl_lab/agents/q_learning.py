@@ -140,5 +140,5 @@ class QLearning(Learner):
         return self.network(obs).squeeze(-1)
 
     def view(self, obs: Tensor) -> View:
-        q = self.q(obs)
+        q = self.network(obs).squeeze(-1)
         return View(q, q.max(-1).values, "action values")

@@ -230,7 +230,6 @@ class Reinforce(Learner):
             value[cut] = self.baseline.of(seen).to(value.dtype)
         return value
 
-    @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         return View(self.log_probs(obs).exp(), self.baseline.of(obs), "probabilities")
 

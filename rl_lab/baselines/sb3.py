@@ -78,7 +78,6 @@ class SB3Agent:
         action, _ = self.model.predict(obs.cpu().numpy(), deterministic=greedy)
         return torch.as_tensor(action, device=obs.device)
 
-    @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         policy = self.model.policy
         obs = obs.to(self.model.device)

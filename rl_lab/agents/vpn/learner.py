@@ -91,6 +91,7 @@ class VPN(Learner):
             return f"the first {self.walks.decisions:,} steps are random play, which the model learns from later"
         return None
 
+    @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
             return self.q(self.online, obs, self.eval_branches).argmax(-1)
@@ -100,7 +101,6 @@ class VPN(Learner):
             q = self.q(self.online, obs, self.branches)
         return exploration.epsilon_greedy(q, self.epsilon(self.steps), self.rng)
 
-    @torch.no_grad()
     def q(self, network: torch.nn.Module, obs: Tensor, branches: tuple[int, ...]) -> Tensor:
         """Planned action values [B, A], -inf of options not looked into at the root."""
         return torch.cat([network.q(part, branches, self.gamma) for part in obs.split(self.roots_at_once)])
@@ -146,6 +146,7 @@ class VPN(Learner):
         anywhere, valued = torch.ones_like(end), torch.ones_like(reward[0])
         return Sequences(obs, option, reward, duration, end, anywhere, returned, reached, valued, next_obs)
 
+    @torch.no_grad()
     def beyond(self, next_obs: Tensor, truncated: Tensor) -> Tensor:
         """[T, N]: what the last successors are worth, and any where an episode was cut short; elsewhere 0.
 

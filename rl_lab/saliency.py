@@ -1,0 +1,139 @@
+"""What in its observation an agent goes by: the gradient of its choice, and Grad-CAM.
+
+The gradient is that of Simonyan, Vedaldi and Zisserman (2014; https://arxiv.org/abs/1312.6034), section 3; Grad-CAM
+that of Selvaraju et al. (2017; https://arxiv.org/abs/1610.02391), equations 1 and 2.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
+
+from rl_lab.core.errors import UserError
+from rl_lab.types import View
+
+Saliency = Literal["gradient", "grad_cam"]
+Score = Callable[[Tensor], Tensor]  # obs [N, C, H, W] -> [N], by operations that autograd can follow
+
+
+def saliency_of(method: Saliency, view: Callable[[Tensor], View], obs: Tensor) -> Tensor:
+    """How much each place of obs [N, C, H, W] counts in the choice that `view` tells of, [N, H, W] from 0 up."""
+    return METHODS[method](lambda x: choice(view(x)), obs)
+
+
+def choice(view: View) -> Tensor:
+    """What is explained, [N]: the greatest action value, or the log-probability of the likeliest action."""
+    best = view.bars.amax(-1)
+    return best.log() if view.kind == "probabilities" else best
+
+
+def gradient(score: Score, obs: Tensor) -> Tensor:
+    """|d score / d obs|, summed over channels: [N, H, W]."""
+    obs, y, _ = traced(score, obs)
+    (slope,) = torch.autograd.grad(y.sum(), obs)
+    return slope.abs().sum(1)
+
+
+def grad_cam(score: Score, obs: Tensor) -> Tensor:
+    """Where the last convolution, its activation applied, speaks for the score: [N, H, W]."""
+    obs, y, layers = traced(score, obs)
+    outputs = [layer.output for layer in layers]
+    slopes = torch.autograd.grad(y.sum(), outputs, allow_unused=True) if outputs else ()
+    reached = [i for i, slope in enumerate(slopes) if slope is not None]
+    if not reached:
+        raise UserError("saliency=grad_cam needs a network with convolutions; saliency=gradient takes any network")
+    last = reached[-1]
+    heat = weighed(outputs[last].detach().float(), slopes[last].float())
+    return laid_out(heat, [layer.window for layer in layers[: last + 1]], obs.shape[-2:])
+
+
+def weighed(features: Tensor, slopes: Tensor) -> Tensor:
+    """ReLU(sum_k alpha_k A^k), alpha_k the mean of channel k's slopes: [N, K, h, w] twice -> [N, h, w]."""
+    return (slopes.mean((-2, -1), keepdim=True) * features).sum(1).relu()
+
+
+class Window(NamedTuple):
+    """What of its input a layer's units look at, along (y, x)."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+def laid_out(heat: Tensor, windows: Sequence[Window], size: tuple[int, int]) -> Tensor:
+    """[N, h, w] -> [N, H, W]: each unit at the middle of what it sees of the input, the rest interpolated.
+
+    Beyond the outermost middles it goes on as it is there. To stretch h x w over the whole input, as is usual, would
+    move the Nature network's corner units eleven pixels outwards.
+    """
+    height, width = heat.shape[-2:]
+    axes = [
+        _places(n, windows, axis, pixels) for axis, (n, pixels) in enumerate(zip((height, width), size, strict=True))
+    ]
+    y, x = torch.meshgrid(*(a.to(heat) for a in axes), indexing="ij")
+    grid = torch.stack([x, y], -1).expand(len(heat), *size, 2)
+    return F.grid_sample(heat[:, None], grid, "bilinear", "border", align_corners=True)[:, 0]
+
+
+def _places(units: int, windows: Sequence[Window], axis: int, pixels: int) -> Tensor:
+    """Where each pixel lies among the units' middles along an axis, [pixels]: -1 at the first's, 1 at the last's."""
+    first, apart = 0.0, 1.0  # pixels: the middle of the first unit, and the distance to the next
+    for window in windows:
+        first += ((window.size[axis] - 1) / 2 - window.padding[axis]) * apart
+        apart *= window.stride[axis]
+    return 2 * (torch.arange(pixels) - first) / (apart * max(1, units - 1)) - 1
+
+
+# -- a look inside the network
+
+
+class Layer(NamedTuple):
+    """A layer that has run: its output [N, K, h, w], and what its units look at."""
+
+    output: Tensor
+    window: Window
+
+
+def traced(score: Score, obs: Tensor) -> tuple[Tensor, Tensor, list[Layer]]:
+    """obs as a float leaf, the score of it, and the layers it went through, from the first convolution on."""
+    obs = obs.to(torch.float32, copy=True)
+    with torch.enable_grad(), _layers(len(obs)) as layers:
+        y = score(obs.requires_grad_())
+    if not y.requires_grad:
+        raise UserError("saliency needs an agent whose choice has a gradient with respect to what it sees: a network")
+    return obs, y, layers
+
+
+@contextmanager
+def _layers(count: int) -> Iterator[list[Layer]]:
+    """Convolutions and whatever else makes pictures [count, K, h, w] after them, as they run in any network."""
+    layers = []
+
+    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        begins = isinstance(module, nn.Conv2d)
+        if (begins or layers) and isinstance(output, Tensor) and output.ndim == 4 and len(output) == count:
+            layers.append(Layer(output, _window(module)))
+
+    handle = register_module_forward_hook(keep)
+    try:
+        yield layers
+    finally:
+        handle.remove()
+
+
+def _window(module: nn.Module) -> Window:
+    """A pixel sees itself alone in a layer that has no kernel."""
+    pair = lambda x: tuple(x) if isinstance(x, tuple | list) else (x, x)
+    size, stride, padding = (
+        pair(getattr(module, name, d)) for name, d in (("kernel_size", 1), ("stride", 1), ("padding", 0))
+    )
+    if isinstance(module, nn.Conv2d) and isinstance(module.padding, str):
+        padding = tuple((k - 1) / 2 for k in size) if module.padding == "same" else (0, 0)
+    return Window(size, stride, padding)
+
+
+METHODS = {"gradient": gradient, "grad_cam": grad_cam}

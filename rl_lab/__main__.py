@@ -7,6 +7,8 @@ from rl_lab.core import cli
 COMMANDS = {
     "train": "run an experiment, or go on with one: run=<folder>",
     "evaluate": "play greedy episodes with what a run learned",
+    "watch": "look on while a run learns, in the browser or in the terminal",
+    "play": "play by keyboard, the agent's values beside you: run=<folder> or env=<name>",
     "render": "film what a run learned, several runs side by side",
     "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
     "compare": "tables, curves and one page of many runs, over one task or several",

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from rl_lab.agents.planned import Planned
+from rl_lab.agents.random import Random
 from rl_lab.core import checkpoint, composition, run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
@@ -31,7 +32,7 @@ class Player(NamedTuple):
     @property
     def words(self) -> str:
         """How it plays."""
-        return f"greedy after {self.step:,} {self.unit}"
+        return "random actions" if isinstance(self.agent, Random) else f"greedy after {self.step:,} {self.unit}"
 
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions [N]."""

@@ -2,26 +2,32 @@
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from rl_lab.agents.random import Random
 from rl_lab.agents.vpn.planner import Level
 from rl_lab.core.errors import UserError
 from rl_lab.envs.collect import Collect
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import panels, pictures, trees
+from rl_lab.looking.browser import Browser
 from rl_lab.looking.heat import Box, glowing
 from rl_lab.looking.maze_pictures import maze
+from rl_lab.looking.terminal import Terminal, Words
 from rl_lab.player import Player
 from rl_lab.saliency import Saliency, saliency_of
 from rl_lab.types import View
 
 FREEZE = 0.7  # seconds on the last picture of an episode
 GRIDWORLD_FPS = 6.0
+
+Where = Literal["browser", "terminal"]
+Screen = Browser | Terminal
 
 
 class Moment(NamedTuple):
@@ -76,7 +82,7 @@ def scenery(player: Player, saliency: Saliency | None = None) -> Callable[[Tenso
         scene = lambda obs: maze(obs[0].cpu().numpy())
     elif (board := board_of(player)) is None:
         raise UserError(f"{player.folder}: its environment has no picture to film")
-    elif saliency:
+    elif saliency or isinstance(player.agent, Random):
         scene = lambda obs: pictures.world(env.mdp.layout, int(env.states(obs)))
     else:
         scene = lambda obs: board.with_agent(int(env.states(obs)))
@@ -147,6 +153,19 @@ class Page:
         return panels.titled(panels.side_by_side([picture, *tree, beside]), player.name, player.words)
 
 
+class Lines:
+    """What draws a moment for a terminal: the picture, and the rest as lines of words."""
+
+    def __init__(self, player: Player):
+        self.player, self.words = player, None
+
+    def __call__(self, moment: Moment, episode: str) -> tuple[Image.Image, list[str]]:
+        player, view = self.player, moment.view
+        self.words = self.words or Words(player.name, player.words, player.env.spec.actions, view.kind)
+        facts = facts_of(moment, episode)
+        return moment.picture, self.words.draw(facts, moment.ending, view.bars[0].tolist(), moment.action)
+
+
 def facts_of(moment: Moment, episode: str) -> dict[str, str]:
     return {"episode": episode, "step": f"{moment.step:,}", "reward so far": f"{moment.reward:,.6g}",
             "value": panels.number(float(moment.view.value))}  # fmt: skip
@@ -180,3 +199,11 @@ def abreast(films: Sequence[Iterator]) -> Iterator[list]:
         if all(frame is None for frame in following):
             return
         frames = [old if new is None else new for old, new in zip(frames, following, strict=True)]
+
+
+def open_screen(where: Where, players: Sequence[Player], *, port: int, foot: str = "", listens: bool = False) -> Screen:
+    """Where moments are shown, and keys are heard if it `listens`. Raises UserError."""
+    title = ", ".join(dict.fromkeys(player.name for player in players))
+    if where == "browser":
+        return Browser(title, Page, port=port, foot=foot, listens=listens)
+    return Terminal(Lines, foot=foot, listens=listens)

@@ -7,7 +7,7 @@ from PIL import Image
 
 # From clear over red and orange to a pale yellow: seen on dark games and on pale mazes.
 GLOW = np.array([(150, 0, 60), (225, 30, 20), (255, 140, 0), (255, 245, 170)], float)
-DIM = 0.55  # how far the picture below goes towards grey
+DIM = 0.6  # how far the picture below goes towards grey
 
 
 class Box(NamedTuple):
@@ -24,12 +24,12 @@ def glowing(picture: Image.Image, heat: np.ndarray, box: Box, smooth: bool) -> I
 
     `smooth` for heat of pixels; that of a map's cells fills them.
     """
-    share = np.sqrt(heat / heat.max()) if heat.max() > 0 else np.zeros_like(heat)
+    share = heat / heat.max() if heat.max() > 0 else np.zeros_like(heat)
     how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     layer = Image.fromarray(share.astype(np.float32)).resize((box.width, box.height), how)
     glow = np.asarray(layer).clip(0, 1)[..., None]
     below = np.asarray(picture, float)
-    below = (1 - DIM) * below + DIM * (0.35 * below.mean(-1, keepdims=True) + 64)
+    below = (1 - DIM) * below + DIM * below.mean(-1, keepdims=True)
     rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
     below[rows, columns] = (1 - glow) * below[rows, columns] + glow * _colour(glow[..., 0])
     return Image.fromarray(below.round().astype(np.uint8))

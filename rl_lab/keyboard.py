@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural, NonNegative
 from rl_lab.player import Player, load
@@ -45,7 +47,9 @@ def play(
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
             end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency)
         print(f"you: {told(end.reward, end.step, end.ending or 'left')}")
-        print(f"{player.name}, {player.words}: {told(*alone(player, seed, max_steps))}")
+        with Console(stderr=True).status(f"{player.name} plays from the same seed"):
+            theirs = alone(player, seed, max_steps)
+        print(f"{player.name}, {player.words}: {told(*theirs)}")
     finally:
         player.env.close()
 
@@ -111,9 +115,9 @@ def bindings(actions: Sequence[str]) -> dict[str, int]:
 
 
 def legend(actions: Sequence[str], keys: Mapping[str, int]) -> str:
-    words = [f"{action} {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
+    words = [f"{action}: {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
              for number, action in enumerate(actions)]  # fmt: skip
-    return "   ".join([*words, "the agent's choice enter", "leave q"])
+    return "   ".join([*words, "as the agent would: enter", "leave: q"])
 
 
 def alone(player: Player, seed: int, max_steps: int) -> tuple[float, int, str]:

@@ -1,0 +1,255 @@
+"""Looking on: each new checkpoint is taken up, whoever looks, and however often they leave."""
+
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import checkpoint, cli
+from rl_lab.looking.browser import Browser
+from rl_lab.scenes import Page
+from rl_lab.watch import Channel, paced, watch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A table that learned for 500 steps; `later.pt` is what it knew after 1,000."""
+    folder = tmp_path_factory.mktemp("runs") / "dqn"
+    common = ["tracker=none", "device=cpu", "loop.eval_episodes=1"]
+    first = ["experiment=dqn_russell_norvig", "loop.total_steps=500", "env.num_envs=4", "agent.learning_starts=64"]
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *first, *common, f"hydra.run.dir={folder}"]) == 0
+    shutil.copy(folder / "checkpoint.pt", folder / "earlier.pt")
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", f"run={folder}", "loop.total_steps=1000"]) == 0
+    os.rename(folder / "checkpoint.pt", folder / "later.pt")
+    return folder
+
+
+@pytest.fixture
+def learning(run, tmp_path) -> Path:
+    """The same run in the middle of it."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    shutil.copy(folder / "earlier.pt", folder / "checkpoint.pt")
+    (folder / "summary.json").write_text(json.dumps({"state": "running"}))
+    return folder
+
+
+SCREEN = SimpleNamespace(draw=lambda player: lambda moment, episode: (player.step, episode, moment.ending))
+
+
+# -- checkpoints
+
+
+def test_a_new_checkpoint_is_taken_up_when_the_episode_is_over(learning):
+    channel = Channel(learning, 0, "cpu")
+    shown = channel.show(SCREEN, 1.0, None, max_steps=5)
+    assert next(shown) == (500, "1", "")
+    player = channel.player
+    (learning / "checkpoint.new").write_bytes(b"half a checkpoint")  # as training writes it, before it is renamed
+    checkpoint.write(
+        learning / "checkpoint.pt", {k: v for k, v in checkpoint.read(learning / "later.pt").items() if k != "format"}
+    )
+    rest = list(itertools.takewhile(lambda part: part[1] != "3", shown))
+    assert {part[0] for part in rest if part[1] == "1"} == {500} and any(part[2] for part in rest if part[1] == "1")
+    assert {part[0] for part in rest if part[1] == "2"} == {1000}
+    assert channel.player is not player
+    player = channel.player
+    next(shown)
+    assert channel.player is player  # and kept as long as there is no newer one
+    channel.close()
+
+
+def test_who_plays_is_what_the_checkpoint_holds(learning):
+    """Not only the title changes."""
+    channel = Channel(learning, 0, "cpu")
+    early = channel.player.view(channel.player.env.all_observations()).bars
+    os.replace(learning / "later.pt", learning / "checkpoint.pt")
+    assert channel.tune() and not channel.tune()
+    late = channel.player.view(channel.player.env.all_observations()).bars
+    assert not early.equal(late)
+    assert late.flatten()[0] == checkpoint.read(learning / "checkpoint.pt")["agent"]["online"]["advantage.weight"][0, 0]
+
+
+def test_a_checkpoint_that_is_gone_is_still_played(learning):
+    channel = Channel(learning, 0, "cpu")
+    (learning / "checkpoint.pt").unlink()
+    assert not channel.tune() and channel.player.step == 500
+
+
+def test_the_first_checkpoint_is_waited_for(learning, capsys):
+    os.rename(learning / "checkpoint.pt", learning / "first.pt")
+    threading.Timer(1.0, os.rename, (learning / "first.pt", learning / "checkpoint.pt")).start()
+    began = time.monotonic()
+    assert Channel(learning, 0, "cpu").player.step == 500
+    assert time.monotonic() - began > 0.9
+    assert (
+        capsys.readouterr().err == f"waiting for the first checkpoint of {learning}; training writes one now and then\n"
+    )
+
+
+def test_mistakes(learning, tmp_path, capsys):
+    def line(*arguments) -> str:
+        assert cli.main("rl-lab", "rl", COMMANDS, ["watch", *arguments, "device=cpu"]) == 2
+        return capsys.readouterr().err
+
+    assert line() == "rl-lab: which run? rl-lab watch run=<folder>\n"
+    assert line(f"run={tmp_path}") == f"rl-lab: {tmp_path} is not a run folder: it has no config.yaml\n"
+    pipe = "view=terminal needs a terminal to draw in, not a pipe or a file; take view=browser"
+    assert line(f"run={learning}", "view=terminal") == f"rl-lab: {pipe}\n"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert line(f"run={learning}", f"port={port}") == (
+            f"rl-lab: port={port} cannot be had (Address already in use); port=0 picks a free one\n"
+        )
+    assert line(f"run={learning}", "port=70000").endswith("port=0 picks a free one\n")
+    (learning / "checkpoint.pt").unlink()
+    (learning / "summary.json").write_text(json.dumps({"state": "failed"}))
+    assert line(f"run={learning}") == f"rl-lab: no checkpoint at {learning}/checkpoint.pt; has the run saved one yet?\n"
+
+
+# -- time
+
+
+def test_frames_come_at_their_rate():
+    began = time.monotonic()
+    assert list(paced(range(11), 20.0, float("inf"))) == list(range(11))
+    assert 0.45 < time.monotonic() - began < 0.9
+
+
+def test_a_slow_screen_gets_fewer_frames_at_the_same_speed():
+    began = time.monotonic()
+    shown = list(paced(range(31), 50.0, 10.0))
+    assert 0.55 < time.monotonic() - began < 1.0
+    assert 4 <= len(shown) <= 7 and shown[0] == 0
+
+
+def test_what_is_late_does_not_leap():
+    """After a picture that took long, the next ones keep their distance instead of catching up."""
+
+    def slow():
+        for i in range(6):
+            time.sleep(0.3 * (i == 2))
+            yield i
+
+    times = [time.monotonic() for _ in paced(slow(), 20.0, float("inf"))]
+    assert times[2] - times[1] > 0.28
+    assert all(b - a > 0.04 for a, b in itertools.pairwise(times[2:]))
+
+
+# -- the browser
+
+
+class Viewing:
+    """A viewer: reads the stream picture by picture, as a browser does."""
+
+    def __init__(self, port: int):
+        self.answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/frames", timeout=10)
+        assert self.answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
+        assert self.answer.readline() == b"--frame\r\n"
+
+    def picture(self) -> np.ndarray:
+        """With the boundary after it: only then does a browser draw it."""
+        assert self.answer.readline() == b"Content-Type: image/jpeg\r\n"
+        length = int(self.answer.readline().split(b":")[1])
+        assert self.answer.readline() == b"\r\n"
+        picture = Image.open(io.BytesIO(self.answer.read(length)))
+        assert self.answer.readline() == b"\r\n" and self.answer.readline() == b"--frame\r\n"
+        return np.asarray(picture.convert("RGB"))
+
+
+def colours(*values: int) -> list[Image.Image]:
+    return [Image.new("RGB", (64, 48), (v, v, v)) for v in values]
+
+
+def test_viewers_come_and_go(capsys):
+    with Browser("two <grey> pictures", Page) as screen:
+        address = capsys.readouterr().out.strip()
+        assert address == f"http://127.0.0.1:{screen.port}/"
+        page = urllib.request.urlopen(address).read().decode()
+        assert "<title>two &lt;grey&gt; pictures</title>" in page and 'src="/frames"' in page
+        screen.show(colours(40, 200))
+        one, two = Viewing(screen.port), Viewing(screen.port)
+        for viewer in (one, two):
+            picture = viewer.picture()
+            assert picture.shape == (48, 128, 3)
+            assert abs(int(picture[24, 32, 0]) - 40) < 3 and abs(int(picture[24, 96, 0]) - 200) < 3
+        one.answer.close()  # a closed tab
+        for value in range(10, 60, 10):
+            screen.show(colours(value))
+            assert abs(int(two.picture()[24, 32, 0]) - value) < 3
+        again = Viewing(screen.port)
+        assert abs(int(again.picture()[24, 32, 0]) - 50) < 3  # at once, without a new picture
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(address + "etc/passwd")
+    assert two.answer.read() == b""  # the end
+
+
+def test_a_viewer_that_does_not_read_holds_up_nobody():
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8))
+    with Browser("", Page) as screen:
+        screen.show([noise])
+        asleep, awake = Viewing(screen.port), Viewing(screen.port)
+        began = time.monotonic()
+        for _ in range(30):
+            screen.show([noise])
+            awake.picture()
+        assert time.monotonic() - began < 8
+        screen.show(colours(77))
+        skipped = [asleep.picture().shape[0] for _ in range(2)]
+        while skipped[-1] == 480:
+            skipped.append(asleep.picture().shape[0])
+        assert len(skipped) < 30  # what it slept through is not sent later
+
+
+def test_keys_from_the_browser():
+    with Browser("", Page, listens=True) as screen:
+        for body in ("ArrowUp", "l", " ", "L", "Enter", "Escape"):
+            request = urllib.request.Request(f"http://127.0.0.1:{screen.port}/key", body.encode(), method="POST")
+            assert urllib.request.urlopen(request).status == 204
+        assert [screen.key(1.0) for _ in range(6)] == ["up", "l", "space", "L", "enter", "escape"]
+        began = time.monotonic()
+        assert screen.key(0.2) is None and 0.15 < time.monotonic() - began < 1.0
+        assert screen.key(0.0) is None
+
+
+# -- the command
+
+
+def test_two_runs_beside_each_other(learning, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Browser, "show", lambda screen, pictures: shown.append([p.size for p in pictures]))
+    watch([learning, learning], episodes=1, max_steps=3, fps=60.0, device="cpu")
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    assert len(shown) >= 3 and all(len(sizes) == 2 and sizes[0] == sizes[1] for sizes in shown)
+
+
+def test_from_start_to_control_c(learning):
+    """A process of its own, watched over HTTP while a new checkpoint comes; Ctrl-C ends it."""
+    command = [sys.executable, "-m", "rl_lab", "watch", f"run={learning}", "fps=30", "max_steps=4", "device=cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        viewer = Viewing(int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n")))
+        before = viewer.picture()[:50]  # the title
+        os.replace(learning / "later.pt", learning / "checkpoint.pt")
+        changed = (np.abs(viewer.picture()[:50].astype(int) - before).max() > 60 for _ in range(600))
+        assert any(changed)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130 and process.stderr.read() == ""
+    finally:
+        process.kill()

@@ -57,7 +57,7 @@ def play(
 def guest(env: Mapping, device: str) -> Player:
     """Somebody in this world who has learned nothing: actions at random."""
     stage = of_world(env, 1, device, frames=True)
-    return Player("random agent", "random", Path(), stage.env, stage.agent, 0, "steps")
+    return Player("random agent", "random", Path("random agent"), stage.env, stage.agent, 0, "steps")
 
 
 def sit(player: Player, screen: Screen, hand: "Hand", **how) -> Moment:

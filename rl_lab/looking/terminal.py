@@ -3,7 +3,6 @@
 import os
 import re
 import select
-import shutil
 import signal
 import sys
 import textwrap
@@ -58,7 +57,7 @@ class Terminal:
 
     def show(self, parts: Sequence[tuple[Image.Image, list[str]]]) -> None:
         """Side by side; only lines that have changed are written."""
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(sys.stdout.fileno())
         if size != self._size:
             self._lines, self._size = [], size
             _write("\x1b[2J")
@@ -99,16 +98,17 @@ def _write(text: str) -> None:
 
 
 def block(picture: Image.Image, words: Sequence[str], columns: int, rows: int) -> list[str]:
-    """A picture as large as fits, with the words to its right; every line `columns` characters wide."""
-    room = max(LEAST, columns - BESIDE - GAP)
-    scale = min(room / picture.width, 2 * rows / picture.height)
+    """A picture as large as fits, with the words to its right, or below where it is narrow; lines of that width."""
+    below = columns < LEAST + GAP + BESIDE
+    wide, high = (columns, max(1, rows - len(words))) if below else (columns - GAP - BESIDE, rows)
+    scale = min(wide / picture.width, 2 * high / picture.height)
     width, height = max(1, int(scale * picture.width)), max(2, int(scale * picture.height) // 2 * 2)
     painted = half_blocks(np.asarray(picture.resize((width, height), Image.Resampling.BOX)))
-    beside = max(0, columns - width - GAP)
-    lines = []
-    for left, right in zip_longest(painted, words[:rows]):
-        lines.append((left or " " * width) + " " * min(GAP, columns - width) + padded(right or "", beside))
-    return lines
+    if below:
+        return [padded(line, columns) for line in [*painted, *words][:rows]]
+    beside = columns - width - GAP
+    return [(left or " " * width) + " " * GAP + padded(right or "", beside)
+            for left, right in zip_longest(painted, words[:rows])]  # fmt: skip
 
 
 def half_blocks(pixels: np.ndarray) -> list[str]:
@@ -146,7 +146,7 @@ class Words:
     def draw(self, facts: dict[str, str], note: str, bars: Sequence[float], action: int) -> list[str]:
         if not self.is_share:
             self.low, self.high = min(self.low, *bars), max(self.high, *bars)
-        lines = [self.name, coloured(self.below, FAINT), ""]
+        lines = [*textwrap.wrap(self.name, BESIDE), coloured(self.below, FAINT), ""]
         lines += [coloured(f"{fact:<14}", FAINT) + f"{text:>{BESIDE - 14}}" for fact, text in facts.items()]
         lines += ["", f"{self.kind:<20}" + coloured(f"{note:>{BESIDE - 20}}", AGENT), *self._bars(bars, action)]
         return lines

@@ -8,6 +8,7 @@ from PIL import Image
 # From clear over red and orange to a pale yellow: seen on dark games and on pale mazes.
 GLOW = np.array([(150, 0, 60), (225, 30, 20), (255, 140, 0), (255, 245, 170)], float)
 DIM = 0.6  # how far the picture below goes towards grey
+COVER = 0.8  # how far the brightest hides it
 
 
 class Box(NamedTuple):
@@ -31,7 +32,7 @@ def glowing(picture: Image.Image, heat: np.ndarray, box: Box, smooth: bool) -> I
     below = np.asarray(picture, float)
     below = (1 - DIM) * below + DIM * below.mean(-1, keepdims=True)
     rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-    below[rows, columns] = (1 - glow) * below[rows, columns] + glow * _colour(glow[..., 0])
+    below[rows, columns] += COVER * glow * (_colour(glow[..., 0]) - below[rows, columns])
     return Image.fromarray(below.round().astype(np.uint8))
 
 

@@ -45,7 +45,7 @@ RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OURS = ("rl_lab.", "gen_lab.")
 # Of ours, what starts runs or writes files.
 OUTWARD = ("rl_lab.core.", "rl_lab.__main__.", "rl_lab.evaluate.", "rl_lab.render.", "rl_lab.looking.",
-           "rl_lab.record.", "rl_lab.stage.", "rl_lab.watch.", "rl_lab.keyboard.",
+           "rl_lab.record.", "rl_lab.stage.", "rl_lab.scenes.", "rl_lab.watch.", "rl_lab.keyboard.",
            "gen_lab.__main__.", "gen_lab.commands.", "gen_lab.comparison.", "gen_lab.data.cache.", "gen_lab.latents.",
            "gen_lab.loading.", "gen_lab.pictures.")  # fmt: skip
 

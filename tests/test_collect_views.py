@@ -15,7 +15,7 @@ from collect_cases import (
 from omegaconf import OmegaConf
 from PIL import ImageColor
 
-from rl_lab import render
+from rl_lab import scenes
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli
 from rl_lab.envs.collect import Collect
@@ -94,7 +94,7 @@ def test_evaluation_reports_the_plain_sum_of_rewards(greedy_run):
 
 def test_a_film_shows_where_the_agent_is_and_what_is_left(greedy_run):
     player = load(greedy_run, max_envs=1, device="cpu", camera=True)
-    moments = list(render.play(player, episodes=1, seed=4, max_steps=100))
+    moments = list(scenes.play(player, episodes=1, seed=4, max_steps=100))
     obs = player.env.reset(4)
     assert moments[-1].ending == "terminated" and len(moments) > 5
     assert moments[0].picture.tobytes() == maze_pictures.maze(obs[0].numpy()).tobytes()

@@ -43,7 +43,7 @@ def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
 def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
     """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError.
 
-    `~key` takes a setting away, `~/x` is a path.
+    `run=wandb:<entity>/<project>/<run>` is fetched first; `~key` takes a setting away, `~/x` is a path.
     """
     folders, rest = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -57,6 +57,11 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             rest.append(argument)
             continue
         pattern = os.path.expanduser(value if equals and key == "run" else argument)
+        if pattern.startswith("wandb:"):
+            from rl_lab.core import registry
+
+            folders.append(registry.fetch(pattern.removeprefix("wandb:")))
+            continue
         found = [Path(pattern)] if Path(pattern).exists() else sorted(Path(p) for p in glob.glob(pattern))
         if not found:
             raise UserError(f"no run folder {pattern}{_nearest_folder(pattern)}")

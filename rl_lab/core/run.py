@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from rl_lab.core import checkpoint
+from rl_lab.core import checkpoint, registry, tracking
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.progress import Progress
@@ -59,7 +59,7 @@ class Run:
         self.names, self.config, self._written = names, config, written
         self.job_type, self._tracker = job_type, tracker
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
-        self.state, self.final, self.wandb = "running", {}, None
+        self.state, self.final, self.wandb, self._identity = "running", {}, None, None
         self._saved = checkpoint.read(self.path("checkpoint.pt")) if self.path("checkpoint.pt").exists() else {}
         self._step, self._total = self._saved.get("step", 0), None
         self._seconds_before, self._bytes = self._saved.get("seconds", 0.0), self._saved.get("bytes", 0)
@@ -78,10 +78,16 @@ class Run:
         return self
 
     def _open_wandb(self) -> None:
-        name = f"{self.names['name']}-{self.dir.name}"
-        ident = f"{self.names['name']}-{hashlib.sha256(str(self.dir.resolve()).encode()).hexdigest()[:8]}"
-        self.wandb = self._tracker(name=name, group=self.names["name"], job_type=self.job_type, id=ident,
+        chosen = getattr(self._tracker, "keywords", {}).get("group") or os.environ.get("WANDB_RUN_GROUP")
+        self.wandb = self._tracker(name=self._identity["name"], id=self._identity["id"], job_type=self.job_type,
+                                   group=chosen or self.names["name"],
                                    config={**self.names, "settings": self.config})  # fmt: skip
+
+    def _close_wandb(self) -> None:
+        if self.upload and self.path("checkpoint.pt").exists():
+            registry.send(self.wandb, self.dir)
+        self.wandb.summary["state"] = self.state
+        tracking.finish(self.wandb, {"finished": 0, "failed": 1}.get(self.state, tracking.STOPPED))
 
     def __exit__(self, kind, error, trace) -> None:
         for number, handler in getattr(self, "_handlers", {}).items():
@@ -95,10 +101,7 @@ class Run:
             self._write_summary(str(error) if kind else None)
         finally:
             if self.wandb:
-                if self.upload and self.path("checkpoint.pt").exists():
-                    self.wandb.log_artifact(str(self.path("checkpoint.pt")), name=self.wandb.id, type="checkpoint")
-                self.wandb.summary["state"] = self.state
-                self.wandb.finish(exit_code={"finished": 0, "stopped": 130, "failed": 1}[self.state])
+                self._close_wandb()
 
     def _on_signal(self, number: int, _frame) -> None:
         if self._signal:
@@ -117,13 +120,15 @@ class Run:
 
     def begin(self, total: int, unit: str = "steps") -> None:
         """Everything is built, the first step comes next: from here on the folder and W&B know of the run."""
-        self._total = total
+        self._total, self._identity = total, tracking.identity(self.dir, self.names["name"])
         if self._tracker:
             self._open_wandb()  # first: where W&B refuses the run, the folder stays as it is
         self.path("config.yaml").write_text(self._written)
         self._rows = open(self.path("metrics.jsonl"), "ab")
         self._rows.truncate(self._bytes)  # rows after the checkpoint will come again
         self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
+        if self.wandb:
+            tracking.catch_up(self.wandb, self.path("metrics.jsonl").read_bytes().splitlines())
         self._start = time.monotonic()
         self._write_summary()
         self.progress.begin(total, unit, self._step)
@@ -227,6 +232,7 @@ class Run:
             "device": str(self.device), "threads": torch.get_num_threads(), "python": platform.python_version(),
             "versions": versions(), "git": revision(), "command": " ".join(sys.argv),
             "wandb": self.wandb and (f"offline: {self.wandb.dir}" if self.wandb.offline else self.wandb.url),
+            "identity": self._identity,
         }  # fmt: skip
         beside = self.path("summary.new")
         beside.write_text(json.dumps(summary, indent=2, default=str) + "\n")

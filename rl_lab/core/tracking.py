@@ -1,13 +1,20 @@
 """Weights & Biases through its own library: online when it can be, offline otherwise, never a prompt or a hang."""
 
+import hashlib
+import json
 import logging
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from rl_lab.core.errors import UserError
+
+STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
 
 
 def nothing(**_: Any) -> None:
@@ -17,13 +24,14 @@ def nothing(**_: Any) -> None:
 def wandb_run(
     *,
     name: str,
-    group: str,
+    group: str | None = None,
     job_type: str,
     config: dict,
     id: str | None = None,
-    tags: list[str] | None = None,
-    project: str = "rl-lab",
-    entity: str | None = None,
+    project: str | None = None,  # None: WANDB_PROJECT, or rl-lab
+    entity: str | None = None,  # None: WANDB_ENTITY, or the key's own
+    tags: list[str] | str | None = None,
+    notes: str | None = None,
     mode: Literal["online", "offline", "disabled"] | None = None,  # None: WANDB_MODE, or online if there is a key
     dir: str = "runs",  # one W&B folder for all runs, so that its local viewer lists them together
     init_timeout: float = 10.0,  # seconds
@@ -42,8 +50,11 @@ def wandb_run(
         init_timeout=init_timeout, finish_timeout=finish_timeout, silent=True, console="off",
         x_transaction_log_flush_interval=1,  # seconds: what a killed process may lose
     )  # fmt: skip
+    project = project or os.environ.get("WANDB_PROJECT") or "rl-lab"
+    tags = [tags] if isinstance(tags, str) else tags and [str(tag) for tag in tags]
     arguments = dict(project=project, entity=entity, name=name, group=group, job_type=job_type, config=config, id=id,
-                     tags=tags, dir=os.path.abspath(dir), resume="allow", settings=settings)  # fmt: skip
+                     tags=tags, notes=notes, dir=os.path.abspath(dir), resume="allow",
+                     settings=settings)  # fmt: skip
     mode = mode or os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
@@ -58,6 +69,42 @@ def wandb_run(
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
+
+
+def identity(folder: Path, name: str) -> dict[str, str]:
+    """Id and name of the W&B run that a run folder is. It keeps them where it is moved to, or fetched; a copy beside
+    the original is a run of its own.
+    """
+    home = str(folder.resolve())
+    try:
+        before = json.loads((folder / "summary.json").read_text())["tracked"]
+        if before["folder"] == home or not Path(before["folder"]).exists():
+            return {"id": before["id"], "name": before["name"], "folder": home}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a fresh run
+    ident = f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:8]}"
+    return {"id": ident, "name": f"{name}-{folder.name}", "folder": home}
+
+
+def catch_up(run, rows: Iterable[bytes]) -> None:
+    """Of the rows that a run taken up again has already, logs those that W&B lacks: a killed process sent no more.
+
+    Offline nothing is known of what W&B has; there the first sitting's own folder holds them.
+    """
+    if run.resumed:
+        last = run.summary.get("step", -1)
+        for row in map(json.loads, rows):
+            if row["step"] > last:
+                run.log(row)
+
+
+def finish(run, exit_code: int = 0) -> None:
+    """Waits until what was logged has arrived, but no longer than `finish_timeout`; says what then is left to do."""
+    start = time.monotonic()
+    run.finish(exit_code=exit_code)
+    if not run.offline and time.monotonic() - start >= run.settings.finish_timeout:
+        print(f"W&B did not take all of it within {run.settings.finish_timeout:g} s; "
+              f"wandb sync {os.path.relpath(Path(run.dir).parent)} sends the rest", file=sys.stderr)  # fmt: skip
 
 
 def reachable(url: str, timeout: float) -> bool:

@@ -7,6 +7,7 @@ is refused and kept in `unknown`: a newer wandb asks other ones.
 import json
 import re
 import threading
+import time
 from base64 import b64decode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -260,9 +261,7 @@ class Server:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Of one connection."""
-
-    protocol_version = "HTTP/1.1"
+    """Of one request: connections are not kept, so that a closed server is closed at once."""
 
     def log_message(self, *_) -> None:
         pass
@@ -271,10 +270,14 @@ class Handler(BaseHTTPRequestHandler):
         return [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
 
     def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        while self.server.lab.silent.is_set():
+            time.sleep(0.1)
+        return body
 
     def do_GET(self) -> None:
         kind, *path = self._path()
+        self._body()
         self._answer(200, self.server.lab.get(kind, path) if kind.startswith("get-") else b"")
 
     def do_PUT(self) -> None:
@@ -300,9 +303,6 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, json.dumps({"data": getattr(lab, name)(sent.get("variables") or {})}).encode())
 
     def _answer(self, status: int, body: bytes) -> None:
-        if self.server.lab.silent.is_set():
-            self.close_connection = True
-            threading.Event().wait(600)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/json")

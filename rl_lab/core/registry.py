@@ -103,17 +103,15 @@ def _artifact(path: str, version: str):
 
 def _download(artifact, folder: Path) -> Path:
     """Whole and as sent, or not at all."""
-    told, strange = artifact.digest, {n for n, entry in artifact.manifest.entries.items() if entry.ref} or (
-        {*artifact.manifest.entries} ^ {*FILES}
-    )
-    if strange:
-        raise UserError(f"{artifact.name} is refused: it is not a run folder of ours ({', '.join(sorted(strange))})")
+    digest, entries = artifact.digest, artifact.manifest.entries  # asked for first: it may not follow the manifest
+    if {*entries} != {*FILES} or any(entry.ref for entry in entries.values()):
+        raise UserError(f"{artifact.name} is refused: a run folder is {', '.join(FILES)}, and nothing else")
     beside = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         artifact.download(root=str(beside), skip_cache=True)
         artifact.verify(root=str(beside))
-        if artifact.manifest.digest() != told:
+        if artifact.manifest.digest() != digest:
             raise ValueError("its manifest is another")
     except (OSError, ValueError) as error:
         shutil.rmtree(beside, ignore_errors=True)

@@ -103,8 +103,9 @@ def finish(run, exit_code: int = 0) -> None:
     start = time.monotonic()
     run.finish(exit_code=exit_code)
     if not run.offline and time.monotonic() - start >= run.settings.finish_timeout:
+        folder = os.path.relpath(Path(run.dir).parent)
         print(f"W&B did not take all of it within {run.settings.finish_timeout:g} s; "
-              f"wandb sync {os.path.relpath(Path(run.dir).parent)} sends the rest", file=sys.stderr)  # fmt: skip
+              f"wandb sync --no-skip-online {folder} sends the rest", file=sys.stderr)  # fmt: skip
 
 
 def reachable(url: str, timeout: float) -> bool:

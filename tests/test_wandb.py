@@ -40,7 +40,7 @@ def fresh():
 def start(cwd: Path, *command: str, **env: str) -> subprocess.Popen:
     """A command of ours or wandb's, with nothing of the user's own W&B."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    own = {f"WANDB_{kind}_DIR": str(cwd / f".wandb/{kind}") for kind in ("CONFIG", "CACHE", "DATA")}
+    own = {f"WANDB_{kind}_DIR": str(cwd / f"own/{kind}") for kind in ("CONFIG", "CACHE", "DATA")}
     command = [sys.executable, *command] if command[0] == "-c" else [sys.executable, "-m", *command]
     return subprocess.Popen(command, cwd=cwd, env=clean | own | {"NETRC": str(cwd / "netrc")} | env,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -415,6 +415,9 @@ def test_a_refused_key_and_a_lost_network_are_said_in_a_line(server, planned, tm
     command = "rl_lab", "render", f"run=wandb:{path}", "tracker=none"
     told = call(tmp_path, *command, code=2, **server.env | {"WANDB_API_KEY": "b" * 40})
     assert told == f"rl-lab: W&B at {server.url} refused the key; wandb login --relogin gives it another\n"
+    told = call(tmp_path, *PLAN, code=2, **server.env | {"WANDB_API_KEY": "b" * 40})
+    assert told.startswith("rl-lab: W&B refused the run: ") and "user is not logged in" in told
+    assert told.endswith("; or run with tracker=none\n") and not (tmp_path / "run").exists()
     away = {"WANDB_BASE_URL": "http://127.0.0.1:1", "WANDB_API_KEY": "a" * 40}
     told = call(tmp_path, *command, code=2, **away)
     assert told == "rl-lab: W&B did not answer at http://127.0.0.1:1 within 10 s\n"

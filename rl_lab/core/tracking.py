@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 import urllib.error
@@ -15,6 +16,8 @@ from typing import Any, Literal
 from rl_lab.core.errors import UserError
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
+
+REFUSED = r"error 40[0134]|verify credentials"  # in what wandb raises where its server did answer
 
 
 def nothing(**_: Any) -> None:
@@ -62,10 +65,10 @@ def wandb_run(
         mode = _offline(init_timeout)
     try:
         run = wandb.init(mode=mode, **arguments)
-    except wandb.errors.CommError:  # it answers, but not to this; what was begun keeps the id taken for a while
-        run = wandb.init(mode=_offline(init_timeout), **arguments | {"id": f"{id}-offline"})
-    except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-        raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error
+    except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        if isinstance(error, wandb.errors.UsageError) or re.search(REFUSED, str(error)):
+            raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error
+        run = wandb.init(mode=_offline(init_timeout), **arguments | {"id": f"{id}-offline"})  # `id` stays taken a while
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
@@ -77,9 +80,9 @@ def identity(folder: Path, name: str) -> dict[str, str]:
     """
     home = str(folder.resolve())
     try:
-        before = json.loads((folder / "summary.json").read_text())["tracked"]
+        before = json.loads((folder / "summary.json").read_text())["identity"]
         if before["folder"] == home or not Path(before["folder"]).exists():
-            return {"id": before["id"], "name": before["name"], "folder": home}
+            return {"id": str(before["id"]), "name": str(before["name"]), "folder": home}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a fresh run
     ident = f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:8]}"

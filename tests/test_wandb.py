@@ -352,7 +352,7 @@ def test_how_a_run_ended_is_known_there(fresh, tmp_path):
 @pytest.mark.slow
 def test_an_agent_is_trained_then_fetched_elsewhere_and_trained_further_as_one_run(fresh, tmp_path):
     tiny = ("experiment=dqn_four_rooms", "device=cpu", "loop.eval_every=2_000", "loop.eval_episodes=32",
-            "loop.log_every=500", "agent.learning_starts=500")  # fmt: skip
+            "loop.log_every=500", "agent.learning_starts=500", "env.num_envs=20")  # fmt: skip
     call(tmp_path, "rl_lab", "train", *tiny, "loop.total_steps=2_000", "hydra.run.dir=run", "checkpoint.upload=true",
          **fresh.env)  # fmt: skip
     first = lines(tmp_path / "run")

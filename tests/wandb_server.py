@@ -4,6 +4,7 @@ It keeps what arrives as it arrived, so that a test can hold it against the run 
 is refused and kept in `unknown`: a newer wandb asks other ones.
 """
 
+import contextlib
 import json
 import re
 import threading
@@ -303,8 +304,9 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, json.dumps({"data": getattr(lab, name)(sent.get("variables") or {})}).encode())
 
     def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # who asked may have given up
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)

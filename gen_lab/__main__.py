@@ -9,6 +9,7 @@ COMMANDS = {
     "sample": "draw from what a run learned: samples, one class, completed images, a film",
     "evaluate": "score the whole test set, and judge samples beside held-out images",
     "latents": "pictures of what an autoencoder's latents mean: traversals, interpolations, a map",
+    "study": "a study's jobs and what came of each; study resume <folder> goes on with what is missing",
     "compare": "all measures of several runs in one table, and learning curves",
 }
 

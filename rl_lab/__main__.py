@@ -11,6 +11,7 @@ COMMANDS = {
     "play": "play by keyboard, the agent's values beside you: run=<folder> or env=<name>",
     "render": "film what a run learned, several runs side by side",
     "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
+    "study": "a study's jobs and what came of each; study resume <folder> goes on with what is missing",
     "compare": "tables, curves and one page of many runs, over one task or several",
 }
 

@@ -13,8 +13,16 @@ from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
+OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
 WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
+
+
+def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
+    """How many jobs of so many threads keep this machine busy, and no busier."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
+    return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))
 
 
 def groups(root: str) -> list[str]:

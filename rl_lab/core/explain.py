@@ -12,6 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rl_lab.core.composition import GROUPS, compose, flatten
 from rl_lab.core.errors import UserError, nearest
 
+EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
 HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 
 
@@ -47,6 +48,8 @@ class plain_errors:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if isinstance(error, MissingConfigException) and error.options:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            if group.startswith("hydra/") and (extra := EXTRAS.get(choice)):
+                return f"{group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{extra}]'"
             options = (f"{group}={option}" for option in error.options)
             return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
         if "Could not override" in lines[0]:

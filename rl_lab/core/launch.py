@@ -1,7 +1,10 @@
 """From a command line to one call: compose the YAML, hold it against the signatures, open the run, call the loop."""
 
+import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -11,10 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core.composition import GROUPS, compose, conf_dir, groups, read_config, split
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.explain import plain_errors
+from rl_lab.core.study import Study, runs_of
+from rl_lab.core.study_jobs import Value, sit
+from rl_lab.core.study_launcher import recording
+from rl_lab.core.study_report import account
 
 
-def train(prog: str, root: str, arguments: list[str]) -> None:
-    """Runs the loop of the composed config in a new folder, or goes on in the one that `run=` names."""
+def train(prog: str, root: str, arguments: list[str], study: Study | None = None) -> int:
+    """Runs the loop of the composed config in a new folder, or goes on in the one that `run=` names.
+
+    Of several jobs it keeps a study, a new one or the `study` that goes on. Returns the exit code.
+    """
     folders, overrides = split(arguments)
     if len(folders) > 1:
         raise UserError(f"{prog} train resumes one run at a time, not {len(folders)}")
@@ -24,41 +34,95 @@ def train(prog: str, root: str, arguments: list[str]) -> None:
         source, config_name = folders[0].resolve(), "config"
         overrides += [f"hydra.run.dir={_quoted(str(folders[0]))}", "hydra.output_subdir=null",
                       "hydra/job_logging=none", "hydra/hydra_logging=none"]  # fmt: skip
+    checked = partial(plain_errors, source, config_name, overrides)
 
     @hydra.main(version_base="1.3", config_path=str(source), config_name=config_name)
     def main(cfg: DictConfig) -> None:
         try:
-            with plain_errors(source, config_name, overrides):
+            with checked():
                 execute(cfg, prog, root, resuming=bool(folders))
-        except UserError as error:  # Hydra would announce it once more, and a multirun's other jobs go on
+        except UserError as error:  # Hydra would announce it once more
             mistakes.append(error)
 
     mistakes: list[UserError] = []
     sys.argv = [f"{prog} train", *overrides]
-    with plain_errors(source, config_name, overrides):
-        main()
-    for mistake in mistakes[:-1]:
-        print(f"{prog}: {mistake}", file=sys.stderr)
+    begin = lambda cfg: study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, _revision())
+    with recording(begin, partial(job, prog=prog, root=root, source=source)) as studies:
+        code = _counted(prog, studies, checked, main)
     if mistakes:
-        raise mistakes[-1]
+        raise mistakes[0]
+    return code
 
 
-def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> None:
-    """One job: checked, recorded in its folder, run."""
+def _counted(prog: str, studies: list[Study], checked: Callable, main: Callable) -> int:
+    """The exit code of `main`, and what came of the jobs if it launched any."""
+    try:
+        with checked():
+            main()
+    except KeyboardInterrupt:
+        for study in studies:
+            print(account(study, prog)[0], file=sys.stderr)
+        raise
+    except Exception:
+        for study in studies:
+            if not study.about["jobs"]:
+                study.forget()
+        raise
+    codes = []
+    for study in studies:
+        words, code = account(study, prog)
+        print(words, file=sys.stderr)
+        codes.append(code)
+    return max(codes, default=0)
+
+
+def resume(prog: str, root: str, arguments: list[str]) -> int:
+    """`study resume <folder>`: launches what the study misses, by its own command line; hydra.* may be given anew."""
+    folders, overrides = split(arguments)
+    if len(folders) != 1:
+        raise UserError(f"{prog} study resume goes on with one study: name its folder, runs/studies/<name>/<time>")
+    study = Study(folders[0].resolve())
+    if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
+        raise UserError(f"{fixed[0]} would make it another study; a study that goes on takes hydra.* settings alone")
+    replayed = study.replayed()
+    if left := [a for a in study.about["arguments"] if a not in replayed]:
+        print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
+    if Path(study.about["directory"]).is_dir():
+        os.chdir(study.about["directory"])
+    study.stop(False)
+    return train(prog, root, [*replayed, *overrides, f"hydra.sweep.dir={_quoted(str(study.root))}"], study)
+
+
+def job(cfg: DictConfig, prog: str, root: str, source: Path, study: Study, launcher: int) -> float | None:
+    """One job of a study, in whatever process; returns what a search goes by."""
+    chosen = HydraConfig.get()
+    if Path(study.about["directory"]).is_dir():
+        os.chdir(study.about["directory"])  # a worker may have begun elsewhere
+    folder, overrides = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
+    sys.argv = [f"{prog} train", *overrides]  # what would do this job alone
+
+    def work(begun: bool) -> Value:
+        with plain_errors(source, root, overrides):
+            if begun and (folder / "config.yaml").exists():
+                return _finished(folder) or execute(read_config(folder), prog, root, resuming=True)
+            return execute(cfg, prog, root, resuming=False)
+
+    number = int(chosen.job.name.rpartition("-")[2])
+    value = sit(study, number, folder, prog, work, launcher)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return value and value[1]
+
+
+def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> Value:
+    """One run: checked, recorded in its folder, gone through."""
     from rl_lab.core import settings
 
     chosen = HydraConfig.get().runtime
     folder = Path(chosen.output_dir)
     try:
         if not resuming:
-            if (folder / "config.yaml").exists():
-                raise UserError(
-                    f"{folder} holds a run already; {prog} train run={folder} resumes it, "
-                    "or choose another hydra.run.dir"
-                )
-            if folder.is_dir() and any(folder.iterdir()):
-                raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
-            _check_root(cfg, root)
+            _check_new(cfg, prog, root, folder)
             _keep_what_runs(cfg, chosen.choices)
         settings.check(cfg.loop, "loop", trusted=not resuming)
         settings.check(cfg.tracker, "tracker", trusted=not resuming)
@@ -75,10 +139,47 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> None:
             run.say(f"stopped; {prog} train run={shown} goes on")
             raise
         run.say(f"finished: {shown}")
+        return objective(run.final)
     except Exception:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # a mistake found before the first step leaves no litter behind
         raise
+
+
+def objective(final: dict[str, float]) -> Value:
+    """Of a run's last figures the one that a search goes by: the return, or else a likelihood."""
+    from rl_lab.core.progress import SHOWN
+
+    names = sorted(final, key=lambda name: (not name.startswith("eval/"), name))
+    wanted = [name for name in names if name.split("[")[0] in SHOWN]
+    return (wanted[0], final[wanted[0]]) if wanted else None
+
+
+def _finished(folder: Path) -> Value:
+    """What a run came to that had ended before its end was noted."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return objective(summary["final"]) if summary["state"] == "finished" else None
+
+
+def _check_new(cfg: DictConfig, prog: str, root: str, folder: Path) -> None:
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder} holds a run already; {prog} train run={folder} resumes it, "
+                        "or choose another hydra.run.dir")  # fmt: skip
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
+    _check_root(cfg, root)
+
+
+def _study_name(cfg: DictConfig) -> str:
+    """The ready study, or the experiment if it is one for all jobs."""
+    choices = cfg.hydra.runtime.choices
+    return choices.get("study") or choices.get("experiment") or "sweep"
+
+
+def _revision() -> str | None:
+    from rl_lab.core.run import revision
+
+    return revision()
 
 
 def _open_run(cfg: DictConfig, folder: Path):
@@ -130,7 +231,10 @@ def _check_root(cfg: DictConfig, root: str) -> None:
 
 
 def command(root: str, name: str, arguments: list[str]) -> None:
-    """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`."""
+    """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
+
+    A study's folder stands for its runs.
+    """
     from rl_lab.core import settings
 
     folders, overrides = split(arguments)
@@ -138,7 +242,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
         settings.check(cfg)
-        hydra.utils.call(cfg, runs=folders)
+        hydra.utils.call(cfg, runs=folders if name == "study" else runs_of(folders))
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,202 @@
+"""A study: many jobs, and one folder that says which they are and what came of each.
+
+    study.yaml      what was asked for: the command line, the git revision, the settings of every job
+    jobs/3.json     what came of job 3: its run's folder, its state, seconds, value and reason
+    jobs/3.log      what it printed; locked while it runs, which tells the killed from the living
+    stop            while this file is there, no further job begins
+
+Every file has one writer at a time and is replaced whole: a study can be killed at any moment.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from rl_lab.core.errors import UserError
+
+STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
+# Of a recorded command line, what is done again unasked: settings of a run, and who launches the jobs.
+REPLAYED = re.compile(r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
+                      r"|hydra\.(launcher|sweeper)\.(n_jobs|n_trials|max_batch_size|params\..*)=.*")  # fmt: skip
+
+
+class Job(NamedTuple):
+    """One of a study's jobs, and what came of it so far."""
+
+    number: int
+    overrides: list[str]
+    state: str = "waiting"  # one of STATES
+    folder: str | None = None  # of its run, seen from the study's folder
+    seconds: float | None = None  # of its last sitting
+    value: list | None = None  # name and number: what a search goes by
+    reason: str | None = None  # of a mistake or a crash, in one line
+    process: list | None = None  # host and process id
+
+
+class Study:
+    """The files of one study. Raises UserError where the folder holds none."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        try:
+            self.about = yaml.safe_load((self.folder / "study.yaml").read_text())
+            self.about["jobs"], self.about["arguments"]  # noqa: B018 (they are there)
+        except FileNotFoundError:
+            raise UserError(f"{folder} is not the folder of a study: it has no study.yaml") from None
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise UserError(f"{folder}/study.yaml is damaged: {' '.join(str(error).split())[:160]}") from error
+
+    @classmethod
+    def begin(cls, root: Path, name: str, prog: str, arguments: list[str], revision: str | None) -> "Study":
+        """A folder that no other study has: root/studies/<name>/<time>."""
+        now = time.time()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now)) + f"-{int(now % 1 * 1e6):06}"
+        folder = root / "studies" / name / stamp
+        (folder / "jobs").mkdir(parents=True)
+        about = {"name": name, "command": shlex.join([prog, "train", *arguments]), "arguments": arguments,
+                 "directory": os.getcwd(), "begun": stamp, "git": revision, "jobs": []}  # fmt: skip
+        _write(folder / "study.yaml", _yaml(about))
+        return cls(folder)
+
+    @property
+    def root(self) -> Path:
+        """Where the runs are."""
+        return self.folder.parents[2]
+
+    def forget(self) -> None:
+        """Of a study that came to no job nothing stays."""
+        for path in (self.folder / "study.yaml", self.folder / "multirun.yaml"):
+            path.unlink(missing_ok=True)
+        for folder in (self.folder / "jobs", self.folder, *self.folder.parents[:2]):
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+    def replayed(self) -> list[str]:
+        """The recorded arguments that may be followed unasked. Raises UserError where one could run code."""
+        for argument in self.about["arguments"]:
+            if "_target_" in argument:
+                raise UserError(f"{self.folder}/study.yaml is refused: {argument} could run code; start a new study")
+        return [a for a in self.about["arguments"] if REPLAYED.fullmatch(a)]
+
+    # -- jobs
+
+    def add(self, overrides: Sequence[Sequence[str]], first: int) -> list[int]:
+        """The numbers of these jobs, from `first` on; a study that goes on must come to the same ones again."""
+        numbers, known = range(first, first + len(overrides)), self.about["jobs"]
+        for number, settings in zip(numbers, map(list, overrides), strict=True):
+            if number == len(known):
+                known.append(settings)
+            elif known[number] != settings:
+                raise UserError(f"job {number} of {self.folder} was {shlex.join(known[number])} and would now be "
+                                f"{shlex.join(settings)}; start a new study")  # fmt: skip
+        _write(self.folder / "study.yaml", _yaml(self.about))
+        return list(numbers)
+
+    def jobs(self) -> list[Job]:
+        return [self.job(number) for number in range(len(self.about["jobs"]))]
+
+    def job(self, number: int) -> Job:
+        """A job that says it runs, and whose log nobody holds, was killed."""
+        for _ in range(2):  # between the two looks of the first it may have ended
+            job = Job(number, self.about["jobs"][number], **self._noted(number))
+            if job.state != "running" or self._held(number):
+                return job
+        return job._replace(state="interrupted")
+
+    def note(self, number: int, **outcome) -> None:
+        """What is known of the job now; of what was known before, only its folder stays."""
+        folder = {"folder": self._noted(number).get("folder")}
+        _write(self.folder / f"jobs/{number}.json", json.dumps(folder | outcome, default=str) + "\n")
+
+    def label(self, number: int) -> str:
+        """The settings that tell the job from the others."""
+        jobs = self.about["jobs"]
+        shared = set(jobs[0]).intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+        return " ".join(o for o in jobs[number] if o not in shared)
+
+    def log(self, number: int) -> Path:
+        return self.folder / f"jobs/{number}.log"
+
+    @contextmanager
+    def holding(self, number: int) -> Iterator[bool]:
+        """The job's lock, which dies with the process; False where another process has it."""
+        with open(self.log(number), "ab") as file:
+            for _ in range(20):  # who only looks holds it for an instant
+                if held := _lock(file, fcntl.LOCK_EX):
+                    break
+                time.sleep(0.05)
+            yield held
+
+    def _held(self, number: int) -> bool:
+        try:
+            with open(self.log(number), "rb") as file:
+                return not _lock(file, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
+
+    def _noted(self, number: int) -> dict:
+        try:
+            return json.loads((self.folder / f"jobs/{number}.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    # -- stopping
+
+    @property
+    def stopping(self) -> bool:
+        return (self.folder / "stop").exists()
+
+    def stop(self, stopping: bool = True) -> None:
+        """No further job begins, wherever the jobs run; or they may again."""
+        (self.folder / "stop").touch() if stopping else (self.folder / "stop").unlink(missing_ok=True)
+
+    def processes(self) -> list[int]:
+        """Of this machine, those whose job runs."""
+        running = [job.process for job in self.jobs() if job.state == "running" and job.process]
+        return [pid for host, pid in running if host == socket.gethostname()]
+
+
+def runs_of(folders: list[Path]) -> list[Path]:
+    """The folder of a study stands for its runs that have rows; any other folder for itself. Raises UserError."""
+    found = []
+    for folder in folders:
+        if not (folder / "study.yaml").is_file():
+            found.append(folder)
+            continue
+        runs = [Path(os.path.relpath(folder / job.folder)) for job in Study(folder).jobs() if job.folder]
+        runs = [run for run in runs if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size]
+        if not runs:
+            raise UserError(f"{folder} has no run with rows in metrics.jsonl yet; wait for them or leave it out")
+        found += runs
+    return found
+
+
+def _lock(file, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _yaml(about: dict) -> str:
+    """A line for each job."""
+    return yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=1_000)
+
+
+def _write(path: Path, text: str) -> None:
+    """Never half a file."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(text)
+    beside.replace(path)

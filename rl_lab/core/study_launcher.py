@@ -1,0 +1,133 @@
+"""Between Hydra's sweepers and its launchers: what is launched is written down, and what is done is not launched."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, read_write
+
+from rl_lab.core.study import Study
+from rl_lab.core.study_report import tell
+
+EndedEarly = Exception  # each launcher has errors of its own for a worker that died
+
+
+@contextmanager
+def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[list[Study]]:
+    """In here a sweeper that asks Hydra for its launcher gets one that keeps a study, which joins the yielded list.
+
+    `job(cfg, study=..., launcher=...)` is what the launcher's processes call.
+    """
+    studies, plugins = [], Plugins.instance()
+    ask = plugins.instantiate_launcher
+
+    def instantiate_launcher(hydra_context: HydraContext, task_function: Callable, config: DictConfig) -> Launcher:
+        del plugins.instantiate_launcher  # asked once; what is sent to other processes is Hydra's own
+        study = begin(config)
+        studies.append(study)
+        with read_write(config):
+            config.hydra.sweep.dir = str(study.folder)  # where sweepers and launchers leave files of their own
+        task = partial(job, study=study, launcher=os.getpid())
+        return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study)
+
+    plugins.instantiate_launcher = instantiate_launcher
+    try:
+        yield studies
+    finally:
+        vars(plugins).pop("instantiate_launcher", None)
+
+
+class Recorded(Launcher):
+    """Launches, of the jobs it is given, those that the study misses."""
+
+    def __init__(self, launcher: Launcher, study: Study):
+        self.launcher, self.study = launcher, study
+
+    def setup(self, **_) -> None: ...  # the launcher inside is set up
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """What each job came to; None where it failed, which an objective cannot be."""
+        numbers = self.study.add(job_overrides, initial_job_idx)
+        missing = [n for n in numbers if self.study.job(n).state not in ("finished", "running")]
+        for number in missing:
+            self.study.note(number, state="waiting")
+        with _told(self.study, numbers), _stoppable(self.study) as stopped:
+            while missing and not stopped:
+                missing = self._attempt(missing, stopped)
+        if stopped or self.study.stopping:
+            raise _interruption(stopped)
+        return [self._returned(number) for number in numbers]
+
+    def _attempt(self, missing: list[int], stopped: list[int]) -> list[int]:
+        """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""
+        try:
+            self.launcher.launch([self._overrides(number) for number in missing], initial_job_idx=missing[0])
+            return []
+        except EndedEarly:
+            left = [number for number in missing if self.study.job(number).state == "waiting"]
+            if len(left) == len(missing) and not stopped:
+                raise
+            return left
+
+    def _overrides(self, number: int) -> list[str]:
+        name = f"{self.study.folder.name}-{number}"
+        return [
+            *self.study.job(number).overrides,
+            f"hydra.job.name='{name}'",
+            f"hydra.sweep.dir='{self.study.root.resolve()}'",
+        ]
+
+    def _returned(self, number: int) -> JobReturn:
+        job = self.study.job(number)
+        return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED,
+                         _return_value=job.value[1] if job.value else None)  # fmt: skip
+
+
+@contextmanager
+def _told(study: Study, numbers: list[int]) -> Iterator[None]:
+    """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
+    done = threading.Event()
+    teller = threading.Thread(target=tell, args=(study, numbers, sys.stderr, done), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+@contextmanager
+def _stoppable(study: Study) -> Iterator[list[int]]:
+    """The first signal asks every job to save and stop; a second one is not waited for."""
+    received = []
+
+    def on_signal(number: int, _frame) -> None:
+        if received:
+            raise _interruption(received)
+        received.append(number)
+        study.stop()
+        print("stopping: every job saves first; once more stops at once", file=sys.stderr)
+        for process in study.processes():
+            os.kill(process, signal.SIGTERM)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interruption(received: list[int]) -> KeyboardInterrupt:
+    from rl_lab.core.run import Stopped
+
+    return Stopped(received[0] if received else signal.SIGINT)

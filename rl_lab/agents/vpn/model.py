@@ -177,6 +177,28 @@ class FrameEncoder(nn.Module):
         return self.convolutions(obs)
 
 
+class VectorEncoder(nn.Module):
+    """Vectors [B, n] -> [B, C, 1, 1]: a map of one cell."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        units: Sequence[Count],  # of each layer; the last are the channels
+    ):
+        super().__init__()
+        if len(spec.obs_shape) != 1:
+            raise UserError(f"agent.network.encoder=VectorEncoder needs vectors, not observations {spec.obs_shape}; "
+                            "take GridEncoder or FrameEncoder of rl_lab.agents.vpn.model")  # fmt: skip
+        sizes = [*spec.obs_shape, *units]
+        self.layers = nn.Sequential(
+            *(part for i, n in enumerate(units) for part in (nn.Linear(sizes[i], n), nn.ELU(inplace=True)))
+        )
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.layers(obs)[:, :, None, None]
+
+
 def head(features: int, units: int, outputs: int = 1, activation: bool = True) -> nn.Sequential:
     """One hidden layer, Xavier; and a last one whose weights for each output have norm 0.01."""
     hidden, last = nn.Linear(features, units), nn.Linear(units, outputs)

@@ -1,5 +1,6 @@
 """Studies: many jobs whose folders never meet, that fail alone, and that go on after any kill with what is missing."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -10,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from rl_lab.core.study import Study
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli, composition
+from rl_lab.core.errors import UserError
+from rl_lab.core.explain import EXTRAS
+from rl_lab.core.launch import objective
+from rl_lab.core.study import Study, runs_of
 
-DQN = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "env.num_envs=4", "loop.eval_episodes=2",
-       "loop.eval_every=200", "agent.learning_starts=64", "checkpoint.every=0.05"]  # fmt: skip
+TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
+         "loop.total_steps=400", "loop.eval_every=200", "loop.eval_episodes=2", "checkpoint.every=0.05"]  # fmt: skip
+LONG = "loop.total_steps=20_000"
 
 
 @pytest.fixture
@@ -22,8 +29,37 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "rl_lab", *arguments]
+def rl_lab(capsys, *arguments: str) -> tuple[int, str, str]:
+    """The exit code, and what stdout and stderr got."""
+    code = cli.main("rl-lab", "rl", COMMANDS, list(arguments))
+    return code, *capsys.readouterr()
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "rl_lab", *arguments]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(true, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 180
+    while not true():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.1)
+
+
+def the_study() -> Study:
+    (path,) = Path("runs/studies").glob("*/*/study.yaml")
+    return Study(path.parent)
+
+
+def states() -> list[str]:
+    return [job.state for job in the_study().jobs()] if list(Path("runs/studies").glob("*/*/study.yaml")) else []
+
+
+def under_way(number: int) -> bool:
+    """Whether the job's run has a checkpoint of its middle."""
+    found = list(Path("runs").glob(f"*/*-{number}_seed*/summary.json"))
+    return bool(found) and json.loads(found[0].read_text())["step"] > 0
 
 
 def rows(folder: Path) -> list[dict]:
@@ -32,43 +68,197 @@ def rows(folder: Path) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def the_study() -> Study:
-    (path,) = Path("runs/studies").glob("*/*/study.yaml")
-    return Study(path.parent)
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def states(study: Study) -> list[str]:
-    return [job.state for job in study.jobs()]
+# -- running, failing, going on
 
 
-def saved_step(pattern: str) -> int:
-    """Of the run's checkpoint; 0 before there is one."""
-    found = list(Path("runs").glob(f"{pattern}/summary.json"))
-    return json.loads(found[0].read_text())["step"] if found else 0
-
-
-def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here):
+def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, capsys):
     """kill -9 of every process: what was finished stays, the half-done goes on, the rest begins."""
-    steps = "loop.total_steps=400,6_000,400"
-    arguments = ["train", "-m", *DQN, steps, "hydra.launcher.n_jobs=2", "seed=0"]
-    process = subprocess.Popen(command(*arguments), start_new_session=True, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (saved_step("dqn_four_rooms/*-1_seed0") and states(the_study())[0] == "finished"):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
+    steps = "loop.total_steps=400,20_000,800"
+    process = started("train", "-m", *TABLE, steps, "hydra.launcher.n_jobs=2")
+    wait_until(lambda: under_way(1) and states()[0] == "finished", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     study = the_study()
-    assert states(study)[:2] == ["finished", "interrupted"]
-    done = [study.folder / job.folder for job in study.jobs() if job.folder]
-    before = {path: path.stat().st_mtime_ns for path in done[0].iterdir()}
+    assert states()[:2] == ["finished", "interrupted"]
+    finished, half_done = (study.folder / study.job(number).folder for number in (0, 1))
+    before = times(finished)
 
-    result = subprocess.run(command("study", "resume", str(study.folder)), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert states(study) == ["finished"] * 3
-    assert {path: path.stat().st_mtime_ns for path in done[0].iterdir()} == before, "finished jobs are not touched"
+    code, _, err = rl_lab(capsys, "study", "resume", str(study.folder), "hydra.launcher.n_jobs=1")
+    assert (code, states()) == (0, ["finished"] * 3), err
+    assert times(finished) == before, "a finished job is not run again"
     assert "resumed at step" in study.log(1).read_text()
-    folder = study.folder / study.job(1).folder
-    alone = [*DQN, "loop.total_steps=6_000", "seed=0", "hydra.run.dir=alone"]
-    assert subprocess.run(command("train", *alone), capture_output=True).returncode == 0
-    assert rows(folder) == rows(Path("alone"))
+    assert rl_lab(capsys, "train", *TABLE, LONG, "hydra.run.dir=alone")[0] == 0
+    assert rows(half_done) == rows(Path("alone"))
+    assert len(list(Path("runs/q_learning_russell_norvig").iterdir())) == 3
+
+
+def test_each_job_fails_alone_and_says_why(here, capsys):
+    networks = "agent.network._target_=rl_lab.networks.linear,rl_lab.exploration.Linear"
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, networks, "agent.gamma=0.9,2", "hydra.launcher.n_jobs=2")
+    study = the_study()
+    assert states() == ["finished", "mistake", "crashed", "mistake"] and code == 1
+    assert "4 jobs: 1 finished, 2 mistake, 1 crashed" in err
+    lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
+    assert len(lines) == 3 and lines[0].endswith("agent.gamma=2 is impossible: it must be between 0 and 1")
+    assert "agent.network._target_=rl_lab.exploration.Linear agent.gamma=0.9  TypeError: Linear.__init__() " in lines[1]
+    assert lines[1].endswith(f"traceback in {study.log(2)}")
+    assert ["Traceback" in study.log(n).read_text() for n in range(4)] == [False, False, True, False]
+    assert "Traceback" not in err and "replay" not in err
+    assert [line.split(" in ")[0] for line in err.splitlines() if line.startswith("[4/4]")] != []
+    assert len(list(Path("runs/q_learning_russell_norvig").iterdir())) == 1, "mistakes leave no folder"
+
+    code, out, _ = rl_lab(capsys, "study", str(study.folder))
+    assert code == 0 and "400 of 400" in out and out.count("mistake") == 2 and "eval/return" in out
+    assert "1 finished, 2 mistake, 1 crashed" in rl_lab(capsys, "study")[1]
+    assert runs_of([study.folder]) == [study.folder.parents[2] / study.job(0).folder.removeprefix("../../../")]
+    assert rl_lab(capsys, "compare", str(study.folder), "tracker=none", "out=c")[0] == 0
+
+    before = times(study.folder / study.job(0).folder)
+    code, _, err = rl_lab(capsys, "study", "resume", str(study.folder), "hydra/launcher=basic")
+    assert code == 1 and err.count("\n[") == 3 and times(study.folder / study.job(0).folder) == before
+
+
+def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
+    assert rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2,3", "hydra/launcher=basic")[0] == 2
+    assert states() == ["mistake", "mistake"]
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
+    assert (code, err) == (2, "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n")
+    assert not list(Path("other").rglob("*"))
+
+
+def test_two_studies_of_one_moment_have_folders_of_their_own(here):
+    command = ["train", "-m", *TABLE, "seed=0,1", "hydra/launcher=basic"]
+    both = [started(*command) for _ in range(2)]
+    assert [p.communicate()[0] or p.returncode for p in both] == [0, 0]
+    assert len(list(Path("runs/q_learning_russell_norvig").glob("*/summary.json"))) == 4
+
+
+@pytest.mark.slow
+def test_interrupted_every_job_saves_and_no_further_one_begins(here, capsys):
+    """Ctrl-C in a terminal goes to every process."""
+    process = started(
+        "train",
+        "-m",
+        *TABLE,
+        "loop.total_steps=200_000",
+        "checkpoint.every=1000",
+        "seed=0,1,2",
+        "hydra.launcher.n_jobs=2",
+    )
+    wait_until(lambda: states()[:2] == ["running", "running"] and all(map(has_begun, (0, 1))), process)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "stopping: every job saves first" in err and "study resume" in err
+    assert states() == ["interrupted", "interrupted", "waiting"] and under_way(0) and under_way(1)
+    code, _, err = rl_lab(capsys, "study", "resume", str(the_study().folder), "hydra.launcher.n_jobs=2")
+    assert (code, states()) == (0, ["finished"] * 3), err
+
+
+def has_begun(number: int) -> bool:
+    return bool(list(Path("runs").glob(f"*/*-{number}_seed*/summary.json")))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_does_not_take_the_rest_of_the_study_with_it(here):
+    process = started("train", "-m", *TABLE, "loop.total_steps=100_000,100_001,100_002,400", "hydra.launcher.n_jobs=2")
+    wait_until(lambda: under_way(0), process)
+    os.kill(the_study().job(0).process[1], signal.SIGKILL)
+    err = process.communicate(timeout=180)[1]
+    assert process.returncode == 1 and states()[0] == "interrupted" and states()[2:] == ["finished"] * 2, err
+
+
+# -- the files
+
+
+@pytest.fixture
+def study(here) -> Study:
+    study = Study.begin(
+        Path("runs"), "mine", "rl-lab", ["-m", "seed=0,1", "hydra/launcher=ray", "hydra.sweep.dir=x"], "abc"
+    )
+    study.add([["env=book", "seed=0"], ["env=book", "seed=1"]], 0)
+    return study
+
+
+def test_states_are_told_by_the_files_alone(study):
+    assert states() == ["waiting", "waiting"] and study.label(1) == "seed=1"
+    with study.holding(0) as held:
+        assert held
+        study.note(0, state="running", folder="../x")
+        assert states() == ["running", "waiting"]
+        with study.holding(0) as again:
+            assert not again
+    assert states() == ["interrupted", "waiting"]
+    study.note(0, state="waiting")
+    assert study.job(0).folder == "../x" and study.job(0).state == "waiting"
+
+
+def test_a_study_that_goes_on_comes_to_the_same_jobs(study):
+    assert study.add([["env=book", "seed=0"]], 0) == [0] and len(study.jobs()) == 2
+    assert study.add([["env=book", "seed=2"]], 2) == [2]
+    with pytest.raises(
+        UserError, match="job 0 .* was env=book seed=0 and would now be env=book seed=3; start a new study"
+    ):
+        study.add([["env=book", "seed=3"]], 0)
+
+
+def test_a_study_from_a_stranger_runs_no_code(study, capsys):
+    assert study.replayed() == ["-m", "seed=0,1", "hydra/launcher=ray"]
+    for argument in ("+hydra.callbacks.x.y=1", "hydra.searchpath=[x]", "--config-dir", "hydra.launcher.setup=[rm]"):
+        study.about["arguments"] = [argument]
+        assert study.replayed() == []
+    bad = ["tracker=none", "agent.network._target_=os.system"]
+    evil = Study.begin(Path("runs"), "evil", "rl-lab", ["-m", *bad], None)
+    code, _, err = rl_lab(capsys, "study", "resume", str(evil.folder), "hydra/launcher=basic")
+    assert code == 2 and "agent.network._target_=os.system is refused: a run folder may call only rl_lab" in err
+
+
+def test_mistakes_about_studies(study, here, capsys):
+    folder = str(study.folder)
+    assert rl_lab(capsys, "study", "resume", folder, "seed=3") == (
+        2,
+        "",
+        "rl-lab: seed=3 would make it another study; a study that goes on takes hydra.* settings alone\n",
+    )
+    assert rl_lab(capsys, "study", "resume")[2].startswith(
+        "rl-lab: rl-lab study resume goes on with one study: name its folder"
+    )
+    (here / "empty").mkdir()
+    assert rl_lab(capsys, "study", "empty")[2] == "rl-lab: empty is not the folder of a study: it has no study.yaml\n"
+    assert (
+        rl_lab(capsys, "compare", folder)[2]
+        == f"rl-lab: {folder} has no run with rows in metrics.jsonl yet; wait for them or leave it out\n"
+    )
+    (study.folder / "study.yaml").write_text("jobs: [")
+    assert "study.yaml is damaged: " in rl_lab(capsys, "study", folder)[2]
+
+
+@pytest.mark.parametrize("choice", EXTRAS)
+def test_a_missing_plugin_is_named_by_its_extra(here, capsys, choice):
+    plugin = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher", "optuna": "hydra_optuna_sweeper"}
+    if importlib.util.find_spec(f"hydra_plugins.{plugin[EXTRAS[choice]]}"):
+        pytest.skip("it is installed")
+    group = "hydra/sweeper" if choice == "optuna" else "hydra/launcher"
+    line = f"rl-lab: {group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{EXTRAS[choice]}]'\n"
+    assert rl_lab(capsys, "train", "-m", f"{group}={choice}", "seed=0,1") == (2, "", line)
+
+
+def test_what_a_search_goes_by():
+    assert objective({"episode/return": 1.0, "eval/return": 2.0, "q/loss": 3.0}) == ("eval/return", 2.0)
+    assert objective({"episode/return": 1.0, "q/loss": 3.0}) == ("episode/return", 1.0)
+    assert objective({"eval/nll_nats[binary]": 18.0, "x": 0.0}) == ("eval/nll_nats[binary]", 18.0)
+    assert objective({"q/loss": 3.0}) is None
+
+
+def test_as_many_jobs_at_once_as_there_are_cores_for_their_threads(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    assert [composition.at_once(threads, "cpu") for threads in (1, 2, 5, 24)] == [12, 6, 2, 1]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/proc/driver/nvidia/gpus")
+    assert [composition.at_once(threads, "auto") for threads in (1, 4)] == [4, 3]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert composition.at_once(1, "auto") == 12

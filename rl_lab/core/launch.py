@@ -47,7 +47,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     mistakes: list[UserError] = []
     sys.argv = [f"{prog} train", *overrides]
     begin = lambda cfg: study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, _revision())
-    with recording(begin, partial(job, prog=prog, root=root, source=source)) as studies:
+    with recording(begin, partial(job, prog=prog, root=root, source=source, ours=study is None)) as studies:
         code = _counted(prog, studies, checked, main)
     if mistakes:
         raise mistakes[0]
@@ -84,8 +84,8 @@ def resume(prog: str, root: str, arguments: list[str]) -> int:
     study = Study(folders[0].resolve())
     if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
         raise UserError(f"{fixed[0]} would make it another study; a study that goes on takes hydra.* settings alone")
-    replayed = study.replayed()
-    if left := [a for a in study.about["arguments"] if a not in replayed]:
+    replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
+    if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
         print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
     if Path(study.about["directory"]).is_dir():
         os.chdir(study.about["directory"])
@@ -93,7 +93,15 @@ def resume(prog: str, root: str, arguments: list[str]) -> int:
     return train(prog, root, [*replayed, *overrides, f"hydra.sweep.dir={_quoted(str(study.root))}"], study)
 
 
-def job(cfg: DictConfig, prog: str, root: str, source: Path, study: Study, launcher: int) -> float | None:
+def job(
+    cfg: DictConfig,
+    prog: str,
+    root: str,
+    source: Path,
+    ours: bool,  # whether the settings were typed just now, or read from a study.yaml that may be a stranger's
+    study: Study,
+    launcher: int,
+) -> float | None:
     """One job of a study, in whatever process; returns what a search goes by."""
     chosen = HydraConfig.get()
     if Path(study.about["directory"]).is_dir():
@@ -105,7 +113,7 @@ def job(cfg: DictConfig, prog: str, root: str, source: Path, study: Study, launc
         with plain_errors(source, root, overrides):
             if begun and (folder / "config.yaml").exists():
                 return _finished(folder) or execute(read_config(folder), prog, root, resuming=True)
-            return execute(cfg, prog, root, resuming=False)
+            return execute(cfg, prog, root, resuming=False, trusted=ours or "_target_" not in " ".join(overrides))
 
     number = int(chosen.job.name.rpartition("-")[2])
     value = sit(study, number, folder, prog, work, launcher)
@@ -114,7 +122,7 @@ def job(cfg: DictConfig, prog: str, root: str, source: Path, study: Study, launc
     return value and value[1]
 
 
-def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> Value:
+def execute(cfg: DictConfig, prog: str, root: str, resuming: bool, trusted: bool = True) -> Value:
     """One run: checked, recorded in its folder, gone through."""
     from rl_lab.core import settings
 
@@ -124,8 +132,8 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool) -> Value:
         if not resuming:
             _check_new(cfg, prog, root, folder)
             _keep_what_runs(cfg, chosen.choices)
-        settings.check(cfg.loop, "loop", trusted=not resuming)
-        settings.check(cfg.tracker, "tracker", trusted=not resuming)
+        settings.check(cfg.loop, "loop", trusted=trusted and not resuming)
+        settings.check(cfg.tracker, "tracker", trusted=trusted and not resuming)
         for key, hint in {"seed": settings.Natural, "threads": settings.Count}.items():
             cfg[key] = settings.conform(key, cfg[key], hint)
         for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -13,7 +14,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import hydra
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli, composition, settings
 from rl_lab.core.folders import read_run

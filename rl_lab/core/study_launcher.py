@@ -24,7 +24,7 @@ EndedEarly = Exception  # each launcher has errors of its own for a worker that 
 def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[list[Study]]:
     """In here a sweeper that asks Hydra for its launcher gets one that keeps a study, which joins the yielded list.
 
-    `job(cfg, study=..., launcher=...)` is what the launcher's processes call.
+    `job(config, study=..., launcher=...)` is what the launcher's processes call.
     """
     studies, plugins = [], Plugins.instance()
     ask = plugins.instantiate_launcher

@@ -165,7 +165,7 @@ def has_begun(number: int) -> bool:
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_does_not_take_the_rest_of_the_study_with_it(here):
-    process = started("train", "-m", *TABLE, "loop.total_steps=100_000,100_001,100_002,400", "hydra.launcher.n_jobs=2")
+    process = started("train", "-m", *TABLE, "loop.total_steps=20_000,20_001,20_002,400", "hydra.launcher.n_jobs=2")
     wait_until(lambda: under_way(0), process)
     os.kill(the_study().job(0).process[1], signal.SIGKILL)
     err = process.communicate(timeout=180)[1]
@@ -262,3 +262,37 @@ def test_as_many_jobs_at_once_as_there_are_cores_for_their_threads(monkeypatch):
     assert [composition.at_once(threads, "auto") for threads in (1, 4)] == [4, 3]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert composition.at_once(1, "auto") == 12
+
+
+# -- the launchers that are extras
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plugin", "choice"),
+    [
+        ("ray", ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]),
+        ("submitit", ["hydra/launcher=submitit_local"]),
+    ],
+)
+def test_other_launchers(here, plugin, choice):
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    process = started("train", "-m", *TABLE, "agent.gamma=0.9,2", *choice)
+    err = process.communicate(timeout=300)[1]
+    assert process.returncode == 2 and states() == ["finished", "mistake"], err
+
+
+@pytest.mark.slow
+def test_a_search_is_told_what_each_run_came_to_and_goes_on_by_the_same_suggestions(here, capsys):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = ["study=optuna_dqn_cartpole", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
+    search += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra/launcher=basic"]
+    assert rl_lab(capsys, "train", *search)[0] == 0
+    study = the_study()
+    values = [job.value[1] for job in study.jobs()]
+    assert f"best_value: {max(values)}" in (study.folder / "optimization_results.yaml").read_text()
+    study.note(3, state="waiting")
+    before = times(study.folder / "jobs")
+    assert rl_lab(capsys, "study", "resume", str(study.folder))[0] == 0
+    changed = {name for name, at in times(study.folder / "jobs").items() if before.get(name) != at}
+    assert changed == {"3.json", "3.log"} and [job.value[1] for job in study.jobs()] == values

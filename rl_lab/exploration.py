@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from rl_lab.core.settings import Natural, Unit
+from rl_lab.core.streams import Stream, uniform
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,15 @@ def spread(epsilon: float, exponent: float, num_envs: int, device: torch.device)
     return epsilon ** (1 + exponent * share)
 
 
-def epsilon_greedy(q: Tensor, epsilon: float | Tensor, rng: Generator) -> Tensor:
-    """q [N, A] -> action [N]: uniform with probability epsilon, one for all or [N], else the best; ties at random.
+def epsilon_greedy(q: Tensor, epsilon: float | Tensor, rng: Stream) -> Tensor:
+    """q [..., N, A] -> action [..., N]: uniform with probability epsilon (one, or [N]), else the best;
+    ties at random.
 
     Without random ties a table of zeros would walk in direction 0 for ever.
     """
-    noise = torch.rand(q.shape, generator=rng, device=q.device)
+    noise = uniform(q.shape, rng)
     best = torch.where(q == q.max(-1, keepdim=True).values, noise, -1.0).argmax(-1)
-    explore = torch.rand(q.shape[:-1], generator=rng, device=q.device) < epsilon
+    explore = uniform(q.shape[:-1], rng) < epsilon
     return torch.where(explore, noise.argmax(-1), best)
 
 
@@ -53,7 +55,7 @@ def greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
     return epsilon / q.shape[-1] + (1 - epsilon) * best / best.sum(-1, keepdim=True)
 
 
-def sample(log_probs: Tensor, rng: Generator) -> Tensor:
-    """log_probs [N, A] -> action [N], by the Gumbel-max trick: no host round trip, no validation."""
-    noise = torch.rand(log_probs.shape, generator=rng, device=log_probs.device)
+def sample(log_probs: Tensor, rng: Stream) -> Tensor:
+    """log_probs [..., N, A] -> action [..., N], by the Gumbel-max trick: no host round trip, no validation."""
+    noise = uniform(log_probs.shape, rng)
     return (log_probs - (-noise.clamp_min(1e-20).log()).log()).argmax(-1)

@@ -3,6 +3,8 @@
 Each function stops the gradient of its own target.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -70,9 +72,13 @@ def clipped_value(value: Tensor, acting_value: Tensor, target: Tensor, clip: flo
     return torch.maximum((target.detach() - value).square(), (target.detach() - held).square())
 
 
-def standardised(x: Tensor) -> Tensor:
-    """x [...] shifted to mean 0 and scaled to standard deviation 1; a single number is left as it is."""
-    return (x - x.mean()) / (x.std() + 1e-8) if x.numel() > 1 else x
+def standardised(x: Tensor, over: Sequence[int] | None = None) -> Tensor:
+    """x [...] shifted to mean 0 and scaled to standard deviation 1 over all dimensions, or those named.
+
+    A single number is left as it is.
+    """
+    mean = x.mean(over, keepdim=True)
+    return x if mean.numel() == x.numel() else (x - mean) / (x.std(over, keepdim=True) + 1e-8)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

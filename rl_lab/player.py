@@ -55,6 +55,8 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
     """
     cfg, path = composition.read_config(folder), folder / "checkpoint.pt"
     kind = str(OmegaConf.select(cfg, "loop._target_"))
+    if kind == "rl_lab.seeds.train":
+        raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
     if kind not in BUILDERS:
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rl_lab import returns
 from rl_lab.core.errors import UserError
+from rl_lab.core.streams import Stream, permutation
 from rl_lab.types import Transition
 
 
@@ -53,18 +54,38 @@ def _next_values(
     next_value = torch.cat([value[1:], value_of(transitions[-1].next_obs)[None]])
     truncated = last & (discount > 0)
     truncated[-1] = False
-    if truncated.any():
-        next_value[truncated] = value_of(torch.stack([t.next_obs for t in transitions])[truncated])
-    return next_value
+    if not truncated.any():
+        return next_value
+    next_obs = torch.stack([t.next_obs for t in transitions])
+    if last.ndim == 2:
+        next_value[truncated] = value_of(next_obs[truncated])
+        return next_value
+    lengths, seeds = last.shape[::2], last.ndim - 2
+    mask = samples(truncated, seeds)  # [S, T * N]
+    places = mask.int().topk(int(mask.sum(-1).max()), -1).indices  # of each seed its own, filled up with others
+    found = samples(next_value, seeds).scatter(-1, places, value_of(take(samples(next_obs, seeds), places)))
+    return torch.where(truncated, found.unflatten(-1, lengths).movedim(1, 0), next_value)
 
 
-def minibatches(size: int, count: int, epochs: int, rng: torch.Generator) -> Iterator[Tensor | slice]:
+def samples(x: Tensor, seeds: int = 0) -> Tensor:
+    """A rollout [T, N, ...] -> [T * N, ...]; with `seeds` = 1, [T, S, N, ...] -> [S, T * N, ...]."""
+    return x.movedim(0, seeds).flatten(seeds, seeds + 1)
+
+
+def take(x: Tensor, places: Tensor | slice) -> Tensor:
+    """x [B, ...] at places [K] -> [K, ...]; x [S, B, ...] at places [S, K] -> [S, K, ...]."""
+    if isinstance(places, slice) or places.ndim == 1:
+        return x[places]
+    return x[torch.arange(len(x), device=x.device).unsqueeze(1), places]
+
+
+def minibatches(size: int, count: int, epochs: int, rng: Stream) -> Iterator[Tensor | slice]:
     """Which of `size` samples make each of `count` minibatches, drawn anew in each epoch."""
     for _ in range(epochs):
         if count == 1:
             yield slice(None)
         else:
-            yield from torch.randperm(size, generator=rng, device=rng.device).tensor_split(count)
+            yield from permutation(size, rng).tensor_split(count, -1)
 
 
 def check_minibatches(count: int, rollout_length: int, num_envs: int) -> None:

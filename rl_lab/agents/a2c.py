@@ -33,6 +33,7 @@ class A2C(Learner):
     """
 
     saved = "network", "optimizer", "rng", "steps"
+    many_seeds = True
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class A2C(Learner):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step from T transitions of N envs and what was computed on the way."""
-        self.advance(len(rollout) * len(rollout[0][0].value))
+        self.advance(len(rollout) * rollout[0][0].value.shape[-1])
         loss, metrics = self.loss(rollout)
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
@@ -100,16 +101,17 @@ class A2C(Learner):
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
+        over = (0, -1)  # T and N
         acted, transitions = zip(*rollout, strict=True)
         acted = Acted(*map(torch.stack, zip(*acted, strict=True)))
         g = value_targets(transitions, acted.value, self.network.values, self.gamma, self.lambda_,
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
         advantage = g - acted.value
         if self.standardise:
-            advantage = losses.standardised(advantage)
-        policy_loss = losses.policy_gradient(acted.log_prob, advantage).mean()
-        value_loss = (g - acted.value).square().mean()
-        entropy = acted.entropy.mean()
+            advantage = losses.standardised(advantage, over)
+        policy_loss = losses.policy_gradient(acted.log_prob, advantage).mean(over)
+        value_loss = (g - acted.value).square().mean(over)
+        entropy = acted.entropy.mean(over)
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         return loss, {"a2c/policy_loss": policy_loss.detach(), "a2c/value_loss": value_loss.detach(),
                       "a2c/entropy": entropy.detach()}  # fmt: skip

@@ -22,6 +22,7 @@ class DQN(Learner):
 
     saved = "online", "target", "optimizer", "replay", "rng", "steps", "learns", "owed"
     memory = "replay"
+    many_seeds = True
 
     def __init__(
         self,
@@ -87,11 +88,11 @@ class DQN(Learner):
             self.online.draw_noise(self.rng)
         q, epsilon = self.value.mean(self.online(obs)), self.epsilon(self.steps)
         if self.epsilon_spread:
-            epsilon = exploration.spread(epsilon, self.epsilon_spread, len(obs), obs.device)
+            epsilon = exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], obs.device)
         return exploration.epsilon_greedy(q, epsilon, self.rng)
 
     def update(self, transition: Transition) -> Metrics:
-        n, metrics = len(transition.reward), {}
+        n, metrics = transition.reward.shape[-1], {}
         self.replay.add(transition)
         self.steps += n
         if self.replay.size >= max(self.learning_starts, 1):
@@ -109,12 +110,12 @@ class DQN(Learner):
             self.online.draw_noise(self.rng)
             self.target.draw_noise(self.rng)
         loss, error = self.loss(batch)
-        loss = (weight * loss).mean()
+        loss = (weight * loss).mean(-1)
         norm = descend(self.optimizer, loss, self.max_grad_norm)
         self.learns += 1
         if self.learns % self.target_update_period == 0:
             self.follow()
-        return {"dqn/loss": loss.detach(), "dqn/td_error": error.mean(), "dqn/grad_norm": norm}, error
+        return {"dqn/loss": loss.detach(), "dqn/td_error": error.mean(-1), "dqn/grad_norm": norm}, error
 
     def loss(self, batch: Transition) -> tuple[Tensor, Tensor]:
         """The loss [B] and the size of the error [B] of a batch of transitions."""
@@ -146,5 +147,5 @@ class DQN(Learner):
 
 
 def pick(x: Tensor, action: Tensor) -> Tensor:
-    """x [B, A, Z] at action [B] -> [B, Z]."""
-    return x[torch.arange(len(x), device=x.device), action]
+    """x [..., A, Z] at action [...] -> [..., Z]."""
+    return x.take_along_dim(action[..., None, None], -2).squeeze(-2)

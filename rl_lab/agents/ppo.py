@@ -10,7 +10,7 @@ from rl_lab import exploration, losses
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import PolicyValue, TorsoFn
-from rl_lab.rollouts import check_minibatches, minibatches, value_targets
+from rl_lab.rollouts import check_minibatches, minibatches, samples, take, value_targets
 from rl_lab.types import Spec, Transition, View
 
 
@@ -18,6 +18,7 @@ class PPO(Learner):
     """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
 
     saved = "network", "optimizer", "rng", "steps"
+    many_seeds = True
 
     def __init__(
         self,
@@ -83,14 +84,14 @@ class PPO(Learner):
     def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
         """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
         share = self.decay.to(self.steps)
-        self.steps += value.numel()
+        self.steps += len(value) * value.shape[-1]
         clip = self.clip * (share if self.decay_clip else 1.0)
         g = value_targets(transitions, value, self.network.values, self.gamma, self.lambda_,
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
         obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
-        rollout = [x.flatten(0, 1) for x in (obs, action, log_prob, value, g)]
-        for part in self.parts(len(rollout[-1])):
-            loss, metrics = self.loss(*(x[part] for x in rollout), clip)
+        rollout = [samples(x, g.ndim - 2) for x in (obs, action, log_prob, value, g)]
+        for part in self.parts(rollout[-1].shape[-1]):
+            loss, metrics = self.loss(*(take(x, part) for x in rollout), clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {**metrics, "ppo/grad_norm": norm}
 
@@ -101,16 +102,16 @@ class PPO(Learner):
         log_probs, value = self.network(obs)
         log_prob, advantage = losses.pick(log_probs, action), g - acting_value
         if self.standardise:
-            advantage = losses.standardised(advantage)
-        policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean()
-        value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean()
-        entropy = losses.entropy(log_probs).mean()
+            advantage = losses.standardised(advantage, (-1,))
+        policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean(-1)
+        value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean(-1)
+        entropy = losses.entropy(log_probs).mean(-1)
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         with torch.no_grad():
             log_ratio = log_prob - acting_log_prob
             metrics = {"ppo/policy_loss": policy_loss, "ppo/value_loss": value_loss, "ppo/entropy": entropy,
-                       "ppo/kl": (log_ratio.exp() - 1 - log_ratio).mean(),
-                       "ppo/clipped": ((log_ratio.exp() - 1).abs() > clip).float().mean()}  # fmt: skip
+                       "ppo/kl": (log_ratio.exp() - 1 - log_ratio).mean(-1),
+                       "ppo/clipped": ((log_ratio.exp() - 1).abs() > clip).float().mean(-1)}  # fmt: skip
         return loss, {name: x.detach() for name, x in metrics.items()}
 
     def parts(self, size: int) -> Iterator[Tensor | slice]:

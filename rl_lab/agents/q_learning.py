@@ -18,7 +18,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import QNetwork, TorsoFn
-from rl_lab.rollouts import check_minibatches, minibatches
+from rl_lab.rollouts import check_minibatches, minibatches, samples, take
 from rl_lab.types import Spec, Transition, View
 
 
@@ -26,6 +26,7 @@ class QLearning(Learner):
     """Learns from each rollout of all envs, then forgets it."""
 
     saved = "network", "optimizer", "rng", "steps", "planned"
+    many_seeds = True
 
     def __init__(
         self,
@@ -76,21 +77,22 @@ class QLearning(Learner):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
             return self.q(obs).argmax(-1)
-        action = exploration.epsilon_greedy(self.q(obs), self.exploring(obs), self.rng)
+        q = self.q(obs)
+        action = exploration.epsilon_greedy(q, self.exploring(q), self.rng)
         if self.planned is None:
             return action
         planned, foreseen = (x.to(obs.device) for x in self.planned)
-        return torch.where((obs == foreseen).reshape(len(obs), -1).all(-1), planned, action)
+        return torch.where((obs == foreseen).flatten(action.ndim).all(-1), planned, action)
 
-    def exploring(self, obs: Tensor) -> Tensor | float:
-        """Epsilon now, for all envs or for each [N]."""
+    def exploring(self, q: Tensor) -> Tensor | float:
+        """Epsilon now, for all envs or for each [N], from their values [..., N, A]."""
         epsilon = self.epsilon(self.steps)
         if self.epsilon_spread:
-            return exploration.spread(epsilon, self.epsilon_spread, len(obs), obs.device)
+            return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
         return epsilon
 
     def update(self, transition: Transition) -> Metrics:
-        self.steps += len(transition.reward)
+        self.steps += transition.reward.shape[-1]
         self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
@@ -99,7 +101,8 @@ class QLearning(Learner):
 
     def worth(self, next_obs: Tensor) -> Tensor:
         """The value [N] of the true successors, by the policy that `target` names."""
-        q, epsilon = self.q(next_obs), self.exploring(next_obs)
+        q = self.q(next_obs)
+        epsilon = self.exploring(q)
         if self.target == "sarsa":
             action = exploration.epsilon_greedy(q, epsilon, self.rng)
             self.planned = action, next_obs
@@ -112,16 +115,17 @@ class QLearning(Learner):
         self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
     ) -> Metrics:
         """Gradient steps on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
-        self.decay.to(self.steps - reward.numel())
+        self.decay.to(self.steps - len(reward) * reward.shape[-1])
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
-        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_).flatten()
-        obs, action = obs.flatten(0, 1), action.flatten()
-        for part in minibatches(len(g), self.minibatches, self.epochs, self.rng):
-            error = g[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
-            weight = self.shares(obs[part], action[part]) if self.normalise else 1 / len(error)
-            loss = (weight * self.of_error(error)).sum()
+        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_)
+        rollout = [samples(x, g.ndim - 2) for x in (obs, action, g)]
+        for part in minibatches(rollout[-1].shape[-1], self.minibatches, self.epochs, self.rng):
+            obs, action, target = (take(x, part) for x in rollout)
+            error = target - losses.pick(self.network(obs).squeeze(-1), action)
+            weight = self.shares(obs, action) if self.normalise else 1 / error.shape[-1]
+            loss = (weight * self.of_error(error)).sum(-1)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
-        return {"q/loss": loss.detach(), "q/td_error": error.detach().abs().mean(), "q/grad_norm": norm}
+        return {"q/loss": loss.detach(), "q/td_error": error.detach().abs().mean(-1), "q/grad_norm": norm}
 
     @torch.no_grad()
     def shares(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -132,7 +136,7 @@ class QLearning(Learner):
         """
         phi = self.network.torso(obs).abs()
         taken = F.one_hot(action, self.num_actions).to(phi.dtype)
-        return 1 / losses.pick(phi @ (phi.T @ taken), action).clamp_min(1e-8)
+        return 1 / losses.pick(phi @ (phi.mT @ taken), action).clamp_min(1e-8)
 
     @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:

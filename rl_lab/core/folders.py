@@ -57,7 +57,7 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
     """Every run at or below the folders, once; one without rows is noted, or a UserError if named itself."""
     found: dict[Path, RunFiles] = {}
     for folder in map(Path, folders):
-        if (folder / "config.yaml").is_file():
+        if (folder / "config.yaml").is_file() and not any(folder.glob("seed*/config.yaml")):
             runs = [read_run(folder)]
             if not runs[0].curves:
                 raise UserError(f"{folder} has no rows in metrics.jsonl yet; wait for them or leave it out")

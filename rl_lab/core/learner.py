@@ -22,6 +22,7 @@ class Learner:
 
     saved: tuple[str, ...] = ()
     memory: str | None = None
+    many_seeds = False  # whether its code takes tensors [S, ...] too: S learners side by side (rl_lab.stacking)
     settled = True  # False while half a rollout is held: a checkpoint waits for the rest
 
     def announce(self, num_envs: int) -> str | None:
@@ -63,9 +64,13 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], max_norm: float = math.inf) -> Tensor:
     """One step down the gradient of `loss` []; returns the gradient's norm [] before clipping at `max_norm`.
 
-    A loss that comes in parts is their sum; the graph of each is gone before the next is asked for.
+    A loss that comes in parts is their sum; the graph of each is gone before the next is asked for. A loss [S] is that
+    of S learners side by side, and so is the norm.
     """
     optimizer.zero_grad(set_to_none=True)
+    if isinstance(loss, Tensor) and loss.ndim:
+        loss.sum().backward()
+        return step_each(optimizer, max_norm)
     for part in (loss,) if isinstance(loss, Tensor) else loss:
         part.backward()
     return step(optimizer, max_norm)
@@ -81,6 +86,26 @@ def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     if norm.is_cuda or math.isfinite(norm):
         optimizer.step()
+    return norm
+
+
+def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor:
+    """As `step`, of S learners whose parameters are [S, ...]: each has a norm [S] of its own, and is clipped by it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    rows = [p.grad.view(len(p), -1) for p in parameters]
+    norm = torch.stack([x.norm(dim=1) for x in rows]).norm(dim=0)
+    if max_norm < math.inf:
+        torch._foreach_mul_(rows, [(max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)] * len(rows))
+    if norm.is_cuda or (good := norm.isfinite()).all():
+        optimizer.step()
+        return norm
+    stay = [p.detach()[~good] for p in parameters]
+    for x in rows:
+        x[~good] = 0
+    optimizer.step()
+    with torch.no_grad():
+        for p, x in zip(parameters, stay, strict=True):
+            p[~good] = x
     return norm
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -72,10 +73,14 @@ class Run:
         self.dir.mkdir(parents=True, exist_ok=True)
         self._start = self._saved_at = self._refilled_at = time.monotonic()
         self._tokens = float(ROWS_AT_ONCE)
+        self._attend()
+        return self
+
+    def _attend(self) -> None:
+        """To the terminal and to signals."""
         self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")))
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
 
     def _open_wandb(self) -> None:
         chosen = getattr(self._tracker, "keywords", {}).get("group") or os.environ.get("WANDB_RUN_GROUP")
@@ -118,13 +123,16 @@ class Run:
         """A seed of its own for each named random stream of this run."""
         return stream(self.seed, name)
 
-    def begin(self, total: int, unit: str = "steps") -> None:
-        """Everything is built, the first step comes next: from here on the folder and W&B know of the run."""
+    def begin(self, total: int, unit: str = "steps", rows: bool = True) -> None:
+        """Everything is built, the first step comes next: from here on the folder and W&B know of the run.
+
+        rows: whether it has any of its own, or leaves them to the runs within its folder.
+        """
         self._total, self._identity = total, tracking.identity(self.dir, self.names["name"])
-        if self._tracker:
+        if self._tracker and rows:
             self._open_wandb()  # first: where W&B refuses the run, the folder stays as it is
         self.path("config.yaml").write_text(self._written)
-        self._rows = open(self.path("metrics.jsonl"), "ab")
+        self._rows = open(self.path("metrics.jsonl"), "ab") if rows else io.BytesIO()
         self._rows.truncate(self._bytes)  # rows after the checkpoint will come again
         self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
         if self.wandb:

@@ -64,7 +64,7 @@ def wandb_run(
     if mode == "online" and not reachable(wandb.setup().settings.base_url, init_timeout):
         mode = _offline(init_timeout)
     try:
-        run = wandb.init(mode=mode, **arguments)
+        run = wandb.init(mode=mode, reinit="create_new", **arguments)  # beside the others of this process
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         if isinstance(error, wandb.errors.UsageError) or re.search(REFUSED, str(error)):
             raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error

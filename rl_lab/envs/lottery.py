@@ -6,6 +6,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from rl_lab.core.streams import Stream, integers, uniform
+
 MOST_TICKETS = 2**26  # entries of an outcome table: half a gigabyte of successors
 
 
@@ -32,13 +34,13 @@ class Lottery:
         """values [R, K] as the flat table that `entry` points into."""
         return values.flatten().repeat_interleave(self._shares) if self.tickets else values.flatten()
 
-    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+    def draw(self, count: int, rng: Stream) -> Tensor:
         """[count], or [] where it is certain."""
         if self.certain:
             return self._zero
         if self.tickets:
-            return torch.randint(self.tickets, (count,), generator=rng, device=rng.device)
-        return torch.rand(count, generator=rng, device=rng.device)
+            return integers(self.tickets, (count,), rng)
+        return uniform((count,), rng)
 
     def entry(self, row: Tensor | int, draw: Tensor) -> Tensor:
         if self.tickets:

@@ -20,6 +20,8 @@ from rl_lab.types import Spec, Transition
 class Replay:
     """The newest transitions of all envs, sampled uniformly with replacement (Lin, 1992) or by priority."""
 
+    seeds = 1  # learners side by side, who share it out (rl_lab.stacking)
+
     def __init__(
         self,
         capacity: Count,  # transitions to sample from, rounded up to whole rows of all envs
@@ -40,6 +42,11 @@ class Replay:
 
     def announce(self, spec: Spec, num_envs: int) -> str:
         """One line on the memory it will take. Raises UserError where there is not enough."""
+        size = self._room(spec, num_envs)
+        return f"replay of {self.capacity:,} transitions: up to {size / 1e9:.3g} GB on {self._device}"
+
+    def _room(self, spec: Spec, num_envs: int) -> int:
+        """Bytes."""
         obs = torch.empty(num_envs, *spec.obs_shape, dtype=spec.obs_dtype, device="meta")
         size = self._build(obs, torch.empty(num_envs, dtype=torch.int64, device="meta"), torch.device("meta")).nbytes
         if size > (free := free_bytes(self._device)):
@@ -47,7 +54,7 @@ class Replay:
                 f"agent.replay.capacity={self.capacity} needs {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free on "
                 f"{self._device}; agent.replay.capacity={int(0.9 * self.capacity * free / size)} would fit"
             )
-        return f"replay of {self.capacity:,} transitions: up to {size / 1e9:.3g} GB on {self._device}"
+        return size
 
     def add(self, transition: Transition) -> None:
         """Takes a transition [N, ...], overwriting the oldest. Raises UserError where memory does not suffice."""
@@ -121,15 +128,15 @@ class Replay:
         return ends.squeeze(1), (weight * reward).sum(1), discount.squeeze(1)
 
     def _build(self, obs: Tensor, action: Tensor, device: torch.device) -> Ring:
-        if len(obs) > self.capacity:
+        if len(obs) > self.seeds * self.capacity:
             raise UserError(
                 f"agent.replay.capacity={self.capacity} is impossible: {len(obs)} environments step at once"
             )
-        steps = -(-self.capacity // len(obs))
+        steps = -(-self.seeds * self.capacity // len(obs))
         return Ring(obs, action, steps=steps, frame_stack=self.frame_stack, n_step=self.n_step, device=device)
 
     def _begin(self, obs: Tensor, action: Tensor) -> None:
-        self.announce(Spec(tuple(obs.shape[1:]), obs.dtype, ()), len(obs))
+        self._room(Spec(tuple(obs.shape[1:]), obs.dtype, ()), len(obs))
         self._ring = self._build(obs, action, self._device)
         if self._priorities:
             self.priorities = self._priorities(self._ring.slots + 1, self._device)  # the last is of none

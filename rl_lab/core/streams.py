@@ -1,0 +1,73 @@
+"""Random streams side by side: what several learners draw at once is what each would have drawn alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from rl_lab.core.learner import generator, restore_generator
+
+
+class Streams:
+    """S generators as one: of a draw [M, ...] each gives M / S rows, in turn."""
+
+    def __init__(self, generators: Iterable[torch.Generator]):
+        self.generators = list(generators)
+        self.device = self.generators[0].device
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def fill(self, x: Tensor, draw: Callable[..., object]) -> Tensor:
+        """x [M, ...], filled in place by `draw`, such as Tensor.uniform_."""
+        for rows, rng in zip(x.unflatten(0, (len(self), -1)).unbind(), self.generators, strict=True):
+            draw(rows, generator=rng)
+        return x
+
+    def manual_seed(self, seeds: Sequence[int]) -> "Streams":
+        for rng, seed in zip(self.generators, seeds, strict=True):
+            rng.manual_seed(seed)
+        return self
+
+    def get_state(self) -> Tensor:
+        """[S, bytes]."""
+        return torch.stack([rng.get_state() for rng in self.generators])
+
+    def set_state(self, states: Tensor) -> None:
+        for rng, state in zip(self.generators, states, strict=True):
+            restore_generator(rng, state.clone())  # torch takes no view of a larger tensor here
+
+    def state_dict(self) -> dict:
+        return {"states": self.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.set_state(state["states"])
+
+
+Stream = torch.Generator | Streams
+
+
+def streams(seeds: Iterable[int], device: torch.device) -> Streams:
+    return Streams(generator(seed, device) for seed in seeds)
+
+
+def uniform(shape: Sequence[int], rng: Stream) -> Tensor:
+    """Of `shape`, in [0, 1)."""
+    if isinstance(rng, Streams):
+        return rng.fill(torch.empty(shape, device=rng.device), Tensor.uniform_)
+    return torch.rand(shape, generator=rng, device=rng.device)
+
+
+def integers(high: int, shape: Sequence[int], rng: Stream) -> Tensor:
+    """Of `shape`, from 0 to high - 1."""
+    if isinstance(rng, Streams):
+        x = torch.empty(shape, dtype=torch.int64, device=rng.device)
+        return rng.fill(x, lambda rows, generator: rows.random_(high, generator=generator))
+    return torch.randint(high, shape, generator=rng, device=rng.device)
+
+
+def permutation(size: int, rng: Stream) -> Tensor:
+    """[size]; of S streams [S, size], one each."""
+    if isinstance(rng, Streams):
+        return torch.stack([permutation(size, one) for one in rng.generators])
+    return torch.randperm(size, generator=rng, device=rng.device)

@@ -6,13 +6,15 @@ Shapes: K codes of D dimensions, M vectors to be quantised.
 import torch
 from torch import Tensor, nn
 
+from rl_lab.core import distributed
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
 
 
 class Codebook(nn.Module):
     """Each code is the running mean of the vectors nearest to it: an online k-means, not a descent.
 
-    A code that too few vectors come to is dead, and starts anew at one of them.
+    A code that too few vectors come to is dead, and starts anew at one of them. Of several ranks all follow the
+    vectors of all; those at which codes start are the first rank's.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Codebook(nn.Module):
     def start(self, z: Tensor, generator: torch.Generator) -> None:
         """Codes among the first vectors z [M, D], each of an equal share of them."""
         self.vectors.copy_(self._some(z, generator))
-        self.counts.fill_(len(z) / len(self.counts))
+        self.counts.fill_(distributed.size() * len(z) / len(self.counts))
         self.sums.copy_(self.vectors * self.counts[:, None])
 
     @torch.no_grad()
@@ -46,8 +48,8 @@ class Codebook(nn.Module):
         """A step of the running means towards z [M, D], of these codes [M]; how many codes started anew, []."""
         counts = torch.zeros_like(self.counts).index_add_(0, code, torch.ones_like(z[:, 0]))
         sums = torch.zeros_like(self.sums).index_add_(0, code, z)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        self.counts.lerp_(distributed.total(counts), 1 - self.decay)
+        self.sums.lerp_(distributed.total(sums), 1 - self.decay)
         dead = self.counts < self.dead_below
         self.counts.masked_fill_(dead, 1.0)
         self.sums.copy_(torch.where(dead[:, None], self._some(z, generator), self.sums))
@@ -58,7 +60,8 @@ class Codebook(nn.Module):
 
     def _some(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """As many of z as there are codes."""
-        return z[torch.randint(len(z), (len(self.counts),), generator=generator, device=z.device)]
+        some = torch.randint(len(z), (len(self.counts),), generator=generator, device=z.device)
+        return distributed.of_first(z[some])
 
     def perplexity(self) -> Tensor:
         """How many codes the last hundreds of updates used, each as often as the others, would be as hard to guess."""

@@ -10,6 +10,7 @@ from gen_lab.judging import Judge, nothing
 from gen_lab.losses import active_units
 from gen_lab.pictures import side_by_side, write_sheet, write_training_film
 from gen_lab.types import Autoencoder, LatentModel, Model
+from rl_lab.core import distributed
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.meters import Every, Means
@@ -34,9 +35,14 @@ def fit(
     pictured: Natural = 64,  # images on a sheet
     judge: Callable[[Images], Judge | None] = nothing,  # of samples, at each evaluation
 ) -> Model:
-    """Update; now and then log, evaluate, draw, save."""
+    """Update; now and then log, evaluate, draw, save.
+
+    Under torchrun each process draws `batch_size` images of its own, and all learn together; the first one evaluates
+    and draws, while the others wait for its next gradient.
+    """
     data = data.to(run.device)
-    judge = judge(data)
+    with distributed.alone():
+        judge = judge(data) if run.leads else None
     model = model(data.spec, device=run.device, seed=run.stream("model"))
     batches, means = Batches(data, batch_size, run.stream("batches")), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
@@ -49,7 +55,7 @@ def fit(
         run.say(judge.told)
     for step in range(first, total_steps):
         run.pause(step, parts)
-        if evaluations.due(step):
+        if evaluations.due(step) and run.leads:
             run.log(evaluate(model, data, run.stream("eval"), judge=judge), step, keep=True)
             picture(model, data, run, step, pictured)
         try:
@@ -59,9 +65,10 @@ def fit(
         except NotFinite as error:
             raise run.rescued(error, step + 1, parts) from None
     run.save(total_steps, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    run.log(evaluate(model, data, run.stream("eval"), iwae_samples, judge), total_steps, keep=True)
-    picture(model, data, run, total_steps, pictured)
-    film(run, total_steps)
+    if run.leads:
+        run.log(evaluate(model, data, run.stream("eval"), iwae_samples, judge), total_steps, keep=True)
+        picture(model, data, run, total_steps, pictured)
+        film(run, total_steps)
     return model
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.agents.planned import Planned
+from rl_lab.core import distributed
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.meters import Every, Means
@@ -32,8 +33,12 @@ def train(
     eval_episodes: Count,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> Agent:
-    """Act, step, update; now and then log, evaluate, save. The same loop for every agent of ours."""
-    agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    """Act, step, update; now and then log, evaluate, save. The same loop for every agent of ours.
+
+    Under torchrun each process has envs of its own, as many as one alone would have, and the steps of all count. They
+    learn together; the first one evaluates, while the others wait for its next gradient.
+    """
+    agent, stride = agent(env.spec, device=run.device, seed=run.stream("agent")), env.num_envs * distributed.size()
     episodes, means = Episodes(env.num_envs, env.device), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
     rows.due(0)
@@ -46,11 +51,11 @@ def train(
     while step < total_steps:
         if agent.settled:
             run.pause(step, parts)
-            if evaluations.due(step):
+            if evaluations.due(step) and run.leads:
                 run.log(judge(greedy), step, keep=True)
         action = agent.act(obs)
         answer = env.step(action)
-        step += env.num_envs
+        step += stride
         try:
             means.add(agent.update(Transition(obs, action, *answer[:4], answer.duration)), step)
             episodes.add(answer.reward, answer.last)
@@ -60,18 +65,19 @@ def train(
         except NotFinite as error:
             raise run.rescued(error, step, parts) from None
     run.save(step, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    run.log(judge(greedy), step, keep=True)
+    if run.leads:
+        run.log(judge(greedy), step, keep=True)
     return agent
 
 
 def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:
     """The step to go on from and the first observation: of a fresh run, or of one that was stopped."""
-    obs = env.reset(run.stream("env"))
+    obs = env.reset(run.own_stream("env"))
     step = run.restore(parts)
     if step and env.state_dict():
         obs = env.observe()
     elif step:
-        obs = env.reset(run.stream(f"env/{step}"))
+        obs = env.reset(run.own_stream(f"env/{step}"))
         parts["episodes"].reset()
         run.say("this environment's state cannot be saved: its episodes start anew")
     return step, obs
@@ -178,7 +184,8 @@ class Episodes:
     """Mean return and length [steps] of the episodes that ended since the last `pop`, and mean return of the last 100.
 
     The last is how Machado et al. (2018) judge an agent: by how it fares while it learns. With `seeds` = (S,) these are
-    the episodes of S learners side by side, each with so many envs.
+    the episodes of S learners side by side, each with so many envs; of several ranks those of all, and the last 100 of
+    each.
     """
 
     def __init__(self, num_envs: int, device: torch.device, seeds: tuple[int, ...] = ()):
@@ -208,8 +215,9 @@ class Episodes:
 
     def pops(self) -> list[Metrics]:
         """Of each seed."""
-        last_100 = self._latest[..., :100].sum(-1) / self._count.clamp(max=100)
-        table = torch.stack([*self._sums.double(), last_100.double()]).view(4, -1).T.tolist()
+        sums = distributed.total(self._sums)
+        last_100 = distributed.total(self._latest[..., :100].sum(-1)) / distributed.total(self._count.clamp(max=100))
+        table = torch.stack([*sums.double(), last_100.double()]).view(4, -1).T.tolist()
         self._sums.zero_()
         return [
             {"episode/return": returns / count, "episode/length": lengths / count, "episode/last_100": mean}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab.core import distributed
+
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """x [..., A] at index [...] -> [...]."""
@@ -75,10 +77,13 @@ def clipped_value(value: Tensor, acting_value: Tensor, target: Tensor, clip: flo
 def standardised(x: Tensor, over: Sequence[int] | None = None) -> Tensor:
     """x [...] shifted to mean 0 and scaled to standard deviation 1 over all dimensions, or those named.
 
-    A single number is left as it is.
+    Of several ranks the x of all are one. A single number is left as it is.
     """
     mean = x.mean(over, keepdim=True)
-    return x if mean.numel() == x.numel() else (x - mean) / (x.std(over, keepdim=True) + 1e-8)
+    if mean.numel() == x.numel() and distributed.size() == 1:
+        return x
+    mean, std = distributed.moments(x, over, keepdim=True)
+    return (x - mean) / (std + 1e-8)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -80,7 +80,10 @@ def take(x: Tensor, places: Tensor | slice) -> Tensor:
 
 
 def minibatches(size: int, count: int, epochs: int, rng: Stream) -> Iterator[Tensor | slice]:
-    """Which of `size` samples make each of `count` minibatches, drawn anew in each epoch."""
+    """Which of `size` samples make each of `count` minibatches, drawn anew in each epoch.
+
+    Of several ranks each draws among its own, and a minibatch of all takes as many from each.
+    """
     for _ in range(epochs):
         if count == 1:
             yield slice(None)

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rl_lab.core import distributed
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.many import Runs
@@ -74,6 +75,8 @@ def train(
 
 def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
     """Raises UserError where many seeds cannot be trained at once."""
+    if distributed.size() > 1:
+        raise UserError("loop=seeds trains in one process; start it without torchrun")
     if not isinstance(env, MDPEnv):
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip

@@ -1,7 +1,7 @@
 """Weight normalisation that starts from data (Salimans & Kingma, 2016; https://arxiv.org/abs/1602.07868).
 
 A kernel is gain * direction / |direction|, one gain an output. Before the first update the gains and biases are set
-so that, on the first batch, every output has mean 0 and the standard deviation that its layer asks for.
+so that, on the first batch (of all ranks), every output has mean 0 and the standard deviation its layer asks for.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen_lab.causal.convolutions import Window, convolve
+from rl_lab.core import distributed
 
 
 class NormedConv(nn.Module):
@@ -58,7 +59,8 @@ def start(network: nn.Module, x: Tensor, **condition) -> None:
 
 
 def _whiten(layer: NormedConv, _inputs, output: Tensor) -> Tensor:
-    mean, std = output.mean((0, 2, 3)), output.std((0, 2, 3)) + 1e-6
+    mean, std = distributed.moments(output, (0, 2, 3))
+    std = std + 1e-6
     layer.gain.mul_(layer.spread / std)
     layer.bias.sub_(mean).mul_(layer.spread / std)
     return (output - mean[:, None, None]) * (layer.spread / std)[:, None, None]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gen_lab.types import Spec
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator, restore_generator
 from rl_lab.core.run import stream
@@ -64,14 +65,20 @@ class Images(NamedTuple):
 
 
 class Batches:
-    """Shuffled epochs without end; what fills no batch at the end of an epoch waits for the next shuffle."""
+    """Shuffled epochs without end; what fills no batch at the end of an epoch waits for the next shuffle.
+
+    Of several ranks each draws its part of one batch: no image comes twice in an epoch of all of them.
+    """
 
     def __init__(self, data: Images, batch_size: int, seed: int):
-        if batch_size > len(data.train):
-            raise UserError(f"loop.batch_size={batch_size} is impossible: {data.name} has {len(data.train)} images")
-        self.data, self.batch_size = data, batch_size
+        self.data, self.batch_size, self.drawn = data, batch_size, batch_size * distributed.size()  # by all ranks
+        if self.drawn > len(data.train):
+            of_each = f" in each of {distributed.size()} processes" if distributed.size() > 1 else ""
+            raise UserError(f"loop.batch_size={batch_size}{of_each} is impossible: {data.name} has {len(data.train)} "
+                            "images")  # fmt: skip
         self._rng = generator(seed, CPU)  # the same order on every device
-        self._noise = generator(stream(seed, "binarisation"), data.device)
+        rank = f" {distributed.rank()}" if distributed.rank() else ""
+        self._noise = generator(stream(seed, f"binarisation{rank}"), data.device)
         self._shuffle()
 
     def _shuffle(self) -> None:
@@ -81,10 +88,10 @@ class Batches:
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """x [B, C, H, W] in [0, 1], and their labels [B]."""
-        if self._next + self.batch_size > len(self._order):
+        if self._next + self.drawn > len(self._order):
             self._shuffle()
-        index = self._order[self._next : self._next + self.batch_size]
-        self._next += self.batch_size
+        index = self._order[self._next + distributed.rank() * self.batch_size :][: self.batch_size]
+        self._next += self.drawn
         pixels, labels = self.data.train[index], self.data.train_labels
         x = bits(pixels.to(self.data.device), self._noise) if self.data.resampled else self.data.scaled(pixels)
         return x, None if labels is None else labels[index].to(self.data.device)

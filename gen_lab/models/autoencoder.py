@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gen_lab.likelihoods import nearest_level
 from gen_lab.losses import bernoulli_nll
 from gen_lab.types import Spec
+from rl_lab.core import distributed
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Unit
 
@@ -27,6 +28,7 @@ class Autoencoder(Learner):
     """
 
     saved = "encoder", "decoder", "optimizer", "codes", "rng"
+    parallel = True
 
     def __init__(
         self,
@@ -122,9 +124,9 @@ class Moments(nn.Module):
         self.register_buffer("second", torch.eye(size))  # E z z' [Z, Z]
 
     def follow(self, z: Tensor) -> None:
-        """A step towards the moments of a batch [B, Z]."""
-        self.first.lerp_(z.mean(0), 1 / FOLLOWED)
-        self.second.lerp_(z.T @ z / len(z), 1 / FOLLOWED)
+        """A step towards the moments of a batch [B, Z], of all ranks'."""
+        self.first.lerp_(distributed.mean(z.mean(0)), 1 / FOLLOWED)
+        self.second.lerp_(distributed.mean(z.T @ z / len(z)), 1 / FOLLOWED)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """[N, Z] of the normal distribution that has these moments."""

@@ -20,6 +20,7 @@ class Autoregressive(Learner):
     """log p(x) is the sum of log p(pixel | earlier pixels), exact; always computed in float32."""
 
     saved = "network", "optimizer", "learns"
+    parallel = True
 
     def __init__(
         self,
@@ -69,6 +70,9 @@ class Autoregressive(Learner):
         self.learns += 1
         self.follow()
         return {"autoregressive/nll_nats": nll.detach(), "autoregressive/grad_norm": norm}
+
+    def part_ways(self, seed: int) -> None:
+        self.seed = seed  # of dropout
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -28,6 +28,7 @@ class VAE(Learner):
     """
 
     saved = "encoder", "decoder", "optimizer", "rng"
+    parallel = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class VQVAE(Learner):
     """
 
     saved = "encoder", "codebook", "decoder", "optimizer", "prior", "rng", "updates"
+    parallel = True
 
     def __init__(
         self,

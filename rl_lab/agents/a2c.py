@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses
+from rl_lab.core import distributed
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import PolicyValue, TorsoFn
@@ -33,7 +34,7 @@ class A2C(Learner):
     """
 
     saved = "network", "optimizer", "rng", "steps"
-    many_seeds = True
+    many_seeds = parallel = True
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class A2C(Learner):
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def advance(self, steps: int) -> None:
-        """The learning rate of what follows, and the steps it takes account of."""
+        """The learning rate of what follows, and the steps it takes account of, as many in each rank."""
         self.decay.to(self.steps)
-        self.steps += steps
+        self.steps += steps * distributed.size()
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""

@@ -25,6 +25,7 @@ class ActorCritic(Learner):
     """
 
     saved = "actor", "critic", "actor_optimizer", "critic_optimizer", "rng"
+    parallel = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses
+from rl_lab.core import distributed
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks import PolicyValue, TorsoFn
@@ -18,7 +19,7 @@ class PPO(Learner):
     """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
 
     saved = "network", "optimizer", "rng", "steps"
-    many_seeds = True
+    many_seeds = parallel = True
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class PPO(Learner):
     def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
         """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
         share = self.decay.to(self.steps)
-        self.steps += len(value) * value.shape[-1]
+        self.steps += len(value) * value.shape[-1] * distributed.size()
         clip = self.clip * (share if self.decay_clip else 1.0)
         g = value_targets(transitions, value, self.network.values, self.gamma, self.lambda_,
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_lab import exploration, losses, returns
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
@@ -26,7 +27,7 @@ class QLearning(Learner):
     """Learns from each rollout of all envs, then forgets it."""
 
     saved = "network", "optimizer", "rng", "steps", "planned"
-    many_seeds = True
+    many_seeds = parallel = True
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class QLearning(Learner):
         return epsilon
 
     def update(self, transition: Transition) -> Metrics:
-        self.steps += transition.reward.shape[-1]
+        self.steps += transition.reward.shape[-1] * distributed.size()
         self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
@@ -115,7 +116,7 @@ class QLearning(Learner):
         self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
     ) -> Metrics:
         """Gradient steps on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
-        self.decay.to(self.steps - len(reward) * reward.shape[-1])
+        self.decay.to(self.steps - len(reward) * reward.shape[-1] * distributed.size())
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
         g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_)
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, g)]
@@ -131,12 +132,15 @@ class QLearning(Learner):
     def shares(self, obs: Tensor, action: Tensor) -> Tensor:
         """[B], of each sample 1 / sum_j |phi|.|phi_j| over all that took the same action: in a table 1 / its visits.
 
+        All ranks' samples count, and as their gradients are averaged, not added, so do the shares.
+
         So a step of 1 takes each pair of a table to the mean of its targets, and never overshoots with any features.
         See Haykin (2002), chapter 6, for one sample at a time: normalised least mean squares.
         """
         phi = self.network.torso(obs).abs()
         taken = F.one_hot(action, self.num_actions).to(phi.dtype)
-        return 1 / losses.pick(phi @ (phi.mT @ taken), action).clamp_min(1e-8)
+        among = distributed.total(phi.mT @ taken)
+        return distributed.size() / losses.pick(phi @ among, action).clamp_min(1e-8)
 
     @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:

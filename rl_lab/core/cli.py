@@ -31,7 +31,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
             print(f"{prog} {name} run=<folder> [setting=value ...]    {commands[name]}\n")
             print((conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
         elif name == "train":
-            return launch.train(prog, root, rest)
+            return launch.train_together(prog, root, rest)
         elif name == "study" and rest[:1] == ["resume"]:
             return launch.resume(prog, root, rest[1:])
         else:

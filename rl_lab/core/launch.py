@@ -41,10 +41,10 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
         try:
             with checked():
                 execute(cfg, prog, root, resuming=bool(folders))
-        except UserError as error:  # Hydra would announce it once more
+        except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
 
-    mistakes: list[UserError] = []
+    mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]
     begin = lambda cfg: study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, _revision())
     with recording(begin, partial(job, prog=prog, root=root, source=source, ours=study is None)) as studies:
@@ -52,6 +52,21 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     if mistakes:
         raise mistakes[0]
     return code
+
+
+def train_together(prog: str, root: str, arguments: list[str]) -> int:
+    """`train` in this process, or in each of those that torchrun started, in the folder that the first one opens."""
+    if "RANK" not in os.environ:
+        return train(prog, root, arguments)
+    from rl_lab.core import distributed
+
+    with distributed.joined():
+        if {"-m", "--multirun"} & set(arguments) or any(a.startswith("study=") for a in arguments):
+            raise UserError("torchrun is for one run in several processes, -m and study= are for several runs: "
+                            "leave out one of them")  # fmt: skip
+        if distributed.rank():
+            arguments = [*arguments, f"hydra.run.dir={_quoted(distributed.told())}"]
+        return train(prog, root, arguments)
 
 
 def _counted(prog: str, studies: list[Study], checked: Callable, main: Callable) -> int:
@@ -124,13 +139,15 @@ def job(
 
 def execute(cfg: DictConfig, prog: str, root: str, resuming: bool, trusted: bool = True) -> Value:
     """One run: checked, recorded in its folder, gone through."""
-    from rl_lab.core import settings
+    from rl_lab.core import distributed, settings
 
     chosen = HydraConfig.get().runtime
     folder = Path(chosen.output_dir)
     try:
         if not resuming:
-            _check_new(cfg, prog, root, folder)
+            if not distributed.rank():
+                _check_new(prog, folder)
+            _check_root(cfg, root)
             _keep_what_runs(cfg, chosen.choices)
         settings.check(cfg.loop, "loop", trusted=trusted and not resuming)
         settings.check(cfg.tracker, "tracker", trusted=trusted and not resuming)
@@ -138,18 +155,23 @@ def execute(cfg: DictConfig, prog: str, root: str, resuming: bool, trusted: bool
             cfg[key] = settings.conform(key, cfg[key], hint)
         for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():
             cfg.checkpoint[key] = settings.conform(f"checkpoint.{key}", cfg.checkpoint[key], hint)
+        if not distributed.rank():
+            distributed.told(str(folder))
         run = _open_run(cfg, folder)
         shown = Path(os.path.relpath(folder))
         try:
             with run:
-                hydra.utils.call(cfg.loop, run=run)
+                with distributed.in_turn():
+                    loop = hydra.utils.instantiate(cfg.loop, _partial_=True)
+                loop(run=run)
         except KeyboardInterrupt:
-            run.say(f"stopped; {prog} train run={shown} goes on")
+            again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
+            run.say(f"stopped; {prog} train run={shown}{again} goes on")
             raise
         run.say(f"finished: {shown}")
         return objective(run.final)
     except Exception:
-        if folder.is_dir() and not any(folder.iterdir()):
+        if not distributed.rank() and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # a mistake found before the first step leaves no litter behind
         raise
 
@@ -169,13 +191,12 @@ def _finished(folder: Path) -> Value:
     return objective(summary["final"]) if summary["state"] == "finished" else None
 
 
-def _check_new(cfg: DictConfig, prog: str, root: str, folder: Path) -> None:
+def _check_new(prog: str, folder: Path) -> None:
     if (folder / "config.yaml").exists():
         raise UserError(f"{folder} holds a run already; {prog} train run={folder} resumes it, "
                         "or choose another hydra.run.dir")  # fmt: skip
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
-    _check_root(cfg, root)
 
 
 def _study_name(cfg: DictConfig) -> str:
@@ -193,12 +214,13 @@ def _revision() -> str | None:
 def _open_run(cfg: DictConfig, folder: Path):
     import torch
 
-    from rl_lab.core import run
+    from rl_lab.core import distributed, run
 
     cfg.name = str(cfg.name)
     written = OmegaConf.to_container(cfg, resolve=False) | {"name": cfg.name}
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order} | {k: v for k, v in written.items() if k not in order}
+    processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
     device = run.device(str(cfg.device))
     cfg.device = device
     torch.set_num_threads(cfg.threads)
@@ -207,8 +229,8 @@ def _open_run(cfg: DictConfig, folder: Path):
     references = [k for k, v in written["loop"].items() if str(v[0] if isinstance(v, list) else v).startswith("${")]
     resolved["loop"] = {k: v for k, v in resolved["loop"].items() if k not in references}
     return run.Run(
-        folder, cfg.seed, device, names=names, config=resolved,
-        written=OmegaConf.to_yaml(OmegaConf.create(written)), tracker=hydra.utils.instantiate(cfg.tracker),
+        folder, cfg.seed, device, names=names, config=resolved | processes,
+        written=OmegaConf.to_yaml(OmegaConf.create(written | processes)), tracker=hydra.utils.instantiate(cfg.tracker),
         job_type=cfg.loop._target_.rsplit(".", 1)[-1], checkpoint_every=cfg.checkpoint.every,
         max_memory_gb=cfg.checkpoint.max_memory_gb, upload=cfg.checkpoint.upload,
     )  # fmt: skip

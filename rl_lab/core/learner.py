@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 
 Metrics = dict[str, Tensor | float]
@@ -24,12 +25,25 @@ class Learner:
     memory: str | None = None
     many_seeds = False  # whether its code takes tensors [S, ...] too: S learners side by side (rl_lab.stacking)
     settled = True  # False while half a rollout is held: a checkpoint waits for the rest
+    parallel = False  # whether the ranks of a run may learn it together: all descend at the same updates
 
     def announce(self, num_envs: int) -> str | None:
         """What there is to say before the first step."""
 
     def state_dict(self, without: str | None = None) -> dict:
         return {name: _state(getattr(self, name)) for name in self.saved if name != without}
+
+    def own_state(self) -> dict:
+        """What differs between the ranks of a run: all but networks and optimizers."""
+        return {name: _state(getattr(self, name)) for name in self.saved if not _is_shared(getattr(self, name))}
+
+    def part_ways(self, seed: int) -> None:
+        """Draws from here on by another seed, with the parameters as they are: so do the ranks of a run."""
+        for i, part in enumerate(getattr(self, name) for name in self.saved):
+            if isinstance(part, torch.Generator):
+                part.manual_seed(seed + i)
+            elif isinstance(part, Learner):
+                part.part_ways(seed + i)
 
     def load_state_dict(self, state: dict) -> None:
         """Raises KeyError, RuntimeError or ValueError where the state is of another learner."""
@@ -47,10 +61,43 @@ class Learner:
                 setattr(self, name, state[name])
 
 
+def own_states(parts: dict) -> dict:
+    """Of each part what another rank would not know of it; of a run in one process, nothing."""
+    if distributed.size() == 1:
+        return {}
+    return {name: part.own_state() if isinstance(part, Learner) else part.state_dict() for name, part in parts.items()}
+
+
+def shared_out(saved: dict, parts: dict, stream: Callable[[str], int]) -> dict:
+    """What of a checkpoint this rank goes on with; ranks but the first draw by streams of their own from here on.
+
+    Raises UserError where so many ranks cannot learn these parts, or did not save them.
+    """
+    size, savers = distributed.size(), 1 + len(saved.get("ranks", ()))
+    if saved and savers != size:
+        remedy = f"with torchrun and {savers} processes" if savers > 1 else "without torchrun"
+        raise UserError(f"processes: {savers} began this run, and now there is {size}; go on with it {remedy}")
+    learners = {name: part for name, part in parts.items() if isinstance(part, Learner)}
+    able = learners and all(part.parallel for part in learners.values())
+    if size > 1 and not able:
+        what = next((type(part).__name__ for part in learners.values() if not part.parallel), "what this loop runs")
+        raise UserError(f"{what} learns in one process, and these are {size}; start it without torchrun")
+    if not distributed.rank():
+        return saved
+    for name, part in learners.items():
+        part.part_ways(stream(name))
+    own = saved["ranks"][distributed.rank() - 1] if saved else {}
+    return saved | {name: saved[name] | state for name, state in own.items()}
+
+
 def _state(part):
     if isinstance(part, torch.Generator):
         return part.get_state()
-    return part.state_dict() if hasattr(part, "state_dict") else part
+    return part.state_dict() if _is_shared(part) else part
+
+
+def _is_shared(part) -> bool:
+    return hasattr(part, "state_dict")
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -79,10 +126,13 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], m
 def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor:
     """One step along the gradients that lie ready; returns their norm [] before clipping at `max_norm`.
 
+    Of several ranks it is one step of all, along the mean of their gradients.
+
     On a CPU a step whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would stop
     the queue, and the loop finds out when it next reads its metrics.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    distributed.average(p.grad for p in parameters if p.grad is not None)
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     if norm.is_cuda or math.isfinite(norm):
         optimizer.step()

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from rl_lab.core import distributed
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.learner import Metrics
 
@@ -28,7 +29,7 @@ class Every:
 
 
 class Means:
-    """The mean of each metric over the updates since the last `pop`; the sums stay on the device."""
+    """The mean of each metric over the updates, of all ranks, since the last `pop`; the sums stay on the device."""
 
     def __init__(self):
         self._sums: dict[str, Tensor] = {}
@@ -47,7 +48,7 @@ class Means:
     def pop(self) -> Metrics:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
-        return means
+        return distributed.averaged(means)
 
     def state_dict(self) -> dict:
         """Raises NotFinite, so that no checkpoint is written over a good one after a GPU went astray."""

@@ -14,15 +14,15 @@ LINE_EVERY = 10.0  # seconds between plain lines
 class Progress:
     """Rate, step, newest return and remaining time."""
 
-    def __init__(self, name: str):
-        self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, name: str, quiet: bool = False):
+        self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._said, self._shown, self._bar, self._drawn, self._rate = set(), {}, None, 0.0, 0.0
 
     def begin(self, total: int, unit: str, step: int) -> None:
         self._total, self._unit, self._first = total, unit, step
         self._start = self._drawn = time.monotonic()
         self._task = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             columns = "[bold]{task.description}", BarColumn(), "{task.fields[text]}"
             self._bar = Bar(*(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(),
                             console=self.console, transient=True)  # fmt: skip

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from rl_lab.core import checkpoint, registry, tracking
+from rl_lab.core import checkpoint, distributed, registry, tracking
 from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.learner import Metrics
+from rl_lab.core.learner import Metrics, own_states, shared_out
 from rl_lab.core.progress import Progress
 
 ROWS_PER_SECOND, ROWS_AT_ONCE = 10, 1_000
@@ -39,6 +39,8 @@ class Run:
 
     The folder: config.yaml, metrics.jsonl (a row a line: step, seconds, values), summary.json, checkpoint.pt,
     pictures and videos. Without W&B it is complete; with it, W&B holds the same rows.
+
+    Of several ranks the first writes and speaks; the others' own states (envs, random streams) are in its checkpoint.
     """
 
     def __init__(
@@ -58,14 +60,15 @@ class Run:
     ):
         self.dir, self.seed, self.device = Path(dir), seed, torch.device(device)
         self.names, self.config, self._written = names, config, written
-        self.job_type, self._tracker = job_type, tracker
+        self.leads = distributed.rank() == 0
+        self.job_type, self._tracker = job_type, tracker if self.leads else None
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
         self.state, self.final, self.wandb, self._identity = "running", {}, None, None
         self._saved = checkpoint.read(self.path("checkpoint.pt")) if self.path("checkpoint.pt").exists() else {}
         self._step, self._total = self._saved.get("step", 0), None
         self._seconds_before, self._bytes = self._saved.get("seconds", 0.0), self._saved.get("bytes", 0)
         self._rows = None  # until `begin`: a mistake found before leaves an earlier run's files as they are
-        self._signal = None
+        self._signal, self._accord = None, distributed.Accord()
 
     # -- opening and closing
 
@@ -78,7 +81,7 @@ class Run:
 
     def _attend(self) -> None:
         """To the terminal and to signals."""
-        self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")))
+        self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")), quiet=not self.leads)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -123,12 +126,19 @@ class Run:
         """A seed of its own for each named random stream of this run."""
         return stream(self.seed, name)
 
+    def own_stream(self, name: str) -> int:
+        """The same, another in each rank."""
+        return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
+
     def begin(self, total: int, unit: str = "steps", rows: bool = True) -> None:
         """Everything is built, the first step comes next: from here on the folder and W&B know of the run.
 
         rows: whether it has any of its own, or leaves them to the runs within its folder.
         """
-        self._total, self._identity = total, tracking.identity(self.dir, self.names["name"])
+        self._total = total
+        if not self.leads:
+            return self.progress.begin(total, unit, self._step)
+        self._identity = tracking.identity(self.dir, self.names["name"])
         if self._tracker and rows:
             self._open_wandb()  # first: where W&B refuses the run, the folder stays as it is
         self.path("config.yaml").write_text(self._written)
@@ -143,6 +153,7 @@ class Run:
 
     def restore(self, parts: dict) -> int:
         """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run."""
+        self._saved = shared_out(self._saved, parts, self.own_stream)
         for name, part in parts.items():
             if name in self._saved:
                 try:
@@ -159,25 +170,33 @@ class Run:
         """Called where everything is whole: saves when it is time, raises Stopped when a signal asked for it."""
         self._step = step
         now = time.monotonic()
-        if self._signal or now - self._saved_at > self.checkpoint_every:
+        due = now - self._saved_at > self.checkpoint_every
+        number, due = self._accord(self._signal, due, self.checkpoint_every)
+        if number or due:
             self.save(step, parts)
-        if self._signal:
-            raise Stopped(self._signal)
+            self._saved_at = time.monotonic()
+        if number:
+            raise Stopped(number)
         self.progress.advance(step, now)
 
     def save(self, step: int, parts: dict) -> None:
         """checkpoint.pt: the parts, the step, the seconds spent, and where metrics.jsonl stood."""
         self._step = step
+        ranks = distributed.gathered(own_states(parts))
+        if not self.leads:
+            return
         self._rows.flush()
-        state = {name: self._sized(part) for name, part in parts.items()}
+        state = {name: self._sized(part) for name, part in parts.items()} | ({"ranks": ranks} if ranks else {})
         state |= {"step": step, "seconds": self.seconds, "bytes": self._rows.tell()}
         checkpoint.write(self.path("checkpoint.pt"), state)
-        self._saved_at = time.monotonic()
         self._write_summary()
 
     def rescued(self, error: NotFinite, step: int, parts: dict) -> NotFinite:
-        """Saves what was good: on a CPU the bad step was never taken; on a GPU the last checkpoint stands."""
-        if self.device.type == "cpu":
+        """Saves what was good: on a CPU the bad step was never taken; on a GPU the last checkpoint stands.
+
+        So it does of several ranks, of which this one may be alone with its fault.
+        """
+        if self.device.type == "cpu" and distributed.size() == 1:
             self.save(step, parts)
         return NotFinite(f"{error}; stopped, the parameters before it are in {self.path('checkpoint.pt')} "
                          "(a smaller learning rate may help)")  # fmt: skip
@@ -196,6 +215,8 @@ class Run:
         Beyond 1,000 rows at once and 10 a second after that, rows not marked `keep` are left out of both.
         Raises NotFinite, naming metric and step.
         """
+        if not self.leads:
+            return
         values = dict(zip(metrics, _numbers(metrics.values()), strict=True))
         for name, value in values.items():
             if not math.isfinite(value):
@@ -238,7 +259,7 @@ class Run:
             **self.names, "state": self.state, "step": self._step, "total": self._total,
             "seconds": round(self.seconds, 3), "final": self.final, "error": error,
             "device": str(self.device), "threads": torch.get_num_threads(), "python": platform.python_version(),
-            "versions": versions(), "git": revision(), "command": " ".join(sys.argv),
+            "processes": distributed.size(), "versions": versions(), "git": revision(), "command": " ".join(sys.argv),
             "wandb": self.wandb and (f"offline: {self.wandb.dir}" if self.wandb.offline else self.wandb.url),
             "identity": self._identity,
         }  # fmt: skip
@@ -255,12 +276,22 @@ def stream(seed: int, name: str) -> int:
 def device(name: str) -> str:
     """`auto`, `cpu` or `cuda` to a device that is there. Raises UserError."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.split(":")[0] not in ("cpu", "cuda"):
         raise UserError(f"device={name} is not a choice; choose from auto, cpu, cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu or device=auto")
-    return name
+    return _own_gpu() if name.startswith("cuda") and distributed.size() > 1 else name
+
+
+def _own_gpu() -> str:
+    """Of this rank among those of its machine. Raises UserError where there are too few."""
+    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(f"GPU {number} is wanted and this machine has {count}; torchrun --nproc_per_node={count}, "
+                        "or device=cpu")  # fmt: skip
+    torch.cuda.set_device(number)
+    return f"cuda:{number}"
 
 
 def _numbers(values) -> list[float]:

@@ -57,14 +57,14 @@ def wandb_run(
     tags = [tags] if isinstance(tags, str) else tags and [str(tag) for tag in tags]
     arguments = dict(project=project, entity=entity, name=name, group=group, job_type=job_type, config=config, id=id,
                      tags=tags, notes=notes, dir=os.path.abspath(dir), resume="allow",
-                     settings=settings)  # fmt: skip
+                     reinit="create_new", settings=settings)  # fmt: skip
     mode = mode or os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
     if mode == "online" and not reachable(wandb.setup().settings.base_url, init_timeout):
         mode = _offline(init_timeout)
     try:
-        run = wandb.init(mode=mode, reinit="create_new", **arguments)  # beside the others of this process
+        run = wandb.init(mode=mode, **arguments)
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         if isinstance(error, wandb.errors.UsageError) or re.search(REFUSED, str(error)):
             raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error

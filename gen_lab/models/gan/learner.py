@@ -20,10 +20,12 @@ from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 class GAN(Learner):
     """x = G(z), z ~ N(0, 1): it samples, and has no likelihood. Inside, images are in [-1, 1].
 
-    An update is a step of the discriminator; after every `critic_steps` of them comes one of the generator.
+    An update is a step of the discriminator; after every `critic_steps` of them comes one of the generator. Of several
+    ranks each has batch statistics of its own; the first one's running averages are those that sample.
     """
 
     saved = "generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "rng", "updates"
+    parallel = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import io
 import socket
 import tarfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +182,12 @@ def test_no_network_is_one_line(monkeypatch, tmp_path, capsys):
 # -- the formats, as small files
 
 
+gzipped = partial(gzip.compress, mtime=0)  # the same bytes at any time: they name their tests
+
+
 def idx_file(x: np.ndarray) -> bytes:
     header = bytes([0, 0, 8, x.ndim]) + b"".join(n.to_bytes(4, "big") for n in x.shape)
-    return gzip.compress(header + x.astype(np.uint8).tobytes())
+    return gzipped(header + x.astype(np.uint8).tobytes())
 
 
 RNG = np.random.default_rng(0)
@@ -280,10 +284,10 @@ def test_cifar10(serve, tmp_path, monkeypatch):
     ("read", "data", "says"),
     [
         (read_idx, b"not gzip", "is no gzipped IDX file"),
-        (read_idx, gzip.compress(b""), "is no gzipped IDX file"),
+        (read_idx, gzipped(b""), "is no gzipped IDX file"),
         (read_idx, idx_file(np.zeros((3, 4, 4)))[:-9], "is no gzipped IDX file"),
-        (read_idx, gzip.compress(gzip.decompress(idx_file(np.zeros((3, 4, 4))))[:-1]), "is no whole IDX file"),
-        (read_idx, gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "is no whole IDX file of bytes: .*begin 00000d01"),
+        (read_idx, gzipped(gzip.decompress(idx_file(np.zeros((3, 4, 4))))[:-1]), "is no whole IDX file"),
+        (read_idx, gzipped(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "is no whole IDX file of bytes: .*begin 00000d01"),
         (read_amat, b"0 1 2\n", "is not lines of 784 digits"),
         (read_amat, b"2 " * 784, "is not lines of 784 digits"),
         (cifar.read_records, b"not a tar", "is not CIFAR-10 in binary form"),

@@ -191,9 +191,10 @@ def test_a_loaded_model_goes_on_as_if_never_stopped(network):
     assert torch.equal(whole.sample(2, rng()), again.sample(2, rng()))
 
 
-def test_parameters_follow_the_seed_and_the_global_stream_is_left_alone():
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_parameters_follow_the_seed_and_the_global_stream_is_left_alone(average):
     before = torch.get_rng_state()
-    a, b, c = build("pixelcnnpp"), build("pixelcnnpp"), build("pixelcnnpp", seed=1)
+    a, b, c = (build("pixelcnnpp", seed=seed, average=average) for seed in (0, 0, 1))
     for model in a, b, c:
         model.update(images(4)), model.sample(1, rng()), model.score(images(4), rng())
     assert torch.equal(before, torch.get_rng_state())

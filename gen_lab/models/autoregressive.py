@@ -56,7 +56,8 @@ class Autoregressive(Learner):
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         condition = self.condition(label)
         if not self.learns:
-            start(self.network, x, **condition)
+            with seeded(self.seed, self.device):
+                start(self.network.train(), x, **condition)
             self.averaged.load_state_dict(self.network.state_dict())
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.decay**self.learns

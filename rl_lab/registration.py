@@ -5,6 +5,7 @@ import gymnasium
 from rl_lab.core import conf_dir
 
 NEED_MORE = {"atari", "gym", "toy_text", "mdp_file"}  # without a name or a file of yours these are no world
+GYMNASIUMS_OWN = {"cartpole", "acrobot", "mountain_car"}
 
 
 def register() -> None:
@@ -20,7 +21,7 @@ def register() -> None:
 
 def worlds() -> list[str]:
     """Told from the names of the files: reading them would slow down every import of rl_lab."""
-    return sorted({path.stem for path in (conf_dir() / "env").glob("*.yaml")} - NEED_MORE)
+    return sorted({path.stem for path in (conf_dir() / "env").glob("*.yaml")} - NEED_MORE - GYMNASIUMS_OWN)
 
 
 def name(world: str) -> str:

@@ -162,7 +162,7 @@ def test_torchrun_fits_a_model_as_one_process_does_with_the_joined_batch(tmp_pat
                  "rl-lab: what this loop runs learns in one process, and these are 2; start it without torchrun",
                  marks=pytest.mark.slow),
     (["-m", "experiment=a2c_four_rooms", "seed=0,1"],
-     "rl-lab: torchrun is for one run in several processes, -m for several runs: leave out one of them"),
+     "rl-lab: torchrun is for one run in several processes, -m and study= are for several runs: leave out one of them"),
     pytest.param(["experiment=a2c_four_rooms", "agent.gama=1"],
                  "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?", marks=pytest.mark.slow),
 ])  # fmt: skip

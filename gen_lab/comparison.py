@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rl_lab.core import page
-from rl_lab.core.compare import folder, publish, several, track
+from rl_lab.core.comparing import page
+from rl_lab.core.comparing.compare import folder, publish, several, track
+from rl_lab.core.comparing.groups import Groups, arrange, chosen
+from rl_lab.core.comparing.results import find
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import RunFiles, choose_metric, read_runs
-from rl_lab.core.groups import Groups, arrange, chosen
-from rl_lab.core.results import find
 from rl_lab.core.settings import Count
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"

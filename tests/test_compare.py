@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
-from rl_lab.core.compare import analyse, compare
+from rl_lab.core.comparing.compare import analyse, compare
+from rl_lab.core.comparing.tables import captions, show
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import choose_metric, is_lower_better, read_run
 from rl_lab.core.style import COLORS
-from rl_lab.core.tables import captions, show
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ def test_a_tracker_may_open_nothing(runs, written):
 
 def test_importing_is_quick():
     slow = "{'torch', 'matplotlib', 'wandb', 'scipy'}"
-    code = f"import sys, rl_lab.core.compare; sys.exit(' '.join({slow} & set(sys.modules)))"
+    code = f"import sys, rl_lab.core.comparing.compare; sys.exit(' '.join({slow} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from gen_lab.__main__ import COMMANDS
 from gen_lab.comparison import Cell, compare, measures, written
 from rl_lab.core import cli
+from rl_lab.core.comparing.groups import arrange
 from rl_lab.core.folders import read_runs
-from rl_lab.core.groups import arrange
 
 
 def run(folder, model: str, seed: int, **last):

@@ -3,9 +3,9 @@
 import pytest
 from run_folders import write_run
 
+from rl_lab.core.comparing.groups import arrange, chosen, differing
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import read_runs
-from rl_lab.core.groups import arrange, chosen, differing
 
 
 def game(folder, game: str, *, num_envs=4, agent_name="dqn", sticky=0.0, **settings):

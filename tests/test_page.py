@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from run_folders import write_run
 
-from rl_lab.core import page
-from rl_lab.core.compare import compare
+from rl_lab.core.comparing import page
+from rl_lab.core.comparing.compare import compare
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli, composition, settings
 from rl_lab.core.folders import read_run
-from rl_lab.core.study import Study
+from rl_lab.core.studies.study import Study
 
 CONF = composition.conf_dir()
 JOBS = {"gridworlds": 420, "classic_control": 75, "atari": 105, "digits": 51}

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from run_folders import write_run
 
-from rl_lab.core import report
-from rl_lab.core.compare import analyse, compare
+from rl_lab.core.comparing import report
+from rl_lab.core.comparing.compare import analyse, compare
 from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import wandb_run
 
@@ -87,8 +87,8 @@ SAVE = """
 import sys
 from functools import partial
 from pathlib import Path
-from rl_lab.core import report
-from rl_lab.core.compare import analyse
+from rl_lab.core.comparing import report
+from rl_lab.core.comparing.compare import analyse
 from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import wandb_run
 tracker = partial(wandb_run, project="lab", entity=None, init_timeout=2)

@@ -9,10 +9,10 @@ from run_folders import write_run
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli
-from rl_lab.core.compare import analyse, compare
+from rl_lab.core.comparing.compare import analyse, compare
+from rl_lab.core.comparing.scales import ATARI, Scale
+from rl_lab.core.comparing.statistics import stratified_bootstrap
 from rl_lab.core.errors import UserError
-from rl_lab.core.scales import ATARI, Scale
-from rl_lab.core.statistics import stratified_bootstrap
 
 
 def world(folder, id: str, values, *, agent="dqn", seed=0, metric="eval/return", **settings):

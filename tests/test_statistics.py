@@ -6,8 +6,8 @@ import atari_100k
 import numpy as np
 import pytest
 
-from rl_lab.core.scales import ATARI, Scale
-from rl_lab.core.statistics import (
+from rl_lab.core.comparing.scales import ATARI, Scale
+from rl_lab.core.comparing.statistics import (
     area_under_curve,
     iqm,
     iqm_curve,

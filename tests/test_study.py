@@ -16,7 +16,7 @@ from rl_lab.core import cli, composition
 from rl_lab.core.errors import UserError
 from rl_lab.core.explain import EXTRAS
 from rl_lab.core.launch import objective
-from rl_lab.core.study import Study, runs_of
+from rl_lab.core.studies.study import Study, runs_of
 
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
          "loop.total_steps=400", "loop.eval_every=200", "loop.eval_episodes=2", "checkpoint.every=0.05"]  # fmt: skip

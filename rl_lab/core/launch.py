@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core.composition import GROUPS, compose, conf_dir, groups, read_config, split
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.explain import plain_errors
-from rl_lab.core.study import Study, runs_of
-from rl_lab.core.study_jobs import Value, sit
-from rl_lab.core.study_launcher import recording
-from rl_lab.core.study_report import account
+from rl_lab.core.studies.jobs import Value, sit
+from rl_lab.core.studies.launcher import recording
+from rl_lab.core.studies.report import account
+from rl_lab.core.studies.study import Study, runs_of
 
 
 def train(prog: str, root: str, arguments: list[str], study: Study | None = None) -> int:

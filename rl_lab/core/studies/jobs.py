@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.study import Study
+from rl_lab.core.studies.study import Study
 
 Value = tuple[str, float] | None  # what a run came to: the name of a metric, and its last figure
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_lab.core.results import Line, Results
+from rl_lab.core.comparing.results import Line, Results
 from rl_lab.core.style import COLORS, DASHES, STYLE
 
 MARKS = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds"

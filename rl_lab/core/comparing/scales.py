@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rl_lab.core.comparing.groups import Groups
+from rl_lab.core.comparing.statistics import iqm
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import is_lower_better
-from rl_lab.core.groups import Groups
-from rl_lab.core.statistics import iqm
 
 # Returns of a random policy and of a human tester after up to 30 no-ops (Mnih et al., 2015), for the 57 games of
 # Wang et al., 2016, appendix; https://arxiv.org/abs/1511.06581

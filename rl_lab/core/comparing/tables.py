@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rl_lab.core.figures import number
-from rl_lab.core.results import Results, Row
-from rl_lab.core.statistics import Estimate
+from rl_lab.core.comparing.figures import number
+from rl_lab.core.comparing.results import Results, Row
+from rl_lab.core.comparing.statistics import Estimate
 
 EVERY = 8  # tasks; beyond, the terminal shows the aggregates only
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from rl_lab.core import tables
+from rl_lab.core.comparing import tables
+from rl_lab.core.comparing.figures import number, title
+from rl_lab.core.comparing.results import Results
 from rl_lab.core.errors import UserError
-from rl_lab.core.figures import number, title
-from rl_lab.core.results import Results
 
 
 def check(tracker: Callable | None) -> None:

@@ -5,11 +5,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from rl_lab.core import figures, page, tables
-from rl_lab.core import report as wandb_report
+from rl_lab.core.comparing import figures, page, tables
+from rl_lab.core.comparing import report as wandb_report
+from rl_lab.core.comparing.groups import arrange, chosen
+from rl_lab.core.comparing.results import Results, Row, find
 from rl_lab.core.folders import choose_metric, read_runs
-from rl_lab.core.groups import arrange, chosen
-from rl_lab.core.results import Results, Row, find
 from rl_lab.core.settings import Count
 
 

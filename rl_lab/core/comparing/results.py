@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rl_lab.core.folders import Curve, RunFiles, is_lower_better
-from rl_lab.core.groups import Groups
-from rl_lab.core.scales import Scale, ends, scales
-from rl_lab.core.statistics import (
+from rl_lab.core.comparing.groups import Groups
+from rl_lab.core.comparing.scales import Scale, ends, scales
+from rl_lab.core.comparing.statistics import (
     Estimate,
     area_under_curve,
     iqm,
@@ -23,6 +22,7 @@ from rl_lab.core.statistics import (
     stratified_bootstrap,
     x_at_threshold,
 )
+from rl_lab.core.folders import Curve, RunFiles, is_lower_better
 
 AGGREGATES = {"IQM": iqm, "median": median_of_tasks, "mean": np.mean, "optimality gap": optimality_gap}
 POINTS = 201  # of a curve over tasks, and of a profile

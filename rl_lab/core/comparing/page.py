@@ -11,11 +11,11 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from rl_lab.core import figures
-from rl_lab.core.figures import number
-from rl_lab.core.groups import differing
-from rl_lab.core.results import Results
-from rl_lab.core.statistics import Estimate
+from rl_lab.core.comparing import figures
+from rl_lab.core.comparing.figures import number
+from rl_lab.core.comparing.groups import differing
+from rl_lab.core.comparing.results import Results
+from rl_lab.core.comparing.statistics import Estimate
 from rl_lab.core.style import COLORS
 
 DASHES = "", "6 3", "2 2", "6 2 2 2"  # style.DASHES in SVG's words

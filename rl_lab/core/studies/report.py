@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from rl_lab.core.study import STATES, Job, Study
+from rl_lab.core.studies.study import STATES, Job, Study
 
 POLL = 0.3  # seconds between looks at the files of the jobs
 

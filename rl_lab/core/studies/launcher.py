@@ -14,8 +14,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
-from rl_lab.core.study import Study
-from rl_lab.core.study_report import tell
+from rl_lab.core.studies.report import tell
+from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
 

@@ -10,6 +10,7 @@ from run_folders import write_run
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli
 from rl_lab.core.comparing.compare import analyse, compare
+from rl_lab.core.comparing.results import _middle
 from rl_lab.core.comparing.scales import ATARI, Scale
 from rl_lab.core.comparing.statistics import stratified_bootstrap
 from rl_lab.core.errors import UserError
@@ -215,3 +216,10 @@ def test_the_command_line_takes_conditions_and_groups(two, tmp_path, capsys):
     assert (row["task"], row["group"], row["seeds"]) == ("A", "agent=dqn agent.gamma=0.99", "3")
     assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(two), "by=agent.gama", "tracker=none"]) == 2
     assert capsys.readouterr().err == "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n"
+
+
+def test_a_score_far_out_does_not_squeeze_the_profile():
+    """Quartiles .25 and .75: shown from -1.25 to 2.25, or as far as there are scores."""
+    assert _middle(np.array([0, 0.25, 0.5, 0.75, 1])) == (0, 1)
+    assert _middle(np.array([-113.0, 0.25, 0.5, 0.75, 1])) == (-1.25, 1)
+    assert _middle(np.array([2.0, 2, 2, 2, 9])) == (2, 9)  # quartiles that are one say nothing of what is far

@@ -61,8 +61,8 @@ def curves(results: Results):
     }
     lines = [line for label in labels.values() for line in label.splitlines()]
     columns = max(1, min(4, 135 // (10 + max(map(len, lines)))))
-    across = min(COLUMNS, len(places)) if several else 2
-    rows = math.ceil(len(places) / across)
+    rows = math.ceil(len(places) / COLUMNS) if several else 1
+    across = math.ceil(len(places) / rows) if several else 2
     height = (2.9 * rows if several else 3.9) + 0.5 + 0.22 * math.ceil((len(lines) + 1) / columns)  # inches
     figure = Figure(figsize=(11, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches

@@ -169,6 +169,7 @@ def _distributions(results: Results) -> Iterator[str]:
 def _distribution_caption(results: Results) -> str:
     side = "below" if results.lower and not results.meaning else "above"
     caption = f"Performance profile: the fraction of runs that end {side} each score; the higher line is the better."
+    caption += " A score beyond the quartiles by three times their distance lies past the edge."
     if results.efficiency:
         caption += f" Sample efficiency: the IQM of normalised scores over runs and tasks, against {results.along}."
     return caption + " Bands: pointwise 95 % bootstrap intervals, runs drawn with replacement within each task."

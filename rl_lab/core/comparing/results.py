@@ -202,13 +202,20 @@ def _aggregates(whole: dict[str, list], normalised: bool, resamples: int, notes:
     }
 
 
+def _middle(scores: np.ndarray) -> tuple[float, float]:
+    """From the least score to the greatest, but for those beyond the quartiles by three times their distance."""
+    first, third = np.percentile(scores, [25, 75])
+    reach = 3 * (third - first) or math.inf
+    return max(scores.min(), first - reach), min(scores.max(), third + reach)
+
+
 def _profiles(whole: dict[str, list], sign: int, resamples: int) -> dict[str, Line]:
     """At evenly spaced scores; where lower is better, the fraction below."""
     if not whole:
         return {}
-    flat = np.concatenate([s for scores in whole.values() for s in scores])
-    margin = 0.02 * (np.ptp(flat) or 1)
-    x = np.linspace(flat.min() - margin, flat.max() + margin, POINTS)
+    low, high = _middle(np.concatenate([s for scores in whole.values() for s in scores]))
+    margin = 0.02 * (high - low or 1)
+    x = np.linspace(low - margin, high + margin, POINTS)
     return {
         name: Line(x, performance_profile(sign * _matrix(scores), sign * x, resamples=resamples))
         for name, scores in whole.items()

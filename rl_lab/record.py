@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
-from rl_lab.core import composition, recording, run
+from rl_lab.core import composition, provenance, recording, run
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
 from rl_lab.core.recording import Recording
@@ -103,7 +103,7 @@ def described(stage: Stage, seed: int, frames: bool) -> dict:
     size = "own" if stage.size is None else list(stage.size)
     return {"format": recording.FORMAT, "env": env, "agent": stage.words, "epsilon": stage.epsilon, "seed": seed,
             "actions": list(spec.actions), "frame_stack": spec.frame_stack, "obs": obs,
-            "frames": size if frames else None, "versions": run.versions(), "git": run.revision(),
+            "frames": size if frames else None, "versions": provenance.versions(), "git": provenance.revision(),
             "command": " ".join(sys.argv)}  # fmt: skip
 
 

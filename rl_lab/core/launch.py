@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core.composition import GROUPS, compose, conf_dir, groups, read_config, split
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.explain import plain_errors
+from rl_lab.core.provenance import revision
 from rl_lab.core.studies.jobs import Value, sit
 from rl_lab.core.studies.launcher import recording
 from rl_lab.core.studies.report import account
@@ -46,7 +47,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
 
     mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]
-    begin = lambda cfg: study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, _revision())
+    begin = lambda cfg: study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
     with recording(begin, partial(job, prog=prog, root=root, source=source, ours=study is None)) as studies:
         code = _counted(prog, studies, checked, main)
     if mistakes:
@@ -203,12 +204,6 @@ def _study_name(cfg: DictConfig) -> str:
     """The ready study, or the experiment if it is one for all jobs."""
     choices = cfg.hydra.runtime.choices
     return choices.get("study") or choices.get("experiment") or "sweep"
-
-
-def _revision() -> str | None:
-    from rl_lab.core.run import revision
-
-    return revision()
 
 
 def _open_run(cfg: DictConfig, folder: Path):

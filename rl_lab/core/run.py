@@ -1,15 +1,12 @@
 """A run: one folder, one seed, one device, one stream of metrics, one checkpoint; what a loop may ask of the world."""
 
-import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,13 +14,12 @@ from pathlib import Path
 
 import torch
 
-from rl_lab.core import checkpoint, distributed, registry, tracking
+from rl_lab.core import checkpoint, distributed, provenance, registry, tracking
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics, own_states, shared_out
 from rl_lab.core.progress import Progress
 
 ROWS_PER_SECOND, ROWS_AT_ONCE = 10, 1_000
-PACKAGES = "torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "hydra-core", "wandb"
 
 
 class Stopped(KeyboardInterrupt):
@@ -259,7 +255,8 @@ class Run:
             **self.names, "state": self.state, "step": self._step, "total": self._total,
             "seconds": round(self.seconds, 3), "final": self.final, "error": error,
             "device": str(self.device), "threads": torch.get_num_threads(), "python": platform.python_version(),
-            "processes": distributed.size(), "versions": versions(), "git": revision(), "command": " ".join(sys.argv),
+            "processes": distributed.size(), "versions": provenance.versions(),
+            "git": provenance.revision(), "command": " ".join(sys.argv),
             "wandb": self.wandb and (f"offline: {self.wandb.dir}" if self.wandb.offline else self.wandb.url),
             "identity": self._identity,
         }  # fmt: skip
@@ -300,26 +297,3 @@ def _numbers(values) -> list[float]:
     tensors = [v.detach().double().reshape(()) for v in values if isinstance(v, torch.Tensor)]
     moved = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(moved) if isinstance(v, torch.Tensor) else float(v) for v in values]
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@functools.cache
-def revision() -> str | None:
-    """The git revision of the code, marked + where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + ("+" if dirty.returncode == 1 else "") if head.returncode == 0 else None

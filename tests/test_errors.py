@@ -211,7 +211,7 @@ def test_a_checkpoint_of_another_experiment(finished, here, capsys):
     ("find", "put", "line"),
     [
         ("rl_lab.agents.dqn.DQN", "os.system", "agent._target_=os.system is refused: a run folder may call only rl_lab, "),
-        ("rl_lab.agents.dqn.DQN", "rl_lab.core.run.subprocess.run", "agent._target_=rl_lab.core.run.subprocess.run is refused: "),
+        ("rl_lab.agents.dqn.DQN", "rl_lab.core.provenance.subprocess.run", "agent._target_=rl_lab.core.provenance.subprocess.run is refused: "),
         ("rl_lab.networks.linear", "rl_lab.envs.atari.np.load", "agent.network._target_=rl_lab.envs.atari.np.load is refused: "),
         ("torch.optim.Adam", "torch.load", "agent.optimizer._target_=torch.load is refused: a run folder may call only rl_lab, "),
         ("rl_lab.networks.linear", "stable_baselines3.DQN.load", "agent.network._target_=stable_baselines3.DQN.load is refused: "),

@@ -3,6 +3,8 @@
 rl_lab does not know of this module; a YAML hands it in.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,16 +15,18 @@ from gen_lab.data.recordings import fitted
 from gen_lab.loading import load
 from gen_lab.types import LatentModel
 from rl_lab.core.errors import UserError
+from rl_lab.core.settings import Count
 
 
 class Encoded(nn.Module):
-    """Frames uint8 [B, S, H, W] to what the autoencoder keeps of each of them, [B, S Z].
+    """Frames uint8 [B, S, H, W] to what the autoencoder keeps of each of them, [B, S Z], and dense layers on all of it.
 
     Each frame is made what the autoencoder was trained on, as `data=recorded` makes it: the same size, the same
-    levels. What the run learned is where this begins; `frozen`, it is also where it stays.
+    levels. What the run learned is where this begins; `frozen`, it is also where it stays. The dense layers are the
+    agent's own: codes say where things are, and what that is worth is no linear function of it.
     """
 
-    def __init__(self, spec, *, run: str, frozen: bool = True):
+    def __init__(self, spec, *, run: str, frozen: bool = True, hidden: Sequence[Count] = (256,)):
         super().__init__()
         folder = Path(run).expanduser()
         found = load(folder, "cpu")
@@ -36,11 +40,13 @@ class Encoded(nn.Module):
                             "wanted on both sides (data.grey=true)")  # fmt: skip
         self.encoder, self.size, self.levels = found.model.encoder.requires_grad_(not frozen), size, found.data.levels
         self.latents = found.model.code(torch.zeros(1, *found.data.spec.shape)).shape[1]
+        sizes = pairwise([spec.obs_shape[0] * self.latents, *hidden])
+        self.dense = nn.Sequential(*(part for a, b in sizes for part in (nn.Linear(a, b), nn.ReLU())))
 
     def forward(self, obs: Tensor) -> Tensor:
         frames = prepared(obs.flatten(0, 1).unsqueeze(1), self.size, self.levels)
         code = self.encoder(frames)[:, : self.latents]  # of a VAE the means; its variances come after
-        return code.unflatten(0, obs.shape[:2]).flatten(1)
+        return self.dense(code.unflatten(0, obs.shape[:2]).flatten(1))
 
 
 def prepared(frames: Tensor, size: int, levels: int) -> Tensor:

@@ -46,10 +46,13 @@ def test_features_are_the_codes_of_each_frame_of_the_stack(seen):
     trained = seen[1]
     fitted = load(trained, "cpu")
     obs = torch.randint(256, (3, *ATARI.obs_shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    features = Encoded(ATARI, run=str(trained))(obs)
+    features = Encoded(ATARI, run=str(trained), hidden=[])(obs)
     assert features.shape == (3, 20)
     expected = torch.stack([fitted.model.code(prepared(obs[:, i : i + 1], 28, 8)) for i in range(4)], 1)
     torch.testing.assert_close(features, expected.flatten(1))
+    eyes = Encoded(ATARI, run=str(trained), hidden=[7, 3])
+    first, second = eyes.dense[0], eyes.dense[2]
+    torch.testing.assert_close(eyes(obs), second(first(features).relu()).relu())
 
 
 @pytest.mark.parametrize("frozen", [True, False])

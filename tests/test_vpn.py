@@ -245,7 +245,7 @@ def test_each_sequence_kept_is_read_so_often_and_valued_by_the_target_of_today()
     learner.q = lambda network, obs, branches: asked.append(len(obs)) or planned(network, obs, branches)
     dice.teach(learner, 6)
     assert learner.learns == 2 * 3  # of 4 sequences thrice, five at a time: 2.4, rounded up, after each rollout
-    assert asked.count(5) == 6
+    assert asked.count(5) == 6 and learner.rollouts.written == 2
     read = learner.rollouts.sample(4, torch.Generator().manual_seed(1))
     before = learner.sequences(read).returned
     torch.nn.init.constant_(learner.target.value[-1].bias, 7.0)

@@ -5,8 +5,8 @@ gen-lab train data=recorded data.path=<recording> data.what=frames data.size=nul
     model=vae_world_models
 python tests/bench/pong_objects.py <run folder> ...
 
-An object is what differs from the median frame, by the columns where only it can be. It is recalled where the
-reconstruction keeps at least half of its contrast to that frame; "kept" is the mean share of contrast.
+Square frames of any size. An object is what differs from the median frame, by the columns where only it can be. It is
+recalled where the reconstruction keeps at least half of its contrast to that frame; "kept" is the mean share of contrast.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from torch import Tensor
 from gen_lab.loading import load
 
 DIFFERS = 0.1  # of [0, 1], the root of the mean square over colours
-FIELD = 11, 58  # rows of 64 between the walls
-OBJECTS = {"left paddle": (6, 9), "ball": (10, 54), "right paddle": (55, 59)}  # columns of 64
+FIELD = 11 / 64, 58 / 64  # rows between the walls, as shares of the height
+OBJECTS = {"left paddle": (6 / 64, 9 / 64), "ball": (10 / 64, 54 / 64), "right paddle": (55 / 64, 59 / 64)}  # columns
 AT_ONCE = 200
 
 
-def contrast_kept(x: Tensor, y: Tensor, still: Tensor, columns: tuple[int, int]) -> Tensor:
-    """For each frame of x [B, 3, 64, 64] that shows the object, the share of its contrast to `still` that y has, [K]."""
-    window = ..., slice(*FIELD), slice(*columns)
+def contrast_kept(x: Tensor, y: Tensor, still: Tensor, columns: tuple[float, float]) -> Tensor:
+    """For each frame of x [B, C, S, S] that shows the object, the share of its contrast to `still` that y has, [K]."""
+    window = ..., *(slice(*(round(share * x.shape[-1]) for share in part)) for part in (FIELD, columns))
     true, made = (x - still)[window], (y - still)[window]
     shown = true.square().mean(1, keepdim=True).sqrt() > DIFFERS
     there = shown.flatten(1).any(1)

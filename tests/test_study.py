@@ -14,8 +14,8 @@ import pytest
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli, composition
 from rl_lab.core.errors import UserError
+from rl_lab.core.execution import objective
 from rl_lab.core.explain import EXTRAS
-from rl_lab.core.launch import objective
 from rl_lab.core.studies.study import Study, runs_of
 
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",

@@ -77,7 +77,7 @@ class Run:
 
     def _attend(self) -> None:
         """To the terminal and to signals."""
-        self.progress = Progress(str(self.names.get("experiment") or self.names.get("name")), quiet=not self.leads)
+        self.progress = Progress(self.names["name"], quiet=not self.leads)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
 

@@ -3,6 +3,7 @@
 rl-lab record env=atari env.game=pong frames=true frame_size=64x64 steps=8_000 out=<recording>
 gen-lab train data=recorded data.path=<recording> data.what=frames data.size=null data.grey=false data.levels=256 \
     model=vae_world_models
+gen-lab train experiment=vae_recorded data.path=<recording>
 python tests/bench/pong_objects.py <run folder> ...
 
 Square frames of any size. An object is what differs from the median frame, by the columns where only it can be. It is

@@ -1,7 +1,9 @@
 """Nets that images are compared by: the same from the same seed, standardised, kept where they are slow to learn."""
 
 import sys
+from pickle import UnpicklingError
 from types import ModuleType
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -109,8 +111,18 @@ def test_inception_without_torch_fidelity_is_a_users_mistake(taught, monkeypatch
         inception(taught)
 
 
+def standing_in(monkeypatch, extractor) -> None:
+    """For torch-fidelity's own, which cannot be installed everywhere."""
+    module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3, module.URL_INCEPTION_V3 = extractor, "https://somewhere/weights.pth"
+    package = ModuleType("torch_fidelity")
+    package.feature_extractor_inceptionv3 = module
+    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
 def test_what_inception_is_shown(monkeypatch):
-    """Bytes of three colours. Its place is taken by a stand-in: the package cannot be installed everywhere."""
+    """Bytes of three colours."""
 
     class Extractor(torch.nn.Module):
         def __init__(self, name, features_list):
@@ -121,9 +133,25 @@ def test_what_inception_is_shown(monkeypatch):
             assert x.dtype == torch.uint8 and x.shape == (5, 3, 8, 8)
             return (x.flatten(1).float(),)
 
-    module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
-    module.FeatureExtractorInceptionV3 = Extractor
-    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    standing_in(monkeypatch, Extractor)
     found = Inception(torch.device("cpu"))(torch.full((5, 1, 8, 8), 16 / 17))
     assert found.classes is None and (found.features == 240).all() and found.features.shape == (5, 192)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (URLError("no such host"), "could not fetch its weights .*no such host.*put https://somewhere/weights.pth at "),
+        (UnpicklingError("?"), "weights.pth is damaged; delete it"),
+        (RuntimeError("Missing key(s) in state_dict"), "weights.pth is damaged; delete it"),
+    ],
+)
+def test_without_its_weights_inception_says_where_they_belong(monkeypatch, tmp_path, fault, line):
+    def extractor(*names):
+        raise fault
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    standing_in(monkeypatch, extractor)
+    with pytest.raises(UserError, match=line) as told:
+        Inception(torch.device("cpu"))
+    assert str(tmp_path / "hub/checkpoints/weights.pth") in str(told.value)

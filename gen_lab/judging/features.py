@@ -6,6 +6,8 @@ A net for features is a callable of images [B, C, H, W] in [0, 1], built from `I
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple, Protocol
 
 import torch
@@ -156,18 +158,27 @@ def seen(net: Features, batches: Iterable[Tensor]) -> Seen:
 class Inception:
     """The features of the published FID and KID, 2,048 numbers that are left as they are.
 
-    Nobody has run this here: torch-fidelity wants a torchvision that fits torch, and fetches the weights (95 MB).
+    torch-fidelity fetches their weights (95 MB) once. Raises UserError where it, a torchvision that fits torch, or the
+    weights are not to be had.
     """
 
     name = "inception"
 
     def __init__(self, device: torch.device):
         try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+            from torch_fidelity import feature_extractor_inceptionv3 as extractor
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
             raise UserError("judge=inception needs torch-fidelity and a torchvision that fits torch; "
-                            "pip install 'rl-lab[fid]'") from error  # fmt: skip
-        self.net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device)
+                            f"pip install 'rl-lab[fid]' ({error})") from error  # fmt: skip
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / extractor.URL_INCEPTION_V3.rpartition("/")[2]
+        try:
+            net = extractor.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        except OSError as error:
+            raise UserError(f"judge=inception could not fetch its weights ({error}); "
+                            f"put {extractor.URL_INCEPTION_V3} at {weights}") from error  # fmt: skip
+        except (RuntimeError, UnpicklingError, EOFError) as error:
+            raise UserError(f"{weights} is damaged; delete it, and judge=inception fetches it again") from error
+        self.net = net.to(device)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Seen:

@@ -43,6 +43,10 @@ def test_experiments_run(root, name, tmp_path):
         arguments += ["agent.learning_starts=64"]
     if root == "rl" and "capacity" in (cfg.agent.get("replay") or ()):
         arguments += ["agent.replay.capacity=1000"]
+    if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):
+        record = ["record", "env=atari", "env.num_envs=2", "env.max_frames=400", "episodes=2", "device=cpu"]
+        assert cli.main("rl-lab", "rl", RL, [*record, f"out={tmp_path / 'recording'}"]) == 0
+        arguments += [f"data.path={tmp_path / 'recording'}", "data.held_out=0.5"]
     assert cli.main(f"{root}-lab", root, RL if root == "rl" else GEN, arguments) == 0
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"} <= {p.name for p in folder.iterdir()}
     assert "eval/" in (folder / "metrics.jsonl").read_text()

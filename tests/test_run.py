@@ -199,6 +199,19 @@ def test_every_is_due_once_a_period():
     assert [step for step in range(0, 45, 3) if every.due(step)] == [0, 12, 21, 30, 42]
 
 
+@pytest.mark.parametrize(
+    ("period", "dues"), [(50, [50, 100, 150]), (20, [30, 40, 60, 80, 100, 120, 140]), (75, [75, 150])]
+)
+def test_taken_up_with_another_period_it_counts_on_from_when_it_was_due_last(period, dues):
+    before, after = Every(50), Every(period)
+    assert [step for step in range(0, 30, 10) if before.due(step)] == [0]
+    after.load_state_dict(before.state_dict())
+    assert [step for step in range(30, 155, 5) if after.due(step)] == dues
+    fresh = Every(period)
+    fresh.load_state_dict(Every(50).state_dict())
+    assert fresh.due(0)
+
+
 def test_means_are_over_what_came_since():
     means = Means()
     for x in (1.0, 2.0, 6.0):

@@ -10,10 +10,10 @@ from rl_lab.core.learner import Metrics
 
 
 class Every:
-    """Due once in each `period` steps, at the first step asked about; at step 0 too unless `first` says otherwise."""
+    """Due at step 0 and once in each `period` steps from there, at the first step asked about."""
 
-    def __init__(self, period: int, first: int = 0):
-        self.period, self.next = period, first
+    def __init__(self, period: int):
+        self.period, self.next = period, 0
 
     def due(self, step: int) -> bool:
         if step < self.next:
@@ -22,10 +22,12 @@ class Every:
         return True
 
     def state_dict(self) -> dict:
-        return {"next": self.next}
+        return {"next": self.next, "period": self.period}
 
     def load_state_dict(self, state: dict) -> None:
-        self.next = state["next"] if state["next"] % self.period == 0 else 0
+        """With another period than it had, it counts on from when it was due last."""
+        begun = state["next"] - state.get("period", self.period)
+        self.next = max(0, begun - begun % self.period + self.period)
 
 
 class Means:

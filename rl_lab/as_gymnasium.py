@@ -15,7 +15,7 @@ from torch import Tensor
 from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError
 from rl_lab.envs.collect import Collect, mixed
-from rl_lab.envs.mdp import MDPEnv, Walkers
+from rl_lab.envs.mdp import MDPEnv
 from rl_lab.mdp import Layout
 
 METADATA = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
@@ -90,8 +90,8 @@ class VectorWorld(gymnasium.vector.VectorEnv):
     def _restart(self, mask: Tensor, seed: int | None) -> None:
         """New episodes for some of the walkers; the others stand, and are seen, where they are."""
         if seed is not None:
-            self._env.seed(seed) if isinstance(self._env, Collect) else self._env.rng.manual_seed(seed)
-        self._env.walkers = mixed(mask, begun(self._env), self._env.walkers)
+            self._env.seed(seed)
+        self._env.walkers = mixed(mask, self._env.begun(), self._env.walkers)
         self._state = mixed(mask, self._env.state, self._state)
         self._over = self._over & ~mask
 
@@ -150,14 +150,6 @@ def _read(world: str) -> DictConfig:
     written = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
     bases = [_read(base) for base in written.pop("defaults", []) if base != "_self_"]
     return OmegaConf.merge(*bases, written)
-
-
-def begun(env: MDPEnv | Collect) -> tuple:
-    """Walkers at the start of new episodes."""
-    if isinstance(env, Collect):
-        return env.start(env.walkers.number + env.num_envs)
-    _, first = env.draw()
-    return Walkers(first.expand(env.num_envs), torch.full_like(env.walkers.left, env.time_limit))
 
 
 def spaces_of(env: MDPEnv | Collect) -> tuple[spaces.Space, spaces.Discrete]:

@@ -130,6 +130,10 @@ class Collect:
                             f"needs one; take {fewest - 1} at most")  # fmt: skip
         return Starts(made, self.width, 1 + self.goals, self.device)
 
+    def begun(self) -> Walkers:
+        """Walkers at the start of the episodes that come next."""
+        return self.start(self.walkers.number + self.num_envs)
+
     def start(self, number: Tensor) -> Walkers:
         """First states of the episodes numbered [N]."""
         open, cells = self._starts.draw(number + self.key)

@@ -63,10 +63,18 @@ class MDPEnv:
         self._sights = self.form.draw(all_states) if kept else None
 
     def reset(self, seed: int) -> Tensor:
-        self.rng.manual_seed(seed)
-        _, first = self.draw()
-        self.walkers = Walkers(first.repeat(self.num_envs // first.numel()), self._limit.repeat(self.num_envs))
+        self.seed(seed)
+        self.walkers = self.begun()
         return self.observe()
+
+    def seed(self, seed: int) -> None:
+        """All that is drawn from now on follows from it."""
+        self.rng.manual_seed(seed)
+
+    def begun(self) -> Walkers:
+        """Walkers at the start of new episodes."""
+        _, first = self.draw()
+        return Walkers(first.repeat(self.num_envs // first.numel()), self._limit.repeat(self.num_envs))
 
     def step(self, action: Tensor) -> Step:
         self.walkers, successor, reward, discount, last = self.advance(self.walkers, action, *self.draw())

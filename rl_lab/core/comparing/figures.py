@@ -101,7 +101,7 @@ def learning(axes, results: Results, task: str, axis: str) -> None:
     axes.set_xlabel(axis)
     axes.xaxis.set_major_formatter(_tick)
     lowest, highest = axes.dataLim.intervaly
-    if results.lower and 0 < 1_000 * lowest < highest:
+    if results.lower and 0 < 100 * lowest < highest:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")

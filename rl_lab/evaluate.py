@@ -14,18 +14,26 @@ from rl_lab.loops import play
 from rl_lab.player import Player, load
 
 
-def evaluate_runs(runs: Sequence[Path], *, episodes: Count = 100, seed: Natural = 0, device: str = "auto") -> None:
+def evaluate_runs(
+    runs: Sequence[Path],
+    *,
+    episodes: Count = 100,
+    seed: Natural = 0,
+    device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
+) -> None:
     """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json.
 
     Each of the run's environments plays equally many episodes, so that they may be a few more than asked for.
     """
     if not runs:
         raise UserError("which run? rl-lab evaluate run=<folder>")
-    table = Table("run", "checkpoint", "mean return", "standard error", "mean length", "episodes")
+    title = f"with {' '.join(changes)}" if changes else None
+    table = Table("run", "checkpoint", "mean return", "standard error", "mean length", "episodes", title=title)
     for column in table.columns[2:]:
         column.justify = "right"
     for folder in runs:
-        player = load(folder, max_envs=episodes, device=device, seed=seed)
+        player = load(folder, max_envs=episodes, device=device, seed=seed, changes=changes)
         with Console(stderr=True).status(f"{folder}: at least {episodes:,} episodes"):
             record = evaluation(player, episodes, seed)
         player.env.close()
@@ -41,5 +49,6 @@ def evaluation(player: Player, episodes: int, seed: int) -> dict:
     returns, lengths = (x.double() for x in play(player.env, player.act, episodes, seed))
     error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
     scores = {"eval/return": float(returns.mean()), "eval/return_se": error, "eval/length": float(lengths.mean())}
-    record = {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device)}
+    record = {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device),
+              "changes": list(player.changes)}  # fmt: skip
     return {**record, "scores": scores, "returns": returns.tolist()}

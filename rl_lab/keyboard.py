@@ -34,11 +34,13 @@ def play(
     saliency: Saliency | None = None,
     port: Natural = 0,
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the run's settings
 ) -> None:
     """One episode by hand, and then the agent's own from the same seed. Raises UserError."""
     if len(runs) + (env is not None) != 1:
         raise UserError("play in the world of one run, rl-lab play run=<folder>, or in any, rl-lab play env=<name>")
-    player = load(runs[0], max_envs=1, device=device, seed=seed, camera=True) if runs else guest(env, device)
+    how = dict(max_envs=1, device=device, seed=seed, camera=True, changes=changes)
+    player = load(runs[0], **how) if runs else guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
         foot = legend(player.env.spec.actions, keys)

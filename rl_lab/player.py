@@ -1,6 +1,7 @@
 """From a run folder back to something that plays: its environment, and its agent as the last checkpoint left it."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
 from rl_lab.core import checkpoint, composition, run, settings
 from rl_lab.core.errors import UserError
+from rl_lab.core.explain import plain_errors
 from rl_lab.core.learner import Learner
 from rl_lab.core.settings import Count
 from rl_lab.types import VectorEnv, View
@@ -28,11 +30,14 @@ class Player(NamedTuple):
     agent: object
     step: int  # of the checkpoint
     unit: str  # of that step
+    changes: Sequence[str] = ()  # of the run's settings, for this once
 
     @property
     def words(self) -> str:
         """How it plays."""
-        return "random actions" if isinstance(self.agent, Random) else f"greedy after {self.step:,} {self.unit}"
+        if isinstance(self.agent, Random):
+            return "random actions"
+        return ", ".join([f"greedy after {self.step:,} {self.unit}", *self.changes])
 
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions [N]."""
@@ -47,13 +52,16 @@ class Player(NamedTuple):
         return self.agent.plan(obs) if hasattr(self.agent, "plan") else None
 
 
-def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: bool = False) -> Player:
+def load(
+    folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: bool = False, changes: Sequence[str] = ()
+) -> Player:
     """The run's own evaluation environment, but at most `max_envs` of it; `camera` where it has one.
 
-    `seed` is that of an agent which draws its actions. Nothing of the config is called before all of it is checked,
-    and of the checkpoint only the agent is used, without its memory. Raises UserError.
+    `seed` is that of an agent which draws its actions. `changes` are overrides of the run's settings, such as
+    agent.eval_depth=5. Nothing of the config is called before all of it is checked, and of the checkpoint only the
+    agent is used, without its memory. Raises UserError.
     """
-    cfg, path = composition.read_config(folder), folder / "checkpoint.pt"
+    cfg, path = config(folder, changes), folder / "checkpoint.pt"
     kind = str(OmegaConf.select(cfg, "loop._target_"))
     if kind == "rl_lab.seeds.train":
         raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
@@ -74,9 +82,20 @@ def load(folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: b
         step, agent = int(state["step"]), BUILDERS[kind](cfg.loop, env, torch.device(device), seed, state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
-        raise UserError(f"{path} does not fit {folder}/config.yaml ({' '.join(str(error).split())[:120]})") from error
+        asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
+        raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
     unit = {"rl_lab.loops.plan": "sweeps", "rl_lab.fitted.fit_q": "iterations"}.get(kind, "steps")
-    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit)
+    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
+
+
+def config(folder: Path, changes: Sequence[str] = ()) -> DictConfig:
+    """What a run folder holds, with `changes` made to it; the folder stays as it is. Raises UserError."""
+    cfg = composition.read_config(folder)
+    if changes:
+        with plain_errors(folder.resolve(), "config", list(changes)):
+            cfg = composition.compose(folder.resolve(), "config", list(changes))
+        OmegaConf.set_struct(cfg, False)
+    return cfg
 
 
 def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:

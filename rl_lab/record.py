@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
-from rl_lab.core import composition, provenance, recording, run
+from rl_lab.core import provenance, recording, run
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
 from rl_lab.core.recording import Recording
 from rl_lab.core.settings import Count, Natural, Positive, Unit
-from rl_lab.player import load
+from rl_lab.player import config, load
 from rl_lab.stage import Stage, of_world
 
 PROBE = 3  # episodes played beforehand, to say how large the recording will be
@@ -39,6 +39,7 @@ def record(
     shard_mb: Positive = 256.0,
     out: str | None = None,
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the run's settings
 ) -> Path:
     """Records, or goes on where the folder's recording stopped; returns the folder. Raises UserError."""
     if len(runs) + (env is not None) != 1:
@@ -48,7 +49,7 @@ def record(
     goal = Goal(episodes or (None if steps else 100), steps)
 
     def stage(num_envs: int) -> Stage:
-        found = of_run(runs[0], num_envs, device, frames) if runs else of_world(env, num_envs, device, frames)
+        found = of_run(runs[0], num_envs, device, frames, changes) if runs else of_world(env, num_envs, device, frames)
         return found._replace(epsilon=epsilon, size=frame_size and tuple(map(int, frame_size.split("x"))))
 
     probe = stage(1)
@@ -68,11 +69,12 @@ def record(
     return told(folder)
 
 
-def of_run(folder: Path, num_envs: int, device: str, frames: bool) -> Stage:
-    player = load(folder, max_envs=num_envs, device=device, camera=frames)
-    loop = composition.read_config(folder).loop
+def of_run(folder: Path, num_envs: int, device: str, frames: bool, changes: Sequence[str]) -> Stage:
+    player = load(folder, max_envs=num_envs, device=device, camera=frames, changes=changes)
+    loop = config(folder, changes).loop
     node = OmegaConf.to_container(loop.get("eval_env") or loop.env, resolve=True)
     words = {"name": player.name, "step": player.step, "unit": player.unit}
+    words |= {"changes": list(changes)} if changes else {}
     return Stage(player.env, player.agent, node["num_envs"], node, words)
 
 

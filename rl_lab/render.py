@@ -29,6 +29,7 @@ def render(
     gif: bool = True,
     out: str | None = None,  # the mp4, or a still if it ends in .png; None: videos/ in the first run's folder
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> Path:
     """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. Raises UserError."""
@@ -37,7 +38,8 @@ def render(
     with ExitStack() as stack:
         players = []
         for folder in runs:
-            players.append(player := load(folder, max_envs=1, device=device, seed=seed, camera=True))
+            player = load(folder, max_envs=1, device=device, seed=seed, camera=True, changes=changes)
+            players.append(player)
             stack.callback(player.env.close)
         path = Path(out or _path(players))
         if path.suffix == ".png":
@@ -50,7 +52,7 @@ def render(
             for line in write(path, watched(together(films)), max(rates), gif=gif):
                 print(line)
     if tracker:
-        _track(tracker, path, players, {"episodes": episodes, "seed": seed})
+        _track(tracker, path, players, {"episodes": episodes, "seed": seed, "changes": list(changes)})
     return path
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from rl_lab.core.composition import read_config
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural, Positive
-from rl_lab.player import load
+from rl_lab.player import config, load
 from rl_lab.saliency import Saliency
 from rl_lab.scenes import Screen, Where, abreast, at_rate, open_screen, play, rate_of, stay
 
@@ -28,6 +27,7 @@ def watch(
     saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
     port: Natural = 0,  # of the browser's view; 0: any that is free
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Shows the runs side by side; training is not touched. Raises UserError."""
     if not runs:
@@ -35,7 +35,7 @@ def watch(
     with ExitStack() as stack:
         channels = []
         for folder in runs:
-            channels.append(channel := Channel(folder, seed, device))
+            channels.append(channel := Channel(folder, seed, device, changes))
             stack.callback(channel.close)
         screen = stack.enter_context(open_screen(view, [c.player for c in channels], port=port))
         rates = [rate_of(c.player, fps) for c in channels]
@@ -48,9 +48,9 @@ def watch(
 class Channel:
     """A run as it plays now. Waits for the first checkpoint, which a run has after a minute or so."""
 
-    def __init__(self, folder: Path, seed: int, device: str):
-        read_config(folder)
-        self.folder, self.seed, self.device = folder, seed, device
+    def __init__(self, folder: Path, seed: int, device: str, changes: Sequence[str] = ()):
+        config(folder, changes)
+        self.folder, self.seed, self.device, self.changes = folder, seed, device, changes
         self.path, self.player, self._stamp = folder / "checkpoint.pt", None, None
         if self._newest() is None and _is_running(folder):
             print(f"waiting for the first checkpoint of {folder}; training writes one now and then", file=sys.stderr)
@@ -63,7 +63,8 @@ class Channel:
         stamp = self._newest()
         if self.player and stamp in (None, self._stamp):
             return False
-        player = load(self.folder, max_envs=1, device=self.device, seed=self.seed, camera=True)
+        how = dict(device=self.device, seed=self.seed, changes=self.changes)
+        player = load(self.folder, max_envs=1, camera=True, **how)
         self.close()
         self.player, self._stamp = player, stamp
         return True

@@ -92,6 +92,31 @@ def test_evaluation_reports_the_plain_sum_of_rewards(greedy_run):
     assert 8.0 < returns.mean() < 9.2
 
 
+def test_a_run_is_judged_in_another_world_than_it_learned_in(greedy_run, capsys):
+    """Fewer goals, as in the paper; the folder stays as it was, and an agent's settings may be changed as well."""
+    before = (greedy_run / "config.yaml").read_bytes()
+    command = ["evaluate", f"run={greedy_run}", "device=cpu"]
+    judge = lambda *changes: cli.main("rl-lab", "rl", COMMANDS, [*command, *changes])
+    assert judge("episodes=500", "env.goals=2") == 0
+    record = json.loads((greedy_run / "evaluation.json").read_text())
+    returns = torch.tensor(record["returns"])
+    sums = torch.cat([2.2 * torch.arange(2) - 4, 4.4 - 0.2 * torch.arange(2, 21)])  # of no or one goal, of both
+    assert (returns.unsqueeze(1) - sums).abs().min(1).values.max() < 1e-4 and record["changes"] == ["env.goals=2"]
+    assert "with env.goals=2" in capsys.readouterr().out
+    player = load(greedy_run, max_envs=2, device="cpu", changes=["env.goals=2", "env.time_limit=7"])
+    assert (player.env.num_envs, player.env.goals, player.env.time_limit) == (2, 2, 7)
+    assert player.words == "greedy after 64 steps, env.goals=2, env.time_limit=7"
+    assert (greedy_run / "config.yaml").read_bytes() == before
+    for wrong, words in (
+        ("env.goal=2", "no setting 'env.goal'; did you mean env.goals?"),
+        ("env.goals=70", "env.goals=70 is impossible: a maze of env.size=10 has 64 cells"),
+        ("agent._target_=os.system", "agent._target_=os.system is refused"),
+    ):
+        assert judge(wrong) == 2 and words in capsys.readouterr().err
+    assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(greedy_run), "env.goals=2"]) == 2
+    assert "env.goals=2 is a setting of the run, and compare changes none" in capsys.readouterr().err
+
+
 def test_a_film_shows_where_the_agent_is_and_what_is_left(greedy_run):
     player = load(greedy_run, max_envs=1, device="cpu", camera=True)
     moments = list(scenes.play(player, episodes=1, seed=4, max_steps=100))

@@ -1,5 +1,6 @@
 """From a command line to what it asks for: a run, a study of many, or a command that reads run folders."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -150,16 +151,22 @@ def _study_name(cfg: DictConfig) -> str:
 def command(root: str, name: str, arguments: list[str]) -> None:
     """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
 
-    A study's folder stands for its runs.
+    A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
+    a command that has `changes` among its parameters.
     """
     from rl_lab.core import settings
 
-    folders, overrides = split(arguments)
+    folders, given = split(arguments)
     config_name = f"command/{root}/{name}"
+    changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop."))]
+    overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
         settings.check(cfg)
-        hydra.utils.call(cfg, runs=folders if name == "study" else runs_of(folders))
+        if changes and "changes" not in inspect.signature(settings.locate(cfg._target_)).parameters:
+            raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
+        runs = folders if name == "study" else runs_of(folders)
+        hydra.utils.call(cfg, runs=runs, **({"changes": changes} if changes else {}))
 
 
 def _quoted(text: str) -> str:

@@ -75,7 +75,7 @@ def load(
     node.num_envs = min(node.num_envs, max_envs)
     if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
         node.camera = True
-    state = checkpoint.read(path)
+    state = checkpoint.read(path, mapped=True)
     torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Count), max_envs))
     env = hydra.utils.instantiate(node)
     try:

@@ -26,8 +26,11 @@ def write(path: Path, state: dict) -> None:
         raise error if isinstance(error, OSError) else OSError(f"could not write {path}: {error}") from error
 
 
-def read(path: Path, device: torch.device | str = "cpu") -> dict:
-    """Tensors, numbers and texts only; nothing in the file can run. Raises UserError where it is not one of ours."""
+def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> dict:
+    """Tensors, numbers and texts only; nothing in the file can run. Raises UserError where it is not one of ours.
+
+    `mapped` tensors stay in the file until they are used: for whoever wants a small part of a large checkpoint.
+    """
     if not path.exists():
         raise UserError(f"no checkpoint at {path}; has the run saved one yet?")
     try:
@@ -38,7 +41,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict:
     if damaged:
         raise UserError(f"{path} is damaged: {damaged} fails its checksum; delete it to start again")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise UserError(f"{path} is refused: it holds more than tensors, numbers and texts") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -260,6 +260,21 @@ def test_a_gif_keeps_its_colours():
         assert off <= 32
 
 
+def test_a_gif_keeps_shades_near_white():
+    """What a bar is drawn in, pale grey on white: in the first picture, and where it comes later."""
+    bare = Image.new("RGB", (300, 200), panels.PAPER)
+    for row in range(60):  # many colours, as letters and heat have them
+        bare.paste((255 - 4 * row, 3 * row, 100 + 2 * row), (row, 190, row + 1, 200))
+    barred = bare.copy()
+    barred.paste(panels.GROOVE, (150, 50, 280, 90))
+    for frames in ([bare, barred, bare], [barred]):
+        before = None
+        for frame in frames:
+            before = panels.indexed(frame, before)
+            off = np.abs(np.array(before.convert("RGB")).astype(int) - np.array(frame)).max(-1)
+            assert off[:190].max() <= 2
+
+
 def test_a_full_disk_is_one_line_and_no_litter(runs, tmp_path):
     """A limit on the size of files stands for a full disk."""
     old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

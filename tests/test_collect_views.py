@@ -22,6 +22,7 @@ from rl_lab.envs.collect import Collect
 from rl_lab.looking import maze_pictures, panels, pictures
 from rl_lab.player import load
 from rl_lab.stage import of_world
+from rl_lab.watch import Channel
 
 # -- as others see it
 
@@ -115,6 +116,16 @@ def test_a_run_is_judged_in_another_world_than_it_learned_in(greedy_run, capsys)
         assert judge(wrong) == 2 and words in capsys.readouterr().err
     assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(greedy_run), "env.goals=2"]) == 2
     assert "env.goals=2 is a setting of the run, and compare changes none" in capsys.readouterr().err
+
+
+def test_what_was_changed_is_recorded_and_watched(greedy_run, tmp_path):
+    command = ["record", f"run={greedy_run}", "env.goals=2", "episodes=3", f"out={tmp_path}", "device=cpu"]
+    assert cli.main("rl-lab", "rl", COMMANDS, command) == 0
+    about = json.loads((tmp_path / "recording.json").read_text())
+    assert about["agent"]["changes"] == ["env.goals=2"] and about["env"]["goals"] == 2
+    channel = Channel(greedy_run, 0, "cpu", ["env.goals=3"])
+    assert channel.player.env.reset(0)[0, 2].sum() == 3
+    channel.close()
 
 
 def test_a_film_shows_where_the_agent_is_and_what_is_left(greedy_run):

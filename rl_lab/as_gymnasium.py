@@ -16,7 +16,7 @@ from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError
 from rl_lab.envs.collect import Collect, mixed
 from rl_lab.envs.mdp import MDPEnv
-from rl_lab.mdp import Layout
+from rl_lab.looking import worlds
 
 METADATA = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
 
@@ -163,7 +163,7 @@ def spaces_of(env: MDPEnv | Collect) -> tuple[spaces.Space, spaces.Discrete]:
 
 def modes(wanted: str | None, world: str, env: MDPEnv | Collect) -> tuple[dict, str | None]:
     """The metadata of this world, which without a map has no picture, and the mode if it is one. Raises UserError."""
-    names = METADATA["render_modes"] if isinstance(env, Collect) or env.mdp.layout else []
+    names = METADATA["render_modes"] if worlds.has_map(env) else []
     if wanted not in (None, *names):
         there_are = f"choose {' or '.join(names)}" if names else f"{world} has no map to draw"
         raise UserError(f"render_mode={wanted} is refused: {there_are}")
@@ -178,24 +178,7 @@ def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
 
 def frames(env: MDPEnv | Collect, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
     """Of each walker the map with it on: uint8 [H, W, 3], or text with @ for the walker."""
-    if not isinstance(env, Collect):
-        return [frame(env.mdp.layout, s, mode) for s in state.tolist()]
-    from rl_lab.looking import maze_pictures
-
-    draw = {"rgb_array": lambda x: np.array(maze_pictures.maze(x)), "ansi": maze_pictures.text, None: lambda x: None}
-    return [draw[mode](planes) for planes in env.look(state).cpu().numpy()]
-
-
-def frame(layout: Layout, state: int, mode: str | None) -> np.ndarray | str | None:
-    """The map with the walker on it."""
+    obs = env.look(state)
     if mode == "rgb_array":
-        from rl_lab.looking import pictures
-
-        return np.array(pictures.world(layout, state))
-    if mode == "ansi":
-        rows = [list(row) for row in layout.rows]
-        if state < len(layout.cells):
-            y, x = layout.cells[state]
-            rows[y][x] = "@"
-        return "\n".join(map("".join, rows)) + "\n"
-    return None
+        return [np.array(picture) for picture in worlds.drawn(env, obs)]
+    return [*worlds.written(env, obs)] if mode == "ansi" else [None] * len(obs)

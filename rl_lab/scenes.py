@@ -14,10 +14,9 @@ from rl_lab.core.errors import UserError
 from rl_lab.envs.collect import Collect
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
-from rl_lab.looking import panels, pictures, trees
+from rl_lab.looking import panels, pictures, trees, worlds
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.heat import Box, glowing
-from rl_lab.looking.maze_pictures import maze
 from rl_lab.looking.terminal import Terminal, Words
 from rl_lab.player import Player
 from rl_lab.saliency import Saliency, saliency_of
@@ -78,12 +77,10 @@ def scenery(player: Player, saliency: Saliency | None = None) -> Callable[[Tenso
     env = player.env
     if hasattr(env, "picture"):
         scene = lambda obs: panels.enlarged(env.picture()[0])
-    elif isinstance(env, Collect):
-        scene = lambda obs: maze(obs[0].cpu().numpy())
-    elif (board := board_of(player)) is None:
+    elif not worlds.has_map(env):
         raise UserError(f"{player.folder}: its environment has no picture to film")
-    elif saliency or isinstance(player.agent, Random):
-        scene = lambda obs: pictures.world(env.mdp.layout, int(env.states(obs)))
+    elif saliency or isinstance(player.agent, Random) or (board := board_of(player)) is None:
+        scene = lambda obs: next(worlds.drawn(env, obs))
     else:
         scene = lambda obs: board.with_agent(int(env.states(obs)))
     return with_saliency(player, scene, saliency) if saliency else scene

@@ -17,11 +17,9 @@ from rl_lab.core import run, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
 from rl_lab.core.recording import Episode
-from rl_lab.envs.collect import Collect
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.episodes import play_episodes
-from rl_lab.looking import pictures
-from rl_lab.looking.maze_pictures import maze
+from rl_lab.looking import pictures, worlds
 from rl_lab.types import VectorEnv
 
 
@@ -71,9 +69,9 @@ def camera(env: VectorEnv, size: tuple[int, int] | None) -> Callable[[], np.ndar
 
     if hasattr(env, "picture"):
         return lambda: np.stack([fitted(picture) for picture in env.picture()])
-    if isinstance(env, Collect):
-        return lambda: np.stack([fitted(np.asarray(maze(planes))) for planes in env.observe().cpu().numpy()])
-    if not isinstance(env, MDPEnv) or env.mdp.layout is None:
+    if not worlds.has_map(env):
         raise UserError("this environment has no picture; record it with frames=false")
-    seen = lru_cache(256)(lambda state: fitted(np.asarray(pictures.world(env.mdp.layout, state))))
-    return lambda: np.stack([seen(state) for state in env.state.tolist()])
+    if isinstance(env, MDPEnv):  # of few states, each drawn once
+        seen = lru_cache(256)(lambda state: fitted(np.asarray(pictures.world(env.mdp.layout, state))))
+        return lambda: np.stack([seen(state) for state in env.state.tolist()])
+    return lambda: np.stack([fitted(np.asarray(picture)) for picture in worlds.drawn(env, env.observe())])

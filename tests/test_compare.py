@@ -166,10 +166,11 @@ def test_the_picture_shows_every_group_and_names_the_metric(runs, written, tmp_p
         assert f"<!-- {text} -->" in svg
 
 
-def test_a_residual_is_drawn_on_a_logarithmic_axis_and_a_return_is_not(runs, tmp_path):
-    write_run(runs / "a", [1, 1e-2, 1e-5], metric="plan/residual")
-    write_run(runs / "b", [0.3, 50, 400])
-    for folder, logarithmic in (("a", True), ("b", False)):
+def test_a_residual_over_two_orders_of_magnitude_is_drawn_on_a_logarithmic_axis_and_a_return_is_not(runs, tmp_path):
+    write_run(runs / "a", [1, 0.5, 0.0099], metric="plan/residual")
+    write_run(runs / "b", [1, 0.5, 0.0101], metric="plan/residual")
+    write_run(runs / "c", [0.3, 50, 400])
+    for folder, logarithmic in (("a", True), ("b", False), ("c", False)):
         compare([runs / folder], out=tmp_path / folder)
         assert (r"\mathdefault{10^{" in (tmp_path / folder / "compare.svg").read_text()) == logarithmic
 

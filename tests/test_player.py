@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli
+from rl_lab.core import checkpoint, cli
 from rl_lab.core.errors import UserError
 from rl_lab.evaluate import evaluate_runs
 from rl_lab.loops import Judge
 from rl_lab.player import load
 
 TINY = ["tracker=none", "device=cpu", "loop.eval_episodes=1"]
+MAPS = Path("/proc/self/maps")
 DQN = ["experiment=dqn_four_rooms", "loop.total_steps=2000", "agent.learning_starts=64"]
 
 
@@ -112,6 +113,15 @@ def test_the_memory_is_neither_needed_nor_loaded(trained, copy):
     folder = copy(folder)
     alter(folder, lambda state: state["agent"].pop("replay"))
     load(folder, max_envs=1, device="cpu")
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux says which files are mapped")
+def test_what_is_mapped_stays_in_the_file(trained):
+    path = trained("dqn", *DQN) / "checkpoint.pt"
+    for mapped in (True, False):
+        state = checkpoint.read(path, mapped=mapped)
+        assert (str(path) in MAPS.read_text()) == mapped
+        del state
 
 
 def test_a_stream_of_another_device_is_no_hindrance(trained, copy):

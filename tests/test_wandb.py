@@ -387,7 +387,7 @@ def test_a_model_and_a_comparison_arrive(fresh, tmp_path):
     compared = runs["compare"]
     (row,) = [row for row in compared.rows if "compare/table" in row]
     table = json.loads(compared.files[row["compare/table"]["path"]])
-    assert table["columns"][0] == "group" and [cells[0] for cells in table["data"]] == ["vae_digits"]
+    assert table["columns"][:2] == ["task", "group"] and [cells[1] for cells in table["data"]] == ["vae_digits"]
     assert compared.files[row["compare/curves"]["path"]] == (tmp_path / "out/compare.png").read_bytes()
 
 

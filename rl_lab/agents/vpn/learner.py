@@ -43,8 +43,9 @@ class VPN(Learner):
         branch_depth: Count,
         prediction_steps: Count | None = None,  # k of the loss; None: as deep as the plans
         rollout_length: Count,  # decisions of each env
-        sequences_per_update: Count,  # rollouts of one env each, all if there are fewer; and as many random walks
+        sequences_per_update: Count,  # rollouts of one env each, all if there are fewer
         random_steps: Natural,  # decisions taken at random before anything is learned; 0: no random walks
+        walks_per_sequence: Count = 1,  # random walks, as long, that are learned from beside each
         replay: Callable[..., Rollouts] | None = None,  # None, the paper: a rollout is learned from once, and gone
         gamma: Unit,
         epsilon: Callable[[int], float],  # of decisions
@@ -70,7 +71,8 @@ class VPN(Learner):
         self.branches = widths(depth, branch, branch_depth)
         self.eval_branches = widths(eval_depth or depth, branch, branch_depth)
         self.prediction_steps, self.rollout_length = prediction_steps or depth, rollout_length
-        self.sequences_per_update, self.target_update_period = sequences_per_update, target_update_period
+        self.sequences_per_update, self.walks_per_sequence = sequences_per_update, walks_per_sequence
+        self.target_update_period = target_update_period
         self.gamma, self.epsilon, self.decay = gamma, epsilon, decay
         self.of_error = losses.huber if loss == "huber" else losses.half_square
         self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
@@ -161,10 +163,10 @@ class VPN(Learner):
         return value
 
     def learn(self, play: Sequences) -> Metrics:
-        """One gradient step from B sequences [T, B, ...], and as many random walks."""
+        """One gradient step from B sequences [T, B, ...] and their random walks: the mean over B of the summed loss."""
         count, rate = play.end.shape[1], self.decay ** (self.steps / 1e6)
         if self.walks.decisions:
-            play = joined(play, self.walk(count))
+            play = joined(play, self.walk(count * self.walks_per_sequence))
         with self.precision():
             terms = self.online.losses(play, self.prediction_steps, self.of_error)
         terms = {name: term.sum() / count for name, term in terms.items()}

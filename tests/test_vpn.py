@@ -116,8 +116,9 @@ def test_the_first_decisions_are_random_and_kept_and_nothing_is_learned():
     assert learner.announce(4) is None
 
 
-def test_every_update_learns_from_as_many_random_walks_their_rewards_clipped_too():
-    learner, dice, seen = agent(random_steps=30, max_abs_reward=1.0), Dice(), []
+@pytest.mark.parametrize("walks", [1, 3])
+def test_every_sequence_is_learned_from_beside_its_random_walks_their_rewards_clipped_too(walks):
+    learner, dice, seen = agent(random_steps=30, walks_per_sequence=walks, max_abs_reward=1.0), Dice(), []
     real, found = learner.online.losses, []
 
     def losses_of(play, *rest):
@@ -128,8 +129,8 @@ def test_every_update_learns_from_as_many_random_walks_their_rewards_clipped_too
     learner.online.losses = losses_of
     metrics = dice.teach(learner, 8 + 3)[-1]
     torch.testing.assert_close(metrics["vpn/reward_loss"], found[-1]["reward"].sum() / 2)  # of both, a sequence
-    assert [play.valued.tolist() for play in seen] == [[1, 1, 0, 0]] * 2
-    assert all(play.obs.shape == (3, 4, *SMALL.obs_shape) and play.reward.abs().max() == 1 for play in seen)
+    assert [play.valued.tolist() for play in seen] == [[1, 1] + [0, 0] * walks] * 2
+    assert all(play.obs.shape == (3, 2 + 2 * walks, *SMALL.obs_shape) and play.reward.abs().max() == 1 for play in seen)
     assert all(not play.reached[:, 2:].any() and play.start[:, :2].all() for play in seen)
 
 

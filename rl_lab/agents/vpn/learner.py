@@ -46,6 +46,7 @@ class VPN(Learner):
         sequences_per_update: Count,  # rollouts of one env each, all if there are fewer
         random_steps: Natural,  # decisions taken at random before anything is learned; 0: no random walks
         walks_per_sequence: Count = 1,  # random walks, as long, that are learned from beside each
+        walks_cross_ends: bool = False,  # whether a walk goes on into the next episode, with nothing predicted across
         replay: Callable[..., Rollouts] | None = None,  # None, the paper: a rollout is learned from once, and gone
         gamma: Unit,
         epsilon: Callable[[int], float],  # of decisions
@@ -72,7 +73,7 @@ class VPN(Learner):
         self.eval_branches = widths(eval_depth or depth, branch, branch_depth)
         self.prediction_steps, self.rollout_length = prediction_steps or depth, rollout_length
         self.sequences_per_update, self.walks_per_sequence = sequences_per_update, walks_per_sequence
-        self.target_update_period = target_update_period
+        self.walks_cross_ends, self.target_update_period = walks_cross_ends, target_update_period
         self.gamma, self.epsilon, self.decay = gamma, epsilon, decay
         self.of_error = losses.huber if loss == "huber" else losses.half_square
         self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
@@ -178,7 +179,7 @@ class VPN(Learner):
 
     def walk(self, count: int) -> Sequences:
         """Random walks [T, count, ...], whose worth is not known."""
-        walk = self.walks.sample(count, self.rollout_length, self.rng)
+        walk = self.walks.sample(count, self.rollout_length, self.rng, self.walks_cross_ends)
         walk["reward"] = walk["reward"].clamp(-self.max_abs_reward, self.max_abs_reward)
         unknown = torch.zeros_like(walk["reward"])
         return Sequences(**walk, returned=unknown, reached=unknown, valued=unknown[0])

@@ -47,10 +47,11 @@ class Walks:
             self.columns[name][self.rows] = x
         self.rows += 1
 
-    def sample(self, count: int, length: int, rng: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, count: int, length: int, rng: torch.Generator, cross_ends: bool = False) -> dict[str, Tensor]:
         """`count` walks [length, count, ...] that begin anywhere but on the last step of an episode.
 
-        Also `start`, which ends where the first episode does, and next_obs, true where there is no `end`.
+        Also `start`, which ends where the first episode does unless they `cross_ends`, and next_obs, true where there
+        is no `end`.
         """
         if self._starts is None:
             self._starts = (~self.columns["end"][: self.rows - length]).flatten().nonzero().squeeze(1)
@@ -59,10 +60,10 @@ class Walks:
         read = {name: x.flatten(0, 1)[place] for name, x in self.columns.items()}
         obs, end = unpacked(read, self.obs_shape), read["end"]
         before = torch.cat([torch.zeros_like(end[:1]), end[:-2]])
+        start = torch.ones_like(before) if cross_ends else before.cumsum(0) == 0
         return {
             "obs": obs[:-1], "option": read["option"][:-1].long(), "reward": read["reward"][:-1],
-            "duration": read["duration"][:-1].float(), "end": end[:-1], "start": before.cumsum(0) == 0,
-            "next_obs": obs[1:],
+            "duration": read["duration"][:-1].float(), "end": end[:-1], "start": start, "next_obs": obs[1:],
         }  # fmt: skip
 
     def _make_room(self, row: dict[str, Tensor]) -> None:

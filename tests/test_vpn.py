@@ -134,13 +134,23 @@ def test_every_sequence_is_learned_from_beside_its_random_walks_their_rewards_cl
     assert all(not play.reached[:, 2:].any() and play.start[:, :2].all() for play in seen)
 
 
-def test_random_walks_are_pieces_of_what_was_walked():
+@pytest.mark.parametrize("cross_ends", [False, True])
+def test_a_walk_is_learned_from_beyond_an_end_where_it_is_asked_to_be(cross_ends):
+    learner = agent(random_steps=30, walks_cross_ends=cross_ends)
+    Dice().teach(learner, 8)
+    walk = learner.walk(200)
+    over = torch.cat([torch.zeros_like(walk.end[:1]), walk.end[:-1]]).cumsum(0) > 0
+    assert over.any() and (walk.start[over] == cross_ends).all() and walk.start[~over].all()
+
+
+@pytest.mark.parametrize("cross_ends", [False, True])
+def test_random_walks_are_pieces_of_what_was_walked(cross_ends):
     walks, dice = Walks(100, SMALL, CPU), Dice(5)
     walked = [dice.transition(torch.randint(4, (5,), generator=dice.rng)) for _ in range(20)]
     for each in walked:
         walks.add(each)
     assert walks.full and walks.nbytes == 20 * 5 * (4 * 4 + 4 * 4 + 1 + 4 + 1 + 1)  # 30 cells are four bytes
-    sample = walks.sample(400, 6, torch.Generator().manual_seed(0))
+    sample = walks.sample(400, 6, torch.Generator().manual_seed(0), cross_ends)
     obs = torch.stack([t.obs for t in walked])
     found = set()
     for b in range(400):
@@ -150,7 +160,7 @@ def test_random_walks_are_pieces_of_what_was_walked():
         ended = False
         for i in range(6):
             true = walked[t + i]
-            assert sample["start"][i, b] == (not ended)
+            assert sample["start"][i, b] == (cross_ends or not ended)
             assert torch.equal(sample["obs"][i, b], true.obs[n]) and torch.equal(
                 sample["next_obs"][i, b], true.next_obs[n]
             )

@@ -207,9 +207,10 @@ from rl_lab.core.run import Run
 from rl_lab.core.tracking import wandb_run
 
 total, crash = int(sys.argv[1]), "crash" in sys.argv
+often = 0.0 if "often" in sys.argv else 0.5  # seconds
 tracker = partial(wandb_run, finish_timeout=5)
 with Run(Path("run"), 0, "cpu", names={"name": "loop", "seed": 0}, config={"total": total}, written="name: loop",
-         tracker=tracker, checkpoint_every=0.5, upload="upload" in sys.argv) as run:
+         tracker=tracker, checkpoint_every=often, upload="upload" in sys.argv) as run:
     first = run.restore({})
     run.begin(total)
     for step in range(first, total):
@@ -303,9 +304,12 @@ def test_offline_then_sync(fresh, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
 def test_killed_resumed_and_synced_is_one_run_with_every_row(fresh, tmp_path, online):
-    """Offline, each sitting leaves a folder of its own; the first lacks at most the last two seconds."""
+    """Offline, each sitting leaves a folder of its own; the first lacks at most the last two seconds.
+
+    The checkpoint is as new as can be: what W&B lacks of the rows before it is not played again.
+    """
     env = fresh.env if online else {"WANDB_MODE": "offline"}
-    process = start(tmp_path, "-c", LOOP, "200", **env)
+    process = start(tmp_path, "-c", LOOP, "200", "often", **env)
     logged(tmp_path, 150)
     process.kill()
     process.wait()
@@ -317,7 +321,7 @@ def test_killed_resumed_and_synced_is_one_run_with_every_row(fresh, tmp_path, on
     arrived = plain(fresh.run)
     assert arrived == before[: len(arrived)]
     assert online or before[-1]["seconds"] - arrived[-1]["seconds"] < 2
-    call(tmp_path, "-c", LOOP, "200", **env)
+    call(tmp_path, "-c", LOOP, "200", "often", **env)
     if not online:
         assert len(kept(tmp_path)) == 2
         call(tmp_path, "wandb", "sync", kept(tmp_path)[-1], **fresh.env)

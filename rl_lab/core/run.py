@@ -142,7 +142,7 @@ class Run:
         self._rows.truncate(self._bytes)  # rows after the checkpoint will come again
         self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
         if self.wandb:
-            tracking.catch_up(self.wandb, self.path("metrics.jsonl").read_bytes().splitlines())
+            tracking.catch_up(self.wandb, self.dir)
         self._start = time.monotonic()
         self._write_summary()
         self.progress.begin(total, unit, self._step)

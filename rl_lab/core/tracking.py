@@ -9,13 +9,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from rl_lab.core.errors import UserError
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
+
+FLUSH_EVERY = 1  # seconds, of what is logged to W&B's own files
+UNFLUSHED = 3.0  # seconds: of a killed process at most these rows are not in them
 
 REFUSED = r"error 40[0134]|verify credentials"  # in what wandb raises where its server did answer
 
@@ -51,7 +53,7 @@ def wandb_run(
     wandb.setup(wandb.Settings(silent=True))
     settings = wandb.Settings(
         init_timeout=init_timeout, finish_timeout=finish_timeout, silent=True, console="off",
-        x_transaction_log_flush_interval=1,  # seconds: what a killed process may lose
+        x_transaction_log_flush_interval=FLUSH_EVERY,
     )  # fmt: skip
     project = project or os.environ.get("WANDB_PROJECT") or "rl-lab"
     tags = [tags] if isinstance(tags, str) else tags and [str(tag) for tag in tags]
@@ -80,25 +82,40 @@ def identity(folder: Path, name: str) -> dict[str, str]:
     """
     home = str(folder.resolve())
     try:
-        before = json.loads((folder / "summary.json").read_text())["identity"]
+        before = last_sitting(folder)["identity"]
         if before["folder"] == home or not Path(before["folder"]).exists():
             return {"id": str(before["id"]), "name": str(before["name"]), "folder": home}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         pass  # a fresh run
     ident = f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:8]}"
     return {"id": ident, "name": f"{name}-{folder.name}", "folder": home}
 
 
-def catch_up(run, rows: Iterable[bytes]) -> None:
+def catch_up(run, folder: Path) -> None:
     """Of the rows that a run taken up again has already, logs those that W&B lacks: a killed process sent no more.
 
-    Offline nothing is known of what W&B has; there the first sitting's own folder holds them.
+    Offline nothing is known of what W&B has. There the first sitting's own folder holds them all, but for the last
+    seconds before it was killed: those are logged again.
     """
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_bytes().splitlines()]
+    before = last_sitting(folder)
     if run.resumed:
         last = run.summary.get("step", -1)
-        for row in map(json.loads, rows):
-            if row["step"] > last:
-                run.log(row)
+        lacking = [row for row in rows if row["step"] > last]
+    elif before.get("state") == "running" and str(before.get("wandb")).startswith("offline"):
+        lacking = [row for row in rows if row["seconds"] > rows[-1]["seconds"] - UNFLUSHED]
+    else:
+        lacking = []
+    for row in lacking:
+        run.log(row)
+
+
+def last_sitting(folder: Path) -> dict:
+    """Its summary.json; empty of a fresh run."""
+    try:
+        return json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def finish(run, exit_code: int = 0) -> None:

@@ -85,6 +85,21 @@ def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path
     assert rows(tmp_path / "stopped")[-1]["step"] == 70_016
 
 
+def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path):
+    alone = run(*DQN, "hydra.run.dir=whole", cwd=tmp_path)
+    with subprocess.Popen([*COMMAND, *DQN, "hydra.run.dir=held"], cwd=tmp_path, stderr=subprocess.DEVNULL) as first:
+        while not (tmp_path / "held/checkpoint.pt").exists() and first.poll() is None:
+            time.sleep(0.02)
+        second = run("run=held", cwd=tmp_path)
+        assert first.poll() is None, "the first had ended too soon to be in the way"
+        assert first.wait(timeout=300) == alone.returncode == 0
+    assert second.returncode == 2
+    assert second.err.splitlines() == [
+        f"rl-lab: {tmp_path / 'held'} is being trained by another process; wait for its end, or stop that first"
+    ]
+    assert rows(tmp_path / "held") == rows(tmp_path / "whole")
+
+
 def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp_path):
     short = ["experiment=a2c_pong", "tracker=none", "device=cpu", "threads=1", "env.num_envs=2", "env.max_frames=400",
              "loop.total_steps=400", "loop.eval_episodes=2"]  # fmt: skip

@@ -64,6 +64,18 @@ def test_saving_right_after_rows_were_cut_off_remembers_where_the_file_ends_now(
     assert [row["step"] for row in rows(tmp_path)] == [1]
 
 
+def test_a_folder_is_one_runs_alone_until_it_closes(tmp_path):
+    for _ in range(2):
+        with open_run(tmp_path) as run:
+            run.begin(10)
+            with pytest.raises(UserError, match="another process; wait for its end"):
+                open_run(tmp_path).__enter__()
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
+        raise KeyboardInterrupt  # before it began
+    with open_run(tmp_path):
+        pass
+
+
 def test_a_failed_run_is_marked_so(tmp_path):
     with pytest.raises(ZeroDivisionError), open_run(tmp_path) as run:
         run.begin(1)

@@ -1,5 +1,6 @@
 """A run: one folder, one seed, one device, one stream of metrics, one checkpoint; what a loop may ask of the world."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -69,7 +70,9 @@ class Run:
     # -- opening and closing
 
     def __enter__(self) -> "Run":
+        """Raises UserError where another process trains in this folder."""
         self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = locked(self.dir) if self.leads else None
         self._start = self._saved_at = self._refilled_at = time.monotonic()
         self._tokens = float(ROWS_AT_ONCE)
         self._attend()
@@ -98,11 +101,17 @@ class Run:
             signal.signal(number, handler)
         self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
         self.progress.close()
-        if self._rows is None:
-            return
+        try:
+            if self._rows is not None:
+                self._close_files(str(error) if kind else None)
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+    def _close_files(self, error: str | None) -> None:
         try:
             self._rows.close()
-            self._write_summary(str(error) if kind else None)
+            self._write_summary(error)
         finally:
             if self.wandb:
                 self._close_wandb()
@@ -263,6 +272,23 @@ class Run:
         beside = self.path("summary.new")
         beside.write_text(json.dumps(summary, indent=2, default=str) + "\n")
         beside.replace(self.path("summary.json"))
+
+
+def locked(folder: Path) -> int | None:
+    """Holds a run folder for this process, until it ends or closes what is returned; None on disks without locks.
+
+    Raises UserError where another process holds it: both would write the same files.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"{folder} is being trained by another process; wait for its end, or stop that first") from None
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def stream(seed: int, name: str) -> int:

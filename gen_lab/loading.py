@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from gen_lab.data import Images
 from gen_lab.types import Model
-from rl_lab.core import checkpoint, composition, run, settings
+from rl_lab.core import checkpoint, composition, devices, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count
 
@@ -32,7 +32,7 @@ def load(folder: Path, device: str) -> Fitted:
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
     for part in "data", "model":
         settings.check(cfg[part], part, trusted=False)
-    device, state = torch.device(run.device(device)), checkpoint.read(path)
+    device, state = torch.device(devices.chosen(device)), checkpoint.read(path)
     torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Count))
     data = hydra.utils.instantiate(cfg.data).to(device)
     model = hydra.utils.instantiate(cfg.model)

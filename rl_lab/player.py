@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
-from rl_lab.core import checkpoint, composition, run, settings
+from rl_lab.core import checkpoint, composition, devices, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.explain import plain_errors
 from rl_lab.core.learner import Learner
@@ -69,7 +69,7 @@ def load(
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
-    device = cfg.device = run.device(device)
+    device = cfg.device = devices.chosen(device)
     node = cfg.loop.get("eval_env") or cfg.loop.env
     settings.check(cfg.loop, "loop", trusted=False)
     node.num_envs = min(node.num_envs, max_envs)

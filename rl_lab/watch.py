@@ -1,6 +1,5 @@
 """A look at runs while they learn: greedy episodes of each one's latest checkpoint, for as long as one likes."""
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rl_lab.core.errors import UserError
+from rl_lab.core.folders import summary
 from rl_lab.core.settings import Count, Natural, Positive
 from rl_lab.player import config, load
 from rl_lab.saliency import Saliency
@@ -95,10 +95,8 @@ class Channel:
 
 
 def _is_running(folder: Path) -> bool:
-    try:
-        return json.loads((folder / "summary.json").read_text()).get("state") == "running"
-    except (OSError, ValueError):  # not written yet, or at this moment
-        return True
+    """Also before it has said so."""
+    return summary(folder).get("state", "running") == "running"
 
 
 def paced(frames: Iterable, rate: float, most: float) -> Iterator:

@@ -78,14 +78,14 @@ def _check_new(prog: str, folder: Path) -> None:
 def _open_run(cfg: DictConfig, folder: Path):
     import torch
 
-    from rl_lab.core import distributed, run
+    from rl_lab.core import devices, distributed, run
 
     cfg.name = str(cfg.name)
     written = OmegaConf.to_container(cfg, resolve=False) | {"name": cfg.name}
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order} | {k: v for k, v in written.items() if k not in order}
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
-    device = run.device(str(cfg.device))
+    device = devices.chosen(str(cfg.device))
     cfg.device = device
     torch.set_num_threads(cfg.threads)
     names = {"name": cfg.name, **OmegaConf.to_container(cfg.choices), "seed": cfg.seed}

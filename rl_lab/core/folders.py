@@ -90,8 +90,15 @@ def read_run(folder: Path) -> RunFiles:
     curves = {metric: _curve(*np.array(points[metric], float).T) for metric in sorted(points)}
     flat = _flatten({key: value for key, value in config.items() if key not in IGNORED})
     settings = {key: value for key, value in flat if not (key.endswith(".seed") and value == str(seed))}
-    finished = any(s.get("state") == "finished" for s in _objects([_text(folder / "summary.json")]))
-    return RunFiles(folder, name, seed, choices, settings, curves, finished)
+    return RunFiles(folder, name, seed, choices, settings, curves, summary(folder).get("state") == "finished")
+
+
+def summary(folder: Path) -> dict:
+    """Its summary.json; empty where there is none, or none that is whole."""
+    try:
+        return json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _text(path: Path) -> str:

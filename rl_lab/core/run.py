@@ -1,6 +1,5 @@
 """A run: one folder, one seed, one device, one stream of metrics, one checkpoint; what a loop may ask of the world."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from rl_lab.core import checkpoint, distributed, provenance, registry, tracking
+from rl_lab.core import checkpoint, distributed, locks, provenance, registry, tracking
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics, own_states, shared_out
 from rl_lab.core.progress import Progress
@@ -72,7 +71,7 @@ class Run:
     def __enter__(self) -> "Run":
         """Raises UserError where another process trains in this folder."""
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(self.dir) if self.leads else None
+        self._lock = locks.of_run(self.dir) if self.leads else None
         self._start = self._saved_at = self._refilled_at = time.monotonic()
         self._tokens = float(ROWS_AT_ONCE)
         self._attend()
@@ -274,47 +273,9 @@ class Run:
         beside.replace(self.path("summary.json"))
 
 
-def locked(folder: Path) -> int | None:
-    """Holds a run folder for this process, until it ends or closes what is returned; None on disks without locks.
-
-    Raises UserError where another process holds it: both would write the same files.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"{folder} is being trained by another process; wait for its end, or stop that first") from None
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
 def stream(seed: int, name: str) -> int:
     """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
-
-
-def device(name: str) -> str:
-    """`auto`, `cpu` or `cuda` to a device that is there. Raises UserError."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"device={name} is not a choice; choose from auto, cpu, cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu or device=auto")
-    return _own_gpu() if name.startswith("cuda") and distributed.size() > 1 else name
-
-
-def _own_gpu() -> str:
-    """Of this rank among those of its machine. Raises UserError where there are too few."""
-    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if number >= count:
-        raise UserError(f"GPU {number} is wanted and this machine has {count}; torchrun --nproc_per_node={count}, "
-                        "or device=cpu")  # fmt: skip
-    torch.cuda.set_device(number)
-    return f"cuda:{number}"
 
 
 def _numbers(values) -> list[float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rl_lab.core.errors import UserError
+from rl_lab.core.folders import summary
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
 
@@ -82,7 +83,7 @@ def identity(folder: Path, name: str) -> dict[str, str]:
     """
     home = str(folder.resolve())
     try:
-        before = last_sitting(folder)["identity"]
+        before = summary(folder)["identity"]
         if before["folder"] == home or not Path(before["folder"]).exists():
             return {"id": str(before["id"]), "name": str(before["name"]), "folder": home}
     except (KeyError, TypeError):
@@ -98,7 +99,7 @@ def catch_up(run, folder: Path) -> None:
     seconds before it was killed: those are logged again.
     """
     rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_bytes().splitlines()]
-    before = last_sitting(folder)
+    before = summary(folder)
     if run.resumed:
         last = run.summary.get("step", -1)
         lacking = [row for row in rows if row["step"] > last]
@@ -108,14 +109,6 @@ def catch_up(run, folder: Path) -> None:
         lacking = []
     for row in lacking:
         run.log(row)
-
-
-def last_sitting(folder: Path) -> dict:
-    """Its summary.json; empty of a fresh run."""
-    try:
-        return json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
 
 
 def finish(run, exit_code: int = 0) -> None:

@@ -8,7 +8,6 @@
 Every file has one writer at a time and is replaced whole: a study can be killed at any moment.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import yaml
 
 from rl_lab.core.errors import UserError
+from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
 # Of a recorded command line, what is done again unasked: settings of a run, and who launches the jobs.
@@ -132,7 +132,7 @@ class Study:
         """The job's lock, which dies with the process; False where another process has it."""
         with open(self.log(number), "ab") as file:
             for _ in range(20):  # who only looks holds it for an instant
-                if held := _lock(file, fcntl.LOCK_EX):
+                if held := lock(file, ALONE):
                     break
                 time.sleep(0.05)
             yield held
@@ -140,7 +140,7 @@ class Study:
     def _held(self, number: int) -> bool:
         try:
             with open(self.log(number), "rb") as file:
-                return not _lock(file, fcntl.LOCK_SH)
+                return not lock(file, WITH_OTHERS)
         except FileNotFoundError:
             return False
 
@@ -179,14 +179,6 @@ def runs_of(folders: list[Path]) -> list[Path]:
             raise UserError(f"{folder} has no run with rows in metrics.jsonl yet; wait for them or leave it out")
         found += runs
     return found
-
-
-def _lock(file, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _yaml(about: dict) -> str:

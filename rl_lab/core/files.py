@@ -1,0 +1,93 @@
+"""Files of a run folder: regular ones inside it, replaced whole. Nothing is read or written through a link."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from rl_lab.core.errors import UserError
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The place of the file `name` ("pictures/values.png") in a run folder; the folders on its way are made.
+
+    The run folder itself may be a link, what lies in it may not: a folder that a stranger sent could point at any file
+    of this machine. Raises UserError.
+    """
+    place = Path(folder)
+    *parents, last = Path(name).parts
+    for parent in parents:
+        place = place / parent
+        if parent == ".." or _kind(place) not in (None, stat.S_IFDIR):
+            raise UserError(f"{place} is not a folder of its own; delete it, then try again")
+        place.mkdir(exist_ok=True)
+    if _kind(place / last) not in (None, stat.S_IFREG):
+        raise UserError(f"{place / last} is a link or no file at all; delete it, then try again")
+    return place / last
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A fresh file beside `path` to write into; at the end it is on disk and takes its place. Raises OSError.
+
+    Until then the file before stands. What lies in the way, a link for one, is removed and not followed.
+    """
+    beside = path.with_name(f".new.{path.name}")  # the same suffix, by which libraries choose a format
+    beside.unlink(missing_ok=True)
+    try:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write(path: Path, text: str) -> Path:
+    """Whole or not at all. Raises OSError."""
+    with replacing(path) as beside:
+        beside.write_text(text)
+    return path
+
+
+def opened(path: Path, largest: float = float("inf")) -> BinaryIO:
+    """A regular file of at most `largest` bytes to read from. Raises UserError, FileNotFoundError or OSError."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would be waited for
+    except OSError as error:
+        if _kind(path) == stat.S_IFLNK:
+            raise UserError(f"{path} is a link, and is not followed; put the file itself there") from error
+        raise
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > largest:
+        os.close(handle)
+        what = f"larger than {largest / 1e6:g} MB" if stat.S_ISREG(about.st_mode) else "not a regular file"
+        raise UserError(f"{path} is {what}, and is not read")
+    return os.fdopen(handle, "rb")
+
+
+def appending(path: Path, size: int) -> BinaryIO:
+    """A regular file under this name alone, cut to `size` bytes, to write on to. Raises UserError or OSError."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1 or about.st_size < size:
+        os.close(handle)
+        if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
+            raise UserError(f"{path} has {about.st_size:,} bytes, and the run had written {size:,}")
+        raise UserError(f"{path} has another name too, or is no file; copy it to one of its own")
+    os.ftruncate(handle, size)
+    file = os.fdopen(handle, "ab")
+    file.seek(0, os.SEEK_END)  # else `tell` would begin at 0
+    return file
+
+
+def _kind(path: Path) -> int | None:
+    """The type of what is there, links not followed; None where nothing is."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except FileNotFoundError:
+        return None

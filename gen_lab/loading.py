@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gen_lab.data import Images
+from gen_lab.parts import PARTS
 from gen_lab.types import Model
-from rl_lab.core import checkpoint, composition, devices, settings
+from rl_lab.core import checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Threads
 
 
 class Fitted(NamedTuple):
@@ -27,15 +28,18 @@ class Fitted(NamedTuple):
 
 def load(folder: Path, device: str) -> Fitted:
     """Nothing of the config is called before all that is called is checked. Raises UserError."""
-    cfg, path = composition.read_config(folder), folder / "checkpoint.pt"
+    cfg, path = reading.config(folder), folder / "checkpoint.pt"
     if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
+    reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
     for part in "data", "model":
-        settings.check(cfg[part], part, trusted=False)
+        settings.check(cfg[part], part)
+    resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    reading.refuse(resolved, PARTS)
     device, state = torch.device(devices.chosen(device)), checkpoint.read(path)
-    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Count))
-    data = hydra.utils.instantiate(cfg.data).to(device)
-    model = hydra.utils.instantiate(cfg.model)
+    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Threads))
+    data = hydra.utils.instantiate(resolved["data"]).to(device)
+    model = hydra.utils.instantiate(resolved["model"])
     try:
         model = model(data.spec, device=device, seed=0)
         model.load_state_dict(state["model"])

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
-from rl_lab.core import checkpoint, composition, devices, settings
+from rl_lab.core import checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
-from rl_lab.core.explain import plain_errors
 from rl_lab.core.learner import Learner
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Threads
+from rl_lab.parts import PARTS
 from rl_lab.types import VectorEnv, View
 
 
@@ -61,45 +61,62 @@ def load(
     agent.eval_depth=5. Nothing of the config is called before all of it is checked, and of the checkpoint only the
     agent is used, without its memory. Raises UserError.
     """
-    cfg, path = config(folder, changes), folder / "checkpoint.pt"
-    kind = str(OmegaConf.select(cfg, "loop._target_"))
+    cfg, path = reading.config(folder, changes), folder / "checkpoint.pt"
+    kind = str(cfg.loop.get("_target_"))
     if kind == "rl_lab.seeds.train":
         raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
     if kind not in BUILDERS:
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
-    device = cfg.device = devices.chosen(device)
-    node = cfg.loop.get("eval_env") or cfg.loop.env
-    settings.check(cfg.loop, "loop", trusted=False)
-    node.num_envs = min(node.num_envs, max_envs)
-    if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
-        node.camera = True
+    loop = _loop(cfg, device := devices.chosen(device), max_envs, camera)
     state = checkpoint.read(path, mapped=True)
-    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Count), max_envs))
-    env = hydra.utils.instantiate(node)
+    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
+    asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
     try:
-        step, agent = int(state["step"]), BUILDERS[kind](cfg.loop, env, torch.device(device), seed, state["agent"])
+        env = hydra.utils.instantiate(loop.get("eval_env") or loop["env"])
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        reason = " ".join(str(error.__cause__ or error).split())[:120]
+        raise UserError(f"{asked} names no environment that can be built ({reason})") from error
+    try:
+        step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
-        asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
     unit = {"rl_lab.loops.plan": "sweeps", "rl_lab.fitted.fit_q": "iterations"}.get(kind, "steps")
     return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
 
 
-def config(folder: Path, changes: Sequence[str] = ()) -> DictConfig:
-    """What a run folder holds, with `changes` made to it; the folder stays as it is. Raises UserError."""
-    cfg = composition.read_config(folder)
-    if changes:
-        with plain_errors(folder.resolve(), "config", list(changes)):
-            cfg = composition.compose(folder.resolve(), "config", list(changes))
-        OmegaConf.set_struct(cfg, False)
-    return cfg
+def _loop(cfg: DictConfig, device: str, max_envs: int, camera: bool) -> dict:
+    """The loop's settings as they are built: all that is to be set is set before they are looked through."""
+    cfg.device = device
+    node = cfg.loop.get("eval_env") or cfg.loop.get("env")
+    if not isinstance(node, DictConfig):
+        raise UserError(f"loop.env={node} is no environment; a run's config has a mapping with _target_ there")
+    reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
+    settings.check(cfg.loop, "loop")
+    node.num_envs = min(node.num_envs, max_envs)
+    if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
+        node.camera = True
+    if isinstance(cfg.loop.get("agent"), DictConfig) and "buffer_size" in cfg.loop.agent:
+        cfg.loop.agent.buffer_size = 1  # SB3 allocates its replay at once
+    resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    reading.refuse(resolved, PARTS)
+    return resolved["loop"]
 
 
-def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:
-    agent = hydra.utils.instantiate(loop.agent)(env.spec, device=device, seed=seed)
+def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
+    """Of a run's environment, as they were composed, `changes` made to them. Raises UserError."""
+    found = reading.resolved(OmegaConf.to_container(reading.config(folder, changes), resolve=False))
+    return found["loop"].get("eval_env") or found["loop"]["env"]
+
+
+def _learner(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:
+    agent = hydra.utils.instantiate(loop["agent"])(env.spec, device=device, seed=seed)
     state = {name: part for name, part in state.items() if name != agent.memory}
     for name in agent.saved:  # the streams of another device would not fit, and a greedy agent draws from none
         if isinstance(stream := getattr(agent, name), torch.Generator):
@@ -108,19 +125,17 @@ def _learner(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, 
     return agent
 
 
-def _planned(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned:
+def _planned(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned:
     states, actions = env.mdp.next_state.shape[:2]
     if state["q"].shape != (states, actions) or state["policy"].shape != (states,):
         raise ValueError(f"a plan of {tuple(state['q'].shape)} states and actions, not {(states, actions)}")
     return Planned(state["q"].to(device), state["policy"].to(device), env.states)
 
 
-def _baseline(loop: DictConfig, env: VectorEnv, device: torch.device, seed: int, state: dict):
+def _baseline(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict):
     from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
 
-    if "buffer_size" in loop.agent:
-        loop.agent.buffer_size = 1  # SB3 allocates its replay at once
-    agent = SB3Agent(hydra.utils.instantiate(loop.agent)(env=AsVecEnv(env), seed=seed, device=device))
+    agent = SB3Agent(hydra.utils.instantiate(loop["agent"])(env=AsVecEnv(env), seed=seed, device=device))
     agent.load_state_dict(state)
     return agent
 

@@ -11,14 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omegaconf import OmegaConf
-
 from rl_lab.core import provenance, recording, run
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
 from rl_lab.core.recording import Recording
 from rl_lab.core.settings import Count, Natural, Positive, Unit
-from rl_lab.player import config, load
+from rl_lab.player import load, settings_of
 from rl_lab.stage import Stage, of_world
 
 PROBE = 3  # episodes played beforehand, to say how large the recording will be
@@ -71,8 +69,7 @@ def record(
 
 def of_run(folder: Path, num_envs: int, device: str, frames: bool, changes: Sequence[str]) -> Stage:
     player = load(folder, max_envs=num_envs, device=device, camera=frames, changes=changes)
-    loop = config(folder, changes).loop
-    node = OmegaConf.to_container(loop.get("eval_env") or loop.env, resolve=True)
+    node = settings_of(folder, changes)
     words = {"name": player.name, "step": player.step, "unit": player.unit}
     words |= {"changes": list(changes)} if changes else {}
     return Stage(player.env, player.agent, node["num_envs"], node, words)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import summary
 from rl_lab.core.settings import Count, Natural, Positive
-from rl_lab.player import config, load
+from rl_lab.player import load, settings_of
 from rl_lab.saliency import Saliency
 from rl_lab.scenes import Screen, Where, abreast, at_rate, open_screen, play, rate_of, stay
 
@@ -49,7 +49,7 @@ class Channel:
     """A run as it plays now. Waits for the first checkpoint, which a run has after a minute or so."""
 
     def __init__(self, folder: Path, seed: int, device: str, changes: Sequence[str] = ()):
-        config(folder, changes)
+        settings_of(folder, changes)
         self.folder, self.seed, self.device, self.changes = folder, seed, device, changes
         self.path, self.player, self._stamp = folder / "checkpoint.pt", None, None
         if self._newest() is None and _is_running(folder):

@@ -158,8 +158,8 @@ def test_what_is_late_does_not_leap():
 class Viewing:
     """A viewer: reads the stream picture by picture, as a browser does."""
 
-    def __init__(self, port: int):
-        self.answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/frames", timeout=10)
+    def __init__(self, address: str):
+        self.answer = urllib.request.urlopen(f"{address}frames", timeout=10)
         assert self.answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
         assert self.answer.readline() == b"--frame\r\n"
 
@@ -173,6 +173,10 @@ class Viewing:
         return np.asarray(picture.convert("RGB"))
 
 
+def address_of(screen: Browser) -> str:
+    return f"http://127.0.0.1:{screen.port}/{screen.token}/"
+
+
 def colours(*values: int) -> list[Image.Image]:
     return [Image.new("RGB", (64, 48), (v, v, v)) for v in values]
 
@@ -180,11 +184,11 @@ def colours(*values: int) -> list[Image.Image]:
 def test_viewers_come_and_go(capsys):
     with Browser("two <grey> pictures", Page) as screen:
         address = capsys.readouterr().out.strip()
-        assert address == f"http://127.0.0.1:{screen.port}/"
+        assert address == address_of(screen) and len(screen.token) == 22
         page = urllib.request.urlopen(address).read().decode()
-        assert "<title>two &lt;grey&gt; pictures</title>" in page and 'src="/frames"' in page
+        assert "<title>two &lt;grey&gt; pictures</title>" in page and 'src="frames"' in page
         screen.show(colours(40, 200))
-        one, two = Viewing(screen.port), Viewing(screen.port)
+        one, two = Viewing(address_of(screen)), Viewing(address_of(screen))
         for viewer in (one, two):
             picture = viewer.picture()
             assert picture.shape == (48, 128, 3)
@@ -193,7 +197,7 @@ def test_viewers_come_and_go(capsys):
         for value in range(10, 60, 10):
             screen.show(colours(value))
             assert abs(int(two.picture()[24, 32, 0]) - value) < 3
-        again = Viewing(screen.port)
+        again = Viewing(address_of(screen))
         assert abs(int(again.picture()[24, 32, 0]) - 50) < 3  # at once, without a new picture
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(address + "etc/passwd")
@@ -204,7 +208,7 @@ def test_a_viewer_that_does_not_read_holds_up_nobody():
     noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8))
     with Browser("", Page) as screen:
         screen.show([noise])
-        asleep, awake = Viewing(screen.port), Viewing(screen.port)
+        asleep, awake = Viewing(address_of(screen)), Viewing(address_of(screen))
         began = time.monotonic()
         for _ in range(30):
             screen.show([noise])
@@ -220,12 +224,57 @@ def test_a_viewer_that_does_not_read_holds_up_nobody():
 def test_keys_from_the_browser():
     with Browser("", Page, listens=True) as screen:
         for body in ("ArrowUp", "l", " ", "L", "Enter", "Escape"):
-            request = urllib.request.Request(f"http://127.0.0.1:{screen.port}/key", body.encode(), method="POST")
+            request = urllib.request.Request(f"{address_of(screen)}key", body.encode(), method="POST")
             assert urllib.request.urlopen(request).status == 204
         assert [screen.key(1.0) for _ in range(6)] == ["up", "l", "space", "L", "enter", "escape"]
         began = time.monotonic()
         assert screen.key(0.2) is None and 0.15 < time.monotonic() - began < 1.0
         assert screen.key(0.0) is None
+
+
+def asked(screen: Browser, request: bytes) -> bytes:
+    """The first line of what a raw request is answered, within two seconds; b"" where it is cut off."""
+    with socket.create_connection(("127.0.0.1", screen.port), timeout=2.0) as connection:
+        connection.sendall(request)
+        return connection.makefile("rb").readline().strip()
+
+
+STRANGERS = {
+    "another page's origin": ("POST /{token}/key", "127.0.0.1", "Origin: http://evil.example\r\nContent-Length: 1", 403),
+    "the origin of a frame": ("POST /{token}/key", "127.0.0.1", "Origin: null\r\nContent-Length: 1", 403),
+    "a name that another machine has": ("POST /{token}/key", "evil.example", "Content-Length: 1", 403),
+    "the same, only looking": ("GET /{token}/", "evil.example", "", 403),
+    "no token": ("POST /key", "127.0.0.1", "Content-Length: 1", 403),
+    "no token, only looking": ("GET /frames", "127.0.0.1", "", 403),
+    "another token": ("GET /AAAAAAAAAAAAAAAAAAAAAA/", "127.0.0.1", "", 403),
+    "a negative length": ("POST /{token}/key", "127.0.0.1", "Content-Length: -1", 400),
+    "no length": ("POST /{token}/key", "127.0.0.1", "", 400),
+    "a length of words": ("POST /{token}/key", "127.0.0.1", "Content-Length: many", 400),
+    "too long a key": ("POST /{token}/key", "127.0.0.1", "Content-Length: 999999999999", 400),
+    "something else": ("POST /{token}/keys", "127.0.0.1", "Content-Length: 1", 404),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_a_stranger_sees_nothing_and_presses_no_key(kind):
+    what, host, headers, status = STRANGERS[kind]
+    with Browser("", Page, listens=True) as screen:
+        line = what.format(token=screen.token)
+        request = f"{line} HTTP/1.1\r\nHost: {host}:{screen.port}\r\n{headers}\r\n\r\nq"
+        assert asked(screen, request.replace("\r\n\r\n\r\n", "\r\n\r\n").encode()).split()[1] == str(status).encode()
+        assert screen.key(0.05) is None
+
+
+def test_those_who_only_connect_leave_room_and_go():
+    """Beyond 32 at once, a viewer is turned away; whoever says nothing is given up."""
+    with Browser("", Page) as screen:
+        idle = [socket.create_connection(("127.0.0.1", screen.port)) for _ in range(40)]
+        idle[-1].settimeout(2.0)
+        assert idle[-1].recv(1) == b""  # turned away
+        for connection in idle:
+            connection.close()
+        time.sleep(0.3)
+        assert urllib.request.urlopen(address_of(screen), timeout=5).status == 200
 
 
 # -- the command
@@ -244,7 +293,7 @@ def test_from_start_to_control_c(learning):
     command = [sys.executable, "-m", "rl_lab", "watch", f"run={learning}", "fps=30", "max_steps=4", "device=cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
-        viewer = Viewing(int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n")))
+        viewer = Viewing(process.stdout.readline().strip())
         before = viewer.picture()[:50]  # the title
         os.replace(learning / "later.pt", learning / "checkpoint.pt")
         changed = (np.abs(viewer.picture()[:50].astype(int) - before).max() > 60 for _ in range(600))

@@ -3,27 +3,24 @@
 import os
 import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab checkpoint 1"
+LARGEST_INDEX = 64_000_000  # bytes, of names, numbers and shapes: the tensors themselves lie beside it
 
 
 def write(path: Path, state: dict) -> None:
     """Never half a file: the previous checkpoint stands until the new one is on disk. Raises OSError."""
-    beside = path.with_suffix(".new")
     try:
-        with open(beside, "wb") as file:
+        with files.replacing(path) as beside, open(beside, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
-        raise error if isinstance(error, OSError) else OSError(f"could not write {path}: {error}") from error
+    except RuntimeError as error:  # torch reports a full disk so
+        raise OSError(f"could not write {path}: {error}") from error
 
 
 def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> dict:
@@ -31,19 +28,63 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
 
     `mapped` tensors stay in the file until they are used: for whoever wants a small part of a large checkpoint.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise UserError(f"no checkpoint at {path}; has the run saved one yet?")
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums of what it reads
-            damaged = archive.testzip()
-    except zipfile.BadZipFile:
-        raise UserError(f"{path} is cut short or is not a checkpoint; delete it to start again") from None
-    if damaged:
-        raise UserError(f"{path} is damaged: {damaged} fails its checksum; delete it to start again")
+    with files.opened(path) as file:
+        _check_archive(path, file)
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except Exception as error:  # of as many kinds as there are ways to damage a pickle
         raise UserError(f"{path} is refused: it holds more than tensors, numbers and texts") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of rl_lab or gen_lab")
+    if fault := _fault(state):
+        raise UserError(f"{path} is refused: {fault}; delete it to start again")
     return state
+
+
+def _check_archive(path: Path, file: BinaryIO) -> None:
+    """An archive as torch writes it, nothing in it packed, its checksums right. Raises UserError."""
+    size = file.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
+                sum(part.file_size for part in parts) > size
+            ):
+                raise UserError(f"{path} is refused: it unpacks to more than it is, as no checkpoint of ours does")
+            if any(part.filename.endswith("data.pkl") and part.file_size > LARGEST_INDEX for part in parts):
+                raise UserError(f"{path} is refused: its index is larger than {LARGEST_INDEX / 1e6:g} MB")
+            damaged = archive.testzip()  # torch does not compare the checksums of what it reads
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is cut short or is not a checkpoint; delete it to start again") from None
+    if damaged:
+        raise UserError(f"{path} is damaged: {damaged} fails its checksum; delete it to start again")
+
+
+def _fault(state: dict) -> str | None:
+    """What no run of ours would have written: impossible numbers, tensors larger than what is stored of them."""
+    for name, least in {"step": 0, "bytes": 0, "seconds": 0}.items():
+        value = state.get(name, least)
+        whole = isinstance(value, int) or (name == "seconds" and isinstance(value, float))
+        if isinstance(value, bool) or not whole or not least <= value < 2**62:
+            return f"{name}={str(value)[:40]} is impossible"
+    seen, left = set(), [state]
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            left += node.values()
+        elif isinstance(node, list | tuple | set):
+            left += node
+        elif isinstance(node, torch.Tensor) and (
+            node.layout is not torch.strided
+            or node.device.type == "meta"
+            or node.numel() * node.element_size() > node.untyped_storage().nbytes()
+        ):
+            return f"a tensor of {' x '.join(map(str, node.shape))} is not whole in it"
+    return None

@@ -33,7 +33,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         elif name == "train":
             return launch.train_together(prog, root, rest)
         elif name == "study" and rest[:1] == ["resume"]:
-            return launch.resume(prog, root, rest[1:])
+            return launch.resume_study(prog, root, rest[1:])
         else:
             launch.command(root, name, rest)
     except UserError as error:

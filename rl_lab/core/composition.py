@@ -11,10 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.settings import Natural, conform
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
+OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
+OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
 WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
+LONGEST_NAME = 120  # characters
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
@@ -23,6 +27,18 @@ def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
     return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))
+
+
+def folder_name(name: str) -> str:
+    """The name of a run, which is that of its folder under runs/ too. Raises UserError."""
+    name = str(name)
+    parts = name.split("/")
+    if name in ("", "None") or len(name) > LONGEST_NAME or not name.isprintable() or {"", ".", ".."} & set(parts):
+        shown = "".join(c if c.isprintable() else "?" for c in name)
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+        raise UserError(f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
+                        f"_, at most {LONGEST_NAME} of them")  # fmt: skip
+    return name
 
 
 def groups(root: str) -> list[str]:
@@ -81,19 +97,3 @@ def _nearest_folder(pattern: str) -> str:
     parent = Path(pattern).parent
     names = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     return nearest(pattern, names, listing=False)
-
-
-def read_config(folder: Path) -> DictConfig:
-    """The config of a run folder. Raises UserError where it is none, or could run code when composed."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    try:
-        cfg = OmegaConf.load(path)
-    except Exception as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
-    if not isinstance(cfg, DictConfig) or not {"name", "seed", "loop"} <= set(cfg):
-        raise UserError(f"{path} is not the config of a run")
-    if refused := {"hydra", "defaults"} & set(cfg):
-        raise UserError(f"{path} is refused: a run's config has no '{refused.pop()}'")
-    return cfg

@@ -1,55 +1,160 @@
 """One run of a composed config: held against the signatures, opened in its folder, gone through."""
 
+import importlib
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rl_lab.core.composition import GROUPS, conf_dir, groups
+from rl_lab.core import reading
+from rl_lab.core.composition import GROUPS, conf_dir, folder_name, groups
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.studies.jobs import Value
 
 
-def execute(cfg: DictConfig, prog: str, root: str, resuming: bool, trusted: bool = True) -> Value:
-    """One run: checked, recorded in its folder, gone through."""
-    from rl_lab.core import distributed, settings
-
+def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
+    """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now, by whoever runs it."""
     chosen = HydraConfig.get().runtime
     folder = Path(chosen.output_dir)
+    with _held(folder) as lock:
+        if not _follows():
+            _check_new(prog, folder)
+        _check_root(cfg, root)
+        _keep_what_runs(cfg, chosen.choices)
+        return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
+
+
+def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
+    """A run folder taken up again, `changes` made to its settings; whoever wrote it, its config is data."""
+    with _held(folder, made=False) as lock:
+        cfg = reading.config(folder, changes)
+        _check_root(cfg, root)
+        if "tracker" not in cfg:
+            raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
+        return _carry_out(cfg, folder.resolve(), prog, _parts(prog), lock)
+
+
+@contextmanager
+def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
+    """The folder belongs to this process before anything in it is judged. Whoever is refused removes nothing."""
+    from rl_lab.core import locks
+
+    if _follows():
+        yield None
+        return
+    if not made and not (folder / "config.yaml").exists():
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = locks.of_run(folder.absolute())
     try:
-        if not resuming:
-            if not distributed.rank():
-                _check_new(prog, folder)
-            _check_root(cfg, root)
-            _keep_what_runs(cfg, chosen.choices)
-        settings.check(cfg.loop, "loop", trusted=trusted and not resuming)
-        settings.check(cfg.tracker, "tracker", trusted=trusted and not resuming)
-        for key, hint in {"seed": settings.Natural, "threads": settings.Count}.items():
-            cfg[key] = settings.conform(key, cfg[key], hint)
-        for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():
-            cfg.checkpoint[key] = settings.conform(f"checkpoint.{key}", cfg.checkpoint[key], hint)
-        if not distributed.rank():
-            distributed.told(str(folder))
-        run = _open_run(cfg, folder)
-        shown = Path(os.path.relpath(folder))
-        try:
-            with run:
-                with distributed.in_turn():
-                    loop = hydra.utils.instantiate(cfg.loop, _partial_=True)
-                loop(run=run)
-        except KeyboardInterrupt:
-            again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
-            run.say(f"stopped; {prog} train run={shown}{again} goes on")
-            raise
-        run.say(f"finished: {shown}")
-        return objective(run.final)
+        yield lock
     except Exception:
-        if not distributed.rank() and folder.is_dir() and not any(folder.iterdir()):
+        if made and not any(folder.iterdir()):
             folder.rmdir()  # a mistake found before the first step leaves no litter behind
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Mapping | None, lock: int | None) -> Value:
+    """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
+    from rl_lab.core import devices, distributed, settings
+
+    device = devices.chosen(str(cfg.get("device", "auto")))
+    if parts is not None:
+        reading.refuse(reading.resolved(_plain(cfg) | {"device": device}), parts)
+    settings.check(cfg.loop, "loop")
+    settings.check(cfg.tracker, "tracker")
+    _check_values(cfg)
+    written = _plain(cfg)
+    resolved = reading.resolved(written | {"device": device})
+    if parts is not None:
+        reading.refuse(resolved, parts)
+    if not distributed.rank():
+        distributed.told(str(folder))
+    run = _open_run(written, resolved, folder, lock)
+    shown = Path(os.path.relpath(folder))
+    try:
+        with run:
+            with distributed.in_turn(), _fitting(folder, parts is not None):
+                loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
+            loop(run=run)
+    except KeyboardInterrupt:
+        again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
+        run.say(f"stopped; {prog} train run={shown}{again} goes on")
+        raise
+    run.say(f"finished: {shown}")
+    return objective(run.final)
+
+
+@contextmanager
+def _fitting(folder: Path, doubted: bool) -> Iterator[None]:
+    """In what a stranger put together, parts that do not fit are the stranger's mistake."""
+    try:
+        yield
+    except hydra.errors.InstantiationException as error:
+        if not doubted or isinstance(error.__cause__, UserError):
+            raise
+        raise UserError(f"{folder}/config.yaml names parts that do not fit together "
+                        f"({' '.join(str(error.__cause__ or error).split())[:160]})") from error  # fmt: skip
+
+
+def _follows() -> bool:
+    """Whether this process is a rank that another one leads."""
+    from rl_lab.core import distributed
+
+    return distributed.rank() > 0
+
+
+def _parts(prog: str) -> Mapping:
+    """What a run folder of this lab may call, as the lab declares it."""
+    return importlib.import_module(f"{prog.replace('-', '_')}.parts").PARTS
+
+
+def _plain(cfg: DictConfig) -> dict:
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
+def _written_out(cfg: DictConfig) -> DictConfig:
+    """References between settings stay, other interpolations (of a variable, of the time) become what they say now."""
+
+    def of(node: DictConfig | ListConfig) -> Any:
+        keys = node if isinstance(node, DictConfig) else range(len(node))
+        values = {}
+        for key in keys:
+            raw = node._get_node(key)
+            text = raw._value() if OmegaConf.is_interpolation(node, key) else None
+            if text is not None:
+                only_names = not reading.REFERENCE.sub("", text).count("${") and "\\$" not in text
+                values[key] = text if only_names else node[key]
+            elif OmegaConf.is_missing(node, key):
+                values[key] = "???"
+            else:
+                values[key] = of(node[key]) if OmegaConf.is_config(node[key]) else node[key]
+        return values if isinstance(node, DictConfig) else list(values.values())
+
+    return OmegaConf.create(of(cfg))
+
+
+def _check_values(cfg: DictConfig) -> None:
+    """The settings at the top, which belong to no call."""
+    from rl_lab.core import settings
+
+    cfg.name = folder_name(str(cfg.name))
+    for key, hint in {"seed": settings.Natural, "threads": settings.Threads}.items():
+        cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
+    checkpoint = cfg.get("checkpoint")
+    if not isinstance(checkpoint, DictConfig):
+        raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")
+    for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():
+        checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)
 
 
 def objective(final: dict[str, float]) -> Value:
@@ -75,28 +180,26 @@ def _check_new(prog: str, folder: Path) -> None:
         raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
 
 
-def _open_run(cfg: DictConfig, folder: Path):
+def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     import torch
 
-    from rl_lab.core import devices, distributed, run
+    from rl_lab.core import distributed, run
 
-    cfg.name = str(cfg.name)
-    written = OmegaConf.to_container(cfg, resolve=False) | {"name": cfg.name}
     order = ["name", "seed", "choices"]
-    written = {k: written[k] for k in order} | {k: v for k, v in written.items() if k not in order}
+    written = {k: written[k] for k in order if k in written} | {k: v for k, v in written.items() if k not in order}
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
-    device = devices.chosen(str(cfg.device))
-    cfg.device = device
-    torch.set_num_threads(cfg.threads)
-    names = {"name": cfg.name, **OmegaConf.to_container(cfg.choices), "seed": cfg.seed}
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    references = [k for k, v in written["loop"].items() if str(v[0] if isinstance(v, list) else v).startswith("${")]
-    resolved["loop"] = {k: v for k, v in resolved["loop"].items() if k not in references}
+    torch.set_num_threads(resolved["threads"])
+    names = {"name": resolved["name"], **(resolved.get("choices") or {}), "seed": resolved["seed"]}
+    first = lambda value: value[0] if isinstance(value, list) and value else value
+    references = [key for key, value in written["loop"].items() if str(first(value)).startswith("${")]
+    shown = resolved | {"loop": {k: v for k, v in resolved["loop"].items() if k not in references}}
+    checkpoint = resolved["checkpoint"]
     return run.Run(
-        folder, cfg.seed, device, names=names, config=resolved | processes,
-        written=OmegaConf.to_yaml(OmegaConf.create(written | processes)), tracker=hydra.utils.instantiate(cfg.tracker),
-        job_type=cfg.loop._target_.rsplit(".", 1)[-1], checkpoint_every=cfg.checkpoint.every,
-        max_memory_gb=cfg.checkpoint.max_memory_gb, upload=cfg.checkpoint.upload,
+        folder, resolved["seed"], resolved["device"], names=names, config=shown | processes,
+        written=OmegaConf.to_yaml(OmegaConf.create(written | processes)),
+        tracker=hydra.utils.instantiate(resolved["tracker"]), job_type=resolved["loop"]["_target_"].rsplit(".", 1)[-1],
+        checkpoint_every=checkpoint["every"], max_memory_gb=checkpoint["max_memory_gb"], upload=checkpoint["upload"],
+        lock=lock,
     )  # fmt: skip
 
 

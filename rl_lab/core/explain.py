@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -53,22 +53,11 @@ class plain_errors:
             options = (f"{group}={option}" for option in error.options)
             return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
         if "Could not override" in lines[0]:
-            return self._unknown(lines[0].split("'")[1])
+            groups = [g for g in GROUPS if (self.source / g).is_dir()]
+            return unknown(self._composed(), lines[0].split("'")[1], [*groups, *HYDRA])
         if type(error).__name__ == "OverrideParseException":
             return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
-
-    def _unknown(self, key: str) -> str:
-        """No such setting; or one that the signature has and the YAML leaves at its default."""
-        from rl_lab.core import settings
-
-        cfg = self._composed()
-        parent, _, name = key.rpartition(".")
-        target = OmegaConf.select(cfg, f"{parent}._target_") if parent else None
-        if target and name in inspect.signature(settings.locate(target)).parameters:
-            return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
-        known = [*flatten(cfg), *(g for g in GROUPS if (self.source / g).is_dir()), *HYDRA]
-        return f"no setting '{key}'{nearest(key, known)}"
 
     def _composed(self) -> DictConfig:
         """With the choices of groups alone, so that what was misspelt is not there."""
@@ -77,6 +66,20 @@ class plain_errors:
             return compose(self.source, self.config_name, groups)
         except HydraException:
             return compose(self.source, self.config_name, [])
+
+
+def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
+    """No such setting; or one that the signature has and the YAML leaves at its default."""
+    from rl_lab.core import settings
+
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if target and name in inspect.signature(settings.locate(target)).parameters:
+        return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
+    if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
+        return f"'{key}' is not in the YAML; write +{key}=... to add it"
+    return f"no setting '{key}'{nearest(key, [*flatten(cfg), *more])}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

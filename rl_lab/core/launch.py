@@ -11,9 +11,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl_lab.core.composition import compose, conf_dir, read_config, split
+from rl_lab.core.composition import compose, conf_dir, split
 from rl_lab.core.errors import UserError
-from rl_lab.core.execution import execute, finished
+from rl_lab.core.execution import begin, finished, go_on
 from rl_lab.core.explain import plain_errors
 from rl_lab.core.provenance import revision
 from rl_lab.core.studies.jobs import Value, sit
@@ -30,30 +30,41 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     folders, overrides = split(arguments)
     if len(folders) > 1:
         raise UserError(f"{prog} train resumes one run at a time, not {len(folders)}")
-    source, config_name = conf_dir(), root
+    sys.argv = [f"{prog} train", *arguments]
     if folders:
-        read_config(folders[0])
-        source, config_name = folders[0].resolve(), "config"
-        overrides += [f"hydra.run.dir={_quoted(str(folders[0]))}", "hydra.output_subdir=null",
-                      "hydra/job_logging=none", "hydra/hydra_logging=none"]  # fmt: skip
-    checked = partial(plain_errors, source, config_name, overrides)
+        return resume(prog, root, folders[0], overrides)
+    source = conf_dir()
+    checked = partial(plain_errors, source, root, overrides)
 
-    @hydra.main(version_base="1.3", config_path=str(source), config_name=config_name)
+    @hydra.main(version_base="1.3", config_path=str(source), config_name=root)
     def main(cfg: DictConfig) -> None:
         try:
             with checked():
-                execute(cfg, prog, root, resuming=bool(folders))
+                begin(cfg, prog, root)
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
 
     mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]
-    begin = lambda cfg: study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
-    with recording(begin, partial(job, prog=prog, root=root, source=source, ours=study is None)) as studies:
+    starting = lambda cfg: (
+        study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
+    )
+    with recording(starting, partial(job, prog=prog, root=root, ours=study is None)) as studies:
         code = _counted(prog, studies, checked, main)
     if mistakes:
         raise mistakes[0]
     return code
+
+
+def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
+    """Goes on with the run in a folder. Returns the exit code, raises UserError."""
+    if flags := [change for change in changes if change.startswith("-")]:
+        raise UserError(
+            f"{flags[0]} is for a new run; one that goes on takes settings such as loop.total_steps=100_000"
+        )
+    with plain_errors(conf_dir(), root, changes):
+        go_on(folder, changes, prog, root)
+    return 0
 
 
 def train_together(prog: str, root: str, arguments: list[str]) -> int:
@@ -67,7 +78,8 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
             raise UserError("torchrun is for one run in several processes, -m and study= are for several runs: "
                             "leave out one of them")  # fmt: skip
         if distributed.rank():
-            arguments = [*arguments, f"hydra.run.dir={_quoted(distributed.told())}"]
+            told = distributed.told()
+            arguments = arguments if split(arguments)[0] else [*arguments, f"hydra.run.dir={_quoted(told)}"]
         return train(prog, root, arguments)
 
 
@@ -93,7 +105,7 @@ def _counted(prog: str, studies: list[Study], checked: Callable, main: Callable)
     return max(codes, default=0)
 
 
-def resume(prog: str, root: str, arguments: list[str]) -> int:
+def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     """`study resume <folder>`: launches what the study misses, by its own command line; hydra.* may be given anew."""
     folders, overrides = split(arguments)
     if len(folders) != 1:
@@ -114,7 +126,6 @@ def job(
     cfg: DictConfig,
     prog: str,
     root: str,
-    source: Path,
     ours: bool,  # whether the settings were typed just now, or read from a study.yaml that may be a stranger's
     study: Study,
     launcher: int,
@@ -127,10 +138,10 @@ def job(
     sys.argv = [f"{prog} train", *overrides]  # what would do this job alone
 
     def work(begun: bool) -> Value:
-        with plain_errors(source, root, overrides):
+        with plain_errors(conf_dir(), root, overrides):
             if begun and (folder / "config.yaml").exists():
-                return finished(folder) or execute(read_config(folder), prog, root, resuming=True)
-            return execute(cfg, prog, root, resuming=False, trusted=ours or "_target_" not in " ".join(overrides))
+                return finished(folder) or go_on(folder, [], prog, root)
+            return begin(cfg, prog, root, trusted=ours)
 
     number = int(chosen.job.name.rpartition("-")[2])
     value = sit(study, number, folder, prog, work, launcher)

@@ -53,6 +53,7 @@ class Run:
         checkpoint_every: float = 60.0,  # seconds
         max_memory_gb: float = 2.0,  # a larger replay is left out of the checkpoint and refilled
         upload: bool = False,  # the last checkpoint goes to W&B as an artifact
+        lock: int | None = None,  # of the folder, where the caller holds it already
     ):
         self.dir, self.seed, self.device = Path(dir), seed, torch.device(device)
         self.names, self.config, self._written = names, config, written
@@ -65,13 +66,14 @@ class Run:
         self._seconds_before, self._bytes = self._saved.get("seconds", 0.0), self._saved.get("bytes", 0)
         self._rows = None  # until `begin`: a mistake found before leaves an earlier run's files as they are
         self._signal, self._accord = None, distributed.Accord()
+        self._held_by_caller = lock is not None
 
     # -- opening and closing
 
     def __enter__(self) -> "Run":
         """Raises UserError where another process trains in this folder."""
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = locks.of_run(self.dir) if self.leads else None
+        self._lock = locks.of_run(self.dir) if self.leads and not self._held_by_caller else None
         self._start = self._saved_at = self._refilled_at = time.monotonic()
         self._tokens = float(ROWS_AT_ONCE)
         self._attend()

@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -29,11 +29,14 @@ class Bound(NamedTuple):
         return self.low <= x <= self.high and not (self.above and x == self.low)
 
     def __str__(self) -> str:
+        if self.low == -math.inf:
+            return f"at most {self.high:g}"
         low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
         return low if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
 
 
 Count = Annotated[int, Bound(1)]
+Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
 Natural = Annotated[int, Bound(0)]
 Positive = Annotated[float, Bound(0, above=True)]
 NonNegative = Annotated[float, Bound(0)]
@@ -41,29 +44,22 @@ Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weig
 
 # Bounds for calls into other libraries, whose annotations carry none.
 FOREIGN = {"lr": Positive, "learning_rate": Positive, "gamma": Unit, "eps": NonNegative, "batch_size": Count}
+ADDED = {"": {"runs", "changes"}, "loop": {"run"}, "tracker": {"name", "job_type", "config"}}  # by those who call them
 RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OURS = ("rl_lab.", "gen_lab.")
-# Of ours, what starts runs or writes files.
-OUTWARD = ("rl_lab.core.", "rl_lab.__main__.", "rl_lab.evaluate.", "rl_lab.render.", "rl_lab.looking.",
-           "rl_lab.record.", "rl_lab.stage.", "rl_lab.scenes.", "rl_lab.watch.", "rl_lab.keyboard.",
-           "gen_lab.__main__.", "gen_lab.commands.", "gen_lab.comparison.", "gen_lab.data.cache.", "gen_lab.latents.",
-           "gen_lab.loading.", "gen_lab.pictures.")  # fmt: skip
 
 
-def check(node: DictConfig, path: str = "", trusted: bool = True) -> None:
+def check(node: DictConfig, path: str = "") -> None:
     """Holds the call at `node`, and every call inside it, against its signature; mends 1e6 to 1000000 in place.
 
-    With `trusted=False` (a config read back from a run folder) only what the labs themselves, torch's layers and
-    optimizers, and Stable-Baselines3's algorithms define may be called. Raises UserError.
+    Raises UserError. The calls are imported for that: a config from a run
+    folder goes through reading.refuse first.
     """
     target = node.get("_target_")
     if target is None:
         for key in node:
-            _check_value(node[key], _join(path, key), trusted)
+            _check_value(node[key], _join(path, key))
         return
-    if not trusted and not allowed(target):
-        raise UserError(f"{path}._target_={target} is refused: a run folder may call only rl_lab, gen_lab, torch.nn, "
-                        "torch.optim and stable_baselines3")  # fmt: skip
     call = locate(target)
     parameters = inspect.signature(call).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -72,26 +68,39 @@ def check(node: DictConfig, path: str = "", trusted: bool = True) -> None:
     for key in node:
         where = _join(path, key)
         if key in RESERVED:
-            _check_value(node[key], where, trusted)
+            _check_value(node[key], where)
             continue
         if key not in parameters and not open_ended:
             raise UserError(f"no setting '{where}'{nearest(where, (_join(path, p) for p in parameters))}")
         reference = re.fullmatch(r"\$\{(\w+)\}", str(written[key]))
         value = node[key]
-        _check_value(value, reference[1] if reference else where, trusted)
-        if not isinstance(value, DictConfig):
+        _check_value(value, reference[1] if reference else where)
+        if not isinstance(value, DictConfig) or "_target_" not in value:
             mended = conform(where, value, hints.get(key))
             if mended is not value and not reference:
                 node[key] = mended
+    for name in parameters if "_args_" not in node else ():
+        if (
+            name not in node
+            and name not in ADDED.get(path, ())
+            and _is_needed(parameters[name], bool(node.get("_partial_")))
+        ):
+            raise UserError(f"{_join(path, name)} is missing; give it a value: +{_join(path, name)}=...")
 
 
-def _check_value(value: Any, path: str, trusted: bool) -> None:
+def _is_needed(parameter: inspect.Parameter, partial: bool) -> bool:
+    """Whether a config must give it: whoever completes a partial call adds what comes before the *."""
+    kinds = {parameter.KEYWORD_ONLY} if partial else {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    return parameter.default is parameter.empty and parameter.kind in kinds
+
+
+def _check_value(value: Any, path: str) -> None:
     """Hydra calls a `_target_` wherever it meets one: in lists and in `_args_` too."""
     if isinstance(value, DictConfig):
-        check(value, path, trusted)
+        check(value, path)
     elif isinstance(value, ListConfig):
         for i, item in enumerate(value):
-            _check_value(item, f"{path}[{i}]", trusted)
+            _check_value(item, f"{path}[{i}]")
 
 
 def _join(path: str, key: str) -> str:
@@ -118,18 +127,6 @@ def locate(target: str) -> Callable:
     raise UserError(f"no {target}: no module {parts[0]}")
 
 
-def allowed(target: str) -> bool:
-    """Whether a config from a stranger may call `target`: judged by where it is at home, not by the path alone."""
-    if not target.startswith((*OURS, "torch.optim.", "torch.nn.", "stable_baselines3.")):
-        return False
-    found = locate(target)
-    home = f"{getattr(found, '__module__', '')}."
-    if home.startswith(OURS):
-        return home == "rl_lab.core.tracking." or not home.startswith(OUTWARD)
-    bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
-    return home.startswith(("torch.", "stable_baselines3.")) and bool(bases & {"Module", "Optimizer", "BaseAlgorithm"})
-
-
 def _hints(call: Callable) -> dict[str, Any]:
     if not call.__module__.startswith(OURS):
         return FOREIGN
@@ -151,9 +148,20 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         if value is None and type(None) in arguments:
             return value
         options = [a for a in arguments if a is not type(None)]
-        return conform(path, value, options[0]) if len(options) == 1 else value
-    if origin is collections.abc.Callable and not isinstance(value, Mapping | DictConfig):
-        raise UserError(f"{path}={value} is impossible: it must be a call, a mapping with _target_")
+        return conform(path, value, options[0]) if len(options) == 1 else _any_of(path, value, options)
+    if origin is collections.abc.Callable and not (isinstance(value, Mapping | DictConfig) and "_target_" in value):
+        raise UserError(f"{path}={_shown(value)} is impossible: it must be a call, a mapping with _target_")
+    if origin in (collections.abc.Sequence, list) or hint in (collections.abc.Sequence, list):
+        if not isinstance(value, list | tuple | ListConfig):
+            raise UserError(f"{path}={_shown(value)} is impossible: it must be a list, such as [64,64]")
+        items = [conform(f"{path}[{i}]", item, arguments[0] if arguments else None) for i, item in enumerate(value)]
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    if origin in (collections.abc.Mapping, dict) or hint in (collections.abc.Mapping, dict):
+        if not isinstance(value, Mapping | DictConfig):
+            raise UserError(f"{path}={_shown(value)} is impossible: it must be a mapping, such as {{name: 1}}")
+        for key in value if len(arguments) == 2 else ():
+            conform(f"{path}.{key}", value[key], arguments[1])
+        return value
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{path}={value} is not a choice{nearest(value, arguments)}")
@@ -165,7 +173,24 @@ def conform(path: str, value: Any, hint: Any) -> Any:
     wanted = {int: int, float: int | float, bool: bool, str: str}.get(hint)
     if wanted and (not isinstance(value, wanted) or (hint is not bool and isinstance(value, bool))):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise UserError(f"{path}={'null' if value is None else value} is impossible: it must be {words[hint]}")
+        raise UserError(f"{path}={_shown(value)} is impossible: it must be {words[hint]}")
     if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{path}=nan is impossible: it must be a number")
     return value
+
+
+def _any_of(path: str, value: Any, options: Sequence[Any]) -> Any:
+    """As the first of the options that takes it. Raises UserError, of the first, where none does."""
+    faults = []
+    for option in options:
+        try:
+            return conform(path, value, option)
+        except UserError as fault:
+            faults.append(fault)
+    raise faults[0]
+
+
+def _shown(value: Any) -> str:
+    """As it would be typed, in one line."""
+    text = "null" if value is None else " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -3,6 +3,7 @@
 import html
 import io
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,8 @@ from rl_lab.core.errors import UserError
 from rl_lab.looking.panels import side_by_side
 
 HOST = "127.0.0.1"
+LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}  # names that no page of another machine has
+LONGEST_KEY, PATIENCE, VIEWERS = 32, 10.0, 32  # bytes, seconds of a silent viewer, requests at once
 PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>{title}</title>
@@ -22,15 +25,15 @@ PAGE = """<!doctype html>
           background: #e9ebef; color: #6e7781; font: 14px system-ui, sans-serif }}
   img {{ max-width: 98vw; max-height: 90vh; border-radius: 6px; box-shadow: 0 2px 12px #0003 }}
 </style>
-<img id="picture" src="/frames" alt="{title}">
+<img id="picture" src="frames" alt="{title}">
 <p>{foot}</p>
 <script>
   const picture = document.getElementById("picture")
-  picture.onerror = () => setTimeout(() => picture.src = "/frames?" + Date.now(), 1000)
+  picture.onerror = () => setTimeout(() => picture.src = "frames?" + Date.now(), 1000)
   addEventListener("keydown", event => {{
     if ({listens} && !event.ctrlKey && !event.metaKey && !event.altKey) {{
       event.preventDefault()
-      fetch("/key", {{ method: "POST", body: event.key }})
+      fetch("key", {{ method: "POST", body: event.key }})
     }}
   }})
 </script>
@@ -39,13 +42,17 @@ KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left",
 
 
 class Browser:
-    """Shows the newest picture to every viewer; one that is slow, or gone, holds up nobody."""
+    """Shows the newest picture to every viewer; one that is slow, or gone, holds up nobody.
+
+    Only who was told the page's address sees it or presses keys: a token is part of it, which other pages and other
+    users of this machine cannot know.
+    """
 
     fps = float("inf")
 
     def __init__(self, title: str, draw: Callable, *, port: int = 0, foot: str = "", listens: bool = False):
         """`draw(player)` makes what draws the moments of a player; `foot` stands below the pictures."""
-        self.draw, self.wanted = draw, port
+        self.draw, self.wanted, self.token = draw, port, secrets.token_urlsafe(16)
         words = dict(title=html.escape(title), foot=html.escape(foot), listens=str(listens).lower())
         self.page = PAGE.format(**words).encode()
         self._keys, self._turn = queue.SimpleQueue(), threading.Condition()
@@ -59,7 +66,7 @@ class Browser:
             raise UserError(f"port={self.wanted} cannot be had ({reason}); port=0 picks a free one") from error
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
-        print(f"http://{HOST}:{self.port}/", flush=True)
+        print(f"http://{HOST}:{self.port}/{self.token}/", flush=True)
         return self
 
     def __exit__(self, *error) -> None:
@@ -101,6 +108,23 @@ class Browser:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *address_and_handler):
+        super().__init__(*address_and_handler)
+        self._places = threading.BoundedSemaphore(VIEWERS)
+
+    def process_request(self, request, client_address) -> None:
+        """Beyond so many at once, a viewer is turned away."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
     def handle_error(self, request, client_address) -> None:
         """A viewer that left in the middle of a picture is no fault."""
 
@@ -108,24 +132,46 @@ class Server(ThreadingHTTPServer):
 class Viewer(BaseHTTPRequestHandler):
     """One request of one viewer."""
 
+    timeout = PATIENCE
+
     def __init__(self, screen: Browser, *request):
         self.screen = screen
         super().__init__(*request)
 
     def do_GET(self) -> None:
-        match self.path.partition("?")[0]:
-            case "/":
+        match self._asked():
+            case "":
                 self._answer(200, "text/html; charset=utf-8", self.screen.page)
-            case "/frames":
+            case "frames":
                 self._stream()
+            case None:
+                self._answer(403, "text/plain", b"open the address that was printed, with its token\n")
             case _:
                 self._answer(404, "text/plain", b"")
 
     def do_POST(self) -> None:
-        if self.path != "/key":
+        """A key that the page sends; of another page's request nothing is read."""
+        asked, length = self._asked(), self.headers.get("Content-Length", "")
+        if asked is None or self.headers.get("Origin", self._own_origin) != self._own_origin:
+            return self._answer(403, "text/plain", b"")
+        if asked != "key":
             return self._answer(404, "text/plain", b"")
-        self.screen.press(self.rfile.read(min(32, int(self.headers.get("Content-Length", 0)))).decode(errors="replace"))
+        if not (length.isascii() and length.isdigit() and int(length[:6]) <= LONGEST_KEY):
+            return self._answer(400, "text/plain", b"")
+        if key := self.rfile.read(int(length)).decode(errors="replace"):
+            self.screen.press(key)
         self._answer(204, "text/plain", b"")
+
+    def _asked(self) -> str | None:
+        """What of the page is asked for; None where the token is missing, or the name is none of this machine's own."""
+        _, token, *rest = [*self.path.partition("?")[0].split("/", 2), ""]
+        name, _, port = self.headers.get("Host", "").rpartition(":")
+        is_ours = secrets.compare_digest(token.encode(), self.screen.token.encode())
+        return "/".join(rest[:-1]) if is_ours and name in LOOPBACK and port.isdigit() else None
+
+    @property
+    def _own_origin(self) -> str:
+        return f"http://{self.headers.get('Host', '')}"
 
     def _stream(self) -> None:
         """A browser draws a part when the boundary after it arrives, so that it is sent at once."""
@@ -144,7 +190,10 @@ class Viewer(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
         self.end_headers()
         self.wfile.write(body)
+        self.close_connection = True
 
     def log_message(self, *words) -> None: ...

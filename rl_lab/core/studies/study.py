@@ -28,6 +28,7 @@ STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
 # Of a recorded command line, what is done again unasked: settings of a run, and who launches the jobs.
 REPLAYED = re.compile(r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
                       r"|hydra\.(launcher|sweeper)\.(n_jobs|n_trials|max_batch_size|params\..*)=.*")  # fmt: skip
+WORDS = re.compile(r"[\w ,.()\[\]'\"+:*-]*")  # the value of a setting without dots may be the name of a file in conf/
 
 
 class Job(NamedTuple):
@@ -86,7 +87,7 @@ class Study:
         """The recorded arguments that are followed unasked: none that Hydra could be made to run code by."""
         of_launcher = ("hydra/launcher", "hydra.launcher")
         return [a for a in self.about["arguments"]
-                if REPLAYED.fullmatch(a) and not (another_launcher and a.startswith(of_launcher))]  # fmt: skip
+                if _is_followed(a) and not (another_launcher and a.startswith(of_launcher))]  # fmt: skip
 
     # -- jobs
 
@@ -164,6 +165,13 @@ class Study:
         """Of this machine, those whose job runs."""
         running = [job.process for job in self.jobs() if job.state == "running" and job.process]
         return [pid for host, pid in running if host == socket.gethostname()]
+
+
+def _is_followed(argument: str) -> bool:
+    """Not what looks up variables (`$`), puts a config elsewhere (`@`), or chooses a file by its path."""
+    key, _, value = argument.partition("=")
+    by_name = "." in key or (WORDS.fullmatch(value) and ".." not in value)
+    return bool(REPLAYED.fullmatch(argument) and "$" not in argument and "@" not in key and by_name)
 
 
 def runs_of(folders: list[Path]) -> list[Path]:

@@ -1,0 +1,32 @@
+"""What experiments of gen_lab are made of: all that a run folder may call, whoever wrote it."""
+
+from rl_lab.core.parts import TORCH, parts
+
+CODERS = "mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"
+
+PARTS = {
+    **TORCH,
+    **parts("gen_lab.fit", "fit"),
+    **parts("gen_lab.data", "digits", "mnist", "fashion_mnist", "cifar10", "folder", "npz", "recorded", "xor_chain",
+            "ising", "gaussian_ring"),
+    **parts("gen_lab.models.independent", "Independent"),
+    **parts("gen_lab.models.bernoulli_mixture", "BernoulliMixture"),
+    **parts("gen_lab.models.autoregressive", "Autoregressive"),
+    **parts("gen_lab.models.pixelcnn", "PixelCNN"),
+    **parts("gen_lab.models.gated_pixelcnn", "GatedPixelCNN"),
+    **parts("gen_lab.models.pixelrnn", "PixelRNN", "RowLSTM", "DiagonalBiLSTM"),
+    **parts("gen_lab.models.pixelcnnpp.network", "PixelCNNPP"),
+    **parts("gen_lab.models.vae", "VAE", *CODERS),  # older run folders have the coders from here
+    **parts("gen_lab.models.autoencoder", "Autoencoder"),
+    **parts("gen_lab.models.vqvae", "VQVAE", "vq_encoder", "vq_decoder"),
+    **parts("gen_lab.models.gan.learner", "GAN"),
+    **parts("gen_lab.models.gan.networks", "mlp_generator", "mlp_discriminator", "dcgan_generator",
+            "dcgan_discriminator"),
+    **parts("gen_lab.coders", *CODERS, "residual_encoder", "residual_decoder", "world_models_encoder",
+            "world_models_decoder"),
+    **parts("gen_lab.codebook", "Codebook"),
+    **parts("gen_lab.causal.heads", "softmax", "LogisticMixture"),
+    **parts("gen_lab.likelihoods", "Bernoulli", "CrossEntropy", "Categorical", "DiscretisedLogistic", "Gaussian"),
+    **parts("gen_lab.judging", "Judge", "nothing"),
+    **parts("gen_lab.judging.features", "classifier", "random", "inception"),
+}  # fmt: skip

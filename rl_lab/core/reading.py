@@ -1,0 +1,264 @@
+"""A run folder's config as plain data, whoever wrote it: nothing in it is composed, looked up or called.
+
+config.yaml is one YAML mapping without anchors, tags or directives of Hydra. `${env}` and `${env.size}` stand for the
+settings of those names; there is no other interpolation, neither of the environment's variables nor of files. What is
+built from a config is the object that `resolved` returns and `refuse` has looked through, and no other.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rl_lab.core import conf_dir, files
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.parts import Judge
+
+LARGEST = 1_000_000  # bytes
+DEEPEST, MOST, LONGEST = 32, 20_000, 4_000_000  # levels, values, and characters once every reference is followed
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
+HYDRAS = {"hydra", "defaults"}
+CALLS = {"_target_", "_partial_", "_convert_"}  # of the keys by which Hydra calls, those that a run folder may hold
+PLACES = {"root"}  # settings that say where files are written: a cache of the folder's choice is not followed
+NAMES = "project", "entity", "group", "tags", "notes", "mode"  # what of a tracker is followed
+
+
+def plain(path: Path) -> dict:
+    """The mapping in a YAML file; its references stand as they are. Raises UserError or FileNotFoundError."""
+    with files.opened(path, LARGEST) as file:
+        text = file.read().decode(errors="replace")
+    if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
+        raise UserError(f"{path} is refused: '# @package' is for the files of conf/, and a run's config has none")
+    try:
+        _look_through(text, path)
+        config = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the config of a run")
+    return config
+
+
+def _look_through(text: str, path: Path) -> None:
+    """Event by event, before anything is built of it. Raises UserError."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, LOADER)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST or count > MOST:
+            raise UserError(f"{path} is refused: more than {MOST:,} values, or {DEEPEST} levels, are no run's config")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise UserError(f"{path} is refused: a run's config has no anchors (&) and aliases (*)")
+        if (tag := getattr(event, "tag", None)) and tag not in ("!", "tag:yaml.org,2002:str"):
+            raise UserError(f"{path} is refused: a run's config has no tags, such as {tag}")
+        if isinstance(event, yaml.ScalarEvent):
+            _plain_references(event.value, path)
+
+
+def _plain_references(text: str, path: Path) -> None:
+    rest = REFERENCE.sub("", text)
+    if "${" in rest or re.search(r"\\\$\{", text):
+        shown = " ".join(text.split())[:80]
+        raise UserError(f"{path} is refused: {shown!r} is more than the name of a setting, such as ${{env.size}}")
+
+
+def config(folder: Path, changes: Sequence[str] = ()) -> DictConfig:
+    """What a run folder holds, with `changes` (agent.gamma=0.9, +key=value, ~key) made to it.
+
+    The folder stays as it is. Of its tracker only names are followed. Raises UserError.
+    """
+    path = folder / "config.yaml"
+    try:
+        found = plain(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml") from None
+    if refused := HYDRAS & set(found):
+        raise UserError(f"{path} is refused: a run's config has no '{sorted(refused)[0]}'")
+    if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
+        raise UserError(f"{path} is not the config of a run")
+    if "tracker" in found:
+        found["tracker"] = _tracker(found["tracker"], path)
+    for setting, place in _places(found):
+        print(
+            f"{path} says {setting}={place}, which is not followed unasked; {setting}=... follows it", file=sys.stderr
+        )
+    cfg = changed(OmegaConf.create(found), changes)
+    for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
+        _plain_references(value, path)
+    return cfg
+
+
+def _tracker(found: Any, path: Path) -> dict:
+    """The tracker of that name as conf/ has it, and the names that the folder gives to its runs."""
+    target = str(found.get("_target_")) if isinstance(found, dict) else str(found)
+    kinds = {tracker["_target_"]: tracker for tracker in map(plain, sorted((conf_dir() / "tracker").glob("*.yaml")))}
+    if target not in kinds:
+        raise UserError(f"{path} is refused: tracker._target_={target} is not one of {', '.join(kinds)}")
+    kind = kinds[target]
+    return kind | {name: found[name] for name in NAMES if name in found and name in kind and _is_name(found[name])}
+
+
+def _is_name(value: Any) -> bool:
+    return value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_name, value)))
+
+
+def _places(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Takes them out of the config, and returns them with their values."""
+    if isinstance(node, list):
+        return [found for i, value in enumerate(node) for found in _places(value, f"{path}[{i}]")]
+    if not isinstance(node, dict):
+        return []
+    here = {key: f"{path}.{key}" if path else str(key) for key in node}
+    taken = [(here[key], node[key]) for key in node if key in PLACES and node[key] is not None]
+    node.update(dict.fromkeys(PLACES & set(node)))
+    return taken + [found for key, value in node.items() for found in _places(value, here[key])]
+
+
+def _texts(node: Any) -> Iterable[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
+
+
+# -- what is typed beside a run folder
+
+
+def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
+    """`cfg` with Hydra's overrides of single settings made to it. Raises UserError."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(changes))
+    except HydraException as error:
+        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
+    OmegaConf.set_struct(cfg, True)
+    for override in parsed:
+        key, value = override.key_or_group, None if override.is_delete() else override.value()
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
+        if key.startswith("hydra") or override.package is not None:
+            raise UserError(f"{override.input_line} is for a new run; one that goes on keeps its folder and takes "
+                            "settings such as loop.total_steps=100_000")  # fmt: skip
+        if key == "tracker" and isinstance(value, str):
+            with_names = cfg.get("tracker") or {}
+            cfg["tracker"] = _chosen_tracker(value, with_names)
+            continue
+        _change(cfg, override, key, value)
+    OmegaConf.set_struct(cfg, False)
+    return cfg
+
+
+def _chosen_tracker(name: str, before: DictConfig) -> dict:
+    known = {path.stem: path for path in (conf_dir() / "tracker").glob("*.yaml")}
+    if name not in known:
+        raise UserError(f"no choice '{name}' for tracker{nearest(f'tracker={name}', (f'tracker={n}' for n in known))}")
+    kind = plain(known[name])
+    return kind | {key: before[key] for key in NAMES if key in kind and key in before}
+
+
+def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
+    from rl_lab.core.explain import unknown
+
+    parent, _, last = key.replace("/", ".").rpartition(".")
+    try:
+        there = OmegaConf.select(cfg, parent) if parent else cfg
+        known = isinstance(there, DictConfig) and last in there
+        if not known and not override.is_add():
+            raise UserError(unknown(cfg, key))
+        if override.is_delete():
+            OmegaConf.set_struct(there, False)
+            del there[last]
+            OmegaConf.set_struct(there, None)
+        elif known and isinstance(there._get_node(last), DictConfig) and not isinstance(value, dict) \
+                and not OmegaConf.is_interpolation(there, last):  # fmt: skip
+            raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
+                            f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
+        else:
+            OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_add())
+    except OmegaConfBaseException as error:
+        raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from error
+
+
+# -- what is built
+
+
+def resolved(config: dict) -> dict:
+    """Every reference replaced by a copy of what it names. Raises UserError where one names nothing, or itself."""
+    spent = [0, 0]  # values, characters
+
+    def of(node: Any, path: str, trail: tuple[str, ...]) -> Any:
+        spent[0] += 1
+        if isinstance(node, str):
+            spent[1] += len(node)
+        if spent[0] > MOST or spent[1] > LONGEST:
+            raise UserError(f"the config grows beyond {MOST:,} values by its references; no run is that large")
+        if isinstance(node, dict):
+            return {key: of(value, f"{path}.{key}" if path else str(key), trail) for key, value in node.items()}
+        if isinstance(node, list):
+            return [of(value, f"{path}[{i}]", trail) for i, value in enumerate(node)]
+        if not isinstance(node, str) or "$" not in node:
+            if node == "???":
+                raise UserError(f"{path} has no default; give it a value: {path}=...")
+            return node
+        if found := REFERENCE.fullmatch(node):
+            return of(named(found[1], path, trail), path, (*trail, found[1]))
+        text = REFERENCE.sub(lambda found: str(of(named(found[1], path, trail), path, (*trail, found[1]))), node)
+        if "${" in text:
+            raise UserError(f"{path}={' '.join(text.split())[:80]} is refused: it is more than the name of a setting, "
+                            "such as ${env.size}")  # fmt: skip
+        return text
+
+    def named(name: str, path: str, trail: tuple[str, ...]) -> Any:
+        if name in trail:
+            raise UserError(f"{path} refers to itself, by ${{{name}}}")
+        node: Any = config
+        for i, part in enumerate(parts := name.split(".")):
+            if i and isinstance(node, str) and (found := REFERENCE.fullmatch(node)):
+                node = named(found[1], path, (*trail, name))
+            if not isinstance(node, dict) or part not in node:
+                raise UserError(f"{path} refers to ${{{name}}}, and there is no setting {'.'.join(parts[: i + 1])}")
+            node = node[part]
+        return node
+
+    return of(config, "", ())
+
+
+def refuse(config: dict, parts: Mapping[str, Judge]) -> None:
+    """Raises UserError where anything in a `resolved` config would call what is not among `parts`.
+
+    What is called and what it is given are judged by the very text that stands there; the tracker is not of the folder.
+    """
+    for key in sorted(config.keys() - {"tracker"}, key=lambda key: key == "loop"):
+        _refuse(config[key], str(key), parts)
+
+
+def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
+    if isinstance(node, list):
+        for i, value in enumerate(node):
+            _refuse(value, f"{path}[{i}]", parts)
+    if not isinstance(node, dict):
+        return
+    target = node.get("_target_")
+    if "_target_" in node and not (isinstance(target, str) and target in parts):
+        raise UserError(f"{path}._target_={target} is refused: a run folder may call only rl_lab, gen_lab, torch.nn, "
+                        "torch.optim and stable_baselines3")  # fmt: skip
+    for key, value in node.items():
+        _refuse(value, f"{path}.{key}", parts)
+        if not isinstance(key, str | int | float | bool) or (
+            re.fullmatch(r"_\w*_", str(key)) and (key not in CALLS or "_target_" not in node)
+        ):
+            raise UserError(f"{path}.{key} is refused in a run folder; delete it")
+    if "_target_" in node and (judge := parts[target]):
+        for key in node.keys() - CALLS:
+            if reason := judge(key, node[key]):
+                raise UserError(f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: "
+                                f"{reason}")  # fmt: skip

@@ -1,0 +1,90 @@
+"""What experiments of rl_lab are made of: all that a run folder may call, whoever wrote it."""
+
+import re
+from typing import Any
+
+from rl_lab.core.parts import TORCH, parts, plain_numbers, word
+
+
+def of_gymnasium(key: str, value: Any) -> str | None:
+    """An environment known by its name. `module:Name` would import a module, and a path among the options be read."""
+    if key == "id" and not re.fullmatch(r"(?!rl_lab/)([\w.-]+/)?[\w.-]+", str(value)):
+        return "it must be the name of a Gymnasium environment, such as CartPole-v1; ours have an env= of their own"
+    if key == "options":
+        return _options(value)
+    return None
+
+
+def _options(value: Any) -> str | None:
+    if isinstance(value, dict):
+        if odd := {str(key) for key in value} & {"wrappers", "vector_kwargs", "world", "entry_point", "render_mode"}:
+            return f"'{sorted(odd)[0]}' is no option of an environment"
+        return next((reason for item in value.values() if (reason := _options(item))), None)
+    if isinstance(value, list):
+        return next((reason for item in value if (reason := _options(item))), None)
+    return "an option may be a name, and no path" if isinstance(value, str) and not word(value) else None
+
+
+def of_sb3(key: str, value: Any) -> str | None:
+    """Numbers, the policy by its name, and layers; not an env, a place for logs or the class of a buffer."""
+    if key == "policy" or isinstance(value, str):
+        known = key in ("policy", "train_freq", "learning_rate") and word(value)
+        return None if known else "it must be a number, or a policy's name"
+    if key == "policy_kwargs" and isinstance(value, dict):
+        return next((reason for k, v in value.items() if (reason := _policy_kwargs(k, v))), None)
+    if isinstance(value, dict | list) and key != "train_freq":
+        return "it must be a number"
+    return None
+
+
+def _policy_kwargs(key: str, value: Any) -> str | None:
+    if isinstance(value, dict) and "_target_" not in value and key in ("net_arch", "optimizer_kwargs"):
+        return next((reason for v in value.values() if (reason := plain_numbers(key, v))), None)
+    return None if isinstance(value, dict) and "_target_" in value else plain_numbers(key, value)
+
+
+PARTS = {
+    **TORCH,
+    # loops
+    **parts("rl_lab.loops", "train", "plan"),
+    **parts("rl_lab.crew", "train"),
+    **parts("rl_lab.seeds", "train"),
+    **parts("rl_lab.fitted", "fit_q"),
+    **parts("rl_lab.baselines.sb3", "train_sb3"),
+    # worlds
+    **parts("rl_lab.envs.mdp", "MDPEnv"),
+    **parts("rl_lab.envs.gridworld", "gridworld"),
+    **parts("rl_lab.envs.mazes", "maze", "scattered"),
+    **parts("rl_lab.envs.classics", "short_corridor", "gambler", "car_rental"),
+    **parts("rl_lab.envs.tables", "file_env", "mdp_file"),
+    **parts("rl_lab.envs.tables", "toy_text", "toy_text_env", judge=of_gymnasium),
+    **parts("rl_lab.envs.gym", "Gym", judge=of_gymnasium),
+    **parts("rl_lab.envs.atari", "Atari"),
+    **parts("rl_lab.envs.collect", "Collect"),
+    # planners
+    **parts("rl_lab.planning", "value_iteration", "q_iteration", "policy_iteration", "modified_policy_iteration",
+            "policy_evaluation", "prioritised_sweeping", "linear_programming", "finite_horizon"),
+    # agents and what they are composed of
+    **parts("rl_lab.agents.dqn", "DQN"),
+    **parts("rl_lab.agents.a2c", "A2C"),
+    **parts("rl_lab.agents.ppo", "PPO"),
+    **parts("rl_lab.agents.q_learning", "QLearning"),
+    **parts("rl_lab.agents.actor_critic", "ActorCritic"),
+    **parts("rl_lab.agents.reinforce", "Reinforce", "Nothing", "RunningMean", "Value"),
+    **parts("rl_lab.agents.fitted_q", "LeastSquares", "ExtraTrees", "Network"),
+    **parts("rl_lab.agents.collectors", "Greedy", "Optimal"),
+    **parts("rl_lab.agents.random", "Random"),
+    **parts("rl_lab.agents.vpn.learner", "VPN"),
+    **parts("rl_lab.agents.vpn.model", "ValuePrediction", "GridEncoder", "FrameEncoder", "VectorEncoder"),
+    **parts("rl_lab.agents.vpn.baselines", "ActionValue", "ObservationPrediction"),
+    **parts("rl_lab.agents.vpn.replay", "Rollouts"),
+    **parts("rl_lab.values", "Mean", "Categorical", "Quantiles"),
+    **parts("rl_lab.networks", "linear", "mlp", "nature_cnn"),
+    **parts("rl_lab.features", "tiles", "constant"),
+    **parts("rl_lab.exploration", "Linear"),
+    **parts("rl_lab.memory", "Replay", "Priorities"),
+    **parts("rl_lab.optimizers", "RMSpropTF", "CentredRMSprop"),
+    **parts("gen_lab.encoding", "Encoded"),  # a trained autoencoder as an agent's eyes: read as a run folder, too
+    **parts("stable_baselines3", "A2C", "DQN", "PPO", judge=of_sb3),
+    **parts("stable_baselines3.common.sb2_compat.rmsprop_tf_like", "RMSpropTFLike", judge=plain_numbers),
+}  # fmt: skip

@@ -61,15 +61,15 @@ def load(
     agent.eval_depth=5. Nothing of the config is called before all of it is checked, and of the checkpoint only the
     agent is used, without its memory. Raises UserError.
     """
-    cfg, path = reading.config(folder, changes), folder / "checkpoint.pt"
-    kind = str(cfg.loop.get("_target_"))
+    cfg, path = reading.config(folder), folder / "checkpoint.pt"
+    kind = str(_resolved(cfg)["loop"].get("_target_"))
     if kind == "rl_lab.seeds.train":
         raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
     if kind not in BUILDERS:
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
-    loop = _loop(cfg, device := devices.chosen(device), max_envs, camera)
+    loop = _loop(cfg, changes, device := devices.chosen(device), max_envs, camera)
     state = checkpoint.read(path, mapped=True)
     torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
@@ -91,28 +91,36 @@ def load(
     return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
 
 
-def _loop(cfg: DictConfig, device: str, max_envs: int, camera: bool) -> dict:
+def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, camera: bool) -> dict:
     """The loop's settings as they are built: all that is to be set is set before they are looked through."""
+    reading.refuse(_resolved(cfg), PARTS)
+    cfg = reading.changed(cfg, changes)
     cfg.device = device
+    reading.refuse(_resolved(cfg), PARTS)
     node = cfg.loop.get("eval_env") or cfg.loop.get("env")
     if not isinstance(node, DictConfig):
         raise UserError(f"loop.env={node} is no environment; a run's config has a mapping with _target_ there")
-    reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
     settings.check(cfg.loop, "loop")
     node.num_envs = min(node.num_envs, max_envs)
     if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
         node.camera = True
     if isinstance(cfg.loop.get("agent"), DictConfig) and "buffer_size" in cfg.loop.agent:
         cfg.loop.agent.buffer_size = 1  # SB3 allocates its replay at once
-    resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    resolved = _resolved(cfg)
     reading.refuse(resolved, PARTS)
     return resolved["loop"]
 
 
+def _resolved(cfg: DictConfig) -> dict:
+    return reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+
+
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
     """Of a run's environment, as they were composed, `changes` made to them. Raises UserError."""
-    found = reading.resolved(OmegaConf.to_container(reading.config(folder, changes), resolve=False))
-    return found["loop"].get("eval_env") or found["loop"]["env"]
+    cfg = reading.config(folder)
+    reading.refuse(_resolved(cfg), PARTS)
+    loop = _resolved(reading.changed(cfg, changes))["loop"]
+    return loop.get("eval_env") or loop.get("env")
 
 
 def _learner(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:

@@ -33,7 +33,9 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     """A run folder taken up again, `changes` made to its settings; whoever wrote it, its config is data."""
     with _held(folder, made=False) as lock:
-        cfg = reading.config(folder, changes)
+        cfg = reading.config(folder)
+        reading.refuse(reading.resolved(_plain(cfg)), _parts(prog))
+        cfg = reading.changed(cfg, changes)
         _check_root(cfg, root)
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")

@@ -55,6 +55,8 @@ class Learner:
                 _load_optimizer(part, state[name])
             elif hasattr(part, "load_state_dict"):
                 part.load_state_dict(state[name])
+                if isinstance(part, torch.nn.Module) and not all(x.isfinite().all() for x in part.parameters()):
+                    raise ValueError(f"{name} holds weights that are not finite")
             elif isinstance(part, torch.Generator):
                 restore_generator(part, state[name])
             else:

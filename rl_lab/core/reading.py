@@ -64,18 +64,15 @@ def _look_through(text: str, path: Path) -> None:
             _plain_references(event.value, path)
 
 
-def _plain_references(text: str, path: Path) -> None:
+def _plain_references(text: str, path: Path | str) -> None:
     rest = REFERENCE.sub("", text)
     if "${" in rest or re.search(r"\\\$\{", text):
         shown = " ".join(text.split())[:80]
         raise UserError(f"{path} is refused: {shown!r} is more than the name of a setting, such as ${{env.size}}")
 
 
-def config(folder: Path, changes: Sequence[str] = ()) -> DictConfig:
-    """What a run folder holds, with `changes` (agent.gamma=0.9, +key=value, ~key) made to it.
-
-    The folder stays as it is. Of its tracker only names are followed. Raises UserError.
-    """
+def config(folder: Path) -> DictConfig:
+    """What a run folder holds; of its tracker only names are followed. Raises UserError."""
     path = folder / "config.yaml"
     try:
         found = plain(path)
@@ -91,10 +88,7 @@ def config(folder: Path, changes: Sequence[str] = ()) -> DictConfig:
         print(
             f"{path} says {setting}={place}, which is not followed unasked; {setting}=... follows it", file=sys.stderr
         )
-    cfg = changed(OmegaConf.create(found), changes)
-    for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
-        _plain_references(value, path)
-    return cfg
+    return OmegaConf.create(found)
 
 
 def _tracker(found: Any, path: Path) -> dict:
@@ -135,7 +129,10 @@ def _texts(node: Any) -> Iterable[str]:
 
 
 def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
-    """`cfg` with Hydra's overrides of single settings made to it. Raises UserError."""
+    """`cfg` with `changes` (agent.gamma=0.9, +key=value, ~key) made to it, as Hydra reads them. Raises UserError.
+
+    A setting that is not there is looked for in the signatures that `cfg` names: they are to be looked through before.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(changes))
     except HydraException as error:
@@ -154,6 +151,8 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
             continue
         _change(cfg, override, key, value)
     OmegaConf.set_struct(cfg, False)
+    for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
+        _plain_references(value, " ".join(changes))
     return cfg
 
 

@@ -2,8 +2,6 @@
 
 import sys
 
-from rl_lab.core import cli
-
 COMMANDS = {
     "train": "fit a model, or go on with one: run=<folder>",
     "sample": "draw from what a run learned: samples, one class, completed images, a film",
@@ -15,7 +13,12 @@ COMMANDS = {
 
 
 def main() -> int:
-    return cli.main("gen-lab", "gen", COMMANDS)
+    try:
+        from rl_lab.core import cli  # what takes time to import is imported where Ctrl-C is answered
+
+        return cli.main("gen-lab", "gen", COMMANDS)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

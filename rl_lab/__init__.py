@@ -1,10 +1,15 @@
 """Reinforcement learning: environments, agents, planners, and the loops that join them.
 
-Importing it makes the worlds known to Gymnasium, as rl_lab/FourRooms-v0 and the like.
+Importing it makes the worlds known to Gymnasium, as rl_lab/FourRooms-v0 and the like. The command line, which starts
+sooner without, does so where one is asked for.
 """
 
-from rl_lab.registration import register
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-register()
+if Path(sys.argv[0] if sys.argv else "").name not in ("rl-lab", "gen-lab", "-m"):
+    from rl_lab.registration import register
+
+    register()

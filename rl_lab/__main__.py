@@ -2,8 +2,6 @@
 
 import sys
 
-from rl_lab.core import cli
-
 COMMANDS = {
     "train": "run an experiment, or go on with one: run=<folder>",
     "evaluate": "play greedy episodes with what a run learned",
@@ -17,7 +15,12 @@ COMMANDS = {
 
 
 def main() -> int:
-    return cli.main("rl-lab", "rl", COMMANDS)
+    try:
+        from rl_lab.core import cli  # what takes time to import is imported where Ctrl-C is answered
+
+        return cli.main("rl-lab", "rl", COMMANDS)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -2,11 +2,15 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
@@ -17,7 +21,22 @@ OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choic
 OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
 OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
-WITH_VALUE = "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"
+OPTIONAL = {"planner", "protocol", "experiment", "study"}
+REFUSED = "config_path", "config_name", "package", "experimental_rerun"
+WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--package",
+    "-p",
+)
 LONGEST_NAME = 120  # characters
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
@@ -31,9 +50,16 @@ def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
 
 def folder_name(name: str) -> str:
     """The name of a run, which is that of its folder under runs/ too. Raises UserError."""
-    name = str(name)
+    is_text = isinstance(name, str | int | float)
+    name = " ".join(str(name).split(" "))
     parts = name.split("/")
-    if name in ("", "None") or len(name) > LONGEST_NAME or not name.isprintable() or {"", ".", ".."} & set(parts):
+    if (
+        not is_text
+        or name in ("", "None")
+        or len(name) > LONGEST_NAME
+        or not name.isprintable()
+        or {"", ".", ".."} & set(parts)
+    ):
         shown = "".join(c if c.isprintable() else "?" for c in name)
         shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
         raise UserError(f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
@@ -76,7 +102,7 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             argument.startswith("-")
             or (argument.startswith("~") and not argument.startswith("~/"))
             or before in WITH_VALUE
-            or (equals and key != "run" and not Path(argument).exists())
+            or (equals and key != "run" and not _exists(argument))
         ):
             rest.append(argument)
             continue
@@ -86,14 +112,76 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
             folders.append(registry.fetch(pattern.removeprefix("wandb:")))
             continue
-        found = [Path(pattern)] if Path(pattern).exists() else sorted(Path(p) for p in glob.glob(pattern))
+        found = [Path(pattern)] if _exists(pattern) else sorted(Path(p) for p in glob.glob(pattern))
         if not found:
-            raise UserError(f"no run folder {pattern}{_nearest_folder(pattern)}")
+            shown = pattern if len(pattern) <= 120 else f"{pattern[:120]}..."
+            raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(pattern)}")
         folders += found
     return folders, rest
 
 
 def _nearest_folder(pattern: str) -> str:
     parent = Path(pattern).parent
-    names = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    names = [str(p) for p in parent.iterdir() if p.is_dir()] if _exists(str(parent)) and parent.is_dir() else []
     return nearest(pattern, names, listing=False)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    except (OSError, ValueError):  # longer than any name, or no name at all
+        return False
+
+
+def checked(overrides: list[str], root: str) -> list[str]:
+    """What was typed for a new run, Hydra's flags first, as it wants them. Raises UserError.
+
+    The flags are such as Hydra knows, and a group is chosen by a name.
+    """
+    parser = get_args_parser()
+    parser.error = lambda words: _not_read(words, overrides)
+    settings = [o for before, o in zip(["", *overrides], overrides, strict=False)
+                if not o.startswith("-") and before not in WITH_VALUE]  # fmt: skip
+    typed = [o for o in overrides if o not in settings] + settings
+    flags = parser.parse_args(typed)
+    for flag in REFUSED:
+        if getattr(flags, flag):
+            raise UserError(f"--{flag.replace('_', '-')} is not for this lab; --config-dir=<folder> adds YAML files of "
+                            "yours to conf/")  # fmt: skip
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise UserError(
+            f"--config-dir={flags.config_dir} is not a folder; give it one that holds agent/, env/ and so on"
+        )
+    base = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    check_settings(flags.overrides, {*groups(root), "study/env", "study/agent"}, {*base, *groups(root)} - OPTIONAL)
+    return typed
+
+
+def check_settings(typed: Sequence[str], known: set[str], needed: Container[str] = ()) -> None:
+    """Each can be read, takes away nothing that is `needed`, and chooses by name of the groups `known`."""
+    if flags := [words for words in typed if words.startswith("-")]:
+        raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(typed))
+    except HydraException as error:
+        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_delete() and key in needed:
+            raise UserError(f"{override.input_line} takes away what every run needs; choose another {key}=... instead")
+        value = override._value
+        if (
+            key in known - OPTIONAL
+            and not override.is_delete()
+            and not override.is_sweep_override()
+            and (not isinstance(value, str | QuotedString | list))
+        ):
+            names = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+            shown = override.input_line.partition("=")[2][:40]
+            listed = nearest(shown, names) or "; rl-lab train --help lists them"
+            raise UserError(f"{key}={shown} is no choice{listed}")
+
+
+def _not_read(words: str, overrides: list[str]) -> None:
+    raise UserError(f"cannot read the command line: {words}; settings are written setting=value, and rl-lab --help "
+                    "lists what there is")  # fmt: skip

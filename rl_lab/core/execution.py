@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         if not _follows():
             _check_new(prog, folder)
         _check_root(cfg, root)
-        _keep_what_runs(cfg, chosen.choices)
+        _keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
 
 
@@ -67,9 +68,11 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
 
 def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Mapping | None, lock: int | None) -> Value:
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
-    from rl_lab.core import devices, distributed, settings
+    from rl_lab.core import devices, distributed, memory, settings
 
     device = devices.chosen(str(cfg.get("device", "auto")))
+    if device == "cpu":
+        memory.bound()
     if parts is not None:
         reading.refuse(reading.resolved(_plain(cfg) | {"device": device}), parts)
     settings.check(cfg.loop, "loop")
@@ -205,14 +208,27 @@ def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     )  # fmt: skip
 
 
-def _keep_what_runs(cfg: DictConfig, choices: dict) -> None:
-    """Drops the groups that the chosen loop does not name (a planner's run has no agent) and notes the choices."""
+def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> None:
+    """Drops the groups that the chosen loop does not name (a planner's run has no agent) and notes the choices.
+
+    Raises UserError where a setting of such a group was typed: it would be ignored.
+    """
     OmegaConf.set_struct(cfg, False)
     named = {str(v)[2:-1] for v in OmegaConf.to_container(cfg.loop, resolve=False).values() if str(v).startswith("${")}
     for group in GROUPS[1:]:
-        if group not in named:
-            cfg.pop(group, None)
+        if group in named or group not in cfg:
+            continue
+        cfg.pop(group)
+        for override in typed:
+            key, _, value = override.lstrip("+~").partition("=")
+            if re.split(r"[./@]", key)[0] == group and value != "null":
+                raise UserError(f"{override} would be ignored: {_who(cfg, choices)} takes no {group}; leave it out")
     cfg.choices = {g: choices[g] for g in GROUPS if choices.get(g) and (g in cfg or g == "experiment")}
+
+
+def _who(cfg: DictConfig, choices: dict) -> str:
+    planner = choices.get("planner")
+    return f"planner={planner}" if planner not in (None, "null") else f"loop={choices.get('loop')}"
 
 
 def _check_root(cfg: DictConfig, root: str) -> None:
@@ -220,6 +236,9 @@ def _check_root(cfg: DictConfig, root: str) -> None:
     base = OmegaConf.load(conf_dir() / f"{root}.yaml")
     known = {k for k in base if k not in ("defaults", "hydra")} | {"choices"}
     known |= {*groups(root)} - {"experiment"}
+    for key in "checkpoint", "loop", "tracker":
+        if not isinstance(cfg.get(key), DictConfig):
+            raise UserError(f"{key}={cfg.get(key)} is impossible: it must be a mapping of settings")
     for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, set(base.checkpoint))):
         for key in node:
             if key not in allowed:

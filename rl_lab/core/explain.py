@@ -2,17 +2,20 @@
 
 import inspect
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from rl_lab.core.composition import GROUPS, compose, flatten
+from rl_lab.core.composition import compose, flatten, groups
 from rl_lab.core.errors import UserError, nearest
 
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
+TOO_LARGE = "|".join([r"tried to allocate [\d.]+ \w+", "bad_alloc", "Storage size calculation overflowed",
+                      "integer multiplication overflow", "out of memory"])  # fmt: skip
 HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 
 
@@ -33,6 +36,9 @@ class plain_errors:
             if isinstance(link, OSError) and link.filename is not None:
                 remedy = "free or choose another place (hydra.run.dir=...)"
                 raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
+            if words := _too_large(link):
+                raise UserError(f"this needs more memory than there is ({words}); make it smaller: env.num_envs, the "
+                                "agent's or model's layers, batch or replay") from error  # fmt: skip
             if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
                 raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from error
         if isinstance(error, HydraException | OmegaConfBaseException):
@@ -52,20 +58,37 @@ class plain_errors:
                 return f"{group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{extra}]'"
             options = (f"{group}={option}" for option in error.options)
             return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
+        if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
+            return f"{error.full_key} needs {found[1]}, and there is none; choose one: {found[1]}=..."
+        if lines[0].startswith("Error merging override"):
+            return f"cannot set {lines[0].removeprefix('Error merging override ')}: it takes no such value"
         if "Could not override" in lines[0]:
-            groups = [g for g in GROUPS if (self.source / g).is_dir()]
-            return unknown(self._composed(), lines[0].split("'")[1], [*groups, *HYDRA])
+            return unknown(self._composed(), lines[0].split("'")[1], self._choices())
         if type(error).__name__ == "OverrideParseException":
             return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
 
+    def _choices(self) -> list[str]:
+        """Groups of the lab, and what of Hydra's own settings is of use; to a command, nothing beside its settings."""
+        return [*groups(self.config_name), *HYDRA] if "/" not in self.config_name else []
+
     def _composed(self) -> DictConfig:
         """With the choices of groups alone, so that what was misspelt is not there."""
-        groups = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
+        chosen = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
         try:
-            return compose(self.source, self.config_name, groups)
+            return compose(self.source, self.config_name, chosen)
         except HydraException:
             return compose(self.source, self.config_name, [])
+
+
+def _too_large(error: BaseException) -> str | None:
+    """What could not be had, where memory ran out or a size is beyond all memory."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | OverflowError):
+        return text[:100] or "none is left"
+    if isinstance(error, RuntimeError) and (found := re.search(TOO_LARGE, text)):
+        return found[0]
+    return None
 
 
 def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
@@ -79,7 +102,7 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
         return f"'{key}' is not in the YAML; write +{key}=... to add it"
-    return f"no setting '{key}'{nearest(key, [*flatten(cfg), *more])}"
+    return f"no setting '{key}'{nearest(key, [*(k for k in flatten(cfg) if not k.startswith('_')), *more])}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

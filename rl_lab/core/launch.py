@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl_lab.core.composition import compose, conf_dir, split
+from rl_lab.core.composition import check_settings, checked, compose, conf_dir, split
 from rl_lab.core.errors import UserError
 from rl_lab.core.execution import begin, finished, go_on
 from rl_lab.core.explain import plain_errors
@@ -33,13 +33,14 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     sys.argv = [f"{prog} train", *arguments]
     if folders:
         return resume(prog, root, folders[0], overrides)
+    overrides = checked(overrides, root)
     source = conf_dir()
-    checked = partial(plain_errors, source, root, overrides)
+    plain = partial(plain_errors, source, root, overrides)
 
     @hydra.main(version_base="1.3", config_path=str(source), config_name=root)
     def main(cfg: DictConfig) -> None:
         try:
-            with checked():
+            with plain():
                 begin(cfg, prog, root)
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
@@ -50,7 +51,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
         study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
     )
     with recording(starting, partial(job, prog=prog, root=root, ours=study is None)) as studies:
-        code = _counted(prog, studies, checked, main)
+        code = _counted(prog, studies, plain, main)
     if mistakes:
         raise mistakes[0]
     return code
@@ -83,10 +84,10 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
         return train(prog, root, arguments)
 
 
-def _counted(prog: str, studies: list[Study], checked: Callable, main: Callable) -> int:
+def _counted(prog: str, studies: list[Study], plain: Callable, main: Callable) -> int:
     """The exit code of `main`, and what came of the jobs if it launched any."""
     try:
-        with checked():
+        with plain():
             main()
     except KeyboardInterrupt:
         for study in studies:
@@ -169,6 +170,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
 
     folders, given = split(arguments)
     config_name = f"command/{root}/{name}"
+    check_settings(given, {"env", "judge", "tracker"})
     changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop."))]
     overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):

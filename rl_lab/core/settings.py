@@ -35,9 +35,9 @@ class Bound(NamedTuple):
         return low if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
 
 
-Count = Annotated[int, Bound(1)]
+Count = Annotated[int, Bound(1), Bound(high=2**53)]
 Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
-Natural = Annotated[int, Bound(0)]
+Natural = Annotated[int, Bound(0), Bound(high=2**53)]
 Positive = Annotated[float, Bound(0, above=True)]
 NonNegative = Annotated[float, Bound(0)]
 Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weight

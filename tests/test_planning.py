@@ -156,11 +156,17 @@ def test_stopping_rules_keep_their_word(rule, of_value, of_policy):
                 loss = (exact - evaluate_policy(mdp, plan.policy, gamma)).max().item() / epsilon
                 assert loss <= (of_policy or 2 * gamma / (1 - gamma)) + 1e-9
                 worst_policy = max(worst_policy, loss)
-                if planner is value_iteration:
-                    error = (plan.value - exact).abs().max().item() / epsilon
-                    assert error <= of_value + 1e-6
-                    worst_value = max(worst_value, error)
+                error = (plan.value - exact).abs().max().item() / epsilon
+                assert error <= of_value + 1e-6
+                worst_value = max(worst_value, error)
     assert worst_value > 0.4 * of_value
+
+
+@pytest.mark.parametrize("planner", [value_iteration, modified_policy_iteration, policy_evaluation])
+def test_stopped_by_the_span_the_values_are_in_the_middle(planner):
+    """Every state earns 1 for ever: the span is 0 at once, with values that are a sweep's, and not 100."""
+    plan = last(planner(stack([alone(1.0), alone(-1.0)]), gamma=0.99, stop="span"))
+    assert plan.value.tolist() == [[pytest.approx(100.0)], [pytest.approx(-100.0)]]
 
 
 def test_sweeps_contract_and_keep_the_order():

@@ -38,7 +38,7 @@ def eliminated(ahead: csr_array, leave: ndarray, reward: ndarray, near: ndarray)
     ends, blocks, kept = np.stack([leave[order], reward[order]], 1), [], 0
     for low in range(0, count, BLOCK):
         high = min(count, low + BLOCK)
-        blocks.append(_eliminate(ahead[low:high].toarray(), ends[low:high].copy(), low, blocks))
+        blocks.append(_eliminate(ahead[low:high], ends[low:high].copy(), low, blocks))
         kept += blocks[-1].ahead.size
         if kept > ROOM:
             raise UserError(f"gamma is too near 1 for a policy that hardly ever ends in a world of {count:,} states: "
@@ -53,18 +53,22 @@ def eliminated(ahead: csr_array, leave: ndarray, reward: ndarray, near: ndarray)
     return found
 
 
-def _eliminate(row: ndarray, of_end: ndarray, low: int, blocks: list[Block]) -> Block:
-    """Rows [b, N] without the earlier blocks, and without one another; `of_end` [b, 2] goes along. Both are written."""
-    size, high = len(row), low + len(row)
-    end = max(high, int(row.any(0).nonzero()[0].max(initial=-1)) + 1)
-    for block in blocks:
-        share = row[:, block.low : block.high]
+def _eliminate(rows: csr_array, of_end: ndarray, low: int, blocks: list[Block]) -> Block:
+    """Rows [b, N] without the earlier blocks, and without one another; `of_end` [b, 2] goes along and is written."""
+    size, high = rows.shape[0], low + rows.shape[0]
+    first = min(low, int(rows.indices.min(initial=low))) // BLOCK * BLOCK
+    met = blocks[first // BLOCK :]
+    end = max(high, int(rows.indices.max(initial=0)) + 1, *(block.end for block in met))
+    row = rows[:, first:end].toarray()
+    for block in met:
+        share = row[:, block.low - first : block.high - first]
         if share.any():
             share = share @ block.solve
-            row[:, block.high : block.end] += share @ block.ahead[:, block.high - block.low :]
+            row[:, block.high - first : block.end - first] += share @ block.ahead[:, block.high - block.low :]
             of_end += share @ block.leave
-            end = max(end, block.end)
-    row = row[:, low:end]
+    row = row[:, low - first :]
+    end = low + max(size, int(row.any(0).nonzero()[0].max(initial=0)) + 1)
+    row = row[:, : end - low].copy()
     pivot, solve = np.empty(size), np.eye(size)
     for k in range(size):
         pivot[k] = row[k, k + 1 :].sum() + of_end[k, 0]
@@ -72,7 +76,7 @@ def _eliminate(row: ndarray, of_end: ndarray, low: int, blocks: list[Block]) -> 
         row[k + 1 :, k + 1 :] += share[:, None] * row[k, k + 1 :]
         of_end[k + 1 :] += share[:, None] * of_end[k]
         solve[:, k] = (solve[:, k] + solve[:, :k] @ row[:k, k]) / pivot[k]
-    return Block(low, high, end, row.copy(), of_end, pivot, solve)
+    return Block(low, high, end, row, of_end, pivot, solve)
 
 
 def _outermost_first(ahead: csr_array, near: ndarray) -> ndarray:

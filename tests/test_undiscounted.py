@@ -128,6 +128,18 @@ def test_where_actions_tie_each_planner_arrives():
         assert evaluate_policy(mdp, plan.policy)[:3].tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-12), name
 
 
+@pytest.mark.parametrize("gamma", [1.0, 1 - 1e-13])
+def test_who_arrives_at_last_by_slips_alone_does_not_do(gamma):
+    """Any policy gets to the goal some day, so that all are worth 1; each planner's does within a time limit."""
+    mdp = gridworld("S....\n.....\n....G", noise=0.1, slip="uniform", gamma=gamma)
+    for name, planner in (PLANNERS | {"horizon": partial(finite_horizon, horizon=5_000)}).items():
+        plan = last(planner(mdp))
+        assert plan.value[0].item() == pytest.approx(1.0, abs=1e-9), name
+        steps = -evaluate_policy(gridworld("S....\n.....\n....G", rewards={"G": -1.0}, living_reward=-1.0, noise=0.1,
+                                           slip="uniform"), plan.policy, 1.0)[0]  # fmt: skip
+        assert 6 <= steps < 7, name
+
+
 def test_beside_a_pit_alone_it_is_best_never_to_arrive():
     for planner in PLANNERS.values():
         plan = last(planner(gridworld("S.X", gamma=1.0)))

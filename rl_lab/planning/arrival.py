@@ -11,9 +11,10 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from torch import Tensor
 
 from rl_lab.mdp import MDP
-from rl_lab.planning.plan import FAR, Backup, Plan
+from rl_lab.planning.evaluation import solved
+from rl_lab.planning.plan import FAR, Backup, Plan, tie
 
-TIE = 1e-10  # of 1 + |q|: no more than rounding
+NOTHING = 1e-10  # a value that rounding alone keeps from 0
 
 
 class Graph:
@@ -24,6 +25,7 @@ class Graph:
         step, actions = Backup(mdp), len(mdp.actions)
         self.onto = step.index.cpu().numpy().reshape(-1, actions, mdp.next_state.shape[-1])
         self.possible = (mdp.probability > 0).cpu().numpy().reshape(self.onto.shape)
+        self.chance = mdp.probability.cpu().numpy().reshape(self.onto.shape)
         self.ended = mdp.terminal.flatten().cpu().numpy()
         self.reward = step.reward.cpu().numpy().reshape(-1, actions)
         size = (mdp.probability * mdp.reward.abs()).sum(-1).cpu().numpy().reshape(-1, actions)
@@ -64,6 +66,28 @@ class Graph:
                 return inside, np.where(kept, ahead, np.inf).argmin(-1)
             inside = found
 
+    def soonest(self, allowed: ndarray, policy: ndarray, going: ndarray) -> ndarray:
+        """The policy [N] of allowed actions that leaves the states `going` [N] in the fewest steps on average.
+
+        By policy iteration from `policy`, which leaves for certain; of actions that are as soon, its own stays.
+        """
+        states, now = np.arange(len(policy)), policy
+        while True:
+            chance = np.where(going[:, None], self.chance[states, now], 0.0)
+            rows = np.repeat(states, chance.shape[1])
+            ahead = coo_array(
+                (chance.ravel(), (rows, self.onto[states, now].ravel())), shape=(len(states),) * 2
+            ).tocsr()
+            ahead.eliminate_zeros()
+            steps = np.zeros(len(states))
+            steps[going] = solved(ahead, np.zeros(len(states)), going.astype(float), going)
+            then = np.where(allowed, 1 + (self.chance * steps[self.onto]).sum(-1), np.inf)
+            fewer = going & (then.min(-1) < steps - 1e-9 * (1 + steps))
+            if not fewer.any():
+                break
+            now = np.where(fewer, then.argmin(-1), now)
+        return now
+
     def staying(self, allowed: ndarray) -> tuple[ndarray, ndarray]:
         """The allowed actions [N, A] by which one can stay for ever where one is, and the components [N] int.
 
@@ -90,14 +114,18 @@ def arriving(plan: Plan) -> Tensor:
     actions = np.arange(graph.onto.shape[1])
     policy = plan.policy.flatten().cpu().numpy()
     chosen = actions == policy[:, None]
+    tied = (plan.q >= best - tie(plan.mdp)[..., None, None] * (1 + best.abs())).cpu().numpy().reshape(
+        chosen.shape
+    ) | chosen
     home, _ = graph.surely(chosen, graph.ended)
-    if home.all():
+    if home.all() and not (graph.far & (tied.sum(1) > 1)).any():
         return plan.policy
-    tied = (plan.q >= best - TIE * (1 + best.abs())).cpu().numpy().reshape(chosen.shape) | chosen
     comes, nearer = graph.surely(tied, graph.ended | home)
     policy = np.where(comes & ~home, nearer, policy)
+    if (hurried := graph.far & comes).any():
+        policy = graph.soonest(tied & graph.within(comes), policy, hurried)
     if (graph.far & ~comes).any():
-        nothing = (best.abs() <= TIE).flatten().cpu().numpy()
+        nothing = (best.abs() <= NOTHING).flatten().cpu().numpy()
         rest = graph.resting(tied & (nothing & ~comes)[:, None])
         resting = rest.any(-1)
         stays = np.where(rest[np.arange(len(policy)), policy], policy, rest.argmax(-1))

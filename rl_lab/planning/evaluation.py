@@ -63,7 +63,7 @@ def _values(ahead: csr_array, leave: ndarray, reward: ndarray, size: ndarray, en
         settled |= ~np.isfinite(v)
     going = ~settled
     if going.any():
-        v[going] = _solved(ahead, leave, np.where(going, reward, 0.0), going)
+        v[going] = solved(ahead, leave, np.where(going, reward, 0.0), going)
     return v
 
 
@@ -102,7 +102,7 @@ def _leading_to(ahead: csr_array, target: ndarray) -> ndarray:
     return found
 
 
-def _solved(ahead: csr_array, leave: ndarray, reward: ndarray, going: ndarray) -> ndarray:
+def solved(ahead: csr_array, leave: ndarray, reward: ndarray, going: ndarray) -> ndarray:
     """v of the states that go on: by sparse LU where that can be trusted, else by elimination without subtraction."""
     rows = ahead.multiply(going[:, None]).tocsc()
     rows.eliminate_zeros()

@@ -76,6 +76,11 @@ def discounted(mdp: MDP, gamma: float | None = None) -> MDP:
 FAR = 1 - 1e-4  # a gamma above it is so near 1 that what a sweep moves says little of how far its values are off
 
 
+def tie(mdp: MDP) -> Tensor:
+    """[], by how much of 1 + |q| two action values may differ and count as the same: less than what a step costs."""
+    return torch.where(mdp.gamma < 1, ((1 - mdp.gamma) / 100).clamp(1e-14, 1e-10), 1e-10)
+
+
 def far_sighted(mdp: MDP) -> bool:
     return bool((mdp.gamma > FAR).any())
 

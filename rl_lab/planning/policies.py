@@ -12,7 +12,7 @@ from rl_lab.core.settings import Count, Natural, Positive, Unit
 from rl_lab.mdp import MDP
 from rl_lab.planning.arrival import Graph, arriving
 from rl_lab.planning.evaluation import values
-from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled
+from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled, tie
 
 PATIENCE = 1_000  # sweeps at least, and as many as there are states, before policy iteration takes over
 
@@ -96,7 +96,6 @@ def policy_iteration(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]:
 def improvements(mdp: MDP, policy: Tensor) -> Iterator[Plan]:
     """Policy iteration from a policy on; for a gamma next to 1, one worth 0 or more where one can rest."""
     q_of, v, rises = Backup(mdp), torch.zeros_like(mdp.start), True
-    tie = torch.where(mdp.gamma < 1, ((1 - mdp.gamma) / 100).clamp(1e-14, 1e-10), 1e-10)[..., None]  # of 1 + |v|
     for number in count():
         new_v = values(mdp, policy)
         if not new_v.isfinite().all():
@@ -105,7 +104,7 @@ def improvements(mdp: MDP, policy: Tensor) -> Iterator[Plan]:
             rises = (new_v > v + 1e-13 * (1 + v.abs())).any()
         q = q_of(new_v)
         best = q.max(-1).values
-        better = rises & (best > q.gather(-1, policy[..., None]).squeeze(-1) + tie * (1 + new_v.abs()))
+        better = rises & (best > q.gather(-1, policy[..., None]).squeeze(-1) + tie(mdp)[..., None] * (1 + new_v.abs()))
         plan = measured(mdp, new_v, best)
         policy = torch.where(better, q.argmax(-1), policy)
         plan = Plan(mdp, new_v, (new_v - v).abs().max(-1).values, low=torch.zeros_like(plan.high),

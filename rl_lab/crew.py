@@ -6,7 +6,6 @@ gradient of all, so this is synchronous A2C exactly, whichever thread comes firs
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -94,12 +93,12 @@ def train(
     parts = {"agent": agent, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
     parts |= {f"member/{i}": member for i, member in enumerate(members)}
     done = start(members, run, parts)
-    judge, greedy = Judge(eval_env, eval_episodes, run.stream("eval"), run.say), partial(agent.act, greedy=True)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     run.begin(total_steps)
     while done < total_steps:
         run.pause(done, parts)
         if evaluations.due(done):
-            run.log(judge(greedy), done, keep=True)
+            run.log(judge(agent), done, keep=True)
         metrics, reward, last = crew.learn()
         done += reward.numel()
         try:
@@ -111,7 +110,7 @@ def train(
         except NotFinite as error:
             raise run.rescued(error, done, parts) from None
     run.save(done, parts)
-    run.log(judge(greedy), done, keep=True)
+    run.log(judge(agent), done, keep=True)
     return agent
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural
-from rl_lab.loops import play
+from rl_lab.loops import Judge, play
 from rl_lab.player import Player, load
 
 
@@ -29,7 +29,9 @@ def evaluate_runs(
     if not runs:
         raise UserError("which run? rl-lab evaluate run=<folder>")
     title = f"with {' '.join(changes)}" if changes else None
-    table = Table("run", "checkpoint", "mean return", "standard error", "mean length", "episodes", title=title)
+    table = Table(
+        "run", "checkpoint", "mean return", "standard error", "mean length", "episodes", "regret", title=title
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for folder in runs:
@@ -38,17 +40,19 @@ def evaluate_runs(
             record = evaluation(player, episodes, seed)
         player.env.close()
         (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-        mean, error, length = record["scores"].values()
-        figures = f"{mean:,.6g}", "-" if error is None else f"{error:.2g}", f"{length:,.1f}", f"{record['episodes']:,}"
+        mean, error, length, *regret = record["scores"].values()
+        figures = (f"{mean:,.6g}", "-" if error is None else f"{error:.2g}", f"{length:,.1f}",
+                   f"{record['episodes']:,}", f"{regret[0]:.6g}" if regret else "-")  # fmt: skip
         table.add_row(Text(str(folder)), f"{player.step:,} {player.unit}", *figures)
     Console(width=max(120, Console().width)).print(table)
 
 
 def evaluation(player: Player, episodes: int, seed: int) -> dict:
-    """What evaluation.json holds; the standard error of a single episode is None."""
+    """What evaluation.json holds; the standard error of a single episode is None. In a known world the exact regret."""
     returns, lengths = (x.double() for x in play(player.env, player.act, episodes, seed))
     error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
     scores = {"eval/return": float(returns.mean()), "eval/return_se": error, "eval/length": float(lengths.mean())}
+    scores |= Judge(player.env, episodes, seed).exact(player.agent)
     record = {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device),
               "changes": list(player.changes)}  # fmt: skip
     return {**record, "scores": scores, "returns": returns.tolist()}

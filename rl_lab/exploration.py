@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rl_lab.core.settings import Natural, Unit
 from rl_lab.core.streams import Stream, uniform
@@ -53,6 +54,11 @@ def greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
     if isinstance(epsilon, Tensor):
         epsilon = epsilon.unsqueeze(-1)
     return epsilon / q.shape[-1] + (1 - epsilon) * best / best.sum(-1, keepdim=True)
+
+
+def certain(action: Tensor, num_actions: int) -> Tensor:
+    """action [..., N] -> the probabilities [..., N, A] of who always takes it."""
+    return F.one_hot(action, num_actions).double()
 
 
 def sample(log_probs: Tensor, rng: Stream) -> Tensor:

@@ -88,7 +88,7 @@ def fit_q(
         if done := iterate.change <= tolerance:
             run.say(f"settled after {step:,} iterations")
         if evaluations.due(step) or done or step == iterations:
-            row |= judge(agent.act)
+            row |= judge(agent)
         run.log(row, step, keep=True)
         if done:
             break

@@ -19,7 +19,7 @@ from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import plan_pictures
 from rl_lab.mdp import MDP
 from rl_lab.planning import Plan, Regret
-from rl_lab.types import Agent, Policy, Transition, VectorEnv
+from rl_lab.types import Actor, Agent, Policy, Transition, VectorEnv
 
 
 def train(
@@ -46,13 +46,13 @@ def train(
     step, obs = start(env, run, parts)
     if words := agent.announce(env.num_envs):
         run.say(words)
-    judge, greedy = Judge(eval_env, eval_episodes, run.stream("eval"), run.say), partial(agent.act, greedy=True)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     run.begin(total_steps)
     while step < total_steps:
         if agent.settled:
             run.pause(step, parts)
             if evaluations.due(step) and run.leads:
-                run.log(judge(greedy), step, keep=True)
+                run.log(judge(agent), step, keep=True)
         action = agent.act(obs)
         answer = env.step(action)
         step += stride
@@ -66,7 +66,7 @@ def train(
             raise run.rescued(error, step, parts) from None
     run.save(step, parts)  # before the last row, so that a longer run taken up from here is as if never ended
     if run.leads:
-        run.log(judge(greedy), step, keep=True)
+        run.log(judge(agent), step, keep=True)
     return agent
 
 
@@ -112,7 +112,7 @@ def plan(
         start = perf_counter()
     row = progress(plan, policy, spent)
     player = Planned(plan.q, plan.policy, env.states)
-    run.log(row | judge(player.act), sweep, keep=True)
+    run.log(row | judge(player), sweep, keep=True)
     found = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
     found = {name: x.cpu().numpy() for name, x in found.items()}
     np.savez(run.path("plan.npz"), **found)
@@ -147,20 +147,25 @@ class Judge:
     LARGEST = 5_000  # states, for every one of which the policy is asked
 
     def __init__(self, env: VectorEnv, episodes: int, seed: int, say: Callable[[str], None] = lambda text: None):
-        self.env, self.episodes, self.seed, self.regret = env, episodes, seed, None
+        self.env, self.episodes, self.seed, self.say, self.regret = env, episodes, seed, say, None
         if isinstance(env, MDPEnv) and len(env.mdp.start) <= self.LARGEST:
             try:
                 self.regret = Regret(env.mdp, env.time_limit)
             except UserError as error:
                 say(f"eval/regret is left out: by the world's own gamma there is no best policy ({error})")
 
-    def __call__(self, policy: Policy) -> Metrics:
-        returns, lengths = play(self.env, policy, self.episodes, self.seed)
+    def __call__(self, actor: Actor) -> Metrics:
+        returns, lengths = play(self.env, partial(actor.act, greedy=True), self.episodes, self.seed)
         metrics = {"eval/return": returns.mean(), "eval/length": lengths.mean()}
-        if self.regret:
-            with torch.no_grad():
-                metrics["eval/regret"] = self.regret(policy(self.env.all_observations()))
-        return metrics
+        return metrics | self.exact(actor)
+
+    @torch.no_grad()
+    def exact(self, actor: Actor) -> Metrics:
+        """The regret of the policy that played, by the chances with which it draws; {} where it cannot be known."""
+        if self.regret and not hasattr(actor, "probabilities"):
+            self.say(f"eval/regret is left out: {type(actor).__name__} does not say its probabilities")
+            self.regret = None
+        return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))} if self.regret else {}
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from rl_lab.core.streams import streams
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.loops import Episodes, Judge, play
 from rl_lab.stacking import share, stacked
-from rl_lab.types import Policy, Step, Transition, VectorEnv
+from rl_lab.types import Actor, Step, Transition, VectorEnv
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
     episodes, means = Episodes(env.num_envs, env.device, (seeds,)), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
     rows.due(0)
-    judge, greedy = Judges(eval_env, eval_episodes, runs.streams("eval"), run.say), partial(agent.act, greedy=True)
+    judge = Judges(eval_env, eval_episodes, runs.streams("eval"), run.say)
     num_envs, env = env.num_envs, Worlds(env, seeds)
     parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows,
              "evaluations": evaluations, "runs": runs}  # fmt: skip
@@ -55,7 +55,7 @@ def train(
                 run.pause(step, parts)
                 if evaluations.due(step):
                     runs.save(step, partial(checkpointed, agent))
-                    runs.log(judge(greedy), step, keep=True)
+                    runs.log(judge(agent), step, keep=True)
             action = agent.act(obs)
             answer = env.step(action)
             step += num_envs
@@ -68,7 +68,7 @@ def train(
                 runs.log([a | b for a, b in zip(means.pop(seeds), episodes.pops(), strict=True)], step)
         run.save(step, parts)
         runs.save(step, partial(checkpointed, agent))
-        runs.log(judge(greedy), step, keep=True)
+        runs.log(judge(agent), step, keep=True)
     runs.check()
     return agent
 
@@ -125,16 +125,21 @@ class Judges:
         self.regret, self.env = Judge(env, episodes, 0, say).regret, Worlds(env, len(seeds)).env
         self.episodes, self.seeds = episodes * len(seeds), seeds
 
-    def __call__(self, policy: Policy) -> list[Metrics]:
-        """Of a policy of obs [S, B, ...]."""
+    def __call__(self, actor: Actor) -> list[Metrics]:
+        """Of who acts on obs [S, B, ...]."""
         count = len(self.seeds)
-        played = play(self.env, lambda obs: policy(obs.unflatten(0, (count, -1))).flatten(), self.episodes, self.seeds)
+
+        def policy(obs: Tensor) -> Tensor:
+            return actor.act(obs.unflatten(0, (count, -1)), greedy=True).flatten()
+
+        played = play(self.env, policy, self.episodes, self.seeds)
         returns, lengths = (x.view(-1, count, self.env.num_envs // count).mean((0, 2)).tolist() for x in played)
         rows = [{"eval/return": r, "eval/length": n} for r, n in zip(returns, lengths, strict=True)]
         if self.regret:
             sights = self.env.all_observations()
-            actions = policy(sights.expand(count, *sights.shape))
-            rows = [row | {"eval/regret": self.regret(a)} for row, a in zip(rows, actions, strict=True)]
+            with torch.no_grad():
+                chances = actor.probabilities(sights.expand(count, *sights.shape))
+            rows = [row | {"eval/regret": self.regret(p)} for row, p in zip(rows, chances, strict=True)]
         return rows
 
 

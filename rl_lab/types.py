@@ -77,12 +77,19 @@ class VectorEnv(Protocol):
     def close(self) -> None: ...
 
 
-class Agent(Protocol):
+class Actor(Protocol):
+    """Who can be judged. `probabilities` are those by which `act(obs, greedy=True)` draws: of one action 1, if it never
+    draws. In a known world they are what its exact regret is worked out from."""
+
+    def act(self, obs: Tensor, greedy: bool = False) -> Tensor: ...
+    def probabilities(self, obs: Tensor) -> Tensor: ...  # [N, A]
+
+
+class Agent(Actor, Protocol):
     """A learner that acts; it is updated on the transition of all envs at one step."""
 
     settled: bool  # whether a checkpoint now would hold everything
 
-    def act(self, obs: Tensor, greedy: bool = False) -> Tensor: ...
     def update(self, transition: Transition) -> Metrics: ...  # {} when it did not learn
     def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
     def state_dict(self) -> dict: ...

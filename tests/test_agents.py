@@ -221,7 +221,7 @@ def test_evaluation_counts_each_envs_first_episodes():
     """Random play on a world of two episode lengths: counting whatever ends first would favour the short one."""
     env = MDPEnv(gridworld("G.S.......G", rewards={"G": 0.0}, living_reward=-1.0), num_envs=50, time_limit=1_000)
     random = Random(env.spec, CPU, seed=0)
-    measured = Judge(env, 2_000, seed=1)(random.act)
+    measured = Judge(env, 2_000, seed=1)(random)
     mdp = gridworld("G.S.......G", rewards={"G": 0.0}, living_reward=-1.0)
     # A quarter of the moves go left, a quarter right, half stay: the gambler's ruin, 2 * distance * distance = 2 * 2 * 8 steps.
     exact = mdp.start @ evaluate_policy(mdp, torch.full((11, 4), 0.25), 1.0)

@@ -1,6 +1,7 @@
 """The floors below every deep model: independent pixels and a mixture of Bernoullis, against their closed forms."""
 
 import copy
+import itertools
 import math
 from functools import partial
 
@@ -40,13 +41,29 @@ def test_independent_pixels_are_uniform_at_first_and_then_frequencies():
     torch.testing.assert_close(smoothed.probabilities()[0, 0], 0.7 * p + 0.1, atol=1e-8, rtol=0)
 
 
-def test_em_never_loses_likelihood():
-    """With a pseudo-count next to none and all images in every update it is EM proper."""
+@pytest.mark.parametrize("pseudo_count", [1e-9, 0.1, 3.0])
+def test_em_never_loses_penalised_likelihood(pseudo_count):
+    """All images are in every update; with a pseudo-count next to none the likelihood itself never falls."""
     data = digits(protocol="binarised")
-    model = BernoulliMixture(data.spec, CPU, 0, components=10, pseudo_count=1e-9)
-    x = data.scaled(data.train)
-    nll = [model.update(x)["bernoulli_mixture/nll_nats"].item() for _ in range(25)]
-    assert all(after < before + 1e-9 for before, after in zip(nll, nll[1:], strict=False)) and nll[-1] < nll[1] - 3
+    model = BernoulliMixture(data.spec, CPU, 0, components=10, pseudo_count=pseudo_count)
+    x, penalised, nll = data.scaled(data.train), [], []
+    for _ in range(25):
+        prior = model.log_prior().item()
+        nll.append(model.update(x)["bernoulli_mixture/nll_nats"].item())
+        penalised.append(nll[-1] * len(x) - prior)
+    assert all(after < before + 1e-6 for before, after in itertools.pairwise(penalised))
+    assert penalised[-1] < penalised[1] - 1_000
+    if pseudo_count < 1e-6:
+        assert all(after < before + 1e-9 for before, after in itertools.pairwise(nll)) and nll[-1] < nll[1] - 3
+
+
+def test_the_likelihood_alone_may_fall():
+    """Two images and a prior of 30: the M step trades what fits for what the prior holds likely."""
+    x = torch.tensor([[0.0, 1.0], [1.0, 1.0]]).view(2, 1, 1, 2)
+    model = BernoulliMixture(Spec((1, 1, 2), 2), CPU, 0, components=2, pseudo_count=30.0)
+    model.means = torch.tensor([[0.05, 0.95], [0.95, 0.95]], dtype=torch.double)
+    first, second = (model.update(x)["bernoulli_mixture/nll_nats"].item() for _ in range(2))
+    assert second > first + 0.3
 
 
 def test_em_over_several_updates_is_em_over_one():

@@ -81,7 +81,7 @@ def test_a_run_plays_as_when_it_was_saved(trained, name):
     from rl_lab.core.run import Run
 
     seed = Run(folder, 3, "cpu", names={}, config={}).stream("eval")
-    found = {k: float(x) for k, x in Judge(player.env, 40, seed)(player.act).items()}
+    found = {k: float(x) for k, x in Judge(player.env, 40, seed)(player.agent).items()}
     assert ("eval/regret" in found) == hasattr(player.env, "mdp") and found == {
         k: x for k, x in rows[-1].items() if k.startswith("eval/")
     }

@@ -429,7 +429,7 @@ def trained(folder, experiment: str, *arguments: str) -> dict:
     given = ["train", f"experiment={experiment}", "tracker=none", "device=cpu", f"hydra.run.dir={folder}", *arguments]
     assert cli.main("rl-lab", "rl", COMMANDS, given) == 0
     player = load(folder, max_envs=100, device="cpu")
-    return Judge(player.env, 100, 1)(player.act)
+    return Judge(player.env, 100, 1)(player.agent)
 
 
 @pytest.mark.slow

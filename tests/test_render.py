@@ -104,7 +104,7 @@ def test_an_episode_is_worth_what_evaluate_says(planner):
     for seed in range(5):
         moments = list(play(planner, episodes=3, seed=seed, max_steps=2000))
         ends = [m for m in moments if m.ending]
-        figures = Judge(planner.env, 3, seed)(planner.act)
+        figures = Judge(planner.env, 3, seed)(planner.agent)
         assert [m.episode for m in ends] == [1, 2, 3] and {m.ending for m in ends} == {"terminated"}
         assert sum(m.reward for m in ends) / 3 == pytest.approx(figures["eval/return"].item(), abs=1e-6)
         assert sum(m.step for m in ends) / 3 == pytest.approx(figures["eval/length"].item())

@@ -338,7 +338,7 @@ def test_three_step_plans_reach_the_optimum_of_one_maze(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_learns_the_book_world(tmp_path, seed):
     player = trained(tmp_path, "vpn_russell_norvig", f"seed={seed}")
-    assert Judge(player.env, 100, 1)(player.act)["eval/regret"] < 0.05
+    assert Judge(player.env, 100, 1)(player.agent)["eval/regret"] < 0.05
 
 
 @pytest.mark.parametrize("name", ["vpn1", "vpn2", "vpn3", "vpn5", "vpn5_star", "vpn_replay", "opn", "dqn_collect"])

@@ -1,4 +1,4 @@
-"""A mixture of products of Bernoullis, fitted by expectation-maximisation (Bishop, 2006, section 9.3.3)."""
+"""A mixture of products of Bernoullis, fitted by expectation-maximisation (Bishop, 2006, sections 9.3.3 and 9.4)."""
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ class BernoulliMixture(Learner):
     """p(x) = sum over k of weights[k] * prod over pixels of Bernoulli(means[k]).
 
     An update is the E step on its batch, and every `updates_an_m_step` updates there is an M step on what they saw.
-    EM proper, whose likelihood never falls, is when those are the whole training set: a batch as large as that, as in
-    bernoulli_mixture_digits. It reads no labels.
+    Where those are the whole training set (a batch as large as that, as in bernoulli_mixture_digits) this is EM for the
+    maximum a posteriori: what never falls is the penalised likelihood, log p(data) + `log_prior`. The likelihood itself
+    may fall, and the more so the larger `pseudo_count` is. It reads no labels.
     """
 
     saved = "weights", "means", "shares", "sums", "updates"
@@ -60,6 +61,11 @@ class BernoulliMixture(Learner):
         self.means = (self.sums + self.pseudo_count) / (self.shares[:, None] + 2 * self.pseudo_count)
         self.weights = (self.shares + self.pseudo_count) / (self.shares + self.pseudo_count).sum()
         self.shares, self.sums = torch.zeros_like(self.shares), torch.zeros_like(self.sums)
+
+    def log_prior(self) -> Tensor:
+        """[], up to a constant: pseudo_count times sum_k (log weights[k] + sum_d log means[k, d] (1 - means[k, d]))."""
+        pixels = self.means.log() + (-self.means).log1p()
+        return self.pseudo_count * (self.weights.log().sum() + pixels.sum())
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log p(x, k) [B, K]."""

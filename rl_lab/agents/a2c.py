@@ -63,7 +63,7 @@ class A2C(Learner):
         self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
         self.rollout_length, self.gamma, self.lambda_, self.bootstrap = rollout_length, gamma, lambda_, bootstrap
         self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
-        self.max_grad_norm, self.max_abs_reward = max_grad_norm, max_abs_reward
+        self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
 
     @property
     def settled(self) -> bool:
@@ -81,6 +81,9 @@ class A2C(Learner):
         log_probs, value = self.network(obs)
         action = exploration.sample(log_probs.detach(), rng)
         return action, Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return exploration.certain(self.act(obs, greedy=True), self.num_actions)
 
     def update(self, transition: Transition) -> Metrics:
         self._rollout.append((self._acted, transition))

@@ -76,6 +76,11 @@ class ActorCritic(Learner):
         log_probs = self.log_probs(obs)
         return log_probs.argmax(-1) if greedy and not self.sampled_eval else exploration.sample(log_probs, self.rng)
 
+    @torch.no_grad()
+    def probabilities(self, obs: Tensor) -> Tensor:
+        log_probs = self.log_probs(obs).double()
+        return log_probs.exp() if self.sampled_eval else exploration.certain(log_probs.argmax(-1), log_probs.shape[-1])
+
     def update(self, transition: Transition) -> Metrics:
         self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
         if len(self._rollout) < self.rollout_length:

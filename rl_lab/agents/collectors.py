@@ -23,8 +23,11 @@ class Greedy(Learner):
         if spec.actions != ("up", "right", "down", "left") or len(spec.obs_shape) != 3 or spec.obs_shape[0] != 4:
             raise UserError(f"agent={type(self).__name__.lower()}_collector knows one world, Collect; take env=collect")
 
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return self.view(obs).bars
+
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        bounds = self.view(obs).bars.cumsum(-1)
+        bounds = self.probabilities(obs).cumsum(-1)
         draw = torch.rand(len(obs), 1, generator=self.rng, device=self.device, dtype=torch.float64) * bounds[:, -1:]
         return (draw >= bounds).sum(-1)
 

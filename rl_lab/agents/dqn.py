@@ -91,6 +91,13 @@ class DQN(Learner):
             epsilon = exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], obs.device)
         return exploration.epsilon_greedy(q, epsilon, self.rng)
 
+    @torch.no_grad()
+    def probabilities(self, obs: Tensor) -> Tensor:
+        q = self.q(obs)
+        if self.eval_epsilon:
+            return exploration.greedy_probabilities(q.double(), self.eval_epsilon)
+        return exploration.certain(q.argmax(-1), q.shape[-1])
+
     def update(self, transition: Transition) -> Metrics:
         n, metrics = transition.reward.shape[-1], {}
         self.replay.add(transition)

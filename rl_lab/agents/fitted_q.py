@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lab import losses
+from rl_lab import exploration, losses
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Bound, Count, Unit
 from rl_lab.networks import QNetwork, TorsoFn
@@ -31,6 +31,10 @@ class FittedQ(Learner):
 
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
         return self.predict(obs).argmax(-1)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        q = self.predict(obs)
+        return exploration.certain(q.argmax(-1), q.shape[-1])
 
     def view(self, obs: Tensor) -> View:
         q = self.predict(obs)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from rl_lab import exploration
 from rl_lab.types import View
 
 
@@ -15,6 +16,9 @@ class Planned:
 
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
         return self.policy[self.states(obs)]
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return exploration.certain(self.act(obs, greedy=True), self.q.shape[-1])
 
     def view(self, obs: Tensor) -> View:
         q = self.q[self.states(obs)]

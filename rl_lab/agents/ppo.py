@@ -55,7 +55,7 @@ class PPO(Learner):
         self.gamma, self.lambda_, self.bootstrap, self.standardise = gamma, lambda_, bootstrap, standardise
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
-        self.max_grad_norm, self.max_abs_reward = max_grad_norm, max_abs_reward
+        self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
 
     @property
     def settled(self) -> bool:
@@ -73,6 +73,9 @@ class PPO(Learner):
         action = exploration.sample(log_probs, self.rng)
         self._acted = losses.pick(log_probs, action), value
         return action
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return exploration.certain(self.act(obs, greedy=True), self.num_actions)
 
     def update(self, transition: Transition) -> Metrics:
         self._rollout.append((*self._acted, transition))

@@ -85,6 +85,9 @@ class QLearning(Learner):
         planned, foreseen = (x.to(obs.device) for x in self.planned)
         return torch.where((obs == foreseen).flatten(action.ndim).all(-1), planned, action)
 
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return exploration.certain(self.act(obs, greedy=True), self.num_actions)
+
     def exploring(self, q: Tensor) -> Tensor | float:
         """Epsilon now, for all envs or for each [N], from their values [..., N, A]."""
         epsilon = self.epsilon(self.steps)

@@ -18,6 +18,9 @@ class Random(Learner):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         return torch.randint(self.num_actions, obs.shape[:1], generator=self.rng, device=self.device)
 
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return torch.full((len(obs), self.num_actions), 1 / self.num_actions, device=self.device, dtype=torch.float64)
+
     def update(self, transition: Transition) -> dict:
         return {}
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from rl_lab import exploration
 from rl_lab.core.meters import Every
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Positive
@@ -55,16 +56,16 @@ def train_sb3(
                 run.log(wrapped.episodes.pop(), step)
             run.pause(step, parts)
             if evaluations.due(step) and step < total_steps:
-                run.log(judge(player.act), step, keep=True)
+                run.log(judge(player), step, keep=True)
             return True
 
     if not first:
         evaluations.due(0)
-        run.log(judge(player.act), 0, keep=True)
+        run.log(judge(player), 0, keep=True)
     player.model.learn(total_steps - first, callback=Report())
     step = first + player.model.num_timesteps
     run.save(step, parts)
-    run.log(judge(player.act), step, keep=True)
+    run.log(judge(player), step, keep=True)
     return player
 
 
@@ -77,6 +78,9 @@ class SB3Agent:
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
         action, _ = self.model.predict(obs.cpu().numpy(), deterministic=greedy)
         return torch.as_tensor(action, device=obs.device)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return exploration.certain(self.act(obs), int(self.model.action_space.n))
 
     def view(self, obs: Tensor) -> View:
         policy = self.model.policy

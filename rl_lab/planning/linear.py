@@ -8,13 +8,14 @@ import torch
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Unit
 from rl_lab.mdp import MDP
-from rl_lab.planning.plan import Backup, Plan, judged
+from rl_lab.planning.plan import Backup, Plan
+from rl_lab.planning.policies import concluded, judged, may_rest
 
 
 def linear_programming(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]:
     """The least v with v(s) >= E[r + gamma v(s')] for every action is v* (d'Epenoux, 1963). Yields one plan.
 
-    Raises UserError where no such v is finite.
+    Without discount v >= 0 too, where one can rest for ever. Raises UserError where no such v is finite.
     """
     from scipy.optimize import linprog
     from scipy.sparse import coo_array
@@ -30,8 +31,10 @@ def linear_programming(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]
     stay = coo_array((np.ones(len(rows)), (rows, rows // actions)), shape=ahead.shape)
     kept = (going_on[:, None] * actions + np.arange(actions)).ravel()
     constraints = (ahead - stay).tocsr()[kept][:, going_on]  # of v where it is not 0
+    rests = may_rest(mdp).flatten().cpu().numpy()[going_on]
     answer = linprog(
-        np.ones(len(going_on)), constraints, -step.reward.flatten().cpu().numpy()[kept], bounds=(None, None),
+        np.ones(len(going_on)), constraints, -step.reward.flatten().cpu().numpy()[kept],
+        bounds=np.stack([np.where(rests, 0.0, -np.inf), np.full(len(rests), np.inf)], 1),
         method="highs", options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )  # fmt: skip
     if answer.x is None:
@@ -41,4 +44,4 @@ def linear_programming(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]
     v[going_on] = torch.from_numpy(answer.x)
     v = v.to(mdp.start.device).view(mdp.start.shape)
     q = step(v)
-    yield Plan(mdp, v, (q.max(-1).values - v).abs().max(-1).values, q=q)
+    yield concluded(Plan(mdp, v, (q.max(-1).values - v).abs().max(-1).values, q=q))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rl_lab.core.errors import UserError
 from rl_lab.mdp import MDP
 
 Rule = Literal["value", "policy", "span", "residual"]
@@ -74,37 +73,16 @@ def discounted(mdp: MDP, gamma: float | None = None) -> MDP:
     return mdp._replace(gamma=gamma.expand(mdp.start.shape[:-1]))
 
 
-def judged(mdp: MDP, gamma: float | None = None) -> MDP:
-    """The same, for an endless future. Raises UserError where gamma is 1 and some state can reach no end."""
-    mdp = discounted(mdp, gamma)
-    if (mdp.gamma == 1).any():
-        proper_policy(mdp)
-    return mdp
+FAR = 1 - 1e-4  # a gamma above it is so near 1 that what a sweep moves says little of how far its values are off
 
 
-def proper_policy(mdp: MDP) -> Tensor:
-    """Actions [S] that lead to a terminal state from everywhere, by a shortest possible way.
-
-    Raises UserError that names a state from which there is none.
-    """
-    possible, reached = mdp.probability > 0, mdp.terminal
-    policy = torch.zeros_like(reached, dtype=torch.int64)
-    while True:
-        onto = _successors(reached, mdp.next_state).logical_and_(possible).any(-1)  # [S, A]
-        new = onto.any(-1) & ~reached
-        if not new.any():
-            break
-        policy, reached = torch.where(new, onto.byte().argmax(-1), policy), reached | new
-    if not reached.all():
-        state = (~reached).nonzero()[0].tolist()[-1]
-        raise UserError(f"gamma=1 needs an end that every state can reach, and state {state} reaches none: "
-                        "its value may be infinite; choose a gamma below 1")  # fmt: skip
-    return policy
+def tie(mdp: MDP) -> Tensor:
+    """[], by how much of 1 + |q| two action values may differ and count as the same: less than what a step costs."""
+    return torch.where(mdp.gamma < 1, ((1 - mdp.gamma) / 100).clamp(1e-14, 1e-10), 1e-10)
 
 
-def _successors(x: Tensor, next_state: Tensor) -> Tensor:
-    """x [S] at every successor [S, A, K]."""
-    return x.gather(-1, next_state.flatten(-3)).view(next_state.shape)
+def far_sighted(mdp: MDP) -> bool:
+    return bool((mdp.gamma > FAR).any())
 
 
 def follow(mdp: MDP, policy: Tensor) -> MDP:
@@ -138,14 +116,23 @@ def settled(plan: Plan, rule: Rule, epsilon: float) -> bool:
     value:    |v - v*| < epsilon; the greedy policy then loses less than 2 epsilon gamma / (1 - gamma)
     policy:   the greedy policy loses less than epsilon, and |v - v*| < epsilon / 2
     span:     the greedy policy loses less than epsilon; v itself may be far off by a constant
-    residual: nothing moved by more than epsilon; the only rule without discount, where it promises nothing
+    residual: nothing moved by more than epsilon; the only rule for a far-sighted gamma, where it promises nothing
     """
     gamma = plan.mdp.gamma
     width = (1 - gamma) / gamma  # of one residual in terms of the error
-    if rule == "residual" or (gamma == 1).any():
+    if rule == "residual" or far_sighted(plan.mdp):
         done = plan.residual <= epsilon
     elif rule == "span":
         done = plan.high - plan.low < epsilon
     else:
         done = plan.residual < epsilon * (width if rule == "value" else width / 2)
     return bool(done.all())
+
+
+def centred(plan: Plan) -> Plan:
+    """With the values in the middle of MacQueen's bounds, if there are any: within half their width of v*."""
+    if not (plan.low.isfinite() & plan.high.isfinite()).all():
+        return plan
+    shift = (plan.low + plan.high) / 2
+    value = torch.where(plan.mdp.terminal, 0.0, plan.value + shift[..., None])
+    return Plan(plan.mdp, value, plan.residual, low=plan.low - shift, high=plan.high - shift, policy=plan.policy)

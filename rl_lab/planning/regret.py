@@ -1,38 +1,54 @@
 """How far a policy is from the best one, exactly: where the world is known, learning can be measured without noise."""
 
+from functools import cached_property
+from itertools import islice
+
 import torch
 from torch import Tensor
 
-from rl_lab.core.errors import UserError
 from rl_lab.mdp import MDP
-from rl_lab.planning.plan import Backup, follow, judged
-from rl_lab.planning.policies import evaluate_policy, modified_policy_iteration
+from rl_lab.planning.evaluation import values
+from rl_lab.planning.plan import Backup, follow
+from rl_lab.planning.policies import judged, modified_policy_iteration, optimal
+
+ROUNDS = 200  # of sweeps, before the rest is left to exact policy iteration
 
 
 class Regret:
     """v*(start) - v_pi(start): the expected discounted return that a policy gives away, by the world's own gamma.
 
-    Where gamma is 1 and the policy never ends, what it gets in `horizon` steps stands for its value. Worked out on the
-    CPU. Raises UserError where gamma is 1 and some state reaches no end, or where it pays never to end.
+    Both are exact, of a policy that draws too, and take no account of a time limit. But where gamma is 1 and the policy
+    may go on for ever at a cost, its value is not finite: what it gets in `horizon` steps is then held against the most
+    that any policy gets in as many. It is never negative. Worked out on the CPU. Raises UserError where gamma is 1 and
+    some v* is infinite.
     """
 
     def __init__(self, mdp: MDP, horizon: int):
         self.mdp, self.horizon = judged(mdp.to("cpu")), horizon
-        *_, plan = modified_policy_iteration(self.mdp, max_sweeps=100_000 if self.mdp.gamma < 1 else 2_000)
-        self.optimum = self.mdp.start @ self._value(plan.policy)
+        *_, plan = islice(modified_policy_iteration(self.mdp, evaluation_sweeps=50), ROUNDS)
+        self.optimum = self._at_start(optimal(self.mdp, plan.policy).value)
 
     def __call__(self, policy: Tensor) -> float:
         """Of actions int64 [S], or of probabilities [S, A]."""
-        return float(self.optimum - self.mdp.start @ self._value(policy.cpu()))
+        policy = policy.cpu()
+        value = self._at_start(values(self.mdp, policy))
+        if value.isfinite():
+            lost = self.optimum - value
+        else:
+            alone = follow(self.mdp, policy)
+            lost = self.most - self._within_horizon(alone)
+        return max(0.0, float(lost))  # rounding apart it is so
 
-    def _value(self, policy: Tensor) -> Tensor:
-        try:
-            return evaluate_policy(self.mdp, policy)
-        except UserError:
-            return self._within_horizon(policy)
+    @cached_property
+    def most(self) -> Tensor:
+        """What the best first decisions come to in `horizon` steps, []."""
+        return self._within_horizon(self.mdp)
 
-    def _within_horizon(self, policy: Tensor) -> Tensor:
-        sweep, v = Backup(follow(self.mdp, policy)), torch.zeros_like(self.mdp.start)
+    def _within_horizon(self, mdp: MDP) -> Tensor:
+        sweep, v = Backup(mdp), torch.zeros_like(mdp.start)
         for _ in range(self.horizon):
-            v = sweep(v).squeeze(-1)
-        return v
+            v = sweep(v).max(-1).values
+        return self._at_start(v)
+
+    def _at_start(self, v: Tensor) -> Tensor:
+        return torch.where(self.mdp.start > 0, self.mdp.start * v, 0.0).sum()

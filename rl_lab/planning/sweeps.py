@@ -11,7 +11,9 @@ from torch import Tensor
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Positive, Unit
 from rl_lab.mdp import MDP
-from rl_lab.planning.plan import Backup, Plan, Rule, discounted, follow, judged, measured, settled
+from rl_lab.planning.arrival import arriving
+from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled
+from rl_lab.planning.policies import concluded, first_values, judged, waited
 
 
 def value_iteration(
@@ -33,11 +35,12 @@ def value_iteration(
     Raises UserError where the values do not settle.
     """
     mdp = judged(mdp, gamma)
-    sweeps = _synchronous(mdp, initial) if sweep == "synchronous" else _in_place(mdp, initial, sweep)
+    sweeps = (
+        _synchronous(mdp, _first_values(mdp, initial)) if sweep == "synchronous" else _in_place(mdp, initial, sweep)
+    )
     for number, plan in enumerate(sweeps, 1):
-        if done := number % check_every == 0 and settled(plan, stop, epsilon):
-            if stop == "span" and plan.high.isfinite().all():
-                plan = _centred(plan)
+        if done := (number % check_every == 0 and settled(plan, stop, epsilon)) or waited(mdp, number):
+            plan = concluded(centred(plan) if stop == "span" else plan)
         elif number == max_sweeps:
             raise UserError(f"value iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
                             "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
@@ -46,9 +49,8 @@ def value_iteration(
             return
 
 
-def _synchronous(mdp: MDP, initial: str) -> Iterator[Plan]:
+def _synchronous(mdp: MDP, v: Tensor) -> Iterator[Plan]:
     q_of = Backup(mdp)
-    v = _first_values(mdp, q_of.reward, initial)
     while True:
         q = q_of(v)
         yield measured(mdp, v, v := q.max(-1).values, q=q)
@@ -58,7 +60,7 @@ def _in_place(mdp: MDP, initial: str, sweep: str) -> Iterator[Plan]:
     from rl_lab.planning.kernels import relax
 
     tables = _tables(mdp)
-    v = _first_values(mdp, torch.from_numpy(tables[2]), initial)
+    v = _first_values(mdp, initial)
     flat = v.view(-1).numpy()
     for turn in count():
         worst = relax(*tables, flat, 0, len(flat), sweep == "in_place" or turn % 2 == 0)
@@ -71,25 +73,18 @@ def _bounded(mdp: MDP, v: Tensor, change: float) -> Plan:
     return Plan(mdp, v, torch.full_like(mdp.gamma, change), low=-error, high=error)
 
 
-def _centred(plan: Plan) -> Plan:
-    shift = (plan.low + plan.high) / 2
-    value = torch.where(plan.mdp.terminal, 0.0, plan.value + shift[..., None])
-    return Plan(plan.mdp, value, plan.residual, low=plan.low - shift, high=plan.high - shift, policy=plan.policy)
-
-
-def _first_values(mdp: MDP, reward: Tensor, initial: str) -> Tensor:
-    """v [S]: zeros, or what the least of the best expected rewards would come to for ever, 0 at most.
+def _first_values(mdp: MDP, initial: str) -> Tensor:
+    """v [S]: `first_values`, or what the least of the best expected rewards would come to for ever, 0 at most.
 
     The latter is never above v*, and no sweep lowers it: values rise to v* from below, and a sweep carries good news
     as far as its order allows. Without discount there is no such start. Raises UserError.
     """
-    v = torch.zeros_like(mdp.start)
     if initial == "zero":
-        return v
+        return first_values(mdp)
     if (mdp.gamma == 1).any():
         raise UserError("planner.initial=pessimistic needs gamma below 1; choose zero")
-    least = reward.view(*mdp.start.shape, -1).max(-1).values.min(-1).values.clamp(max=0.0) / (1 - mdp.gamma)
-    return v + torch.where(mdp.terminal, 0.0, least[..., None])
+    least = Backup(mdp).reward.max(-1).values.min(-1).values.clamp(max=0.0) / (1 - mdp.gamma)
+    return torch.where(mdp.terminal, 0.0, least[..., None])
 
 
 def prioritised_sweeping(
@@ -110,19 +105,21 @@ def prioritised_sweeping(
 
     mdp = judged(mdp, gamma)
     tables = _tables(mdp)
-    v = _first_values(mdp, torch.from_numpy(tables[2]), initial if (mdp.gamma < 1).all() else "zero")
+    v = _first_values(mdp, initial if (mdp.gamma < 1).all() else "zero")
     flat = v.view(-1).numpy()
     states = v.shape[-1]
     size = min(states, max(block, len(flat) // 8_192))
     reads, waiting = readers(tables[0], size), np.full(-(-len(flat) // size), np.inf)
-    tolerance = float((epsilon * (1 - mdp.gamma).where(mdp.gamma < 1, 1.0)).min())
-    for _ in range(max_sweeps):
+    tolerance = epsilon * (1.0 if far_sighted(mdp) else float((1 - mdp.gamma).min()))
+    for number in range(1, max_sweeps + 1):
         relax_waiting(*tables, flat, waiting, reads, size, tolerance, every * len(flat))
         residual = torch.full_like(mdp.gamma, waiting.max())
         error = residual / (1 - mdp.gamma)
-        yield Plan(mdp, v.clone(), residual, low=-error, high=error)
-        if waiting.max() <= tolerance:
+        plan = Plan(mdp, v.clone(), residual, low=-error, high=error)
+        if waiting.max() <= tolerance or waited(mdp, number * every):
+            yield concluded(plan)
             return
+        yield plan
     raise UserError(f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} rounds: "
                     "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
 
@@ -142,24 +139,29 @@ def q_iteration(mdp: MDP, *, gamma: Unit | None = None, epsilon: Positive = 1e-9
                 ) -> Iterator[Plan]:  # fmt: skip
     """Sweeps q <- E[r + gamma max_b q(s', b)], until every q is within epsilon of q*. Raises UserError."""
     mdp = judged(mdp, gamma)
-    q_of, q = Backup(mdp), torch.zeros(*mdp.next_state.shape[:-1], dtype=torch.float64, device=mdp.start.device)
-    for _ in range(max_sweeps):
+    q_of, q = Backup(mdp), first_values(mdp)[..., None].expand(mdp.next_state.shape[:-1])
+    for number in range(1, max_sweeps + 1):
         new_q = q_of(q.max(-1).values)
         plan = measured(mdp, q.flatten(-2), new_q.flatten(-2))
         q = new_q
-        yield Plan(mdp, q.max(-1).values, plan.residual, low=plan.low, high=plan.high, q=q)
-        if settled(plan, "value", epsilon):
+        plan = Plan(mdp, q.max(-1).values, plan.residual, low=plan.low, high=plan.high, q=q)
+        if settled(plan, "value", epsilon) or waited(mdp, number):
+            yield concluded(plan)
             return
+        yield plan
     raise UserError(f"Q-iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
                     "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
 
 
 def finite_horizon(mdp: MDP, *, horizon: Count, gamma: Unit | None = None) -> Iterator[Plan]:
     """Backward induction: the plan number k is exact for k steps to go, and its policy is that of its first step."""
-    sweeps = _synchronous(discounted(mdp, gamma), "zero")
-    for _ in range(horizon):
+    sweeps = _synchronous(discounted(mdp, gamma), torch.zeros_like(mdp.start))
+    for left in reversed(range(horizon)):
         plan = next(sweeps)
-        yield Plan(plan.mdp, plan.value, plan.residual, q=plan.q)
+        plan = Plan(plan.mdp, plan.value, plan.residual, q=plan.q)
+        if not left:
+            plan.policy = arriving(plan)
+        yield plan
 
 
 def policy_evaluation(
@@ -187,6 +189,10 @@ def policy_evaluation(
     of_policy = value_iteration(
         follow(mdp, chosen), gamma=gamma, epsilon=epsilon, stop=stop, sweep=sweep, max_sweeps=max_sweeps
     )
-    world = judged(mdp, gamma)
+    world, last = discounted(mdp, gamma), None
     for plan in of_policy:
-        yield Plan(world, plan.value, plan.residual, low=plan.low, high=plan.high)
+        if last:
+            yield last
+        last = Plan(world, plan.value, plan.residual, low=plan.low, high=plan.high)
+    last.policy = arriving(last)
+    yield last

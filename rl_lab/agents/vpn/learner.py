@@ -104,6 +104,9 @@ class VPN(Learner):
             q = self.q(self.online, obs, self.branches)
         return exploration.epsilon_greedy(q, self.epsilon(self.steps), self.rng)
 
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return exploration.certain(self.act(obs, greedy=True), self.num_actions)
+
     def q(self, network: torch.nn.Module, obs: Tensor, branches: tuple[int, ...]) -> Tensor:
         """Planned action values [B, A], -inf of options not looked into at the root."""
         return torch.cat([network.q(part, branches, self.gamma) for part in obs.split(self.roots_at_once)])

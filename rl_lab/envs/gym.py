@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab import registration
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count
 from rl_lab.types import Spec, Step
@@ -26,6 +27,8 @@ class Gym:
             raise UserError(
                 f"env.id={id} is refused: it would import {id.split(':')[0]}; install a package that registers itself"
             )
+        if "world" in (options or {}) and id in map(registration.name, registration.worlds()):
+            raise UserError(f"env.options.world is refused: env.id={id} names its world; choose another env.id")
         arguments = dict(options or {}) | ({"render_mode": "rgb_array"} if camera else {})
         try:
             self._env = gymnasium.make_vec(

@@ -141,8 +141,9 @@ def test_the_final_frames_of_rare_cuts_take_no_more_room(monkeypatch):
     for _ in range(2_000):
         replay.add(world.step())
     assert replay._ring.finals == 4_004 // 32
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 50_000)
     replay, world = Replay(1_000, 0, CPU), World(4, 1, 0.8)
+    replay.add(world.step())
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000)
     with pytest.raises(
         UserError, match="^agent.replay.capacity=1000: more than one step in 32 is cut short, and their "
     ):

@@ -86,6 +86,9 @@ def train(
     agent = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
     if not isinstance(agent, A2C):
         raise UserError(f"loop=crew is for A2C, and this agent is {type(agent).__name__}; choose loop=train")
+    if agent.standardise:
+        raise UserError("agent.standardise=true is beyond loop=crew, whose groups learn apart; set it to false, "
+                        "or choose loop=train")  # fmt: skip
     members = [Member(agent, env, run.stream(f"agent/{i}")) for i, env in enumerate(envs)]
     crew, num_envs = Crew(agent, members), sum(env.num_envs for env in envs)
     episodes, means = Episodes(num_envs, envs[0].device), Means()

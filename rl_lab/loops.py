@@ -1,5 +1,7 @@
 """The experiments: `train` an agent, or `plan` with a model; both end before the `Judge`."""
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
@@ -163,21 +165,46 @@ class Judge:
         return metrics
 
 
+LONG, ENDLESS = 30_000, 1_000_000  # steps of an episode that are told of, and beyond which it has no end
+
+
 @torch.no_grad()
 def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Returns and lengths, both [E], of each env's first ceil(episodes / num_envs) episodes: no bias to short ones."""
+    """Returns and lengths, both [E], of each env's first ceil(episodes / num_envs) episodes: no bias to short ones.
+
+    An environment without a time limit may hold a policy for ever. From 30,000 steps of an episode on (a game of Atari
+    has 27,000 at most) this is told, at each doubling, and at a million it is a UserError; whatever has a limit of its
+    own, `env.time_limit`, is played to it.
+    """
     quota = -(-episodes // env.num_envs)
     table = torch.zeros(2, quota + 1, env.num_envs, device=env.device)  # the last row takes what is not counted
     ids = torch.arange(env.num_envs, device=env.device)
     episode = torch.zeros_like(ids)
-    obs = env.reset(seed)
+    obs, steps, tell = env.reset(seed), 0, LONG
+    look = math.inf if getattr(env, "time_limit", None) else LONG
     while (episode < quota).any():
         step = env.step(policy(obs))
         table[:, episode, ids] += torch.stack([step.reward, torch.ones_like(step.reward)])
         episode = (episode + step.last).clamp(max=quota)
-        obs = step.obs
+        obs, steps = step.obs, steps + 1
+        if steps >= look:
+            longest = int((table[1, episode, ids] * (episode < quota)).max())  # of those that go on
+            if longest >= min(tell, ENDLESS):
+                tell_of_long(longest)
+                tell *= 2
+            look = steps + min(tell, ENDLESS) - longest
     returns, lengths = table[:, :quota].flatten(1)
     return returns, lengths
+
+
+def tell_of_long(steps: int) -> None:
+    """Raises UserError where an episode of so many is taken for one without an end."""
+    limit = "of Gymnasium's: +env.options.max_episode_steps=10000"
+    if steps >= ENDLESS:
+        raise UserError(f"an episode has lasted {steps:,} steps, and its environment has no time limit; give it one, "
+                        f"{limit}")  # fmt: skip
+    print(f"evaluation: an episode has lasted {steps:,} steps and goes on; without a time limit ({limit}) it is given up "
+          f"after {ENDLESS:,}", file=sys.stderr)  # fmt: skip
 
 
 class Episodes:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rl_lab import networks
+from rl_lab import loops, networks
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli
 from rl_lab.core.errors import UserError
@@ -286,6 +286,52 @@ def test_options_that_an_environment_cannot_take_are_named_in_a_line(register):
         with pytest.raises(UserError) as error:
             Gym(id, 2, options=options)
         assert str(error.value).startswith(words) and "\n" not in str(error.value)
+
+
+# -- episodes that never end
+
+
+def test_an_episode_that_never_ends_is_told_of_and_then_refused(register, monkeypatch, capsys):
+    monkeypatch.setattr(loops, "LONG", 100)
+    monkeypatch.setattr(loops, "ENDLESS", 1_000)
+    env = Gym(register(Pictures), 2, options={"shape": (7, 8, 3), "first": False})
+    with pytest.raises(UserError) as error:
+        loops.play(env, lambda obs: torch.zeros(2, dtype=torch.int64), 2, seed=0)
+    assert str(error.value) == (
+        "an episode has lasted 1,000 steps, and its environment has no time limit; give it one, "
+        "of Gymnasium's: +env.options.max_episode_steps=10000"
+    )
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[5] for line in said] == ["100", "200", "400", "800"]
+    assert said[0] == (
+        "evaluation: an episode has lasted 100 steps and goes on; without a time limit "
+        "(of Gymnasium's: +env.options.max_episode_steps=10000) it is given up after 1,000"
+    )
+
+
+def test_a_long_episode_that_ends_is_played_to_its_end(register, monkeypatch, capsys):
+    """With a time limit of its own however long; without one up to the last step allowed."""
+    monkeypatch.setattr(loops, "LONG", 100)
+    monkeypatch.setattr(loops, "ENDLESS", 1_000)
+    id, still = register(Pictures, max_episode_steps=2_500), lambda obs: torch.zeros(2, dtype=torch.int64)
+    env = Gym(id, 2, options={"shape": (7, 8, 3), "first": False})
+    assert env.time_limit == 2_500
+    returns, lengths = loops.play(env, still, 4, seed=0)
+    assert lengths.tolist() == [2_500] * 4 and capsys.readouterr().err == ""
+    env = Gym(id, 2, options={"shape": (7, 8, 3), "first": False, "max_episode_steps": -1})
+    assert env.time_limit is None
+    count = iter(range(2_000))
+    env._env.envs[0].unwrapped.step = lambda action: (
+        env._env.envs[0].unwrapped.seen,
+        1.0,
+        next(count) % 999 == 998,
+        False,
+        {},
+    )
+    env._env.envs[1].unwrapped.step = lambda action: (env._env.envs[1].unwrapped.seen, 0.0, True, False, {})
+    _, lengths = loops.play(env, still, 4, seed=0)
+    assert sorted(lengths.tolist()) == [1, 1, 999, 999]
+    assert len(capsys.readouterr().err.splitlines()) == 4  # at 100, 200, 400 and 800, once
 
 
 # -- what render() gives

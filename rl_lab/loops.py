@@ -203,8 +203,8 @@ def tell_of_long(steps: int) -> None:
     if steps >= ENDLESS:
         raise UserError(f"an episode has lasted {steps:,} steps, and its environment has no time limit; give it one, "
                         f"{limit}")  # fmt: skip
-    print(f"evaluation: an episode has lasted {steps:,} steps and goes on; without a time limit ({limit}) it is given up "
-          f"after {ENDLESS:,}", file=sys.stderr)  # fmt: skip
+    words = f"an episode has lasted {steps:,} steps and goes on; without a time limit ({limit})"
+    print(f"evaluation: {words} it is given up after {ENDLESS:,}", file=sys.stderr)
 
 
 class Episodes:

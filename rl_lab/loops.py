@@ -40,6 +40,7 @@ def train(
     Under torchrun each process has envs of its own, as many as one alone would have, and the steps of all count. They
     learn together; the first one evaluates, while the others wait for its next gradient.
     """
+    check_loop(agent, "train")
     agent, stride = agent(env.spec, device=run.device, seed=run.stream("agent")), env.num_envs * distributed.size()
     episodes, means = Episodes(env.num_envs, env.device), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
@@ -70,6 +71,16 @@ def train(
     if run.leads:
         run.log(judge(greedy), step, keep=True)
     return agent
+
+
+def check_loop(agent: Callable, loop: str) -> None:
+    """Raises UserError where the agent is one of another loop's."""
+    kind = getattr(agent, "func", agent)
+    foreign = {"stable_baselines3": "sb3", "rl_lab.agents.fitted_q": "fit_q"}
+    own = next((name for home, name in foreign.items() if f"{kind.__module__}.".startswith(f"{home}.")), "train")
+    if isinstance(kind, type) and own != loop:
+        raise UserError(f"loop={loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; choose "
+                        f"loop={own}, or another agent")  # fmt: skip
 
 
 def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:

@@ -42,6 +42,7 @@ def nature_cnn(
     layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it;
     bf16: see `Bf16`.
     """
+    _flat(spec)
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
         raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
                         f"{spec.obs_shape}; choose agent/network=mlp or agent/network=linear")  # fmt: skip

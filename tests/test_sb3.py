@@ -75,6 +75,10 @@ def test_sb3_on_collect_has_one_gamma_and_says_that_it_counts_by_options(tmp_pat
         (["loop=sb3", "agent=dqn"], "loop=sb3 is for the agents of Stable-Baselines3, and this one is DQN; choose agent=sb3_dqn, "
                                     "sb3_a2c or sb3_ppo, or loop=train"),
         (["loop=sb3", "agent=random", "env=cartpole"], "loop=sb3 is for the agents of Stable-Baselines3, and this one is Random; "),
+        (["agent=sb3_dqn", "loop=train"], "loop=train is not for stable_baselines3's DQN; choose loop=sb3, or another agent"),
+        (["agent=fitted_q_linear", "loop=train"], "loop=train is not for rl_lab's LeastSquares; choose loop=fit_q, or another agent"),
+        (["agent=sb3_a2c", "loop=crew"], "loop=crew is for rl_lab's A2C, and this agent is stable_baselines3's A2C; choose agent=a2c"),
+        (["agent=dqn_cnn", "env.obs=index"], "env.obs=index is a bare number"),
         (["agent=sb3_dqn_cnn", "env=cartpole"], "Stable-Baselines3's DQN cannot be built for observations (4,): You should use "
                                                 "NatureCNN only with images"),
         (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot"),

@@ -1,5 +1,6 @@
 """Our worlds seen through Gymnasium's eyes: one walker as an Env, many as a VectorEnv; numpy outside, torch inside."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -12,8 +13,9 @@ from gymnasium.vector.utils import batch_space
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from rl_lab import registration
 from rl_lab.core import conf_dir, settings
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, nearest
 from rl_lab.envs.collect import Collect, mixed
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import worlds
@@ -137,12 +139,30 @@ class VectorWorld(gymnasium.vector.VectorEnv):
 
 def build(world: str, device: str = "cpu", obs: str | None = None, **changes) -> MDPEnv | Collect:
     """The env of conf/env/<world>.yaml with `changes` merged into it, checked. Raises UserError."""
+    if world not in (names := registration.worlds()):
+        raise UserError(f"no world '{world}'{nearest(world, names)}")
     written = _read(world)
     if obs or "obs" in written:
         changes["obs"] = obs or "index"
+    _check_plain(changes | {"device": device}, "env")
     node = OmegaConf.merge({"device": device, "env": written}, {"env": changes}).env
     settings.check(node, "env")
     return hydra.utils.instantiate(node)
+
+
+def _check_plain(value: Any, path: str) -> None:
+    """Changes are numbers and words: nothing that Hydra would call or OmegaConf resolve. Raises UserError."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in settings.RESERVED:
+                raise UserError(f"{path}.{key} is refused: what a world is made of is not changed from here")
+            _check_plain(str(key), path)
+            _check_plain(item, f"{path}.{key}")
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for i, item in enumerate(value):
+            _check_plain(item, f"{path}[{i}]")
+    elif "${" in str(value):
+        raise UserError(f"{path} is refused: it holds ${{, and settings of a world refer to nothing")
 
 
 def _read(world: str) -> DictConfig:

@@ -82,9 +82,17 @@ def train(
     """As `loops.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
     if len({env.num_envs for env in envs}) > 1:
         raise UserError("loop.envs: groups of different size would not weigh the same; give each as many environments")
+    if getattr(agent, "func", A2C) is not A2C:
+        home, name = agent.func.__module__.partition(".")[0], agent.func.__name__
+        if home != "rl_lab":
+            raise UserError(f"loop=crew is for rl_lab's A2C, and this agent is {home}'s {name}; choose agent=a2c")
+        raise UserError(f"loop=crew is for A2C, and this agent is {name}; choose loop=train")
     agent = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
     if not isinstance(agent, A2C):
         raise UserError(f"loop=crew is for A2C, and this agent is {type(agent).__name__}; choose loop=train")
+    if agent.standardise:
+        raise UserError("agent.standardise=true is beyond loop=crew, whose groups learn apart; set it to false, "
+                        "or choose loop=train")  # fmt: skip
     members = [Member(agent, env, run.stream(f"agent/{i}")) for i, env in enumerate(envs)]
     crew, num_envs = Crew(agent, members), sum(env.num_envs for env in envs)
     episodes, means = Episodes(num_envs, envs[0].device), Means()

@@ -12,7 +12,7 @@ from rl_lab.core.streams import Stream, uniform
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` to `end` over `steps` that begin after `delay`, then flat.
+    """From `start` to `end` over `steps` that begin after `delay`, then flat; before `random_steps`, 1.
 
     (An object, because Hydra's partials cost 0.2 ms a call.)
     """
@@ -21,8 +21,11 @@ class Linear:
     end: Unit
     steps: Natural = 0
     delay: Natural = 0
+    random_steps: Natural = 0  # taken wholly at random while `steps` run already, as in Stable-Baselines3's DQN
 
     def __call__(self, step: int) -> float:
+        if step < self.random_steps:
+            return 1.0
         done = min(max(step - self.delay, 0) / self.steps, 1.0) if self.steps else 1.0
         return self.start + (self.end - self.start) * done
 

@@ -17,7 +17,7 @@ from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, NonNegative, Unit
 from rl_lab.episodes import play_episodes, transitions
-from rl_lab.loops import Judge
+from rl_lab.loops import Judge, check_loop
 from rl_lab.losses import pick
 from rl_lab.types import Transition, VectorEnv
 
@@ -69,6 +69,9 @@ def fit_q(
     eval_episodes: Count = 100,
 ) -> FittedQ:
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
+    check_loop(agent, "fit_q")
+    if not env.spec.obs_shape:
+        raise UserError("env.obs=index is a bare number, of which a regression makes nothing; use env.obs=one_hot")
     agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
     batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))
     batch = Transition(*(x.to(run.device) for x in batch[:6]))

@@ -1,5 +1,7 @@
 """The experiments: `train` an agent, or `plan` with a model; both end before the `Judge`."""
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
@@ -38,6 +40,7 @@ def train(
     Under torchrun each process has envs of its own, as many as one alone would have, and the steps of all count. They
     learn together; the first one evaluates, while the others wait for its next gradient.
     """
+    check_loop(agent, "train")
     agent, stride = agent(env.spec, device=run.device, seed=run.stream("agent")), env.num_envs * distributed.size()
     episodes, means = Episodes(env.num_envs, env.device), Means()
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
@@ -68,6 +71,16 @@ def train(
     if run.leads:
         run.log(judge(agent), step, keep=True)
     return agent
+
+
+def check_loop(agent: Callable, loop: str) -> None:
+    """Raises UserError where the agent is one of another loop's."""
+    kind = getattr(agent, "func", agent)
+    foreign = {"stable_baselines3": "sb3", "rl_lab.agents.fitted_q": "fit_q"}
+    own = next((name for home, name in foreign.items() if f"{kind.__module__}.".startswith(f"{home}.")), "train")
+    if isinstance(kind, type) and own != loop:
+        raise UserError(f"loop={loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; choose "
+                        f"loop={own}, or another agent")  # fmt: skip
 
 
 def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:
@@ -168,21 +181,46 @@ class Judge:
         return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))} if self.regret else {}
 
 
+LONG, ENDLESS = 30_000, 1_000_000  # steps of an episode that are told of, and beyond which it has no end
+
+
 @torch.no_grad()
 def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Returns and lengths, both [E], of each env's first ceil(episodes / num_envs) episodes: no bias to short ones."""
+    """Returns and lengths, both [E], of each env's first ceil(episodes / num_envs) episodes: no bias to short ones.
+
+    An environment without a time limit may hold a policy for ever. From 30,000 steps of an episode on (a game of Atari
+    has 27,000 at most) this is told, at each doubling, and at a million it is a UserError; whatever has a limit of its
+    own, `env.time_limit`, is played to it.
+    """
     quota = -(-episodes // env.num_envs)
     table = torch.zeros(2, quota + 1, env.num_envs, device=env.device)  # the last row takes what is not counted
     ids = torch.arange(env.num_envs, device=env.device)
     episode = torch.zeros_like(ids)
-    obs = env.reset(seed)
+    obs, steps, tell = env.reset(seed), 0, LONG
+    look = math.inf if getattr(env, "time_limit", None) else LONG
     while (episode < quota).any():
         step = env.step(policy(obs))
         table[:, episode, ids] += torch.stack([step.reward, torch.ones_like(step.reward)])
         episode = (episode + step.last).clamp(max=quota)
-        obs = step.obs
+        obs, steps = step.obs, steps + 1
+        if steps >= look:
+            longest = int((table[1, episode, ids] * (episode < quota)).max())  # of those that go on
+            if longest >= min(tell, ENDLESS):
+                tell_of_long(longest)
+                tell *= 2
+            look = steps + min(tell, ENDLESS) - longest
     returns, lengths = table[:, :quota].flatten(1)
     return returns, lengths
+
+
+def tell_of_long(steps: int) -> None:
+    """Raises UserError where an episode of so many is taken for one without an end."""
+    limit = "of Gymnasium's: +env.options.max_episode_steps=10000"
+    if steps >= ENDLESS:
+        raise UserError(f"an episode has lasted {steps:,} steps, and its environment has no time limit; give it one, "
+                        f"{limit}")  # fmt: skip
+    words = f"an episode has lasted {steps:,} steps and goes on; without a time limit ({limit})"
+    print(f"evaluation: {words} it is given up after {ENDLESS:,}", file=sys.stderr)
 
 
 class Episodes:

@@ -42,10 +42,10 @@ def nature_cnn(
     layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it;
     bf16: see `Bf16`.
     """
+    _flat(spec)
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
         raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
-                        f"{spec.obs_shape}; "
-                        "use rl_lab.networks.mlp or rl_lab.networks.linear")  # fmt: skip
+                        f"{spec.obs_shape}; choose agent/network=mlp or agent/network=linear")  # fmt: skip
 
     def norm(kind: type[nn.Module], size: int) -> list[nn.Module]:
         return [kind(size)] if layer_norm else []
@@ -185,6 +185,13 @@ class Frames(nn.Module):
         return x.to(torch.float32, memory_format=torch.channels_last) / 255
 
 
+class Pixels(nn.Flatten):
+    """uint8 [B, ...] -> float [B, F] in [0, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float() / 255
+
+
 def _head(features: int, size: int, gain: float | None) -> nn.Linear:
     head = nn.Linear(features, size, bias=gain != 0)
     if gain == 0:
@@ -198,7 +205,7 @@ def _head(features: int, size: int, gain: float | None) -> nn.Linear:
 def _flat(spec: Spec) -> nn.Module:
     if not spec.obs_shape:
         raise UserError("env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot")
-    return nn.Flatten()
+    return Pixels() if spec.obs_dtype == torch.uint8 else nn.Flatten()
 
 
 def _features(torso: nn.Module, spec: Spec) -> int:

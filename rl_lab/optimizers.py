@@ -50,6 +50,7 @@ class CentredRMSprop(torch.optim.Optimizer):
             torch._foreach_mul_(squares, group["decay"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
             roots = torch._foreach_addcmul(squares, means, means, -1)
+            torch._foreach_clamp_min_(roots, 0.0)  # a variance, which rounding may take below
             torch._foreach_add_(roots, group["eps"])
             torch._foreach_sqrt_(roots)
             torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])

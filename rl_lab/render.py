@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
-from rl_lab.core.settings import Count, Natural, Positive
+from rl_lab.core.settings import Bound, Count, Natural
 from rl_lab.looking import panels
 from rl_lab.looking.films import watched, write, write_still
+from rl_lab.looking.frames import FASTEST, SLOWEST
 from rl_lab.player import Player, load
 from rl_lab.saliency import Saliency
 from rl_lab.scenes import at_rate, board_of, film, rate_of, scenery, together
@@ -24,7 +26,7 @@ def render(
     episodes: Count = 3,
     seed: Natural = 0,
     max_steps: Count = 2_000,  # of an episode
-    fps: Positive | None = None,  # of a gridworld; other worlds have their own
+    fps: Annotated[float, Bound(SLOWEST, FASTEST)] | None = None,  # None: the world's own, of a gridworld 6
     saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
     gif: bool = True,
     out: str | None = None,  # the mp4, or a still if it ends in .png; None: videos/ in the first run's folder

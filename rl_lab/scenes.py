@@ -16,6 +16,7 @@ from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import panels, pictures, trees, worlds
 from rl_lab.looking.browser import Browser
+from rl_lab.looking.frames import FASTEST, SLOWEST
 from rl_lab.looking.heat import Box, glowing
 from rl_lab.looking.terminal import Terminal, Words
 from rl_lab.player import Player
@@ -169,8 +170,10 @@ def facts_of(moment: Moment, episode: str) -> dict[str, str]:
 
 
 def rate_of(player: Player, fps: float | None) -> float:
-    """Pictures a second: of a world that has a speed of its own that, of a gridworld `fps`."""
-    return getattr(player.env, "frames_per_second", None) or fps or GRIDWORLD_FPS
+    """Pictures a second: `fps`, or else the world's own speed, if it has one. Raises UserError."""
+    if fps is not None and not SLOWEST <= fps <= FASTEST:
+        raise UserError(f"fps={fps:g} is impossible: it must be between {SLOWEST:g} and {FASTEST:g}")
+    return fps or getattr(player.env, "frames_per_second", GRIDWORLD_FPS)
 
 
 def at_rate(frames: Iterable[Image.Image], rate: float, fps: float) -> Iterator[Image.Image]:

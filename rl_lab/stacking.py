@@ -14,6 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.streams import Streams, integers
 from rl_lab.memory import Replay
+from rl_lab.networks import Pixels
 from rl_lab.types import Spec, Transition
 
 MIXING = torch.optim.Adafactor, torch.optim.LBFGS, torch.optim.Muon  # look beyond the single parameter
@@ -84,14 +85,14 @@ class LayerNorms(nn.Module):
         )
 
 
-LAYERS = {nn.Linear: Linears, nn.LayerNorm: LayerNorms, nn.Flatten: lambda layers: nn.Flatten(2)}
+LAYERS = {nn.Linear: Linears, nn.LayerNorm: LayerNorms, nn.Flatten: lambda layers: nn.Flatten(2),
+          Pixels: lambda layers: Pixels(2)}  # fmt: skip
 
 
 class Replays(Replay):
     """S replays in one ring, the envs of each seed beside one another: transitions come and go as [S, ...].
 
-    Each is drawn from by a stream of its own. Should more than one step in 32 be cut short by a time limit, the rows
-    given up early are those of all seeds.
+    Each is drawn from by a stream of its own.
     """
 
     def __init__(self, replays: Sequence[Replay]):

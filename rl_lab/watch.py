@@ -23,7 +23,7 @@ def watch(
     episodes: Count | None = None,  # of each run; None: for ever
     seed: Natural = 0,
     max_steps: Count = 2_000,  # of an episode
-    fps: Positive | None = None,  # of a gridworld; other worlds have their own
+    fps: Positive | None = None,  # None: the world's own, of a gridworld 6
     saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
     port: Natural = 0,  # of the browser's view; 0: any that is free
     device: str = "auto",

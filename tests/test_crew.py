@@ -113,6 +113,15 @@ def test_a_crew_of_another_agent_is_refused_in_a_line(tmp_path, capsys):
     assert "loop=crew is for A2C, and this agent is DQN; choose loop=train" in capsys.readouterr().err
 
 
+def test_advantages_standardised_over_all_groups_are_refused_in_a_line(tmp_path, capsys):
+    """Each group would standardise its own, whose gradients are not those of all environments together."""
+    arguments = ["experiment=a2c_four_rooms", "loop=crew", "tracker=none", "device=cpu", "agent.standardise=true"]
+    assert run(*arguments, f"hydra.run.dir={tmp_path / 'x'}") == 2
+    assert capsys.readouterr().err == (
+        "rl-lab: agent.standardise=true is beyond loop=crew, whose groups learn apart; set it to false, or choose loop=train\n"
+    )
+
+
 def test_groups_of_different_size_would_not_weigh_the_same():
     envs = [MDPEnv(gridworld("S.G"), num_envs=n, time_limit=5) for n in (2, 3)]
     with pytest.raises(UserError, match="groups of different size"):

@@ -59,6 +59,22 @@ def test_centred_rmsprop_takes_the_steps_of_the_released_code():
     assert abs(w - [1.0, -2.0]).min() > 1e-4
 
 
+def test_a_variance_that_rounding_makes_negative_counts_as_none():
+    """A gradient that stays has none: in float32 s - g^2 falls below 0, and by more than a small eps."""
+    p = torch.nn.Parameter(torch.zeros(64))
+    optimizer = CentredRMSprop([p], lr=1e-6, decay=0.95, eps=1e-8)
+    for _ in range(2_000):
+        p.grad = 3e4 * torch.linspace(0.5, 1.5, 64)
+        optimizer.step()
+        assert p.isfinite().all()
+    one = torch.nn.Parameter(torch.zeros(1))
+    optimizer = CentredRMSprop([one], lr=0.1, decay=1.0, eps=0.25)
+    optimizer.state[one] = {"mean": torch.tensor([3.0]), "square": torch.tensor([8.0])}
+    one.grad = torch.tensor([2.0])
+    optimizer.step()
+    assert one.item() == pytest.approx(-0.1 * 2 / 0.25**0.5)
+
+
 # -- distributions
 
 

@@ -57,6 +57,55 @@ def test_a_truncated_game_keeps_its_future_and_its_last_frames():
     env.close()
 
 
+@pytest.mark.parametrize(
+    ("game", "options"),
+    [
+        ("pong", {"max_frames": 200}),  # after a step's last frame
+        ("pong", {"max_frames": 201}),  # after its first
+        ("breakout", {"max_frames": 102, "frame_skip": 3, "noop_max": 0}),
+        ("space_invaders", {"max_frames": 150, "sticky": 0.25, "life_loss_terminal": True}),
+    ],
+)
+def test_the_successor_at_a_truncation_is_what_the_game_without_a_limit_shows_next(game, options):
+    """Reward and discount too, of two games from idle starts of their own; and a new game begins."""
+    cut = Atari(game, 2, num_threads=1, camera=True, **options)
+    whole = Atari(game, 2, num_threads=1, camera=True, **options | {"max_frames": 108_000})
+    assert torch.equal(cut.reset(7), whole.reset(7))
+    rng, open_ = torch.Generator().manual_seed(0), torch.ones(2, dtype=torch.bool)
+    for _ in range(-(-options["max_frames"] // options.get("frame_skip", 4))):
+        assert open_.all()
+        action = torch.randint(cut.spec.num_actions, (2,), generator=rng)
+        one, other = cut.step(action), whole.step(action)
+        for field in ("reward", "discount", "next_obs"):
+            assert torch.equal(getattr(one, field)[open_], getattr(other, field)[open_])
+        ends = open_ & one.last
+        assert not other.last[open_].any() and torch.equal(one.obs[open_ & ~ends], other.obs[open_ & ~ends])
+        assert np.array_equal(cut.picture()[(open_ & ~ends).numpy()], whole.picture()[(open_ & ~ends).numpy()])
+        for i in ends.nonzero().flatten().tolist():  # a first observation: one frame, and black before it
+            assert not one.obs[i, :3].any() and one.obs[i, 3].any()
+            assert not np.array_equal(cut.picture()[i], whole.picture()[i])
+        open_ &= ~ends
+    assert not open_.any()
+    cut.close()
+    whole.close()
+
+
+@pytest.mark.parametrize("limit", [200, 201, 203])
+def test_a_cut_game_is_as_long_as_ale_py_would_have_made_it(limit):
+    """And all that follows is what would have followed, observations and idle starts too."""
+    env = Atari("pong", 3, max_frames=limit, num_threads=1)
+    theirs = AtariVectorEnv("pong", 3, max_num_frames_per_episode=limit, autoreset_mode="SameStep", num_threads=1)
+    env.reset(1)
+    theirs.reset(seed=1)
+    for t in range(160):
+        step = env.step(torch.full((3,), t % 6))
+        obs, _, terminated, truncated, _ = theirs.step(np.full(3, t % 6))
+        assert step.last.tolist() == truncated.tolist() and not terminated.any() and (step.discount == 1).all()
+        assert np.array_equal(step.obs.numpy(), obs)
+    env.close()
+    theirs.close()
+
+
 def test_only_envs_that_ended_take_the_final_frames():
     """ale-py leaves uninitialised memory in the slots of the others."""
     env = Atari("breakout", 2, noop_max=0, num_threads=1)

@@ -70,7 +70,7 @@ TRAIN = {
     "env=atari planner=value_iteration": "value_iteration plans with a known model, and env=atari has none; choose a gridworld, "
     "or a learning agent",
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
-    "use rl_lab.networks.mlp or rl_lab.networks.linear",
+    "choose agent/network=mlp or agent/network=linear",
 }  # fmt: skip
 if not torch.cuda.is_available():
     TRAIN["device=cuda"] = "device=cuda, but torch sees no GPU here; use device=cpu or device=auto"

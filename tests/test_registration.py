@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -16,6 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 import rl_lab
 from rl_lab.core.errors import UserError
+from rl_lab.envs.gym import Gym
 from rl_lab.registration import name, worlds
 
 ROOMS = "rl_lab/FourRooms-v0"
@@ -197,3 +199,41 @@ def test_sb3_learns_a_tiny_world():
 def test_sb3_takes_states_as_numbers_too():
     model = DQN("MlpPolicy", gymnasium.make(ROOMS), seed=0, device="cpu", learning_starts=50, buffer_size=500)
     assert model.learn(300).num_timesteps == 300
+
+
+@pytest.mark.parametrize(
+    "world", ["/tmp/evil", "../env/four_rooms", "./four_rooms", "four_rooms.yaml", "", "atari", "gym"]
+)
+def test_a_world_is_the_name_of_one_of_ours_never_a_path(tmp_path, world):
+    """A yaml from elsewhere would be called by what it holds."""
+    canary = tmp_path / "sung"
+    (tmp_path / "evil.yaml").write_text(
+        f"_target_: pathlib.Path.touch\nself: {{_target_: pathlib.Path, _args_: ['{canary}']}}\n"
+    )
+    for path in (world.replace("/tmp", str(tmp_path)), f"{tmp_path}/evil"):
+        for make in (partial(gymnasium.make, ROOMS), partial(gymnasium.make_vec, ROOMS)):
+            with pytest.raises(UserError, match=r"^no world '.*'"):
+                make(world=path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"mdp": {"_target_": "os.getcwd"}}, "env.mdp._target_ is refused: what a world is made of is not changed from here"),
+        ({"mdp": {"rewards": {"_target_": "os.getcwd"}}}, "env.mdp.rewards._target_ is refused: "),
+        ({"mdp": {"rewards": [{"_args_": [1]}]}}, "env.mdp.rewards[0]._args_ is refused: "),
+        ({"_target_": "os.getcwd"}, "env._target_ is refused: "),
+        ({"mdp": {"map": "${oc.env:HOME}"}}, "env.mdp.map is refused: it holds ${"),
+        ({"mdp": {"rewards": {"${oc.env:HOME}": 1.0}}}, "env.mdp.rewards is refused: it holds ${"),
+    ],
+)  # fmt: skip
+def test_what_a_world_is_made_of_is_not_changed_by_its_options(changes, line):
+    with pytest.raises(UserError) as error:
+        gymnasium.make(ROOMS, **changes)
+    assert str(error.value).startswith(line)
+
+
+def test_no_option_of_env_gym_names_another_world():
+    with pytest.raises(UserError, match=r"^env.options.world is refused: env.id=rl_lab/FourRooms-v0 names its world; "):
+        Gym(ROOMS, 1, options={"world": "/tmp/evil"})

@@ -319,6 +319,26 @@ def test_the_film_reaches_weights_and_biases(runs, tmp_path, monkeypatch):
     assert kept.read_bytes() == written.read_bytes()
 
 
+@pytest.mark.parametrize(("name", "own"), [("pong", 15.0), ("cartpole", 50.0), ("plan", 6.0)])
+def test_films_run_as_fast_as_one_asks_whatever_the_world(runs, tmp_path, name, own):
+    for asked, expected in ((None, own), (10.0, 10.0)):
+        path = render([runs / name], episodes=1, max_steps=3, fps=asked, gif=False, out=str(tmp_path / f"{asked}.mp4"))
+        assert video(path)[0] == expected
+
+
+@pytest.mark.parametrize("fps", ["0.01", "1e9", "0", "-1"])
+def test_a_speed_that_no_film_has(runs, capsys, fps):
+    arguments = ["render", f"run={runs / 'plan'}", f"fps={fps}", "tracker=none", "device=cpu"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 2
+    assert capsys.readouterr().err.endswith("is impossible: it must be between 0.1 and 240\n")
+
+
+def test_a_picture_that_is_wide_or_flat_is_not_enlarged_beyond_measure():
+    assert panels.enlarged(np.zeros((1, 900, 3), np.uint8)).size == (902, 3)
+    assert panels.enlarged(np.zeros((210, 160, 3), np.uint8)).size == (322, 422)
+    assert panels.enlarged(np.zeros((900, 1, 3), np.uint8)).size == (3, 902)
+
+
 def test_a_gymnasium_camera():
     env = Gym("CartPole-v1", 1, camera=True)
     env.reset(0)

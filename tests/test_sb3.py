@@ -11,10 +11,12 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from rl_lab import exploration, losses, networks
+from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.dqn import DQN
 from rl_lab.agents.ppo import PPO
 from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
+from rl_lab.core import cli
 from rl_lab.envs.atari import Atari
 from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.gym import Gym
@@ -46,6 +48,47 @@ def test_sb3_rewards_are_clipped_for_the_learner_and_counted_raw():
     env.reset()
     _, reward, _, _ = env.step(np.array([1]))
     assert reward.item() == 1.0 and env.episodes.pop()["episode/return"] == 7.0
+
+
+def trained(tmp_path, *overrides: str) -> int:
+    arguments = ["train", "tracker=none", "device=cpu", "loop.total_steps=8", "loop.eval_episodes=2", *overrides]
+    return cli.main("rl-lab", "rl", COMMANDS, [*arguments, f"hydra.run.dir={tmp_path / 'run'}"])
+
+
+def test_sb3_on_collect_has_one_gamma_and_says_that_it_counts_by_options(tmp_path, capsys):
+    collect = ["env=collect_small", "agent=sb3_a2c", "env.num_envs=2", "env.mazes=16"]
+    assert trained(tmp_path, *collect, "agent.gamma=0.9") == 2
+    assert capsys.readouterr().err == (
+        "rl-lab: agent.gamma=0.9 and env.gamma=0.98 are one discount, that of returns, and differ; set agent.gamma=0.98\n"
+    )
+    said = "SB3 discounts by agent.gamma once an option, and not once each of its steps"
+    assert trained(tmp_path, *collect, "agent.gamma=0.98", "env.options=false") == 0
+    assert said not in capsys.readouterr().err
+    (tmp_path / "run").rename(tmp_path / "first")
+    assert trained(tmp_path, *collect, "agent.gamma=0.98") == 0
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["loop=sb3", "agent=dqn"], "loop=sb3 is for the agents of Stable-Baselines3, and this one is DQN; choose agent=sb3_dqn, "
+                                    "sb3_a2c or sb3_ppo, or loop=train"),
+        (["loop=sb3", "agent=random", "env=cartpole"], "loop=sb3 is for the agents of Stable-Baselines3, and this one is Random; "),
+        (["agent=sb3_dqn", "loop=train"], "loop=train is not for stable_baselines3's DQN; choose loop=sb3, or another agent"),
+        (["agent=fitted_q_linear", "loop=train"], "loop=train is not for rl_lab's LeastSquares; choose loop=fit_q, or another agent"),
+        (["agent=sb3_a2c", "loop=crew"], "loop=crew is for rl_lab's A2C, and this agent is stable_baselines3's A2C; choose agent=a2c"),
+        (["agent=dqn_cnn", "env.obs=index"], "env.obs=index is a bare number"),
+        (["agent=sb3_dqn_cnn", "env=cartpole"], "Stable-Baselines3's DQN cannot be built for observations (4,): You should use "
+                                                "NatureCNN only with images"),
+        (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot"),
+        (["agent=sb3_dqn", "+agent.policy_kwargs.no_such=1"], "Stable-Baselines3's DQN cannot be built for observations (104,): "),
+    ],
+)  # fmt: skip
+def test_what_sb3_cannot_do_is_a_line(tmp_path, capsys, overrides, line):
+    assert trained(tmp_path, *overrides) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"rl-lab: {line}")
 
 
 def test_one_dqn_update_equals_sb3s():

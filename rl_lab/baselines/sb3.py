@@ -13,9 +13,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from rl_lab import exploration
+from rl_lab.core.errors import UserError
 from rl_lab.core.meters import Every
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Positive
+from rl_lab.envs.collect import Collect
 from rl_lab.loops import Episodes, Judge
 from rl_lab.types import VectorEnv, View
 
@@ -35,10 +37,13 @@ def train_sb3(
     """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.
 
     A resumed run keeps parameters, optimizer and step count; SB3's rollout or replay and its exploration schedule
-    start anew.
+    start anew. SB3 knows no discount but agent.gamma, once an action: where actions are options that last, it learns
+    another return than agents of ours, who discount each of an option's steps.
     """
     wrapped = AsVecEnv(env, run.stream("env"), max_abs_reward)
-    player = SB3Agent(agent(env=wrapped, seed=run.stream("agent"), device=run.device))
+    player = SB3Agent(built(agent, wrapped, run))
+    if isinstance(env, Collect):
+        check_gamma(player.model.gamma, env, run)
     player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
     rows.due(0)
@@ -67,6 +72,32 @@ def train_sb3(
     run.save(step, parts)
     run.log(judge(player), step, keep=True)
     return player
+
+
+def built(agent: Callable[..., BaseAlgorithm], env: "AsVecEnv", run: Run) -> BaseAlgorithm:
+    """Raises UserError where this is not for SB3, or SB3 refuses it."""
+    kind, shape = getattr(agent, "func", agent), env.observation_space.shape
+    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
+        raise UserError(f"loop=sb3 is for the agents of Stable-Baselines3, and this one is {kind.__name__}; "
+                        "choose agent=sb3_dqn, sb3_a2c or sb3_ppo, or loop=train")  # fmt: skip
+    if not shape:
+        raise UserError("env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot")
+    try:
+        return agent(env=env, seed=run.stream("agent"), device=run.device)
+    except (AssertionError, TypeError, ValueError) as error:
+        words = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"Stable-Baselines3's {kind.__name__} cannot be built for observations {shape}: {words}"
+        ) from error
+
+
+def check_gamma(gamma: float, env: Collect, run: Run) -> None:
+    """Raises UserError where the agent's discount is not the world's; says it where SB3 applies it by options."""
+    if gamma != env.gamma:
+        raise UserError(f"agent.gamma={gamma:g} and env.gamma={env.gamma:g} are one discount, that of returns, and "
+                        f"differ; set agent.gamma={env.gamma:g}")  # fmt: skip
+    if env.longest > 1:
+        run.say("SB3 discounts by agent.gamma once an option, and not once each of its steps, as agents of ours do")
 
 
 class SB3Agent:

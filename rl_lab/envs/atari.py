@@ -11,10 +11,13 @@ from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Natural, Unit
 from rl_lab.types import Spec, Step
 
+UNLIMITED = 2**31 - 1  # frames: more than two years at 60 a second
+
 
 class Atari:
     """Stacks of four grey frames, uint8 [N, 4, 84, 84]; rewards are raw scores (agents clip).
 
+    Episodes are cut here: ale-py's own limit stops within a step, before the true successor's last frame is taken.
     The emulators' state cannot be saved: a resumed run starts new episodes. With `camera` a second emulator of each
     env plays the same actions from the same seed and keeps its picture in colour.
     """
@@ -30,7 +33,7 @@ class Atari:
         fire_reset: bool = True,
         life_loss_terminal: bool = False,  # a lost life ends the future for the learner, not the episode
         full_actions: bool = False,
-        max_frames: Count = 108_000,  # 30 minutes at 60 frames a second; then the episode is truncated
+        max_frames: Count = 108_000,  # 30 minutes at 60 frames a second after the start; then the episode is truncated
         num_threads: Natural = 0,  # 0: one a core
         camera: bool = False,
         device: str = "cpu",
@@ -41,12 +44,13 @@ class Atari:
             game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, reward_clipping=False,
             life_loss_info=life_loss_terminal, frameskip=frame_skip, repeat_action_probability=sticky,
             noop_max=noop_max, use_fire_reset=fire_reset, full_action_space=full_actions,
-            max_num_frames_per_episode=max_frames, num_threads=num_threads,
+            max_num_frames_per_episode=UNLIMITED, num_threads=num_threads,
         )  # fmt: skip
         self._env = AtariVectorEnv(**arguments)
         colour = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
         self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
         self.num_envs, self.device, self.frames_per_second = num_envs, torch.device(device), 60 / frame_skip
+        self.time_limit = -(-max_frames // frame_skip)  # steps
         names = tuple(Action(a).name.lower() for a in self._env.ale.get_action_set())
         self.spec = Spec(self._env.single_observation_space.shape, torch.uint8, names, frame_stack=4)
 
@@ -54,23 +58,37 @@ class Atari:
         obs, info = self._env.reset(seed=seed)
         if self._twin:
             self._picture, _ = self._twin.reset(seed=seed)
-        self._frame = info["episode_frame_number"].copy()
+        self._frame, self._steps = info["episode_frame_number"].copy(), np.zeros(self.num_envs, np.int64)
         self._obs = self._tensor(obs)
         return self._obs
 
     def step(self, action: Tensor) -> Step:
         action = action.cpu().numpy()
-        obs, reward, terminated, truncated, info = self._env.step(action)
+        obs, reward, terminated, _, info = self._env.step(action)
         if self._twin:
             self._picture, *_ = self._twin.step(action)
         # Under life_loss_info `terminated` marks a lost life too; only a reset turns the frame counter back.
-        last = truncated | (terminated & (info["episode_frame_number"] <= self._frame))
-        self._frame = info["episode_frame_number"].copy()
-        self._obs = next_obs = self._tensor(obs)
-        if last.any():  # final_obs holds uninitialised memory wherever the episode goes on
-            next_obs = self._tensor(np.where(last[:, None, None, None], info["final_obs"], obs))
+        frame = info["episode_frame_number"].copy()
+        over = terminated & (frame <= self._frame)
+        self._steps += 1
+        cut = ~over & (self._steps >= self.time_limit)
+        self._steps[over | cut] = 0
+        self._frame, self._obs = frame, self._tensor(obs)
+        next_obs = self._obs
+        if over.any():  # final_obs holds uninitialised memory wherever the episode goes on
+            next_obs = self._tensor(np.where(over[:, None, None, None], info["final_obs"], obs))
+        if cut.any():
+            self._obs = self._tensor(self._begin(cut))
         discount = self._tensor(1.0 - terminated.astype(np.float32))
-        return Step(self._tensor(reward.astype(np.float32)), discount, self._tensor(last), next_obs, self._obs)
+        return Step(self._tensor(reward.astype(np.float32)), discount, self._tensor(over | cut), next_obs, self._obs)
+
+    def _begin(self, cut: np.ndarray) -> np.ndarray:
+        """New games where `cut` [N]; what all envs then show, uint8 [N, 4, 84, 84]."""
+        obs, info = self._env.reset(options={"reset_mask": cut})
+        if self._twin:
+            self._picture, _ = self._twin.reset(options={"reset_mask": cut})
+        self._frame = info["episode_frame_number"].copy()
+        return obs
 
     def observe(self) -> Tensor:
         return self._obs

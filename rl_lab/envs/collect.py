@@ -72,7 +72,7 @@ class Collect:
     ):
         self.num_envs, self.size, self.width, self.device = num_envs, size, size - 2, torch.device(device)
         self.goals, self.holes, self.mazes, self.maze_seed = goals, holes, mazes, maze_seed
-        self.time_limit, self.slip, self.drift = time_limit, slip, drift
+        self.time_limit, self.slip, self.drift, self.gamma = time_limit, slip, drift, gamma
         self.rng, self.spec = generator(0, self.device), Spec((4, size, size), torch.float32, tuple(MOVES))
         self._ids = torch.arange(num_envs, device=self.device)
         if goals >= self.width**2:

@@ -105,7 +105,7 @@ def indexed(picture: Image.Image, before: Image.Image | None) -> Image.Image:
 def enlarged(pixels: np.ndarray) -> Image.Image:
     """uint8 [H, W, 3] as a picture with a thin frame, each pixel a square."""
     height, width, _ = pixels.shape
-    zoom = max(1, round(SIZE / height))
+    zoom = max(1, round(SIZE / max(height, width)) if width > 2 * height else round(SIZE / height))
     picture = Image.fromarray(pixels).resize((zoom * width, zoom * height), Image.Resampling.NEAREST)
     return ImageOps.expand(picture, 1, EDGE)
 

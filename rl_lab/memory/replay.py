@@ -18,7 +18,11 @@ from rl_lab.types import Spec, Transition
 
 
 class Replay:
-    """The newest transitions of all envs, sampled uniformly with replacement (Lin, 1992) or by priority."""
+    """The newest transitions of all envs, sampled uniformly with replacement (Lin, 1992) or by priority.
+
+    What is announced has room for the final observation of one step in 32; where episodes are cut short more often
+    than that, more is taken.
+    """
 
     seeds = 1  # learners side by side, who share it out (rl_lab.stacking)
 
@@ -62,9 +66,11 @@ class Replay:
         if self._ring is None:
             self._begin(transition.obs, transition.action)
         if self._restored:
-            self._give_up(self._ring.join(transition.obs))
+            self._make_room()
+            self._ring.join(transition.obs)
             self._restored = False
-        self._give_up(self._ring.add(transition))
+        self._make_room()
+        self._ring.add(transition)
         if self.priorities:
             if self.size:
                 self.priorities.admit(self._slots(self._ring.newest - 1))
@@ -145,13 +151,17 @@ class Replay:
         place = self._ring.at(row)
         return torch.arange(place.start, place.stop, device=self._device)
 
-    def _give_up(self, evicted: Tensor) -> None:
-        """What reaches an evicted final frame [N] (row * N + env, or -1) is drawn no more."""
-        if self.priorities:
-            ring = self._ring
-            reach = evicted.unsqueeze(1) - torch.arange(self.n_step, device=self._device) * ring.num_envs
-            there = (evicted >= 0).unsqueeze(1) & (reach >= ring.oldest * ring.num_envs)
-            self.priorities.retire(torch.where(there, reach % ring.slots, ring.slots).flatten())
+    def _make_room(self) -> None:
+        """For the final frames of another row. Raises UserError where memory does not suffice."""
+        if self._ring.has_room():
+            return
+        if (size := self._ring.wider) > (free := free_bytes(self._device)):
+            raise UserError(
+                f"agent.replay.capacity={self.capacity}: more than one step in 32 is cut short, and their final "
+                f"observations need {size / 1e9:.3g} GB where {free / 1e9:.3g} GB are free on {self._device}; "
+                "lower it, or let episodes last longer"
+            )
+        self._ring.widen()
 
     def _send(self, x: Tensor) -> Tensor:
         return x if self._device == self._learner else x.pin_memory().to(self._learner, non_blocking=True)

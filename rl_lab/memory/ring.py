@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rl_lab.types import Transition
 
-FINALS = 32  # room for one final frame in so many steps
+FINALS = 32  # room for one final frame in so many steps, at first
 
 
 class Store(NamedTuple):
@@ -29,8 +29,8 @@ class Ring:
 
     Consecutive observations belong together: `next_obs` is what its env shows next, but where `last`. An observation
     is `frame_stack` frames along its first dimension, oldest first, zeros standing for what was before its episode.
-    Where an episode is cut short its final frame is kept apart; should those be more than one in 32 steps, rows from
-    `lost` down are given up early. Nothing here waits for the device.
+    Where an episode is cut short its final frame is kept apart; should those be more than one in 32 steps, `widen`
+    makes room for more. Nothing here waits for the device, but for a look at the room left, once in many rows.
     """
 
     def __init__(self, obs: Tensor, action: Tensor, *, steps: int, frame_stack: int, n_step: int, device: torch.device):
@@ -39,7 +39,7 @@ class Ring:
         self.frame_stack, self.n_step, self.device = frame_stack, n_step, device
         self.rows = steps + n_step + frame_stack - 1
         self.slots = slots = self.rows * self.num_envs
-        self.finals = max(slots // FINALS, (n_step + 1) * self.num_envs)  # the second: the newest are never given up
+        self.finals = max(slots // FINALS, (n_step + 1) * self.num_envs)
         frame = self.obs_shape.numel() // frame_stack
         self.store = Store(
             torch.empty(slots + self.finals + 2, frame, dtype=obs.dtype, device=device),
@@ -56,8 +56,10 @@ class Ring:
         self._ids = torch.arange(self.num_envs, device=device)
         self._past = torch.arange(1 - frame_stack, 1, device=device)
         self._since = torch.ones(frame_stack - 1, frame_stack - 1, dtype=torch.bool, device=device).triu()
+        # `lost`: the row below which a checkpoint of former days had given up what it could not keep.
         self._kept, self.lost = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self._owners = torch.full((self.finals + 1,), -1, device=device)  # of final frames: row * N + env
+        self._sure = self.finals // self.num_envs  # rows for whose final frames there is room, whatever they are
 
     @property
     def nbytes(self) -> int:
@@ -82,27 +84,59 @@ class Ring:
         """slots [B], rows [K] -> [B, K]: the same envs so many rows on, or back."""
         return (slots.unsqueeze(1) + rows * self.num_envs) % self.slots
 
-    def add(self, transition: Transition) -> Tensor:
-        """Takes a transition [N, ...]; returns the owners [N] of the final frames it evicts: row * N + env, or -1."""
+    def add(self, transition: Transition) -> None:
+        """Takes a transition [N, ...]; there must be room."""
         obs, action, reward, discount, last, next_obs, _ = transition
         store, here, below = self.store, self.at(self.head), self.at(self.head + 1)
         seen = self._split(next_obs)[:, -1]
         store.frames[here], store.frames[below] = self._split(obs)[:, -1], seen
         store.action[here], store.reward[here], store.discount[here], store.last[here] = action, reward, discount, last
-        final, evicted = self._keep(last, discount, seen, self.head)
-        store.successor[here] = torch.where(last, final, self._ids + below.start)
+        store.successor[here] = torch.where(last, self._keep(last, discount, seen, self.head), self._ids + below.start)
         self.head += 1
-        return evicted
 
-    def join(self, obs: Tensor) -> Tensor:
+    def join(self, obs: Tensor) -> None:
         """After a restart: where obs [N, ...] does not go on from what was seen last, that episode was cut short."""
         store, newest = self.store, self._ids + self.at(self.head - 1).start
         then = self.next_stack(newest, self.stack(newest))
         cut = (store.frames[then] != self._split(obs)).flatten(1).any(1) & ~store.last[newest]
-        final, evicted = self._keep(cut, store.discount[newest], store.frames[then[:, -1]], self.head - 1)
+        final = self._keep(cut, store.discount[newest], store.frames[then[:, -1]], self.head - 1)
         store.successor[newest] = torch.where(cut, final, then[:, -1])
         store.last[newest] |= cut
-        return evicted
+
+    # -- room for final frames
+
+    def has_room(self) -> bool:
+        """For those of one more row, should all its episodes be cut short."""
+        if self._sure < 1:
+            self._sure = (self.finals - int(self._live())) // self.num_envs
+        return self._sure >= 1
+
+    def _live(self) -> Tensor:
+        """Final frames [] that may still be asked for: the newest of those kept."""
+        return (self._owners[:-1] >= self.oldest * self.num_envs).sum()
+
+    @property
+    def wider(self) -> int:
+        """Bytes of the frames with twice the room."""
+        return (self.slots + 2 * self.finals + 2) * self.store.frames[0].nbytes
+
+    def widen(self) -> None:
+        """Twice the room."""
+        live = int(self._live())
+        places = (self._kept - live + torch.arange(live, device=self.device)) % self.finals  # the oldest first
+        owners, finals = self._owners[places], self.store.frames[self.slots + 1 + places]
+        self._resize(2 * self.finals)
+        self._owners[:live], self.store.frames[self.slots + 1 : self.slots + 1 + live] = owners, finals
+        self.store.successor[owners % self.slots] = self.slots + 1 + torch.arange(live, device=self.device)
+        self._kept.fill_(live)
+
+    def _resize(self, finals: int) -> None:
+        """Room for so many final frames, of which none is there."""
+        frames, steps = self.store.frames, self.slots + 1
+        self.store = self.store._replace(frames=frames.new_empty(steps + finals + 1, frames.shape[1]))
+        self.store.frames[:steps] = frames[:steps]
+        self._owners = torch.full((finals + 1,), -1, device=self.device)
+        self.finals, self._sure = finals, 0
 
     def stack(self, slots: Tensor) -> Tensor:
         """Where the frames [B, k] of `obs` at slots [B] are."""
@@ -125,19 +159,18 @@ class Ring:
         """[N, ...] -> its frames [N, k, F]."""
         return obs.reshape(len(obs), self.frame_stack, -1)
 
-    def _keep(self, last: Tensor, discount: Tensor, frames: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    def _keep(self, last: Tensor, discount: Tensor, frames: Tensor, row: int) -> Tensor:
         """Puts the final frames [N, F] of episodes cut short apart, those of finished ones are never looked at.
 
-        Returns the places [N] of the final frames, and the owners [N] of those that were there before, or -1.
+        Returns their places [N].
         """
         cut = last & (discount > 0)
         number = torch.where(cut, (self._kept + cut.cumsum(0) - 1) % self.finals, self.finals)
-        evicted = torch.where(cut, self._owners[number], -1)
         self._kept += cut.sum()
+        self._sure -= 1
         self._owners[number] = row * self.num_envs + self._ids
-        self.lost = torch.maximum(self.lost, evicted.max() // self.num_envs + 1)
         self.store.frames[self.slots + 1 + number] = frames
-        return self.slots + torch.where(cut, 1 + number, 0), evicted
+        return self.slots + torch.where(cut, 1 + number, 0)
 
     # -- checkpoints: what is filled
 
@@ -154,9 +187,11 @@ class Ring:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
+        if len(state["owners"]) != self.finals + 1:
+            self._resize(len(state["owners"]) - 1)
         for ring, x in zip(self.store, state["store"], strict=True):
             ring[: len(x)] = x
         self.store.frames[self.slots + 1 :][: len(state["finals"])] = state["finals"]
         self._kept, self.lost = (state[k].to(self.device).clone() for k in ("kept", "lost"))
         self._owners.copy_(state["owners"])
-        self.head = state["head"]
+        self.head, self._sure = state["head"], 0

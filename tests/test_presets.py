@@ -1,0 +1,115 @@
+"""Presets that bear the name of a source do as its released code does: losses and schedules in literal numbers."""
+
+import math
+
+import hydra
+import pytest
+import torch
+from torch import tensor
+
+from rl_lab.agents.a2c import Acted
+from rl_lab.agents.dqn import DQN
+from rl_lab.core import composition
+from rl_lab.types import Spec, Transition
+
+CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))
+OBS, ACTION = torch.zeros(2, 3), tensor([0, 1])  # of obs 0 every network here makes value 0 and an even policy
+LN2 = math.log(2)
+
+
+def composed(*overrides: str):
+    return composition.compose(composition.conf_dir(), "rl", [*overrides])
+
+
+def preset(name: str, *overrides: str):
+    cfg = composed(f"agent={name}", "agent/network=linear", *overrides)
+    return hydra.utils.instantiate(cfg.agent)(SPEC, device=CPU, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "entropy"),
+    [
+        ("ppo_sb3", 0.5, 0.0),  # vf_coef mse(returns, values) + ent_coef (- entropy)
+        ("ppo_zoo", 0.5, 0.01),
+        ("ppo_cleanrl", 0.25, 0.01),  # vf_coef 0.5, and its error is halved: 0.5 * max(...).mean()
+    ],
+)
+def test_the_loss_of_ppo_weighs_values_as_its_source(name, value, entropy):
+    """Two samples whose values are off by 1 and by 3: a mean square of 5; their standardised advantages cancel."""
+    agent = preset(name)
+    loss, _ = agent.loss(OBS, ACTION, tensor([-LN2, -LN2]), tensor([0.0, 0.0]), tensor([1.0, 3.0]), agent.clip)
+    assert loss.item() == pytest.approx(value * 5 - entropy * LN2, abs=1e-6)
+
+
+def test_cleanrl_holds_the_value_near_where_it_acted():
+    """Acted as 2, now 0, held at 1.9; targets 1.9 and 3: the larger errors are 1.9 and 3, half their square 3.1525."""
+    agent = preset("ppo_cleanrl", "agent.entropy_coef=0")
+    targets, acted = tensor([1.9, 3.0]), tensor([2.0, 2.0])
+    loss, metrics = agent.loss(OBS, ACTION, tensor([-LN2, -LN2]), acted, targets, agent.clip)
+    assert metrics["ppo/value_loss"].item() == pytest.approx(6.305, abs=1e-5)
+    assert loss.item() == pytest.approx(0.5 * 3.1525, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "entropy"),
+    [
+        ("a2c_sb3", 0.5, 0.0),
+        ("a2c_zoo", 0.25, 0.01),
+        ("a2c_baselines", 0.5, 0.01),
+        ("a2c_baselines_2017", 0.25, 0.01),  # vf_coef 0.5 of an error that is halved
+    ],
+)
+def test_the_loss_of_a2c_weighs_values_as_its_source(name, value, entropy):
+    """Returns 1 and 3 for values of 0: -log 1/2 times their mean, and a mean square of 5 for the values."""
+    agent = preset(name, "agent.max_abs_reward=9")
+    acted = Acted(tensor([-LN2, -LN2]), tensor([LN2, LN2]), tensor([0.0, 0.0]))
+    over = Transition(OBS, ACTION, tensor([1.0, 3.0]), torch.zeros(2), torch.ones(2).bool(), OBS)
+    loss, _ = agent.loss([(acted, over)])
+    assert loss.item() == pytest.approx(2 * LN2 + value * 5 - entropy * LN2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dqn_nature", {0: 1.0, 50_000: 1.0, 550_000: 0.55, 1_050_000: 0.1}),  # falls once it learns
+        ("dqn_dopamine", {0: 1.0, 20_000: 1.0, 145_000: 0.505, 270_000: 0.01}),  # likewise
+        ("dqn_cleanrl", {0: 1.0, 80_000: 0.9208, 500_000: 0.505, 1_000_000: 0.01}),  # from the first step
+        # From the first step too, but until 100,000 steps SB3 draws from all actions, whatever the schedule says.
+        ("dqn_zoo", {0: 1.0, 50_000: 1.0, 99_999: 1.0, 100_000: 0.901, 550_000: 0.4555, 1_000_000: 0.01}),
+    ],
+)
+def test_epsilon_falls_as_its_source_has_it(name, expected):
+    epsilon = hydra.utils.instantiate(composed(f"agent={name}").agent.epsilon)
+    assert {step: epsilon(step) for step in expected} == pytest.approx(expected)
+
+
+def test_the_zoos_random_steps_follow_its_learning_starts():
+    assert composed("agent=dqn_zoo", "agent.learning_starts=64").agent.epsilon.random_steps == 64
+
+
+def test_before_the_zoos_dqn_learns_no_action_is_greedy():
+    """A network that prefers the first action by far: it is drawn as often as the other, then nearly always."""
+    agent: DQN = preset("dqn_zoo", "agent.learning_starts=100", "agent.replay.capacity=200", "agent.epsilon.steps=100")
+    agent.online.advantage.bias.data.copy_(tensor([9.0, -9.0]))
+    obs = torch.zeros(4_000, 3)
+    agent.steps = 99
+    assert 1_900 < agent.act(obs).sum() < 2_100
+    agent.steps = 100
+    assert agent.act(obs).sum() < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient"),
+    [
+        ("dqn_nature", 1.0),  # the error, clipped at 1
+        ("dqn_dopamine", 1.0),
+        ("dqn_zoo", 1.0),  # smooth L1
+        ("dqn_cleanrl", 3.0),  # a squared error (halved, which Adam does not feel), not clipped
+    ],
+)
+def test_the_error_of_dqn_is_clipped_where_its_source_does(name, gradient):
+    value = hydra.utils.instantiate(composed(f"agent={name}").agent.value)
+    now = torch.zeros(1, 1, requires_grad=True)
+    loss, _ = value.loss(now, tensor([3.0]), tensor([0.0]), torch.zeros(1, 1))
+    loss.sum().backward()
+    assert now.grad.item() == -gradient

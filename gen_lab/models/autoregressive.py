@@ -59,7 +59,7 @@ class Autoregressive(Learner):
         least, (_, h, w) = getattr(self.network, "least", 1), spec.shape
         if min(h, w) < least:
             raise UserError(f"PixelCNN++ learns nothing from images of {h} x {w}: its resolutions halve them to a line "
-                            f"or a point; sides of {least} pixels or more work, fewer model.network.resolutions (of sides "
+                            f"or a point; sides of {least} pixels or more work, fewer resolutions (of sides "
                             "of 2 or more), or model=gated_pixelcnn")  # fmt: skip
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:

@@ -214,7 +214,10 @@ def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, boo
     version = np.lib.format.read_magic(member)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = reader(member)
-    if not dtype.hasobject and archive.getinfo(f"{name}.npy").file_size != member.tell() + math.prod(shape) * dtype.itemsize:
+    if (
+        not dtype.hasobject
+        and archive.getinfo(f"{name}.npy").file_size != member.tell() + math.prod(shape) * dtype.itemsize
+    ):
         raise UserError(f"{file}: '{name}' says it is {dtype} {list(shape)}, and has another number of bytes")
     return shape, fortran, dtype, member
 

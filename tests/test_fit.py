@@ -392,7 +392,7 @@ def test_evaluate_command(folder, capsys):
     assert gen_lab("evaluate", f"run={folder}", "iwae_samples=7", "device=cpu") == 0
     record = json.loads((folder / "evaluation.json").read_text())
     assert (record["step"], record["images"], record["iwae_samples"]) == (30, 297, 7)
-    kl = "eval/kl_nats[digits-binarised]"
+    kl = "eval/kl_prior_nats[digits-binarised]"
     assert record["scores"][kl] == pytest.approx(rows(folder)[-1][kl])
     printed = capsys.readouterr().out
     for name in "nll_bound_nats", "bits_per_dim_bound", "iwae7_nats":

@@ -152,14 +152,14 @@ class VAE(Learner):
     ) -> dict[str, Tensor]:
         recon, kl = self.elbo_terms(x, generator, label)
         if self.likelihood.improper:
-            return {self.likelihood.improper: recon, "kl_nats": kl}
+            return {self.likelihood.improper: recon, "kl_prior_nats": kl}
         bound, tighter = recon + kl, {}
         if iwae_samples:
             weights = self.log_importance_weights(x, iwae_samples, generator, label)
             bound = -weights.mean(0)  # the same expectation, over many draws of z instead of one
             tighter = {f"iwae{iwae_samples}_nats": importance_weighted_nll(weights)}
         bits = bits_per_dim(bound, self.spec.shape)
-        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_nats": kl, **tighter}
+        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_prior_nats": kl, **tighter}
 
     @torch.no_grad()
     def log_importance_weights(

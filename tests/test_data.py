@@ -673,7 +673,10 @@ def test_a_picture_turned_by_its_exif_stays_turned_however_it_is_stored(tmp_path
     exif[0x0112] = 6  # a quarter clockwise
     Image.fromarray(np.array([[0, 65_535]], np.uint16)).save(tmp_path / "0.png", exif=exif)
     Image.fromarray(np.array([[[0, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)).save(tmp_path / "1.png", exif=exif)
-    for name in "0.png", "1.png":
+    Image.fromarray(np.array([[0, 65_535]], np.uint16)).save(tmp_path / "2.tif", tiffinfo={0x0112: 6})
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "3.tif", tiffinfo={0x0112: 6})
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "4.webp", lossless=True, exif=exif)
+    for name in "0.png", "1.png", "2.tif", "3.tif", "4.webp":
         assert pictured(tmp_path / name, None, True)[0].tolist() == [[0], [255]]
 
 

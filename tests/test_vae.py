@@ -285,7 +285,9 @@ def test_parameters_follow_the_seed_and_the_global_stream_is_left_alone():
 
 
 def test_grey_pixels_are_refused():
-    with pytest.raises(UserError, match=r"17 grey levels.*no likelihood.*protocol=threshold or dynamic, of digits binarised"):
+    with pytest.raises(
+        UserError, match=r"17 grey levels.*no likelihood.*protocol=threshold or dynamic, of digits binarised"
+    ):
         build(digits(protocol="levels").spec)
 
 
@@ -338,7 +340,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, knobs):
 
 def test_in_bfloat16_it_learns_the_same_and_scores_in_float32():
     x, plain, quick = images(32), build(), build(bf16=True)
-    assert torch.equal(plain.score(x, generator(0, CPU))["kl_prior_nats"], quick.score(x, generator(0, CPU))["kl_prior_nats"])
+    assert torch.equal(
+        plain.score(x, generator(0, CPU))["kl_prior_nats"], quick.score(x, generator(0, CPU))["kl_prior_nats"]
+    )
     exact, rough = gradient(plain, x), gradient(quick, x)
     assert 0 < (exact - rough).norm() < 0.02 * exact.norm()
     assert quick.encode(x)[0].dtype == torch.float32

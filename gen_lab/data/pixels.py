@@ -13,6 +13,7 @@ from rl_lab.core.room import regular
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"]  # whatever the suffix says: others may start programs
 Background = Literal["white", "black"]
+ORIENTATION = 0x0112  # a tag of EXIF
 WHITE_IS_ZERO = 0  # of TIFF's tag 262
 WHOLE = {"I;16", "I;16L", "I;16B", "I;16N", "I;12"}  # modes of greys deeper than 8 bits
 
@@ -38,7 +39,7 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
 
 
 def shallow(image: Image.Image, path: Path, grey: bool, background: Background) -> Image.Image:
-    """Any opened picture as one of mode L or RGB, its EXIF kept. Raises UserError."""
+    """Any opened picture as one of mode L or RGB, and how it is turned. Raises UserError."""
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise UserError(f"{path} holds {image.n_frames} pictures; save each of them as a file of its own")
     if ";16" in (packing := str([tile[3] for tile in image.tile])) and image.mode not in WHOLE:
@@ -54,8 +55,15 @@ def shallow(image: Image.Image, path: Path, grey: bool, background: Background) 
     else:
         flat = image
     flat = flat.convert("L" if grey else "RGB")
-    flat.info["exif"] = image.getexif().tobytes()
+    turned = image.getexif().get(ORIENTATION)  # of a TIFF none by now: Pillow has turned it as it was read
+    flat.info = {"exif": _exif(turned)} if turned in range(2, 9) else {}
     return flat
+
+
+def _exif(turned: int) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = turned
+    return exif.tobytes()
 
 
 def _greys(image: Image.Image, bits: int, background: Background) -> np.ndarray:

@@ -53,11 +53,11 @@ class OnGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, grid: float, slope: float) -> Tensor:
         ctx.slope = slope
-        return (x / grid).round() * grid
+        return (x / grid).round_().mul_(grid)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return (gradient / ctx.slope).round() * ctx.slope, None, None
+        return (gradient / ctx.slope).round_().mul_(ctx.slope), None, None
 
 
 class Net(nn.Module):
@@ -92,7 +92,7 @@ class Net(nn.Module):
         weight, bias = (rounded(p[i], WEIGHTS) for p in (self.weights, self.biases))
         if weight.ndim == 2:
             return rounded(F.linear(x, weight, bias), ACTIVATIONS)
-        return rounded(F.conv2d(x, weight, bias, 1 if i == 0 else 2, 1), ACTIVATIONS).relu()
+        return rounded(convolve(x, weight, bias, 1 if i == 0 else 2), ACTIVATIONS).relu()
 
     def body(self, x: Tensor) -> Tensor:
         """Features [B, F] of images in [0, 1], not yet standardised."""
@@ -141,6 +141,15 @@ class Net(nn.Module):
 def rounded(x: Tensor, grid: float) -> Tensor:
     """In float64; float32 is left as it is."""
     return OnGrid.apply(x, grid, GRADIENTS) if x.dtype == torch.double else x
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """3 x 3 with a border of zeros; in float64 as a product of matrices, for torch's own convolution is slow there."""
+    if x.dtype != torch.double:
+        return F.conv2d(x, weight, bias, stride, 1)
+    h, w = (-(-size // stride) for size in x.shape[2:])
+    patches = F.unfold(x, 3, padding=1, stride=stride)  # [B, 9 I, h w]
+    return (weight.flatten(1) @ patches + bias[:, None]).unflatten(2, (h, w))
 
 
 def roots(x: Tensor) -> Tensor:

@@ -1,26 +1,28 @@
 """What a run folder can be asked for once a model has been fitted: samples, what they and the model are worth."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from gen_lab.data import Images
+from gen_lab.data.pixels import pictured
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.loading import Fitted, load, some
-from gen_lab.pictures import side_by_side, thinned, write_film, write_sheet
+from gen_lab.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
 from gen_lab.types import Draughtsman, Inpainter
-from rl_lab.core import run
+from rl_lab.core import room, run
 from rl_lab.core.errors import UserError
+from rl_lab.core.files import inside, replacing, write
 from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.settings import Count, Natural
 
@@ -48,13 +50,16 @@ def sample(
     for folder in some(runs, "sample"):
         fitted = load(folder, device)
         stem = "inpainted" if inpaint else "samples"
-        path = folder / f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}.png"
-        made = [path, path.with_suffix(".npz")]
+        stem_of_files = f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}"
+        made = [inside(folder, f"{stem_of_files}.{kind}") for kind in ("png", "npz", *["gif"] * film)]
+        path = made[0]
+        afford(fitted, count, film)
         arrays, shown, frames = _drawn(fitted, count, generator(seed, fitted.device), label, inpaint, film)
         write_sheet(path, shown, columns=9 if inpaint else 8)
-        np.savez_compressed(made[1], **arrays, levels=fitted.data.levels)
+        with replacing(made[1]) as beside:
+            np.savez_compressed(beside, **arrays, levels=fitted.data.levels)
         if frames:
-            made.append(write_film(path.with_suffix(".gif"), frames))
+            write_film(made[2], frames)
         print(*made, sep="\n")
         config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
         if tracked := tracker and tracker(name=path.stem, group=fitted.name, job_type="sample", config=config):
@@ -63,6 +68,13 @@ def sample(
             films = {"film": wandb.Video(str(made[2]))} if frames else {}
             tracked.log({"step": fitted.step, stem: wandb.Image(str(path)), **films})
             tracked.finish()
+
+
+def afford(fitted: Fitted, count: int, film: bool = False) -> None:
+    """Raises UserError where so many samples and their sheet are more than memory holds, before one is drawn."""
+    spec = fitted.data.spec
+    one = math.prod(spec.shape) * 4 * (4 + (FILM_FRAMES if film else 0)) + 12 * WIDTH**2
+    room.memory(count * one, f"count={count}")
 
 
 class Drawn(NamedTuple):
@@ -110,10 +122,10 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
         halves[what].fill_(True)
         return known
     try:
-        with Image.open(what) as picture:
-            mask = torch.from_numpy(np.array(picture.convert("L")) >= 128)
-    except OSError as error:
-        raise UserError(f"inpaint={what} is neither top, bottom, left or right nor a picture of a mask") from error
+        mask = torch.from_numpy(pictured(Path(what), None, grey=True)[0] >= 128)
+    except UserError as error:
+        raise UserError(f"inpaint={what} is neither top, bottom, left or right nor a picture of a mask "
+                        f"({error})") from error  # fmt: skip
     if mask.shape != known.shape:
         raise UserError(f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of "
                         f"{height} x {width}")  # fmt: skip
@@ -152,6 +164,8 @@ def evaluate(
     judged = Table("run", "checkpoint", "measure", "samples", "held-out images")
     for folder in some(runs, "evaluate"):
         fitted = load(folder, device)
+        for name in "evaluation.json", "neighbours.png":
+            inside(folder, name)  # refused before the hours that follow
         head = Text(str(folder)), f"{fitted.step:,} updates"
         try:
             by = judge(fitted.data)
@@ -165,11 +179,11 @@ def evaluate(
         record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
                   "device": str(fitted.device), "scores": scores}  # fmt: skip
         if by:
-            record |= _judged(fitted, by, seed, folder / "neighbours.png")
+            record |= _judged(fitted, by, seed, inside(folder, "neighbours.png"))
             for name, x in record["measures"].items():
                 judged.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
             print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+        write(inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
         scored.add_section()
         judged.add_section()
     for table in scored, judged:

@@ -8,9 +8,9 @@ import torch
 from gen_lab.data import Batches, Images
 from gen_lab.judging import Judge, nothing
 from gen_lab.losses import active_units
-from gen_lab.pictures import side_by_side, write_sheet, write_training_film
+from gen_lab.pictures import WIDTH, side_by_side, write_sheet, write_training_film
 from gen_lab.types import Autoencoder, LatentModel, Model
-from rl_lab.core import distributed
+from rl_lab.core import distributed, room
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.meters import Every, Means
@@ -40,6 +40,7 @@ def fit(
     Under torchrun each process draws `batch_size` images of its own, and all learn together; the first one evaluates
     and draws, while the others wait for its next gradient.
     """
+    room.memory(pictured * (16 * math.prod(data.spec.shape) + 12 * WIDTH**2), f"loop.pictured={pictured}")
     data = data.to(run.device)
     with distributed.alone():
         judge = judge(data) if run.leads else None
@@ -120,6 +121,6 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None
 
 def film(run: Run, step: int) -> None:
     """The samples of all evaluations one after another, each drawn from the same noise."""
-    sheets = sorted(run.path("pictures").glob("samples_*.png"))
+    sheets = sorted((run.dir / "pictures").glob("samples_*.png"))
     if len(sheets) > 1:
         run.media("training", write_training_film(run.path("videos/training.gif"), sheets), step)

@@ -1,5 +1,6 @@
 """What the latents of a run mean: pictures of walks along them, of ways between images, and a map of them all."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor
 
 from gen_lab.loading import Fitted, load, some
-from gen_lab.pictures import write_sheet
+from gen_lab.pictures import WIDTH, write_sheet
 from gen_lab.types import LatentModel
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
+from rl_lab.core.files import inside, replacing
 from rl_lab.core.settings import Count, Positive
 
 AT_ONCE = 256  # images
@@ -31,14 +34,17 @@ def latents(
             raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")
         x, label, z = coded(fitted)
         told = [label] if fitted.model.spec.classes else []
-        pictures = folder / "pictures"
+        places = {
+            name: inside(folder, f"pictures/{name}.png") for name in ("traversals", "interpolations", "latent_map")
+        }
+        room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
         sheets = {
             "traversals": traversals(fitted.model, z, rows, steps, reach, *[y[:1] for y in told]),
             "interpolations": interpolations(fitted.model, x, z, rows, steps, *told),
         }
         for name, images in sheets.items():
-            print(write_sheet(pictures / f"{name}.png", images, columns=steps + 2 * (name == "interpolations")))
-        print(write_map(pictures / "latent_map.png", z, label, f"{fitted.name}: {fitted.data.name}"))
+            print(write_sheet(places[name], images, columns=steps + 2 * (name == "interpolations")))
+        print(write_map(places["latent_map"], z, label, f"{fitted.name}: {fitted.data.name}"))
 
 
 def coded(fitted: Fitted) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -108,6 +114,6 @@ def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
         if label is not None:
             figure.legend(*points.legend_elements(num=None), loc="outside right", title="label", frameon=False)
         panel.set(title=title, xlabel=names[0], ylabel=names[1], aspect="equal")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=150)
     return path

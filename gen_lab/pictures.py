@@ -1,5 +1,6 @@
 """Sheets of images as PNG files, and films of sheets as GIF files."""
 
+import warnings
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+
+from rl_lab.core import room
+from rl_lab.core.errors import UserError
+from rl_lab.core.files import opened, replacing
 
 GAP = 2  # pixels between images
 GROUND = 96, 120, 160  # of neither black nor white images
@@ -21,6 +26,7 @@ def sheet(images: Tensor, columns: int = 8) -> Image.Image:
     if c * h * w == 2:
         return plane(images)
     zoom = max(1, round(WIDTH / w))
+    room.memory(12 * n * (h * zoom + GAP) * (w * zoom + GAP), f"a sheet of {n:,} images")
     h, w, columns = h * zoom + GAP, w * zoom + GAP, min(columns, n)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(n, 3, -1, -1)
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).permute(0, 2, 3, 1).numpy()
@@ -41,9 +47,7 @@ def plane(images: Tensor) -> Image.Image:
 
 def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:
     """Writes a sheet; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(images, columns).save(path)
-    return path
+    return _saved(path, sheet(images, columns))
 
 
 def write_film(path: Path, frames: Iterable[Tensor], columns: int = 8) -> Path:
@@ -53,16 +57,34 @@ def write_film(path: Path, frames: Iterable[Tensor], columns: int = 8) -> Path:
 
 def write_training_film(path: Path, sheets: Iterable[Path]) -> Path:
     """Writes a gif of sheets that were written as the model learned, the last of them held; returns the path."""
-    pictures = [Image.open(sheet).convert("RGB") for sheet in sheets]
+    pictures = [read_sheet(sheet) for sheet in sheets]
     return _write_gif(path, [_indexed(picture, grey=False) for picture in pictures], SHEET_MS)
 
 
 def _write_gif(path: Path, pictures: list[Image.Image], milliseconds: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = pictures
     durations = [milliseconds] * len(rest) + [LAST_MS]
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    return _saved(path, first, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def _saved(path: Path, picture: Image.Image, **how) -> Path:
+    """Whole or not at all, never through a link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        picture.save(beside, **how)
     return path
+
+
+def read_sheet(path: Path) -> Image.Image:
+    """A sheet of a run folder, RGB; no link is followed, nothing but a PNG of a sheet's size read. Raises UserError."""
+    try:
+        with warnings.catch_warnings(), opened(path) as file:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(file, formats=["PNG"]).convert("RGB")
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise whatever their bytes led the decoder to
+        raise UserError(f"{path} is not a sheet that can be read ({error}); delete it") from error
 
 
 def _indexed(picture: Image.Image, grey: bool) -> Image.Image:

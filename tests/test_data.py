@@ -1,6 +1,10 @@
 """Data sets that need no network: what they hold, what they refuse, and that batches keep images and labels together."""
 
 import math
+import os
+import struct
+import time
+import zlib
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,10 +18,11 @@ from sklearn.datasets import load_digits
 from gen_lab.data import Batches, Images, digits, folder, ising, npz, recorded, xor_chain
 from gen_lab.data import cache as cache_module
 from gen_lab.data.images import bits, quantised
+from gen_lab.data.pixels import pictured
 from gen_lab.fit import evaluate
 from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
-from rl_lab.core import recording
+from rl_lab.core import recording, room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
 from rl_lab.core.recording import Episode
@@ -246,7 +251,33 @@ def test_a_changed_file_is_mapped_anew(tmp_path):
         ({"levels": None}, "has no 'levels'"),
         ({"levels": 300}, "no 'levels' between 2 and 256"),
         ({"levels": 3}, "'train' goes up to 3, and of 3 levels the highest is 2"),
-        ({"train": np.zeros((7, 5, 6), np.uint8)}, r"'train' is uint8 \[7, 5, 6\]; it must be uint8 \[N, C, H, W\]"),
+        ({"train": np.zeros((7, 9), np.uint8)}, r"'train' is uint8 \[7, 9\]; it must be uint8 \[N, C, H, W\]"),
+        (
+            {"train": np.zeros((7, 2, 5, 6), np.uint8)},
+            r"'train' is uint8 \[7, 2, 5, 6\], of 2 colours \(or 6, were they last",
+        ),
+        ({"train": np.zeros((7, 5, 6, 4), np.uint8)}, r"of 5 colours \(or 4, were they last\); images have 1 or 3"),
+        ({"train": np.zeros((0, 3, 5, 6), np.uint8)}, r"'train' is uint8 \[0, 3, 5, 6\]; it must be"),
+        ({"train": np.zeros((7, 3, 5, 6), object)}, "'train' is object"),
+        ({"train": np.zeros((7, 3, 5, 6), bool)}, "'train' is bool"),
+        ({"levels": 4.5}, "'levels' is float64"),
+        ({"levels": "four"}, "'levels' is <U4"),
+        ({"levels": [4, 4]}, "has no 'levels' between 2 and 256"),
+        ({"levels": -3}, "has no 'levels' between 2 and 256"),
+        ({"train_labels": np.zeros((7, 1), int), "test_labels": np.zeros(3, int)}, r"'train_labels' is int64 \[7, 1\]"),
+        ({"train_labels": np.zeros(7), "test_labels": np.zeros(3, int)}, "'train_labels' is float64"),
+        (
+            {"train_labels": np.arange(7) - 1, "test_labels": np.zeros(3, int)},
+            "'train_labels' must be 7 whole numbers from 0 on",
+        ),
+        (
+            {"train_labels": np.full(7, 10**12), "test_labels": np.zeros(3, int)},
+            "'train_labels' goes up to 1000000000000; number",
+        ),
+        (
+            {"train_labels": np.full(7, 2**63, np.uint64), "test_labels": np.zeros(3, int)},
+            "'train_labels' goes up to 9223",
+        ),
         ({"train": np.zeros((7, 3, 5, 6))}, "'train' is float64"),
         ({"test": np.zeros((3, 3, 6, 5), np.uint8)}, r"train is of \[3, 5, 6\] and test of \[3, 6, 5\]"),
         ({"train_labels": np.zeros(7, int)}, "'test_labels' must be 3 whole numbers"),
@@ -268,6 +299,117 @@ def test_an_npz_that_is_none(tmp_path):
     np.savez(tmp_path / "evil.npz", **arrays(levels=np.array([{}], object)))
     with pytest.raises(UserError, match="evil.npz"):
         npz(path=str(tmp_path / "evil.npz"))
+
+
+@pytest.mark.parametrize("layout", ["colours last", "grey", "one colour last"])
+def test_arrays_of_other_layouts(tmp_path, layout):
+    rng = np.random.default_rng(1)
+    train, test = (rng.integers(4, size=(n, 5, 6, 3), dtype=np.uint8) for n in (7, 3))
+    if layout != "colours last":
+        train, test = train[..., :1], test[..., :1]
+    if layout == "grey":
+        np.savez(tmp_path / "mine.npz", train=train[..., 0], test=test[..., 0], levels=4)
+    else:
+        np.savez(tmp_path / "mine.npz", train=train, test=test, levels=4)
+    for gigabytes in 8, 0:
+        data = npz(path=str(tmp_path / "mine.npz"), resident_gb=gigabytes, root=str(tmp_path / "cache"))
+        assert np.array_equal(data.train, train.transpose(0, 3, 1, 2)) and data.train.is_contiguous()
+        assert np.array_equal(data.test, test.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("gigabytes", [8, 0])
+def test_grey_arrays_are_binarised_as_mnist_is(tmp_path, gigabytes):
+    every = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    np.savez(tmp_path / "mine.npz", train=every, test=every, levels=256)
+    load = partial(npz, path=str(tmp_path / "mine.npz"), resident_gb=gigabytes, root=str(tmp_path / "cache"))
+    cut = load(protocol="threshold")
+    assert (cut.levels, cut.name, cut.resampled) == (2, "mine-1x8x8-256-threshold", False)
+    assert cut.train.flatten().tolist() == cut.test.flatten().tolist() == [0] * 128 + [1] * 128
+    anew = load(protocol="dynamic")
+    assert (anew.levels, anew.name, anew.resampled) == (2, "mine-1x8x8-256-dynamic", True)
+    assert anew.train.flatten().tolist() == list(range(256)) and set(anew.test.unique().tolist()) == {0, 1}
+    assert torch.equal(anew.test, load(protocol="dynamic").test)  # drawn once, whoever asks
+    assert 100 < anew.test.sum() < 156 and anew.test.flatten()[0] == 0 and anew.test.flatten()[-1] == 1
+    x, _ = Batches(anew, 4, seed=0).draw()
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert load().levels == 256 and load().name == "mine-1x8x8-256"
+
+
+def test_few_levels_are_binarised_at_their_middle(tmp_path):
+    np.savez(tmp_path / "mine.npz", train=np.arange(17, dtype=np.uint8).reshape(17, 1, 1), levels=17,
+             test=np.arange(17, dtype=np.uint8).reshape(17, 1, 1))  # fmt: skip
+    cut, anew = (npz(path=str(tmp_path / "mine.npz"), protocol=kind) for kind in ("threshold", "dynamic"))
+    assert cut.train.flatten().tolist() == [0] * 8 + [1] * 9  # as digits are, at 8 of 16
+    assert anew.train.flatten().tolist()[:3] == [0, 16, 32] and anew.train.max() == 255
+
+
+# -- files that are none, or more than they seem
+
+
+def bomb(path: Path, declared: int | None = None) -> Path:
+    """A zip of zeros: 400 MB of images in less than one, or fewer bytes than its header says."""
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, count in ("train", declared or 400), ("test", 1):
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                header, {"descr": "|u1", "fortran_order": False, "shape": (count, 1, 1000, 1000)}
+            )
+            with archive.open(f"{name}.npy", "w") as member:
+                member.write(header.getvalue())
+                for _ in range(1 if declared else count):
+                    member.write(bytes(10**6))
+        levels = io.BytesIO()
+        np.save(levels, 2)
+        archive.writestr("levels.npy", levels.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "bomb", "liar", "cut short", "locked"])
+def test_what_is_no_data_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "mine.npz"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "bomb":
+        bomb(path)
+    elif kind == "liar":
+        bomb(path, declared=10**9)
+    else:
+        np.savez_compressed(path, **arrays())
+        data = bytearray(path.read_bytes())
+        if kind == "locked":  # each entry says that it wants a password
+            for mark, flags in (b"PK\x03\x04", 6), (b"PK\x01\x02", 8):
+                at = data.find(mark)
+                while at >= 0:
+                    data[at + flags] |= 1
+                    at = data.find(mark, at + 4)
+        else:
+            data[60:90] = bytes(30)
+        path.write_bytes(data)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"mine\.npz") as raised:
+        npz(path=str(path), root=str(tmp_path / "cache"))
+    assert time.monotonic() - start < 2 and "\n" not in str(raised.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_links_to_files_of_ones_own_are_followed(tmp_path):
+    np.savez(tmp_path / "real.npz", **arrays())
+    (tmp_path / "mine.npz").symlink_to(tmp_path / "real.npz")
+    assert len(npz(path=str(tmp_path / "mine.npz")).train) == 7
+
+
+def test_what_memory_cannot_hold_is_not_begun(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **arrays())
+    monkeypatch.setattr(room, "available", lambda: 100.0)
+    with pytest.raises(UserError, match=r"wants .* MB of memory, and .* are free"):
+        npz(path=str(tmp_path / "mine.npz"))
 
 
 # -- a folder of pictures
@@ -340,6 +482,223 @@ def test_a_wrong_folder_is_named(tmp_path):
     paint(tmp_path / "cat/3.png", (0, 0, 0))
     with pytest.raises(UserError, match=r"2.png is not a picture that can be read"):
         folder(path=str(tmp_path), held_out=0.5)
+
+
+def beside(folder_: Path, **names: int) -> str:
+    """So many pictures in each folder, every one of its own colour."""
+    for i, (name, count) in enumerate(names.items()):
+        for j in range(count):
+            paint(folder_ / name.replace("__", "/") / f"{j}.png", (i, j, 0))
+    return str(folder_)
+
+
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation", "Val", "TEST"])
+def test_a_held_out_folder_is_the_split_whatever_it_is_called(tmp_path, held_out):
+    data = folder(path=beside(tmp_path, train__cat=3, train__dog=2, **{f"{held_out}__cat": 1, f"{held_out}__dog": 4}))
+    assert (len(data.train), len(data.test), data.classes) == (5, 5, 2)
+    assert data.test[:, 0, 0, 0].unique().tolist() == [2, 3] and data.test_labels.tolist() == [0, 1, 1, 1, 1]
+    assert data.remark == ("" if held_out.lower() == "test" else f"tested on those in {held_out.lower()}")
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    (tmp_path / "readme.txt").write_text("not a picture")
+    (tmp_path / "photo.heic").write_text("nor one that can be read")
+    data = folder(path=beside(tmp_path, train=3, test=2, val=4))
+    assert (len(data.train), len(data.test), data.classes) == (3, 2, 0)
+    assert "left out, being no pictures: 1 .txt, 1 .heic" in data.told or "1 .heic, 1 .txt" in data.told
+    assert "4 pictures in val left out, for those in test are tested on" in data.told
+
+
+def test_train_alone_is_no_class(tmp_path):
+    data = folder(path=beside(tmp_path, train__cat=5, train__dog=5), held_out=0.2)
+    assert (len(data.train), len(data.test), data.classes) == (8, 2, 2)
+    assert data.remark == "no folder test, val, valid, validation: 20% of train are held out"
+
+
+def test_a_train_among_vehicles_is_a_class(tmp_path):
+    assert folder(path=beside(tmp_path, car=5, plane=5, train=5)).classes == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"test": 2, "cat": 2}, "has a folder test and none called train"),
+        ({"val": 2}, "has a folder val and none called train"),
+        ({"train": 2, "test": 2, "extra": 2}, r"holds extra/0.png beside folders for training and testing"),
+        ({"train": 2, "val": 2, ".": 2}, r"holds 0.png beside folders for training and testing"),
+        ({"data__train": 2, "data__val": 2}, r"data holds folders train and val.*set data.path=.*/data"),
+        ({"cat__train": 2, "cat__test": 2, "dog__train": 2}, "cat holds folders test and train"),
+    ],
+)
+def test_splits_that_contradict_one_another_are_one_line(tmp_path, names, says):
+    with pytest.raises(UserError, match=says):
+        folder(path=beside(tmp_path, **names), held_out=0.5)
+
+
+def test_linked_folders_are_followed_and_pipes_are_not_waited_for(tmp_path):
+    beside(tmp_path / "elsewhere", cat=3, dog=3)
+    (tmp_path / "mine").mkdir()
+    for name in "cat", "dog":
+        (tmp_path / "mine" / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "mine/cat/again").symlink_to(tmp_path / "mine")  # a circle
+    data = folder(path=str(tmp_path / "mine"), held_out=0.5)
+    assert len(data.train) + len(data.test) == 6 and data.classes == 2
+    os.mkfifo(tmp_path / "mine/dog/pipe.png")
+    with pytest.raises(UserError, match=r"pipe.png is not a regular file"):
+        folder(path=str(tmp_path / "mine"), held_out=0.5)
+
+
+# -- whatever a picture is stored as
+
+
+def png16(path: Path, pixels: np.ndarray, kind: int) -> None:
+    """Written by hand, for Pillow writes no colours of 16 bits: kind 2 of RGB, 4 of grey and alpha, 6 of RGBA."""
+    h, w = pixels.shape[:2]
+    part = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = part(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, kind, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b""))
+
+
+DEEP = [0, 128, 129, 25_700, 25_828, 25_829, 32_767, 32_768, 65_535]
+NEAREST = [0, 0, 1, 100, 100, 101, 127, 128, 255]  # of 65,535 in 255: round(x / 257)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_greys_of_16_bits_are_rounded_to_the_nearest(tmp_path, suffix):
+    Image.fromarray(np.array([DEEP], np.uint16)).save(tmp_path / f"0.{suffix}")
+    assert pictured(tmp_path / f"0.{suffix}", None, True)[0, 0].tolist() == NEAREST
+    assert pictured(tmp_path / f"0.{suffix}", None, False)[:, 0].tolist() == [NEAREST] * 3
+
+
+def test_big_endian_and_inverted_greys_of_16_bits(tmp_path):
+    Image.fromarray(np.array([DEEP], ">u2")).save(tmp_path / "0.tif")
+    assert pictured(tmp_path / "0.tif", None, True)[0, 0].tolist() == NEAREST
+    Image.fromarray(np.array([DEEP], np.uint16)).save(tmp_path / "1.tif", tiffinfo={262: 0})
+    assert pictured(tmp_path / "1.tif", None, True)[0, 0].tolist() == [255 - x for x in NEAREST]
+
+
+def test_colours_of_16_bits_are_rounded_to_the_nearest(tmp_path):
+    red = np.array(DEEP)
+    png16(tmp_path / "0.png", np.stack([red, red[::-1], 0 * red], -1)[None], 2)
+    assert pictured(tmp_path / "0.png", None, False)[:, 0].tolist() == [NEAREST, NEAREST[::-1], [0] * 9]
+    png16(tmp_path / "1.png", np.array([[[0, 0], [0, 65_535], [0, 32_768], [51_400, 65_535]]]), 4)
+    assert pictured(tmp_path / "1.png", None, True)[0, 0].tolist() == [255, 0, 127, 200]
+
+
+def test_floats_from_0_to_1_are_greys_and_others_are_one_line(tmp_path):
+    Image.fromarray(np.array([[0, 0.25, 0.5, 1]], np.float32)).save(tmp_path / "0.tif")
+    assert pictured(tmp_path / "0.tif", None, True)[0, 0].tolist() == [0, 64, 128, 255]
+    for i, wrong in enumerate([[0, 255], [-0.1, 1], [0, math.nan], [0, math.inf]]):
+        Image.fromarray(np.array([wrong], np.float32)).save(tmp_path / f"wrong{i}.tif")
+        with pytest.raises(
+            UserError, match=rf"wrong{i}.tif has floating-point numbers from .*scale it to between them"
+        ):
+            pictured(tmp_path / f"wrong{i}.tif", None, True)
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(tmp_path / "1.tif")
+    with pytest.raises(UserError, match="1.tif has whole numbers of 32 bits"):
+        pictured(tmp_path / "1.tif", None, True)
+
+
+def transparent() -> dict[str, tuple[Image.Image, dict]]:
+    """Pictures whose first pixel is clear and hides red or black, and whose second is an opaque grey of 100."""
+    rgba = Image.fromarray(np.array([[[255, 0, 0, 0], [100, 100, 100, 255]]], np.uint8))
+    la = Image.fromarray(np.array([[[0, 0], [100, 255]]], np.uint8), "LA")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([255, 0, 0, 100, 100, 100])
+    grey, colour = Image.fromarray(np.array([[7, 100]], np.uint8)), rgba.convert("RGB")
+    deep = Image.fromarray(np.array([[7, 25_700]], np.uint16))
+    return {
+        "rgba.png": (rgba, {}), "rgba.webp": (rgba, {"lossless": True, "exact": True}), "rgba.tif": (rgba, {}), "la.png": (la, {}),
+        "palette.png": (palette, {"transparency": 0}), "palette.gif": (palette, {"transparency": 0}),
+        "bytes.png": (palette, {"transparency": b"\x00\xff"}), "grey.png": (grey, {"transparency": 7}),
+        "colour.png": (colour, {"transparency": (255, 0, 0)}), "deep.png": (deep, {"transparency": 7}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", transparent())
+def test_what_is_transparent_lies_on_the_background(tmp_path, name):
+    picture, how = transparent()[name]
+    picture.save(tmp_path / name, **how)
+    assert pictured(tmp_path / name, None, False)[:, 0].tolist() == [[255, 100]] * 3
+    assert pictured(tmp_path / name, None, True, "black")[0, 0].tolist() == [0, 100]
+
+
+def test_half_transparent_pixels_are_mixed(tmp_path):
+    Image.fromarray(np.array([[[10, 20, 30, 128], [0, 0, 0, 1]]], np.uint8)).save(tmp_path / "0.png")
+    on_white = [[round((128 * c + 127 * 255) / 255), 254] for c in (10, 20, 30)]
+    assert pictured(tmp_path / "0.png", None, False)[:, 0].tolist() == on_white
+    data = folder(path=beside(tmp_path / "two", cat=4), background="black", held_out=0.5)
+    assert data.name == "two-3x4x6-256-on-black"
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "colour", "seen"),
+    [
+        ("1", "png", 1, (255, 255, 255)),
+        ("L", "png", 77, (77, 77, 77)),
+        ("P", "gif", 0, (0, 0, 0)),
+        ("CMYK", "tif", (0, 255, 255, 0), (255, 0, 0)),
+        ("CMYK", "tif", (255, 255, 255, 255), (0, 0, 0)),
+        ("YCbCr", "tif", (255, 128, 128), (255, 255, 255)),
+        ("RGBA", "png", (9, 8, 7, 255), (9, 8, 7)),
+    ],
+)
+def test_every_way_to_write_a_colour(tmp_path, mode, suffix, colour, seen):
+    Image.new(mode, (2, 2), colour).save(tmp_path / f"0.{suffix}")
+    assert tuple(pictured(tmp_path / f"0.{suffix}", None, False)[:, 0, 0].tolist()) == seen
+
+
+def test_many_pictures_in_one_file_are_one_line(tmp_path):
+    frames = [Image.new("L", (4, 4), shade) for shade in (0, 100, 255)]
+    for suffix in "gif", "tif", "png", "webp":
+        frames[0].save(tmp_path / f"0.{suffix}", save_all=True, append_images=frames[1:])
+        with pytest.raises(UserError, match=rf"0.{suffix} holds 3 pictures; save each of them"):
+            pictured(tmp_path / f"0.{suffix}", None, True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_too_large_to_be_one_is_refused_unread(tmp_path):
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "0.png")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "1.png")
+    start = time.monotonic()
+    for name in "0.png", "1.png":
+        with pytest.raises(UserError, match=rf"{name} is not a picture that can be read \(Image size"):
+            pictured(tmp_path / name, None, True)
+    assert time.monotonic() - start < 2
+
+
+def test_a_picture_turned_by_its_exif_stays_turned_however_it_is_stored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter clockwise
+    Image.fromarray(np.array([[0, 65_535]], np.uint16)).save(tmp_path / "0.png", exif=exif)
+    Image.fromarray(np.array([[[0, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)).save(tmp_path / "1.png", exif=exif)
+    Image.fromarray(np.array([[0, 65_535]], np.uint16)).save(tmp_path / "2.tif", tiffinfo={0x0112: 6})
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "3.tif", tiffinfo={0x0112: 6})
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "4.webp", lossless=True, exif=exif)
+    for name in "0.png", "1.png", "2.tif", "3.tif", "4.webp":
+        assert pictured(tmp_path / name, None, True)[0].tolist() == [[0], [255]]
+
+
+def test_programs_are_not_started_for_a_picture(tmp_path):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    (tmp_path / "0.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(UserError, match="0.png is not a picture that can be read"):
+        pictured(tmp_path / "0.png", None, True)
+
+
+def test_grey_pictures_and_frames_are_binarised_too(tmp_path):
+    for i, shade in enumerate((127, 128)):
+        paint(tmp_path / f"mine/{i}.png", (shade,) * 3)
+    data = folder(path=str(tmp_path / "mine"), grey=True, held_out=0.5, protocol="threshold")
+    assert {*data.train.unique().tolist(), *data.test.unique().tolist()} == {0, 1} and data.levels == 2
+    path = played(tmp_path / "played", [episode(100 * i) for i in range(3)], False)
+    cut = recorded(path=path, size=2, held_out=0.4, protocol="threshold")
+    assert cut.levels == 2 and cut.name.endswith("-1x2x2-8-threshold")
+    seen = torch.cat([cut.train, cut.test])[:, 0, 0, 0].tolist()
+    assert sorted(seen) == [0] * 8 + [1] * 4
+    anew = recorded(path=path, size=2, held_out=0.4, protocol="dynamic", resident_gb=0, root=str(tmp_path / "cache"))
+    assert anew.resampled and anew.mapped and anew.test.max() <= 1 and anew.train.max() > 1
 
 
 def test_a_class_unknown_in_training_is_a_mistake(tmp_path):

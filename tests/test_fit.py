@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from gen_lab.fit import evaluate, fit
 from gen_lab.loading import load
 from gen_lab.losses import bernoulli_nll
 from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
-from gen_lab.pictures import write_sheet
+from gen_lab.pictures import read_sheet, write_sheet
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint, cli
 from rl_lab.core.errors import NotFinite, UserError
@@ -391,7 +392,7 @@ def test_evaluate_command(folder, capsys):
     assert gen_lab("evaluate", f"run={folder}", "iwae_samples=7", "device=cpu") == 0
     record = json.loads((folder / "evaluation.json").read_text())
     assert (record["step"], record["images"], record["iwae_samples"]) == (30, 297, 7)
-    kl = "eval/kl_nats[digits-binarised]"
+    kl = "eval/kl_prior_nats[digits-binarised]"
     assert record["scores"][kl] == pytest.approx(rows(folder)[-1][kl])
     printed = capsys.readouterr().out
     for name in "nll_bound_nats", "bits_per_dim_bound", "iwae7_nats":
@@ -463,3 +464,90 @@ def test_sigterm_then_resume(tmp_path):
     assert again.returncode == 0 and f"resumed at step {step:,}" in again.stderr
     assert [row["step"] for row in rows(tmp_path / "stopped") if BOUND in row][-1] == step + 20
     assert json.loads((tmp_path / "stopped/summary.json").read_text())["state"] == "finished"
+
+
+# -- nothing is written through a link
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("samples_seed0.png", ["sample", "count=2", "tracker=none"]),
+        ("samples_seed0.npz", ["sample", "count=2", "tracker=none"]),
+        ("inpainted_seed0.npz", ["sample", "count=2", "inpaint=top", "tracker=none"]),
+        ("samples_seed0.gif", ["sample", "count=2", "film=true", "tracker=none"]),
+        ("samples_seed0_label3.npz", ["sample", "count=2", "label=3", "tracker=none"]),
+        ("evaluation.json", ["evaluate"]),
+        ("neighbours.png", ["evaluate", "judge=random"]),
+    ],
+)
+def test_no_command_writes_through_a_link(conditional, tmp_path, capsys, name, command):
+    """A stranger's folder could point at any file of the reader's."""
+    shutil.copytree(conditional, tmp_path / "run")
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine.txt")
+    verb, *settings = command
+    code = gen_lab(verb, f"run={tmp_path}/run", "device=cpu", *settings)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert code == 2 and len(errors) == 1 and f"{name} is a link or no file at all; delete it" in errors[0]
+    assert not list((tmp_path / "run").glob(".new*"))
+
+
+@pytest.mark.parametrize("name", ["pictures", "pictures/traversals.png", "pictures/latent_map.png"])
+def test_latents_are_not_pictured_through_a_link(folder, tmp_path, capsys, name):
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    if name == "pictures":
+        shutil.rmtree(tmp_path / "run/pictures")
+        (tmp_path / "run/pictures").symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "run" / name).symlink_to(tmp_path / "mine.txt")
+    assert gen_lab("latents", f"run={tmp_path}/run", "device=cpu") == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and str(tmp_path / "run" / name) in errors[0]
+    assert (tmp_path / "mine.txt").read_text() == "mine" and not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_sheet_is_not_read_through_a_link_nor_from_anything_else(tmp_path):
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "real.png")
+    assert read_sheet(tmp_path / "real.png").getpixel((0, 0)) == (9, 8, 7)
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name, says in ("link", "is a link"), ("pipe", "is not a regular file"), ("text", "is not a sheet"):
+        with pytest.raises(UserError, match=rf"{name}.png {says}"):
+            read_sheet(tmp_path / f"{name}.png")
+
+
+# -- more than memory holds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sample", "count=1e9", "tracker=none"], "count=1000000000 wants .* of memory, and .* are free"),
+        (["evaluate", "iwae_samples=1e9"], "iwae_samples=1000000000, of 256 images at once, wants"),
+        (["latents", "steps=1e9"], "rows=8 of steps=1000000000 wants"),
+        (["evaluate", "judge=random", "judge.samples=1e12"], "judge.samples=1000000000000 wants"),
+        ([*TRAIN, "data=xor_chain", "data.train=1e12"], "data.train=1000000000000 and data.test=4000 wants"),
+        ([*TRAIN, "data=ising", "data.test=1e12"], "data.train=100000 and data.test=1000000000000 wants"),
+        (
+            [*TRAIN, "data=gaussian_ring", "data.train=1e12"],
+            "data.train=1000000000000, data.test=4000 and data.modes=8",
+        ),
+        ([*TRAIN, "data.train=1e9"], "data.train=1000000000 leaves nothing to test on"),
+        ([*TRAIN, "loop.pictured=1e12"], "loop.pictured=1000000000000 wants"),
+    ],
+)
+def test_sizes_that_memory_cannot_hold_are_one_line(folder, tmp_path, capsys, arguments, says):
+    given = [a.format(tmp=tmp_path) for a in arguments]
+    if given[0] != "train":
+        given += [f"run={folder}", "device=cpu"]
+    start = time.monotonic()
+    assert gen_lab(*given) == 2
+    assert time.monotonic() - start < 5
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and re.search(says, errors[0])

@@ -405,3 +405,11 @@ def test_the_ring_is_covered(seed):
         model.update(*batches.draw())
     covered = modes_covered(ring.places(model.sample(4_000, rng())), ring.centres, ring.near)
     assert covered.modes == 8 and covered.share > 0.85
+
+
+def test_one_image_of_one_number_a_map_has_no_batch_statistics():
+    model = build(Spec((1, 4, 4), 17))
+    with pytest.raises(UserError, match="loop.batch_size=1 is impossible.*set loop.batch_size=2 or more"):
+        model.update(images(1, model.spec))
+    assert model.update(images(2, model.spec))["gan/generator_loss"].isfinite()
+    assert build().update(images(1), None)["gan/generator_loss"].isfinite()

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.comparison import Cell, compare, measures, written
+from gen_lab.comparison import Cell, compare, joined, measures, proper, written
 from rl_lab.core import cli
 from rl_lab.core.comparing.groups import arrange
 from rl_lab.core.folders import read_runs
@@ -41,16 +42,126 @@ def runs(tmp_path):
     return tmp_path
 
 
+def tables_of(folder, notes=None):
+    (groups,) = arrange(
+        [run._replace(curves=joined(proper(run.curves))) for run in read_runs([folder], [])], (), []
+    ).values()
+    return measures(groups, [] if notes is None else notes)
+
+
 def test_bounds_stand_beside_likelihoods_and_say_so(runs):
-    tables = measures(arrange(read_runs([runs], []), (), [])[""])
+    tables = tables_of(runs)
     assert tables["d"] == {
         "pixelcnn": {
-            "nats": Cell(18.0, pytest.approx(1 / 3**0.5)),
-            "bits/dim": Cell(pytest.approx(0.36), pytest.approx(0.02 / 3**0.5)),
+            "nats": Cell(18.0, pytest.approx(1 / 3**0.5), False, 3, (50, 50)),
+            "bits/dim": Cell(pytest.approx(0.36), pytest.approx(0.02 / 3**0.5), False, 3, (50, 50)),
         },
-        "vae": {"nats": Cell(17.2, 0.1, bound=True)},
+        "vae": {"nats": Cell(17.2, 0.1, True, 1, (50, 50))},
     }
     assert tables["d-600-ab"]["gan"]["frechet"].mean == 0.25 and math.isnan(tables["d-600-ab"]["gan"]["frechet"].error)
+
+
+def evaluated(folder, step: int, scores: dict, measures: dict | None = None, **more) -> None:
+    record = {"step": step, "scores": scores, **({"measures": measures} if measures else {}), **more}
+    (folder / "evaluation.json").write_text(json.dumps(record))
+
+
+def test_nats_and_bits_of_a_row_are_of_one_bound(tmp_path):
+    """18.2 nats of 64 pixels are 0.4103 bits each; the 17.1 by importance weights are 0.3855."""
+    nat = 1 / (64 * math.log(2))
+    run(tmp_path, "vae", 0, nll_bound_nats__d=18.2, bits_per_dim_bound__d=18.2 * nat, iwae100_nats__d=17.1,
+        iwae100_nats_se__d=0.2, kl_bound_nats__d=3.0)  # fmt: skip
+    row = tables_of(tmp_path)["d"]["vae"]
+    assert (row["nats"].mean, row["nats"].bound) == (17.1, True)
+    assert row["bits/dim"].mean == pytest.approx(0.38547, abs=5e-6) and row["bits/dim"].bound
+    assert row["bits/dim"].error == pytest.approx(0.2 * nat)
+    assert row["kl_nats"].mean == pytest.approx(1.9) and row["kl_nats"].bound  # 3.0 less the 1.1 that the bound fell
+    assert set(row) == {"nats", "bits/dim", "kl_nats"}
+
+
+def test_the_latest_figures_count_and_say_of_which_update_they_are(tmp_path, capsys):
+    """A GAN stopped at update 559, whose only row of measures is of update 0, and what evaluate found later."""
+    gan = run(tmp_path, "gan", 0, **{"frechet__d-ab": 99.0})
+    rows = [{"step": 0, "seconds": 0.0, "eval/frechet[d-ab]": 99.0, "eval/recall[d-ab]": 0.5},
+            {"step": 559, "seconds": 9.0, "gan/loss": 1.0}]  # fmt: skip
+    (gan / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = []
+    assert tables_of(tmp_path, notes)["d-ab"]["gan"]["frechet"] == Cell(
+        99.0, pytest.approx(math.nan, nan_ok=True), False, 1, (0, 0)
+    )
+    assert notes == [f"{gan} has learned for 559 updates, and its figures are of update 0; gen-lab evaluate run={gan} "
+                     "measures it as it is."]  # fmt: skip
+    evaluated(gan, 559, {}, {"eval/frechet[d-ab]": 0.5}, floor={"eval/frechet[d-ab]": 0.2, "eval/recall[d-ab]": 0.9})
+    notes.clear()
+    row = tables_of(tmp_path, notes)["d-ab"]["gan"]
+    assert (row["frechet"].mean, row["frechet"].steps, row["frechet_floor"].mean) == (0.5, (559, 559), 0.2)
+    assert (row["recall"].mean, row["recall"].steps) == (0.5, (0, 0)) and not notes
+    run(tmp_path, "other", 0, **{"frechet__d-ab": 0.7})
+    assert cli.main("gen-lab", "gen", COMMANDS, ["compare", str(tmp_path), f"out={tmp_path}/out", "tracker=none"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"gan +559 +0.5000 +0.2000 +0.5000 @0", " ".join(printed.split())) or "0.5000 @0" in printed
+    with (tmp_path / "out/measures.csv").open() as file:
+        rows = {(row["model"], row["measure"]): row for row in csv.DictReader(file)}
+    assert (rows["gan", "frechet"]["last_update"], rows["gan", "recall"]["last_update"]) == ("559", "0")
+
+
+def test_an_older_evaluation_does_not_stand_for_a_newer_row(tmp_path):
+    where = run(tmp_path, "vae", 0, nll_bound_nats__d=18.2, iwae10_nats__d=17.5)
+    evaluated(where, 20, {"eval/nll_bound_nats[d]": 30.0, "eval/iwae1000_nats[d]": 16.0})
+    row = tables_of(tmp_path)["d"]["vae"]
+    assert (row["nats"].mean, row["nats"].steps) == (17.5, (50, 50))
+    evaluated(where, 50, {"eval/nll_bound_nats[d]": 18.2, "eval/iwae1000_nats[d]": 16.9})
+    assert tables_of(tmp_path)["d"]["vae"]["nats"].mean == 16.9
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"step": "x", "scores": {"eval/a[d]": 1}}', '{"step": 1}', "[" * 100_000])
+def test_a_damaged_evaluation_is_named_and_left_out(tmp_path, text):
+    where = run(tmp_path, "vae", 0, nll_bound_nats__d=18.2)
+    (where / "evaluation.json").write_text(text)
+    notes = []
+    assert tables_of(tmp_path, notes)["d"]["vae"]["nats"].mean == 18.2
+    assert len(notes) == 1 and f"{where}/evaluation.json is left out" in notes[0]
+
+
+def test_an_evaluation_is_not_read_through_a_link(tmp_path):
+    where = run(tmp_path / "runs", "vae", 0, nll_bound_nats__d=18.2)
+    evaluated(tmp_path, 50, {"eval/nll_bound_nats[d]": 1.0})
+    (where / "evaluation.json").symlink_to(tmp_path / "evaluation.json")
+    notes = []
+    assert tables_of(tmp_path / "runs", notes)["d"]["vae"]["nats"].mean == 18.2
+    assert "is a link, and is not followed" in notes[0]
+
+
+def test_two_divergences_have_two_names(tmp_path):
+    """KL(data || model) beside an exact likelihood; in folders of older runs, KL(q || prior) elsewhere."""
+    run(tmp_path, "pixelcnn", 0, nll_nats__d=21.3, kl_nats__d=0.1)
+    run(tmp_path, "vae", 0, nll_bound_nats__d=22.0, kl_nats__d=4.0, kl_nats_se__d=0.3, kl_bound_nats__d=0.8)
+    tables = tables_of(tmp_path)["d"]
+    assert (tables["pixelcnn"]["kl_nats"].mean, tables["pixelcnn"]["kl_nats"].bound) == (0.1, False)
+    assert (tables["vae"]["kl_nats"].mean, tables["vae"]["kl_nats"].bound) == (0.8, True)
+    assert (tables["vae"]["kl_prior_nats"].mean, tables["vae"]["kl_prior_nats"].error) == (4.0, 0.3)
+
+
+def test_exact_curves_and_bounds_are_drawn_together_and_told_apart(tmp_path):
+    run(tmp_path, "pixelcnn", 0, nll_nats__d=17.0)
+    run(tmp_path, "vae", 0, nll_bound_nats__d=18.0)
+    compare([tmp_path], out=tmp_path / "out", resamples=20)
+    with (tmp_path / "out/compare.csv").open() as file:
+        rows = {row["group"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"pixelcnn", "≤ vae"} and {row["metric"] for row in rows.values()} == {"eval/nats[d]"}
+    assert (float(rows["pixelcnn"]["final"]), float(rows["≤ vae"]["final"])) == (17.0, 18.0)
+    assert (tmp_path / "out/compare.png").exists()
+
+
+def test_one_run_of_each_says_nothing_of_how_sure_it_is(tmp_path):
+    for name, nats in ("good", 17.0), ("bad", 18.0):
+        run(tmp_path, name, 0, nll_nats__d=nats)
+    compare([tmp_path], out=tmp_path / "out", resamples=20)
+    with (tmp_path / "out/pairwise.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["group"] == "good"]
+    assert (row["probability_of_improvement"], row["low"], row["high"]) == ("1.0", "nan", "nan")
+    text = (tmp_path / "out/index.html").read_text()
+    assert "1.00<small>n=1</small>" in text and "[1.00, 1.00]" not in text and "<b>1.00" not in text
 
 
 def test_the_command_prints_and_writes_them(runs, capsys):
@@ -98,3 +209,10 @@ def test_runs_that_were_never_evaluated(tmp_path, capsys):
 )  # fmt: skip
 def test_as_many_digits_as_tell(cell, text):
     assert written(cell) == text
+
+
+def test_more_resamples_than_tell_anything_are_one_line(runs, capsys):
+    given = ["compare", str(runs), f"out={runs}/out", "tracker=none", "resamples=1e12"]
+    assert cli.main("gen-lab", "gen", COMMANDS, given) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "resamples=1000000000000" in line.replace("1e+12", "1000000000000") and "between 1 and 1e+06" in line

@@ -71,3 +71,16 @@ def test_a_film_of_training_shows_sheet_after_sheet(tmp_path):
         seen.append(film.convert("L").getpixel((20, 20)))
         times.append(film.info["duration"])
     assert seen == [0, 255, 128] and times == [250, 250, 2000]
+
+
+def test_a_link_in_the_way_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for name in "sheet.png", "film.gif", "training.gif":
+        (tmp_path / name).symlink_to(tmp_path / "mine.txt")
+    images = torch.rand(3, 1, 4, 4)
+    write_film(tmp_path / "film.gif", [images, images])
+    sheet = write_sheet(tmp_path / "sheet.png", images)
+    write_training_film(tmp_path / "training.gif", [sheet, sheet])
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not any((tmp_path / name).is_symlink() for name in ("sheet.png", "film.gif", "training.gif"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.gif", "mine.txt", "sheet.png", "training.gif"]

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,13 +15,14 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 from torch import Tensor
+from torch.nn import functional as F
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Images, digits
 from gen_lab.fit import fit
 from gen_lab.judging import Judge, distances
 from gen_lab.judging.classes import class_coverage
-from gen_lab.judging.features import Seen, classifier, random
+from gen_lab.judging.features import Net, Seen, classifier, random
 from gen_lab.judging.judge import lesson, three_splits
 from gen_lab.models.independent import Independent
 from gen_lab.types import Spec
@@ -414,6 +417,62 @@ def test_features_learn_from_half_of_the_test_set_alone(data):
     changed = data._replace(train=16 - data.train, test=data.test.index_copy(0, held_out, 16 - data.test[held_out]))
     assert torch.equal(lesson(data, taught).train, lesson(changed, taught).train)
     assert Judge(changed, features=random).net.name == Judge(data, features=random).net.name
+
+
+# -- the same on every machine
+
+
+FIGURES = "frechet", "kernel_distance", "mmd", "recall"
+ELSEWHERE = f"""
+from functools import partial
+from gen_lab.data import digits
+from gen_lab.judging import Judge
+from gen_lab.judging.features import classifier, random
+for features in partial(classifier, updates=20), random:
+    judge = Judge(digits(protocol="levels", train=600), features=features)
+    print(judge.net.name, *(judge.floor[name].item() for name in {FIGURES}))
+"""
+
+
+def test_the_net_is_the_same_whatever_library_takes_its_sums(data):
+    """Bit for bit, and its distances to what float32 holds. Kernels without vector instructions stand for another
+    machine; the names are those on the machine where this was written.
+    """
+    plain = os.environ | {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "1"}
+    said = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True, env=plain
+    ).stdout
+    names = []
+    for line, features in zip(said.splitlines(), (partial(classifier, updates=20), random), strict=True):
+        here, (name, *there) = Judge(data, features=features), line.split()
+        assert name == here.net.name
+        figures = [here.floor[figure].item() for figure in FIGURES]
+        assert [*map(float, there)] == pytest.approx(figures, rel=1e-5, abs=1e-7)
+        names.append(name)
+    assert names == ["70ba8ee2", "random-eb1112d2"]
+
+
+def test_sums_are_exact_in_any_order(data):
+    """Of images in another order, every gradient is the same to the last bit; plain float64 differs."""
+    x, label = data.scaled(data.train[:64]).double(), data.train_labels[:64]
+    net, shuffled = Net(data.spec, 0), torch.randperm(64, generator=rng())
+
+    def gradients(order: Tensor) -> list[Tensor]:
+        off = net.logits(x[order]) - F.one_hot(label[order], 10)
+        return [*torch.autograd.grad((off * off).sum(), [*net.parameters()])]
+
+    for a, b in zip(gradients(torch.arange(64)), gradients(shuffled), strict=True):
+        assert torch.equal(a, b) and a.abs().sum() > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gen_lab.judging.features.rounded", lambda x, grid: x)
+        pairs = zip(gradients(torch.arange(64)), gradients(shuffled), strict=True)
+        assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_features_that_never_vary_are_no_nan(data):
+    grey = data._replace(train=torch.full((30, 1, 1, 1), 8, dtype=torch.uint8), train_labels=None, classes=0)
+    net = random(grey)
+    assert net(torch.full((3, 1, 1, 1), 8 / 16)).features.abs().max() < 1e-2  # but for the rounding of what it saw
 
 
 # -- in a run

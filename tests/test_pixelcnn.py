@@ -255,3 +255,39 @@ def test_grey_and_colour_by_logistic_mixtures(network):
     model, x = build(network, spec, lr=1e-2, head=partial(LogisticMixture, mixtures=2)), images(8, spec)
     nll = [model.update(x)["autoregressive/nll_nats"].item() for _ in range(12)]
     assert nll[-1] < nll[0] and model.sample(1, rng()).shape == (1, 3, 4, 4)
+
+
+def test_what_a_label_adds_to_pixelcnnpp_begins_small():
+    """A standard deviation of 0.05, as github.com/openai/pixel-cnn draws it: `start` has scaled all else already."""
+    network = partial(PixelCNNPP, channels=32, blocks=2, resolutions=2)(
+        Spec((1, 8, 8), 4, 10), softmax(Spec((1, 8, 8), 4))
+    )
+    tables = [m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)]
+    assert len(tables) == 2 * 9 and all(w.shape == (10, 64) for w in tables)
+    every = torch.cat([w.detach().flatten() for w in tables])
+    assert every.std().item() == pytest.approx(0.05, rel=0.03) and abs(every.mean().item()) < 0.002
+
+
+@pytest.mark.parametrize(
+    ("shape", "resolutions", "works"),
+    [
+        ((4, 4), 3, 5),
+        ((1, 9), 3, 5),
+        ((2, 2), 2, 3),
+        ((1, 1), 1, 2),
+        ((4, 4), 2, None),
+        ((5, 7), 3, None),
+        ((2, 2), 1, None),
+    ],
+)
+def test_images_too_small_to_be_halved_are_one_line(shape, resolutions, works):
+    spec = Spec((1, *shape), 4)
+    model = partial(Autoregressive, spec, CPU, 0, head=softmax, optimizer=partial(torch.optim.Adam, lr=1e-3),
+                    network=partial(PixelCNNPP, channels=8, blocks=1, resolutions=resolutions))  # fmt: skip
+    if works is None:
+        fitted, x = model(), images(4, spec)
+        nll = [fitted.update(x)["autoregressive/nll_nats"].item() for _ in range(5)]
+        assert all(0 < n < 10 * math.prod(shape) for n in nll)
+    else:
+        with pytest.raises(UserError, match=rf"{shape[0]} x {shape[1]}.*sides of {works} pixels or more work"):
+            model()

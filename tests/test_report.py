@@ -111,7 +111,7 @@ def test_the_report_has_the_aggregates_and_live_panels_of_each_task_grouped_by_a
     blocks = json.loads(view["spec"])["blocks"]
     (table,) = [block["content"] for block in blocks if block["type"] == "markdown-block"]
     assert table.splitlines()[0] == "| group | IQM | median | mean | optimality gap |"
-    assert table.splitlines()[2] == "| `dqn` | 1 [1, 1] | 1 [1, 1] | 1 [1, 1] | 0 [0, 0] |"
+    assert table.splitlines()[2] == "| `dqn` | 1 n=1 | 1 n=1 | 1 n=1 | 0 n=1 |"
     assert [block["children"][0]["text"] for block in blocks if block["type"] == "heading"] == ["A", "B"]
     grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
     for grid, names in zip(grids, (["a2c_a", "dqn_a"], ["a2c_b", "dqn_b"]), strict=True):
@@ -126,7 +126,7 @@ def test_the_report_has_the_aggregates_and_live_panels_of_each_task_grouped_by_a
 
 def test_one_task_shows_its_scores(runs):
     results, _ = analyse([runs / "dqn" / "A", runs / "a2c" / "A"], resamples=20)
-    assert report.markdown(results).splitlines()[2] == "| `dqn_a` | 10 [10, 10] | 5 [5, 5] |"
+    assert report.markdown(results).splitlines()[2] == "| `dqn_a` | 10 n=1 | 5 n=1 |"
 
 
 def test_without_wandb(runs, tmp_path):

@@ -18,6 +18,7 @@ from rl_lab.core.comparing.statistics import (
     stratified_bootstrap,
     x_at_threshold,
 )
+from rl_lab.core.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,18 @@ def test_two_runs_have_an_interval_as_wide_as_they_lie_apart():
     assert stratified_bootstrap([1.0, 3.0]) == (2.0, 1.0, 3.0)  # each extreme has a chance of 1/4
 
 
-def test_one_run_has_an_interval_of_no_width():
-    assert stratified_bootstrap([4.0]) == (4.0, 4.0, 4.0)
+def test_one_run_has_no_interval():
+    point, low, high = stratified_bootstrap([4.0])
+    assert point == 4 and np.isnan(low) and np.isnan(high)
+    curve = stratified_bootstrap(np.arange(3.0).reshape(1, 1, 3))
+    assert curve.point.tolist() == [0, 1, 2] and np.isnan(curve.low).all() and curve.high.shape == (3,)
+
+
+def test_resamples_that_memory_cannot_hold_are_one_line():
+    with pytest.raises(UserError, match="resamples=1000000000000 wants .* of memory"):
+        stratified_bootstrap([4.0, 5.0], resamples=10**12)
+    with pytest.raises(UserError, match="resamples=1000000000000 wants .* of memory"):
+        probability_of_improvement([[1.0, 2.0]], [[3.0, 4.0]], resamples=10**12)
 
 
 def test_the_interval_is_fixed_by_the_seed():
@@ -175,11 +186,14 @@ def test_the_probability_of_improvement_is_mann_and_whitneys_statistic():
 
 
 def test_the_interval_of_an_improvement_covers_every_resample_it_should():
-    x, y = [0.0, 2.0], [1.0]  # a resample of x has 0, 1 or 2 winners, with chances 1/4, 1/2, 1/4
+    x, y = [0.0, 2.0], [1.0, 1.0]  # a resample of x has 0, 1 or 2 winners, with chances 1/4, 1/2, 1/4
     assert probability_of_improvement([x], [y]) == (0.5, 0, 1)
     assert probability_of_improvement([y], [x]) == (0.5, 0, 1)
     assert probability_of_improvement([x], [y], confidence=0.4) == (0.5, 0.5, 0.5)
-    assert probability_of_improvement([[2.0]], [y]) == (1, 1, 1)
+    alone = probability_of_improvement([[2.0]], [[1.0]])
+    assert alone.point == 1 and np.isnan([alone.low, alone.high]).all()  # one run against one: nothing to resample
+    some = probability_of_improvement([[2.0], x], [y, y])  # but another task has two
+    assert (some.point, some.low, some.high) == (0.75, 0.5, 1)
     wide = probability_of_improvement([x], [y], confidence=0.9)
     narrow = probability_of_improvement([x] * 30, [y] * 30, confidence=0.9)  # 30 tasks, resampled apart
     assert wide.high - wide.low == 1 and narrow.high - narrow.low < 0.3

@@ -75,7 +75,7 @@ def test_beta_weighs_the_kl_in_training_alone():
     assert torch.equal(*bounds)
     for _ in range(300):
         with_beta.update(x), without.update(x)
-    kl = [model.score(x, generator(0, CPU))["kl_nats"].mean().item() for model in (with_beta, without)]
+    kl = [model.score(x, generator(0, CPU))["kl_prior_nats"].mean().item() for model in (with_beta, without)]
     assert kl[0] < 0.7 * kl[1]
 
 
@@ -151,7 +151,7 @@ def test_cross_entropy_of_grey_pixels_is_never_called_a_likelihood():
     model = build(data.spec, likelihood=CrossEntropy)
     metrics = evaluate(model, data, 0, iwae_samples=5)
     assert {name.split("[")[0] for name in metrics} == {
-        "eval/recon_bce", "eval/recon_bce_se", "eval/kl_nats", "eval/kl_nats_se", "eval/active_units"
+        "eval/recon_bce", "eval/recon_bce_se", "eval/kl_prior_nats", "eval/kl_prior_nats_se", "eval/active_units"
     }  # fmt: skip
     assert set(model.update(data.scaled(data.train[:8]))) == {"vae/recon_bce", "vae/kl_nats", "vae/grad_norm"}
 
@@ -285,7 +285,9 @@ def test_parameters_follow_the_seed_and_the_global_stream_is_left_alone():
 
 
 def test_grey_pixels_are_refused():
-    with pytest.raises(UserError, match=r"17 grey levels.*no likelihood.*protocol=binarised"):
+    with pytest.raises(
+        UserError, match=r"17 grey levels.*no likelihood.*protocol=threshold or dynamic, of digits binarised"
+    ):
         build(digits(protocol="levels").spec)
 
 
@@ -338,7 +340,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, knobs):
 
 def test_in_bfloat16_it_learns_the_same_and_scores_in_float32():
     x, plain, quick = images(32), build(), build(bf16=True)
-    assert torch.equal(plain.score(x, generator(0, CPU))["kl_nats"], quick.score(x, generator(0, CPU))["kl_nats"])
+    assert torch.equal(
+        plain.score(x, generator(0, CPU))["kl_prior_nats"], quick.score(x, generator(0, CPU))["kl_prior_nats"]
+    )
     exact, rough = gradient(plain, x), gradient(quick, x)
     assert 0 < (exact - rough).norm() < 0.02 * exact.norm()
     assert quick.encode(x)[0].dtype == torch.float32

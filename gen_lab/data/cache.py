@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import math
 import os
 import ssl
 import urllib.error
@@ -16,6 +17,7 @@ from numpy.lib.format import open_memmap
 from rich.console import Console
 from torch import Tensor
 
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 
 TIMEOUT = 15.0  # seconds without a byte
@@ -129,6 +131,10 @@ def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: P
     """
     if path and path.exists():
         return _mapped(path, shape)
+    if path:
+        room.disk(math.prod(shape), path.parent, "a memory map of these images")
+    else:
+        room.memory(2 * math.prod(shape), "a set of images as large as this")
     try:
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)

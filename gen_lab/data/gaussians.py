@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.images import CPU, Images
+from rl_lab.core import room
 from rl_lab.core.learner import generator
 from rl_lab.core.run import stream
 from rl_lab.core.settings import Count, Natural, Positive
@@ -27,6 +28,7 @@ def gaussian_ring(
 
     For the usual ring levels are 0.017 apart.
     """
+    room.memory(64.0 * max(train, test) + 64.0 * modes, f"data.train={train}, data.test={test} and data.modes={modes}")
     ring = Ring(modes, radius, sigma)
 
     def drawn(count: int, name: str) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """What every data set becomes: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from rl_lab.core.settings import Bound
 
 CPU = torch.device("cpu")
 Levels = Annotated[int, Bound(2, 256)]
+Protocol = Literal["levels", "dynamic", "threshold"]  # as they are; two of them: drawn anew, or 1 from half way on
 
 
 class Images(NamedTuple):
@@ -32,6 +33,7 @@ class Images(NamedTuple):
     measure: Callable[[Tensor], dict[str, Tensor]] | None = None  # of samples, where data have their own
     mapped: bool = False  # memory-mapped: the images stay on disk, batches are moved to the device
     device: torch.device = CPU
+    remark: str = ""  # what of the files was left out, or taken for what
 
     @property
     def spec(self) -> Spec:
@@ -60,8 +62,9 @@ class Images(NamedTuple):
         size = (self.train.numel() + self.test.numel()) / 1e6
         shape, where = " x ".join(map(str, self.spec.shape)), f"resident on {self.device}"
         labels = f", {self.classes} classes" if self.classes else ""
+        remark = f"; {self.remark}" if self.remark else ""
         return (f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.levels} levels"
-                f"{labels}; {size:,.3g} MB {'memory-mapped from disk' if self.mapped else where}")  # fmt: skip
+                f"{labels}; {size:,.3g} MB {'memory-mapped from disk' if self.mapped else where}{remark}")  # fmt: skip
 
 
 class Batches:
@@ -117,3 +120,27 @@ def bits(pixels: Tensor, rng: torch.Generator) -> Tensor:
 def quantised(pixels: Tensor, levels: int) -> Tensor:
     """256 greys to so many of equal width, uint8; two: 1 from grey 128 on."""
     return (pixels.int() * levels // 256).to(torch.uint8)
+
+
+class Binarised:
+    """What images of so many levels become under a protocol: those of training, and those of the test set, which
+    `dynamic` draws once, from a stream of its own that no run's seed changes.
+    """
+
+    def __init__(self, protocol: Protocol, levels: int, name: str):
+        self.protocol, self.within = protocol, levels
+        self.levels, self.resampled = levels if protocol == "levels" else 2, protocol == "dynamic"
+        self.rng = generator(stream(0, f"{name} test set"), CPU)
+        self.suffix = "" if protocol == "levels" else f"-{protocol}"
+
+    def train(self, pixels: Tensor) -> Tensor:
+        """Levels to levels, or to the 256 greys that `bits` draws from, uint8."""
+        if self.protocol == "levels":
+            return pixels
+        if self.protocol == "threshold":
+            return (2 * pixels.int() >= self.within - 1).to(torch.uint8)
+        top = self.within - 1
+        return ((510 * pixels.int() + top) // (2 * top)).to(torch.uint8)
+
+    def test(self, pixels: Tensor) -> Tensor:
+        return bits(self.train(pixels), self.rng).to(torch.uint8) if self.resampled else self.train(pixels)

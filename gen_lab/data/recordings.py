@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gen_lab.data.cache import kept, map_paths
-from gen_lab.data.images import Images, Levels, quantised
+from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.settings import Count, NonNegative, Unit
@@ -25,6 +26,7 @@ def recorded(
     size: Count | None = 42,  # pixels high and wide, each the mean of the area it covers; None: as they are
     grey: bool = True,  # luma of ITU-R BT.601
     levels: Levels = 8,
+    protocol: Protocol = "levels",
     held_out: Unit = 0.1,  # of the episodes
     unique: bool = False,  # of equal pictures one: still screens make any model look good
     resident_gb: NonNegative = 8.0,  # more is mapped from disk
@@ -46,18 +48,22 @@ def recorded(
             pixels = quantised(fitted(pictures(episode, what, path), size, grey), levels).numpy()
             yield fresh(pixels, seen) if unique else pixels
 
+    kind = Binarised(protocol, levels, titled(recording))
+    shown = [lambda chunks, f=f: (f(torch.from_numpy(x)).numpy() for x in chunks) for f in (kind.train, kind.test)]
     digests = [shard["sha256"] for shard in recording.about["shards"]]
-    what_it_is = digests, what, size, grey, levels, held_out, unique
+    what_it_is = digests, what, size, grey, levels, held_out, unique, *[protocol] * bool(kind.suffix)
     frame = next(prepared(episodes[0][:1]))[0]
     most = (recording.num_steps + recording.num_episodes) * frame.size
     if mapped := most > resident_gb * 1e9:
         counts = [sum(map(len, prepared(numbers))) for numbers in episodes]
-        train, test = (kept(prepared(numbers), (count, *frame.shape), path) for numbers, count, path
-                       in zip(episodes, counts, map_paths(root, what_it_is), strict=True))  # fmt: skip
+        train, test = (kept(as_shown(prepared(numbers)), (count, *frame.shape), path) for as_shown, numbers, count, path
+                       in zip(shown, episodes, counts, map_paths(root, what_it_is), strict=True))  # fmt: skip
     else:
-        train, test = (torch.from_numpy(np.concatenate(list(prepared(numbers)))) for numbers in episodes)
-    name = f"{titled(recording)}-{'x'.join(map(str, frame.shape))}-{levels}{'-unique' * unique}"
-    return Images(name, train, test, levels, mapped=mapped)
+        room.memory(2 * most, f"the frames of {path}")
+        train, test = (torch.from_numpy(np.concatenate(list(as_shown(prepared(numbers)))))
+                       for as_shown, numbers in zip(shown, episodes, strict=True))  # fmt: skip
+    name = f"{titled(recording)}-{'x'.join(map(str, frame.shape))}-{levels}{'-unique' * unique}{kind.suffix}"
+    return Images(name, train, test, kind.levels, resampled=kind.resampled, mapped=mapped)
 
 
 def titled(recording: Recording) -> str:

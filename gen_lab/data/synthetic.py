@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.images import CPU, Images
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator
 from rl_lab.core.run import stream
@@ -29,6 +30,7 @@ def xor_chain(
     """
     if height * width < 2:
         raise UserError("data.height x data.width = 1 x 1 is no chain: at least 2 pixels")
+    room.memory(8.0 * max(train, test) * height * width, f"data.train={train} and data.test={test}")
     in_order = list(product(range(height), range(width)))
 
     def drawn(count: int, name: str) -> Tensor:
@@ -73,6 +75,7 @@ def ising(
     """
     if height * width > 16:
         raise UserError(f"data.height x data.width = {height} x {width} is too large to enumerate: at most 16 pixels")
+    room.memory(32.0 * max(train, test), f"data.train={train} and data.test={test}")
     every = torch.arange(2 ** (height * width)).unsqueeze(1) >> torch.arange(height * width) & 1
     every = every.to(torch.uint8).view(-1, 1, height, width)
     log_z = _bonds(every).mul(coupling).logsumexp(0)

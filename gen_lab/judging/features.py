@@ -5,11 +5,13 @@ A net for features is a callable of images [B, C, H, W] in [0, 1], built from `I
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +21,12 @@ from gen_lab.data.images import CPU, Batches, Images
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import descend, seeded
 from rl_lab.core.settings import Count, Natural
 
 FEATURES = 64
 AT_ONCE = 256  # images
+ACTIVATIONS, WEIGHTS, GRADIENTS = GRIDS = 2.0**-10, 2.0**-16, 2.0**-20  # what they are multiples of as the net learns
+BETAS = 0.9, 0.999
 KEPT_FROM = 1_000  # images to learn from: on fewer the net learns anew in seconds
 
 
@@ -44,40 +47,81 @@ class NoLabels(UserError):
     """A classifier is asked for, of images without labels."""
 
 
+class OnGrid(torch.autograd.Function):
+    """The nearest multiple of `grid`; its gradient, of `slope`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, grid: float, slope: float) -> Tensor:
+        ctx.slope = slope
+        return (x / grid).round_().mul_(grid)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return (gradient / ctx.slope).round_().mul_(ctx.slope), None, None
+
+
 class Net(nn.Module):
     """Convolutions that halve an image until it is 4 wide, and a layer of features, standardised.
 
-    Its ELU bounds the features on one side, lest the net see more in a little noise than in half of the classes.
+    It learns in float64 from numbers that are rounded to a few binary places after each layer, on the way back too: its
+    sums have no rounding of their own, so that neither their order, nor threads, nor the library that takes them can
+    change a bit. Equal data make an equal net on every machine; what it is asked later is computed in float32.
+
+    Its features are bounded on one side, lest the net see more in a little noise than in half of the classes.
     """
 
     def __init__(self, spec: Spec, seed: int):
         super().__init__()
         channels, height, width = spec.shape
-        with seeded(seed, CPU):
-            layers, maps, size = [nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()], 32, min(height, width)
-            while size > 4:
-                layers += [nn.Conv2d(maps, 64, 3, stride=2, padding=1), nn.ReLU()]
-                maps, size = 64, -(-size // 2)
-            layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * maps, FEATURES), nn.ELU()]
-            self.body = nn.Sequential(*layers)
-            self.head = nn.Linear(FEATURES, spec.classes) if spec.classes else None
-        self.register_buffer("mean", torch.zeros(FEATURES))
-        self.register_buffer("scale", torch.ones(FEATURES))
+        shapes, maps, size = [(32, channels, 3, 3)], 32, min(height, width)
+        while size > 4:
+            shapes.append((64, maps, 3, 3))
+            maps, size = 64, -(-size // 2)
+        shapes.append((FEATURES, 4 * maps))
+        shapes += [(spec.classes, FEATURES)] * bool(spec.classes)
+        rng = np.random.Generator(np.random.PCG64(seed))
+        self.weights, self.biases, self.classes = nn.ParameterList(), nn.ParameterList(), spec.classes
+        for shape in shapes:
+            reach = 1 / math.sqrt(math.prod(shape[1:]))
+            for kept, full in (self.weights, shape), (self.biases, shape[:1]):
+                kept.append(nn.Parameter(torch.from_numpy(reach * (2 * rng.random(full) - 1))))
+        self.register_buffer("mean", torch.zeros(FEATURES, dtype=torch.double))
+        self.register_buffer("scale", torch.ones(FEATURES, dtype=torch.double))
+
+    def layer(self, i: int, x: Tensor) -> Tensor:
+        weight, bias = (rounded(p[i], WEIGHTS) for p in (self.weights, self.biases))
+        if weight.ndim == 2:
+            return rounded(F.linear(x, weight, bias), ACTIVATIONS)
+        return rounded(convolve(x, weight, bias, 1 if i == 0 else 2), ACTIVATIONS).relu()
+
+    def body(self, x: Tensor) -> Tensor:
+        """Features [B, F] of images in [0, 1], not yet standardised."""
+        x, last = rounded(2 * x - 1, ACTIVATIONS), len(self.weights) - bool(self.classes) - 1
+        for i in range(last):
+            x = self.layer(i, x)
+        x = self.layer(last, rounded(F.adaptive_avg_pool2d(x, 2), ACTIVATIONS).flatten(1))
+        below = x.clamp(max=0)
+        return rounded(x.clamp(min=0) + below / (1 - below), ACTIVATIONS)  # an ELU's shape, of exact operations alone
 
     def logits(self, x: Tensor) -> Tensor:
         """[B, K] of the classes."""
-        return self.head(self.body(2 * x - 1))
+        return self.layer(len(self.weights) - 1, self.body(x))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Seen:
-        raw = self.body(2 * x - 1)
-        return Seen((raw - self.mean) / self.scale, self.head and self.head(raw).argmax(1))
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            raw = self.body(x)
+            classes = self.layer(len(self.weights) - 1, raw).argmax(1) if self.classes else None
+        return Seen((raw - self.mean) / self.scale, classes)
 
+    @torch.no_grad()
     def standardise(self, images: Images) -> None:
         """From here on the features of `images.train` have mean 0 and variance 1, each by itself."""
-        features = seen(self, map(images.scaled, images.train.split(AT_ONCE))).features.double()
-        self.mean.copy_(features.mean(0))
-        self.scale.copy_(features.std(0))
+        raw = torch.cat([self.body(images.scaled(x).double()) for x in images.train.split(AT_ONCE)])
+        count, total = len(raw), raw.sum(0)  # on a grid: exact, as the sum of squares is
+        variance = (raw.square().sum(0) - total * total / count) / max(1, count - 1)
+        self.mean.copy_(total / count)
+        self.scale.copy_(roots(variance).where(variance > 0, 1.0))
 
     @property
     def hash(self) -> str:
@@ -85,13 +129,36 @@ class Net(nn.Module):
         state = b"".join(x.cpu().numpy().tobytes() for x in self.state_dict().values())
         return hashlib.sha256(state).hexdigest()[:8]
 
+    @torch.no_grad()
     def named(self, kind: str, device: torch.device) -> "Net":
+        for p in self.parameters():
+            p.copy_((p / WEIGHTS).round() * WEIGHTS)
+        self.float()
         self.name = kind + self.hash
         return self.eval().requires_grad_(False).to(device)
 
 
+def rounded(x: Tensor, grid: float) -> Tensor:
+    """In float64; float32 is left as it is."""
+    return OnGrid.apply(x, grid, GRADIENTS) if x.dtype == torch.double else x
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """3 x 3 with a border of zeros; in float64 as a product of matrices, for torch's own convolution is slow there."""
+    if x.dtype != torch.double:
+        return F.conv2d(x, weight, bias, stride, 1)
+    h, w = (-(-size // stride) for size in x.shape[2:])
+    patches = F.unfold(x, 3, padding=1, stride=stride)  # [B, 9 I, h w]
+    return (weight.flatten(1) @ patches + bias[:, None]).unflatten(2, (h, w))
+
+
+def roots(x: Tensor) -> Tensor:
+    """Square roots by NumPy, whose last digit is the right one everywhere."""
+    return torch.from_numpy(np.sqrt(x.clamp(min=0).numpy()))
+
+
 def classifier(images: Images, *, updates: Count = 300, seed: Natural = 0, root: str | None = None) -> Net:
-    """A net that has learned the labels, always on one thread of the CPU; kept on disk under `root` if it was slow.
+    """A net that has learned the labels, always on the CPU; kept on disk under `root` if it was slow.
 
     Raises NoLabels.
     """
@@ -101,38 +168,49 @@ def classifier(images: Images, *, updates: Count = 300, seed: Natural = 0, root:
     net = Net(images.spec, seed)
     path = cache(root) / "judges" / f"{_key(net, local, updates, seed)}.pt"
     if path.exists():
-        net.load_state_dict({k: x for k, x in checkpoint.read(path).items() if k in net.state_dict()})
+        net.float().load_state_dict({k: x for k, x in checkpoint.read(path).items() if k in net.state_dict()})
         return net.named("", images.device)
     with one_thread():
         learn(net, local, updates, seed)
         net.standardise(local)
+    net.named("", CPU)
     if len(images.train) >= KEPT_FROM:
         with contextlib.suppress(OSError):  # what cannot be kept is learned again
             path.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write(path, net.state_dict())
-    return net.named("", images.device)
+    return net.to(images.device)
 
 
 def random(images: Images, *, seed: Natural = 0) -> Net:
     """A net of random weights: a fair ruler without labels, though a coarse one."""
-    local = images.to(CPU)
     net = Net(images.spec._replace(classes=0), seed)
     with one_thread():
-        net.standardise(local)
+        net.standardise(images.to(CPU))
     return net.named("random-", images.device)
 
 
-def learn(net: Net, images: Images, updates: int, seed: int) -> None:
-    batches = Batches(images, min(64, len(images.train)), seed)
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+def learn(net: Net, images: Images, updates: int, seed: int, rate: float = 2e-3) -> None:
+    """Down the squared distance from the logits to 1 of the label and 0 of the others, by Adam (Kingma & Ba, 2015),
+    each of whose operations stands alone, lest two be joined into one that is rounded once.
+    """
+    batches, parameters = Batches(images, min(64, len(images.train)), seed), [*net.parameters()]
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    (b1, b2), (left1, left2) = BETAS, (1.0, 1.0)
     for _ in range(updates):
         x, label = batches.draw()
-        descend(optimizer, F.cross_entropy(net.logits(x), label))
+        off = net.logits(x.double()) - F.one_hot(label, images.classes)
+        gradients = torch.autograd.grad((off * off).sum(), parameters)
+        left1, left2 = left1 * b1, left2 * b2
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
+                m.mul_(b1).add_((1 - b1) * g)
+                v.mul_(b2).add_((1 - b2) * (g * g))
+                p.sub_((m / (1 - left1)) / (roots(v / (1 - left2)) + 1e-8) * rate)
 
 
 def _key(net: Net, images: Images, *settings: object) -> str:
     """Of all that shapes what a net learns: its layers, its images and labels, its settings."""
-    digest = hashlib.sha256(repr((net, settings)).encode())
+    digest = hashlib.sha256(repr(([p.shape for p in net.weights], settings, GRIDS, BETAS)).encode())
     for x in images.train, images.train_labels:
         digest.update(x.contiguous().numpy())
     return digest.hexdigest()[:16]
@@ -140,7 +218,7 @@ def _key(net: Net, images: Images, *settings: object) -> str:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in the same order whatever else is set, lest the same seed give another net."""
+    """On which a net so small learns fastest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,5 +1,6 @@
 """Samples held against training images, beside held-out images that are held against them in the same way."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,6 +12,7 @@ from gen_lab.judging.classes import class_coverage
 from gen_lab.judging.features import AT_ONCE, Features, Seen, seen
 from gen_lab.pictures import side_by_side
 from gen_lab.types import Model
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.run import stream
@@ -36,6 +38,8 @@ class Judge:
         self.data, self.k, self.samples = data, k, samples or len(held_out)
         if (fewest := min(len(taught), len(reference), len(held_out), self.samples)) < k + 2:
             raise UserError(f"judge.k={k} wants {k + 2} images and more in each split, and {data.name} leaves {fewest}")
+        pixels = math.prod(data.spec.shape)
+        room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
         self.net = features(lesson(data, taught))
         self.train = seen(self.net, training_images(data))
         self.reference = Seen(*(x if x is None else x[reference] for x in self.train))

@@ -45,6 +45,7 @@ class Autoregressive(Learner):
         self.head = head(self.spec)
         with seeded(seed, device):
             self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)
+        self.refuse(spec)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = self.network
@@ -52,6 +53,14 @@ class Autoregressive(Learner):
             self.averaged = copy.deepcopy(self.network).requires_grad_(False)
             self.saved = (*self.saved, "averaged")
         self.averaged.eval()
+
+    def refuse(self, spec: Spec) -> None:
+        """Raises UserError where the network cannot start from images so small: what it takes statistics of is gone."""
+        least, (_, h, w) = getattr(self.network, "least", 1), spec.shape
+        if min(h, w) < least:
+            raise UserError(f"PixelCNN++ learns nothing from images of {h} x {w}: its resolutions halve them to a line "
+                            f"or a point; sides of {least} pixels or more work, fewer resolutions (of sides "
+                            "of 2 or more), or model=gated_pixelcnn")  # fmt: skip
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         condition = self.condition(label)

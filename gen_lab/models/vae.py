@@ -9,6 +9,7 @@ from gen_lab.coders import conv_decoder, conv_encoder, labelled, mlp_decoder, ml
 from gen_lab.likelihoods import Bernoulli, Likelihood
 from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
 from gen_lab.types import Spec
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative
@@ -151,20 +152,21 @@ class VAE(Learner):
     ) -> dict[str, Tensor]:
         recon, kl = self.elbo_terms(x, generator, label)
         if self.likelihood.improper:
-            return {self.likelihood.improper: recon, "kl_nats": kl}
+            return {self.likelihood.improper: recon, "kl_prior_nats": kl}
         bound, tighter = recon + kl, {}
         if iwae_samples:
             weights = self.log_importance_weights(x, iwae_samples, generator, label)
             bound = -weights.mean(0)  # the same expectation, over many draws of z instead of one
             tighter = {f"iwae{iwae_samples}_nats": importance_weighted_nll(weights)}
         bits = bits_per_dim(bound, self.spec.shape)
-        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_nats": kl, **tighter}
+        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits, "kl_prior_nats": kl, **tighter}
 
     @torch.no_grad()
     def log_importance_weights(
         self, x: Tensor, k: int, generator: torch.Generator, label: Tensor | None = None
     ) -> Tensor:
         """log p(x, z) - log q(z|x) for k draws of z from q(z|x), [K, B]; x is encoded once, z decoded in chunks."""
+        room.memory(12 * k * len(x), f"iwae_samples={k}, of {len(x)} images at once,")
         mu, log_var = self.encode(x, label)
         parameters = len(x) * self.likelihood.outputs * x[0, 0].numel()
         rows = max(1, min(DECODED_AT_ONCE // len(x), PARAMETERS_AT_ONCE // parameters))

@@ -21,10 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab recording 1"
 INDEX = "recording.json"
+LARGEST = 2**24  # bytes a step: what unpacks to more is no recording
 
 
 class Episode(NamedTuple):
@@ -101,7 +103,8 @@ class Recording:
         path = shard_path(self.folder, number)
         if not path.exists():
             raise UserError(f"{path} is missing; the command that recorded it records it again")
-        data = path.read_bytes()
+        with room.regular(path) as file:
+            data = file.read()
         if hashlib.sha256(data).hexdigest() != self.about["shards"][number]["sha256"]:
             raise UserError(f"{path} is damaged: its checksum differs; delete it, and the command that recorded it "
                             "records it again")  # fmt: skip
@@ -110,9 +113,16 @@ class Recording:
     def _read(self, number: int) -> list[Episode]:
         data, shard = self._bytes(number), self.about["shards"][number]
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > (shard["steps"] + shard["episodes"]) * LARGEST:
+                raise ValueError(f"{size / 1e9:,.3g} GB for {shard['steps']:,} steps")
+            room.memory(2 * size, f"{shard_path(self.folder, number)}")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 found = unpacked(dict(arrays))
         except (KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{shard_path(self.folder, number)} is not a shard of episodes ({error})") from error
         if (len(found), sum(len(e.action) for e in found)) != (shard["episodes"], shard["steps"]):
             raise UserError(f"{shard_path(self.folder, number)} does not hold what {INDEX} says; record it again")

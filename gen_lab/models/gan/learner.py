@@ -67,6 +67,11 @@ class GAN(Learner):
             self.saved = (*self.saved, "averaged")
         self.averaged.eval()
 
+    @property
+    def has_batch_norm(self) -> bool:
+        parts = [*self.generator.modules(), *self.discriminator.modules()]
+        return any(isinstance(part, nn.BatchNorm2d) for part in parts)
+
     def _refuse_what_cannot_be_learned(self) -> None:
         layers = [*self.discriminator.modules()]
         if self.penalty and any(isinstance(layer, nn.BatchNorm2d) for layer in layers):
@@ -82,6 +87,9 @@ class GAN(Learner):
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         if self.spec.classes and label is None:
             raise UserError("model.conditional=true wants labels with the images")
+        if len(x) == 1 and self.spec.shape[1:] == (4, 4) and self.has_batch_norm:
+            raise UserError("loop.batch_size=1 is impossible: of images of 4 x 4 a DCGAN's batch norm sees one number "
+                            "an image, and must see two; set loop.batch_size=2 or more")  # fmt: skip
         label = label if self.spec.classes else None
         real, deceives = 2 * x - 1, (self.updates + 1) % self.critic_steps == 0
         self.generator.train()

@@ -16,6 +16,7 @@ from rl_lab.core.settings import Count, Unit
 
 ROWS = above_and_here(3)  # of the upper stream: 2 x 3
 CORNER = Window(2, 2, 1, 1)  # of the left one
+STD = 0.05  # of what a label adds at first, as in the authors' code: `start` has scaled all else without it
 
 
 class Streams(NamedTuple):
@@ -45,6 +46,7 @@ class PixelCNNPP(nn.Module):
             raise UserError("PixelCNN++ shows its head whole pixels: on colours use a logistic mixture")
         super().__init__()
         self.field = max(spec.shape[1:])  # the whole image before it
+        self.least = 2 ** (resolutions - 1) + 1  # pixels a side to learn from: two are left at the lowest resolution
         self.shape, lowest, c = spec.shape, resolutions - 1, spec.shape[0] + 1
         self.upper, self.row_above = (
             NormedConv(c, channels, Window(2, 3, 2, 1)),
@@ -102,6 +104,8 @@ class Residual(nn.Module):
         self.shortcut = NormedConv(2 * channels * others, channels, POINT) if others else None
         self.second = NormedConv(2 * channels, 2 * channels, window, spread=0.1)
         self.classes = nn.Embedding(classes, 2 * channels) if classes else None
+        if self.classes:
+            self.classes.weight.data *= STD
         self.dropout = dropout
 
     def forward(self, x: Tensor, label: Tensor | None, *others: Tensor) -> Tensor:

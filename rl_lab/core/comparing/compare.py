@@ -9,8 +9,8 @@ from rl_lab.core.comparing import figures, page, tables
 from rl_lab.core.comparing import report as wandb_report
 from rl_lab.core.comparing.groups import arrange, chosen
 from rl_lab.core.comparing.results import Results, Row, find
+from rl_lab.core.comparing.statistics import Resamples
 from rl_lab.core.folders import choose_metric, read_runs
-from rl_lab.core.settings import Count
 
 
 def compare(
@@ -22,7 +22,7 @@ def compare(
     normalise: Literal["atari", "range"] | None = None,  # None: raw for one task, else atari or range
     threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
     out: Path | None = None,  # None: runs/compare/<timestamp>
-    resamples: Count = 2_000,
+    resamples: Resamples = 2_000,
     report: bool = False,  # as a W&B report too
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> list[Row]:

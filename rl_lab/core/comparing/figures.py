@@ -132,8 +132,9 @@ def intervals(axes, results: Results, key: str) -> None:
     axes.use_sticky_edges = False
     for y, (name, of_group) in enumerate(results.aggregates.items()):
         style, estimate = look(results, name), of_group[key]
-        axes.barh(y, estimate.high - estimate.low, 0.6, left=estimate.low, color=style["color"], alpha=0.35,
-                  linewidth=0, gid=style["gid"])  # fmt: skip
+        if not math.isnan(estimate.low):
+            axes.barh(y, estimate.high - estimate.low, 0.6, left=estimate.low, color=style["color"], alpha=0.35,
+                      linewidth=0, gid=style["gid"])  # fmt: skip
         axes.plot([estimate.point] * 2, [y - 0.3, y + 0.3], color=style["color"], linewidth=2, gid=style["gid"])
     axes.set_yticks(range(len(results.aggregates)), [textwrap.fill(name, 30) for name in results.aggregates])
     axes.set_ylim(len(results.aggregates) - 0.5, -0.5)

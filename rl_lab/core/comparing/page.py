@@ -75,7 +75,8 @@ def sections(results: Results, captions: list[str], notes: list[str]) -> Iterato
     if results.pairwise:
         yield Section("Probability of improvement", _pairwise(results), (
             "How likely a run of the row's group ends better than a run of the column's on the same task, averaged "
-            "over tasks; a tie counts half. Brackets: 95 % bootstrap interval; bold where it leaves out one half.")
+            "over tasks; a tie counts half. Brackets: 95 % bootstrap interval; bold where it leaves out one half. "
+            "n=1: one of the two has a single run, from which there is no interval.")
         )  # fmt: skip
     yield Section("Learning curves", _panels(_curves(results)), (
         "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: single "
@@ -133,7 +134,7 @@ def _figure(x: float, below: str = "") -> str:
 def _estimate(estimate: Estimate, seeds: int = 2) -> str:
     if math.isnan(estimate.point):
         return _figure(math.nan)
-    below = "n=1" if seeds == 1 else f"[{number(estimate.low)}, {number(estimate.high)}]"
+    below = "n=1" if seeds == 1 or math.isnan(estimate.low) else f"[{number(estimate.low)}, {number(estimate.high)}]"
     return _figure(float(estimate.point), below)
 
 
@@ -184,10 +185,11 @@ def _pairwise(results: Results) -> str:
 def _chance(estimate: Estimate | None) -> str:
     if estimate is None:
         return "<td></td>"
-    p, sure = float(estimate.point), not estimate.low <= 0.5 <= estimate.high
+    p, sure = float(estimate.point), estimate.low > 0.5 or estimate.high < 0.5
     tint = f"rgb(var(--{'more' if p > 0.5 else 'less'}) / {0.7 * abs(p - 0.5):.3f})"
     words = f"<b>{p:.2f}</b>" if sure else f"{p:.2f}"
-    return f'<td style="background: {tint}">{words}<small>[{estimate.low:.2f}, {estimate.high:.2f}]</small></td>'
+    below = "n=1" if math.isnan(estimate.low) else f"[{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f'<td style="background: {tint}">{words}<small>{below}</small></td>'
 
 
 def _curves(results: Results) -> Iterator[str]:

@@ -5,13 +5,19 @@ Agarwal et al., 2021; https://arxiv.org/abs/2108.13264
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from rl_lab.core import room
+from rl_lab.core.settings import Bound
+
+Resamples = Annotated[int, Bound(1, 1_000_000)]  # more tell no more
+
 
 class Estimate(NamedTuple):
-    """A statistic and its interval; floats, or arrays of one shape."""
+    """A statistic and its interval; floats, or arrays of one shape. nan bounds no interval: one run says nothing of
+    how far another would be from it."""
 
     point: np.ndarray
     low: np.ndarray
@@ -53,15 +59,16 @@ def stratified_bootstrap(
     """The statistic over R runs and K tasks with its percentile interval; scores [R], [R, K] or [R, K, ...].
 
     A resample draws R runs with replacement within each task, so that every task counts alike. What follows
-    the first two axes (the points of a curve) is drawn along with its run. One run has an interval of no
-    width; from three runs of normal scores, 95 % means about 70 %, from five about 90 %.
+    the first two axes (the points of a curve) is drawn along with its run. One run has no interval; from
+    three runs of normal scores, 95 % means about 70 %, from five about 90 %.
     """
     scores = np.asarray(scores, float)
     scores = scores[:, None] if scores.ndim == 1 else scores
     runs, tasks = scores.shape[:2]
     point = statistic(scores, axis=(0, 1))
     if runs == 1:
-        return Estimate(point, point, point)
+        return Estimate(point, *np.full((2, *np.shape(point)), np.nan))
+    room.memory(8.0 * resamples * (runs * tasks + 4 * np.size(point)), f"resamples={resamples}")
     drawn = np.random.default_rng(seed).integers(runs, size=(runs, tasks, resamples))
     parts = np.array_split(drawn, min(resamples, 1 + scores.size * resamples // 2**20), axis=2)  # 8 MB each
     resampled = [statistic(scores[part, np.arange(tasks)[:, None]], axis=(0, 1)) for part in parts]
@@ -85,8 +92,10 @@ def probability_of_improvement(
 ) -> Estimate:
     """How likely a run of X scores above one of Y on the same task, averaged over tasks; a tie counts half.
 
-    x, y: for each task the scores [R] of its runs. In each task it is the Mann-Whitney statistic U / (R_x R_y).
+    x, y: for each task the scores [R] of its runs. In each task it is the Mann-Whitney statistic U / (R_x R_y). Where
+    X or Y has but one run of every task, there is no interval.
     """
+    room.memory(8.0 * resamples * sum(len(a) + 2 * len(b) for a, b in zip(x, y, strict=True)), f"resamples={resamples}")
     rng = np.random.default_rng(seed)
     points, resampled = [], []
     for of_x, of_y in zip(x, y, strict=True):
@@ -95,6 +104,8 @@ def probability_of_improvement(
         drawn = [rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in wins.shape]  # times each run: [B, R]
         points.append(wins.mean())
         resampled.append((drawn[0] @ wins * drawn[1]).sum(1) / wins.size)
+    if any(max(map(len, scores)) == 1 for scores in (x, y)):
+        return Estimate(np.mean(points), np.nan, np.nan)
     return Estimate(np.mean(points), *_interval(np.mean(resampled, axis=0), confidence))
 
 

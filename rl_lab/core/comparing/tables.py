@@ -22,6 +22,8 @@ def captions(results: Results) -> Iterator[str]:
     metric, several = results.metric, len(results.tasks) > 1
     yield (f"{metric}: {'lower' if results.lower else 'higher'} is better; "
            "interquartile mean over n seeds [95 % stratified bootstrap interval].")  # fmt: skip
+    if any(row.seeds == 1 for row in results.rows):
+        yield "n=1: a single run has no interval, and neither has a comparison with it."
     if several:
         yield "area: mean height of the curve over the steps that all curves of its task cover."
     else:
@@ -47,7 +49,7 @@ def _tasks(results: Results) -> str:
 
 
 def interval(estimate: Estimate, seeds: int = 2) -> str:
-    return "n=1" if seeds == 1 else f"[{number(estimate.low)}, {number(estimate.high)}]"
+    return "n=1" if seeds == 1 or math.isnan(estimate.low) else f"[{number(estimate.low)}, {number(estimate.high)}]"
 
 
 def show(results: Results, captions: Iterable[str], files: list[Path]) -> None:

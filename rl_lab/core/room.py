@@ -1,0 +1,68 @@
+"""What there is room for, asked before it is taken: memory, disk, and what files unpack to."""
+
+import os
+import resource
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from rl_lab.core.errors import UserError
+
+BOMB = 100, 2**26  # times its size on disk that an archive unpacks to, and bytes: both and more is no data set
+
+
+def memory(nbytes: float, what: str) -> None:
+    """Raises UserError where `what` takes more than is free."""
+    if nbytes > (free := available()):
+        raise UserError(f"{what} wants {sized(nbytes)} of memory, and {sized(free)} are free; ask for less")
+
+
+def available() -> float:
+    """Bytes: what the system has free, what this process may take of it."""
+    free = float("inf")
+    if (meminfo := Path("/proc/meminfo")).is_file():
+        free = 1024.0 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    most, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if most.is_file() and used.is_file() and (limit := most.read_text().strip()).isdigit():
+        free = min(free, float(int(limit) - int(used.read_text())))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return free if soft == resource.RLIM_INFINITY else min(free, float(soft))
+
+
+def disk(nbytes: float, folder: Path, what: str) -> None:
+    """Raises UserError where `what` takes more than is free where `folder` is, or is to be."""
+    there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
+    if nbytes > (free := shutil.disk_usage(there).free):
+        raise UserError(f"{what} wants {sized(nbytes)} in {folder}, and {sized(free)} are free; make room, or choose "
+                        "another place")  # fmt: skip
+
+
+def sized(nbytes: float) -> str:
+    return f"{nbytes / 1e9:,.3g} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:,.3g} MB"
+
+
+def regular(path: Path) -> BinaryIO:
+    """A file of the user's own to read from, links followed; never a pipe or a device, which would be waited for.
+
+    Raises UserError or OSError.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path} is not a regular file, and is not read")
+    return os.fdopen(handle, "rb")
+
+
+def archive(file: BinaryIO, path: Path) -> zipfile.ZipFile:
+    """Raises UserError where it unpacks to what no data would, zipfile.BadZipFile where it is none."""
+    found = zipfile.ZipFile(file)
+    packed, unpacked = (sum(getattr(x, name) for x in found.infolist()) for name in ("compress_size", "file_size"))
+    times, least = BOMB
+    if unpacked > least and unpacked > times * packed:
+        raise UserError(f"{path} unpacks to {sized(unpacked)}, {unpacked / max(1, packed):,.0f} times its size; such a "
+                        "file is not read (np.savez, not savez_compressed, leaves no doubt)")  # fmt: skip
+    return found

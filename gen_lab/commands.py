@@ -19,7 +19,7 @@ from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.loading import Fitted, load, some
 from gen_lab.pictures import side_by_side, thinned, write_film, write_sheet
 from gen_lab.types import Draughtsman, Inpainter
-from rl_lab.core import run
+from rl_lab.core import files, run
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics, generator
 from rl_lab.core.settings import Count, Natural
@@ -48,13 +48,14 @@ def sample(
     for folder in some(runs, "sample"):
         fitted = load(folder, device)
         stem = "inpainted" if inpaint else "samples"
-        path = folder / f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}.png"
-        made = [path, path.with_suffix(".npz")]
+        name = f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}"
+        path, *more = made = [files.inside(folder, f"{name}.{kind}") for kind in ("png", "npz", "gif")[: 2 + film]]
         arrays, shown, frames = _drawn(fitted, count, generator(seed, fitted.device), label, inpaint, film)
         write_sheet(path, shown, columns=9 if inpaint else 8)
-        np.savez_compressed(made[1], **arrays, levels=fitted.data.levels)
+        with files.replacing(more[0]) as beside:
+            np.savez_compressed(beside, **arrays, levels=fitted.data.levels)
         if frames:
-            made.append(write_film(path.with_suffix(".gif"), frames))
+            write_film(more[1], frames)
         print(*made, sep="\n")
         config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
         if tracked := tracker and tracker(name=path.stem, group=fitted.name, job_type="sample", config=config):
@@ -165,11 +166,11 @@ def evaluate(
         record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
                   "device": str(fitted.device), "scores": scores}  # fmt: skip
         if by:
-            record |= _judged(fitted, by, seed, folder / "neighbours.png")
+            record |= _judged(fitted, by, seed, files.inside(folder, "neighbours.png"))
             for name, x in record["measures"].items():
                 judged.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
             print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+        files.write(files.inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
         scored.add_section()
         judged.add_section()
     for table in scored, judged:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rl_lab.core import files
 from rl_lab.core.comparing import page
 from rl_lab.core.comparing.compare import folder, publish, several, track
 from rl_lab.core.comparing.groups import Groups, arrange, chosen
@@ -169,12 +170,13 @@ def draw_samples(path: Path, groups: Groups) -> list[Path]:
         panel.imshow(imread(sheet), interpolation="nearest")
         panel.set_title(fill(label, 40), fontsize=9)
         panel.set_axis_off()
-    figure.savefig(path, dpi=150)
+    with files.replacing(path) as beside:
+        figure.savefig(beside, dpi=150)
     return [path]
 
 
 def write_csv(path: Path, tables: dict[str, dict[str, dict[str, Cell]]]) -> None:
-    with path.open("w", newline="") as file:
+    with files.replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["data", "model", "measure", "mean", "standard_error", "is_bound"])
         for data, rows in tables.items():

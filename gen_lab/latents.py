@@ -9,6 +9,7 @@ from torch import Tensor
 from gen_lab.loading import Fitted, load, some
 from gen_lab.pictures import write_sheet
 from gen_lab.types import LatentModel
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Positive
 
@@ -31,14 +32,18 @@ def latents(
             raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")
         x, label, z = coded(fitted)
         told = [label] if fitted.model.spec.classes else []
-        pictures = folder / "pictures"
         sheets = {
             "traversals": traversals(fitted.model, z, rows, steps, reach, *[y[:1] for y in told]),
             "interpolations": interpolations(fitted.model, x, z, rows, steps, *told),
         }
         for name, images in sheets.items():
-            print(write_sheet(pictures / f"{name}.png", images, columns=steps + 2 * (name == "interpolations")))
-        print(write_map(pictures / "latent_map.png", z, label, f"{fitted.name}: {fitted.data.name}"))
+            print(
+                write_sheet(
+                    files.inside(folder, f"pictures/{name}.png"), images, columns=steps + 2 * (name == "interpolations")
+                )
+            )
+        place = files.inside(folder, "pictures/latent_map.png")
+        print(write_map(place, z, label, f"{fitted.name}: {fitted.data.name}"))
 
 
 def coded(fitted: Fitted) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -109,5 +114,6 @@ def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
             figure.legend(*points.legend_elements(num=None), loc="outside right", title="label", frameon=False)
         panel.set(title=title, xlabel=names[0], ylabel=names[1], aspect="equal")
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        with files.replacing(path) as beside:
+            figure.savefig(beside, dpi=150)
     return path

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rl_lab.core import files
+
 GAP = 2  # pixels between images
 GROUND = 96, 120, 160  # of neither black nor white images
 WIDTH = 48  # pixels: smaller images are enlarged to about this, each pixel a square
@@ -42,7 +44,8 @@ def plane(images: Tensor) -> Image.Image:
 def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:
     """Writes a sheet; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(images, columns).save(path)
+    with files.replacing(path) as beside:
+        sheet(images, columns).save(beside)
     return path
 
 
@@ -61,7 +64,8 @@ def _write_gif(path: Path, pictures: list[Image.Image], milliseconds: int) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = pictures
     durations = [milliseconds] * len(rest) + [LAST_MS]
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    with files.replacing(path) as beside:
+        first.save(beside, save_all=True, append_images=rest, duration=durations, loop=0)
     return path
 
 

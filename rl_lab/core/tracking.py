@@ -1,7 +1,6 @@
 """Weights & Biases through its own library: online when it can be, offline otherwise, never a prompt or a hang."""
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import summary
+from rl_lab.core.rows import NAME, content, parsed
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
 
@@ -84,22 +84,22 @@ def identity(folder: Path, name: str) -> dict[str, str]:
     home = str(folder.resolve())
     try:
         before = summary(folder)["identity"]
-        if before["folder"] == home or not Path(before["folder"]).exists():
-            return {"id": str(before["id"]), "name": str(before["name"]), "folder": home}
-    except (KeyError, TypeError):
+        known = re.fullmatch(r"[\w.-]{1,128}", before["id"]) and before["name"].isprintable()
+        if known and (before["folder"] == home or not Path(before["folder"]).exists()):
+            return {"id": before["id"], "name": before["name"][:128], "folder": home}
+    except (KeyError, TypeError, AttributeError, ValueError, OSError):
         pass  # a fresh run
     ident = f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:8]}"
     return {"id": ident, "name": f"{name}-{folder.name}", "folder": home}
 
 
-def catch_up(run, folder: Path) -> None:
+def catch_up(run, folder: Path, before: dict) -> None:
     """Of the rows that a run taken up again has already, logs those that W&B lacks: a killed process sent no more.
 
     Offline nothing is known of what W&B has. There the first sitting's own folder holds them all, but for the last
-    seconds before it was killed: those are logged again.
+    seconds before it was killed: those are logged again. `before` is the summary that the sitting left.
     """
-    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_bytes().splitlines()]
-    before = summary(folder)
+    rows = [row for _, _, row in parsed(content(folder / NAME))[0]]
     if run.resumed:
         last = run.summary.get("step", -1)
         lacking = [row for row in rows if row["step"] > last]

@@ -1,12 +1,12 @@
 """Checkpoints that are whole and safe: written beside and renamed, checked and read as data alone."""
 
-import os
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab checkpoint 1"
@@ -14,16 +14,11 @@ FORMAT = "rl_lab checkpoint 1"
 
 def write(path: Path, state: dict) -> None:
     """Never half a file: the previous checkpoint stands until the new one is on disk. Raises OSError."""
-    beside = path.with_suffix(".new")
     try:
-        with open(beside, "wb") as file:
+        with files.replacing(path) as beside, open(beside, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
-        raise error if isinstance(error, OSError) else OSError(f"could not write {path}: {error}") from error
+    except RuntimeError as error:  # torch reports a full disk so
+        raise OSError(f"could not write {path}: {error}") from error
 
 
 def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> dict:

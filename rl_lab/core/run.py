@@ -68,7 +68,7 @@ class Run:
         self._take_up(self._saved)
         self._total, self._rows = None, None  # until `begin`: a mistake found before leaves the files as they are
         self._received, self._accord = [], distributed.Accord()
-        self._held_by_caller = lock is not None
+        self._held_by_caller, self._tracked = lock is not None, True
 
     def _take_up(self, saved: dict) -> None:
         """Where a checkpoint says that it stood; {}: from the start. Raises UserError where that cannot be."""
@@ -106,8 +106,9 @@ class Run:
     def _close_wandb(self) -> None:
         if self.upload and self.path("checkpoint.pt").exists():
             registry.send(self.wandb, self.dir)
-        self.wandb.summary["state"] = self.state
-        tracking.finish(self.wandb, {"finished": 0, "failed": 1}.get(self.state, tracking.STOPPED))
+        if self._tracked:
+            self.wandb.summary["state"] = self.state
+        tracking.finish(self.wandb, {"finished": 0, "failed": 1}.get(self.state, tracking.STOPPED), self._tracked)
 
     def __exit__(self, kind, error, trace) -> None:
         """Raises UserError, in place of the system's own error, where the disk is full."""
@@ -126,19 +127,21 @@ class Run:
         if full:
             begun = (self.dir / "config.yaml").exists()
             remedy = f"train run={os.path.relpath(self.dir)} goes on" if begun else "start it again"
-            raise UserError(f"cannot write to {self.dir}: {full.strerror or full}; make room, then {remedy}") from full
+            raise UserError(
+                f"cannot write to {self.dir}: {os.strerror(full.errno)}; make room, then {remedy}"
+            ) from full
 
-    def _close_files(self, error: BaseException | None) -> OSError | None:
+    def _close_files(self, error: BaseException | None) -> BaseException | None:
         """What of a full disk came of it."""
-        full = error if _is_full(error) else None
+        full = _of_full_disk(error)
         try:
             if self._rows is not None:
                 self._rows.close()
                 self._write_summary(str(error) if error else None)
         except OSError as late:
             self.state = "failed" if error is None else self.state
-            full = full or late
-            if not _is_full(late):
+            full = full or _of_full_disk(late)
+            if not full:
                 raise
         finally:
             if self.wandb:
@@ -296,8 +299,17 @@ class Run:
         self._tokens -= 1
         row = {"step": step, "seconds": round(self.seconds, 3), **values}
         self._rows.add(row)
-        if self.wandb:
-            self.wandb.log(row)
+        self._track(row)
+
+    def _track(self, row: dict) -> None:
+        """Whatever becomes of W&B, the run goes on: at its end it is said what W&B lacks."""
+        if self.wandb and self._tracked:
+            try:
+                self.wandb.log(row)
+            except Exception as error:  # of a service that is gone, of several kinds
+                self._tracked = False
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+                self.say(f"W&B takes no more rows ({reason}); the run goes on without it")
 
     def media(self, name: str, path: Path, step: int) -> None:
         """A picture or video of the folder, shown in W&B too."""
@@ -305,7 +317,7 @@ class Run:
             import wandb
 
             kind = wandb.Video if path.suffix in (".mp4", ".gif") else wandb.Image
-            self.wandb.log({"step": step, name: kind(str(path))})
+            self._track({"step": step, name: kind(str(path))})
 
     def _noted(self) -> dict:
         """Of the rows, for the checkpoint and the summary."""
@@ -332,11 +344,11 @@ class Run:
         files.write(self.path("summary.json"), json.dumps(summary, indent=2, default=str) + "\n")
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether it came of a full disk: torch has errors of its own for that."""
+def _of_full_disk(error: BaseException | None) -> BaseException | None:
+    """What the system said, where an error came of a full disk: libraries have errors of their own for that."""
     while error and getattr(error, "errno", None) not in FULL:
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error
 
 
 def stream(seed: int, name: str) -> int:

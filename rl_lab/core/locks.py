@@ -18,7 +18,7 @@ def lock(file, kind: int) -> bool:
     return True
 
 
-def of_run(folder: Path) -> int | None:
+def of_run(folder: Path, doing: str = "trained") -> int | None:
     """Makes a run folder if there is none and holds it for this process, until it ends or lets go of what is returned;
     None on disks without locks.
 
@@ -37,7 +37,7 @@ def of_run(folder: Path) -> int | None:
             return None
         if not held:
             os.close(handle)
-            raise UserError(f"{folder} is being trained by another process; wait for its end, or stop that first")
+            raise UserError(f"{folder} is being {doing} by another process; wait for its end, or stop that first")
         if _is_at(handle, folder):
             return handle
         os.close(handle)  # what was locked is no longer there: another folder may stand in its place

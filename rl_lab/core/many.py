@@ -28,6 +28,8 @@ class SeedRun(Run):
         self.progress = Aside(lambda text: self.whole.say(f"seed {self.seed}: {text}"))
         self._seconds_before = self.whole._seconds_before
 
+    def _note_in_checkpoint(self) -> None: ...  # the whole's next one has it
+
     def state_dict(self) -> dict:
         """Where its rows stand, and their newest figures."""
         if self._rows is not None:

@@ -191,6 +191,8 @@ class Run:
         self._rows = found
         self._write_summary()  # of rows that are there already: it holds before the others are cut off and after
         self._rows.open()
+        if found.fault:
+            self._note_in_checkpoint()
         if self.wandb:
             tracking.catch_up(self.wandb, self.dir, self.before)
         self.progress.begin(total, unit, self._step)
@@ -205,6 +207,12 @@ class Run:
         if not self.final:  # of a checkpoint that does not have them
             self.final = last_values(row for _, _, row in parsed(found.kept)[0])
         return found
+
+    def _note_in_checkpoint(self) -> None:
+        """Where the rows stand now that what was damaged of them is gone."""
+        if (path := self.path("checkpoint.pt")).exists():
+            noted = {"bytes": self._rows.mark.bytes, "written": self._noted()}
+            checkpoint.write(path, checkpoint.read(path) | noted)
 
     def anew(self) -> None:
         """Before `begin`: nothing of what the folder holds is gone on with."""

@@ -121,6 +121,6 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None
 
 def film(run: Run, step: int) -> None:
     """The samples of all evaluations one after another, each drawn from the same noise."""
-    sheets = sorted((run.dir / "pictures").glob("samples_*.png"))
+    sheets = run.found("pictures/samples_*.png")
     if len(sheets) > 1:
         run.media("training", write_training_film(run.path("videos/training.gif"), sheets), step)

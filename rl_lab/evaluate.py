@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural
 from rl_lab.loops import Judge, play
@@ -39,7 +40,7 @@ def evaluate_runs(
         with Console(stderr=True).status(f"{folder}: at least {episodes:,} episodes"):
             record = evaluation(player, episodes, seed)
         player.env.close()
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+        files.write(files.inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
         mean, error, length, *regret = record["scores"].values()
         figures = (f"{mean:,.6g}", "-" if error is None else f"{error:.2g}", f"{length:,.1f}",
                    f"{record['episodes']:,}", f"{regret[0]:.6g}" if regret else "-")  # fmt: skip

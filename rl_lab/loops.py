@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.agents.planned import Planned
-from rl_lab.core import distributed
+from rl_lab.core import distributed, files
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.meters import Every, Means
@@ -109,14 +109,19 @@ def plan(
     if not isinstance(env, MDPEnv):
         raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
                         "choose a gridworld, or a learning agent")  # fmt: skip
-    if run.restore({}):
+    layout, actions = env.mdp.layout, env.mdp.actions
+    if run.before.get("state") == "finished" and _is_whole(run, layout is not None, film):
         raise UserError(f"{run.dir} holds a finished plan: there is nothing to go on with; start a new run")
+    if run.before:
+        run.say("a plan is not gone on with: it is found anew, the same")
+    run.anew()
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     run.begin(1, "plans")
-    sweeps = plan_pictures.Sweeps(env.mdp.layout, env.mdp.actions)
+    sweeps = plan_pictures.Sweeps(layout, actions)
     policy, spent, start = torch.zeros_like(env.mdp.terminal, dtype=torch.int64), 0.0, perf_counter()
     for sweep, plan in enumerate(planner(env.mdp), 1):
         spent += perf_counter() - start
+        run.heed(sweep)
         if sweep % log_every == 0:
             run.log(progress(plan, policy, spent), sweep)
             policy = plan.policy
@@ -128,16 +133,24 @@ def plan(
     run.log(row | judge(player), sweep, keep=True)
     found = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
     found = {name: x.cpu().numpy() for name, x in found.items()}
-    np.savez(run.path("plan.npz"), **found)
+    with files.replacing(run.path("plan.npz")) as path:
+        np.savez(path, **found)
     run.save(sweep, {"agent": player})
-    run.path("pictures").mkdir(exist_ok=True)
-    for name, picture in plan_pictures.draw(env.mdp.layout, env.mdp.actions, **found).items():
-        picture.save(run.path(f"pictures/{name}.png"))
+    for name, picture in plan_pictures.draw(layout, actions, **found).items():
+        with files.replacing(run.path(f"pictures/{name}.png")) as path:
+            picture.save(path)
         run.media(f"plan/{name}", run.path(f"pictures/{name}.png"), sweep)
     if film and sweeps.snapshots:
         sweeps.write(run.path("videos/sweeps.mp4"))
         run.media("plan/sweeps", run.path("videos/sweeps.mp4"), sweep)
     return plan
+
+
+def _is_whole(run: Run, drawn: bool, film: bool) -> bool:
+    """Whether a planner's folder has all that one may have; where it has not, the plan is found again."""
+    names = ["checkpoint.pt", "plan.npz", "pictures/values.png", *["pictures/q.png"] * drawn]
+    names += [f"videos/sweeps.{kind}" for kind in ("mp4", "gif") if film]
+    return all((run.dir / name).is_file() and (run.dir / name).stat().st_size for name in names)
 
 
 def progress(plan: Plan, policy: Tensor, seconds: float) -> Metrics:

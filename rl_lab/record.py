@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rl_lab.core import provenance, recording, run
+from rl_lab.core import files, locks, provenance, recording, run
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
 from rl_lab.core.recording import Recording
@@ -110,7 +110,8 @@ def default_folder(runs: Sequence[Path], about: dict) -> Path:
     """The same for the same command, so that it goes on where it stopped."""
     digest = hashlib.sha256(json.dumps([about[key] for key in SAME], sort_keys=True).encode()).hexdigest()[:6]
     if runs:
-        return runs[0] / "recordings" / f"step{about['agent']['step']}_epsilon{about['epsilon']:g}-{digest}"
+        name = f"step{about['agent']['step']}_epsilon{about['epsilon']:g}-{digest}"
+        return files.within(runs[0], "recordings", name)
     env = about["env"]
     world = env.get("mdp") or env
     name = next((str(world[key]) for key in ("game", "id") if key in world), world["_target_"].rsplit(".", 1)[-1])
@@ -176,8 +177,9 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
         progress.say(f"recording again what is missing: shard {', '.join(map(str, gone))}")
     left = goal.left(about) + sum(about["shards"][k]["episodes"] for k in gone)
     progress.begin(max(1, round(left * about["expected"]["steps"])), "steps", 0)
+    lock = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        lock = locks.of_run(folder, "recorded")
         recording.write_index(folder, about)
         for number, count in work(about, goal, gone):
             quotas = [count // stage.env.num_envs + (i < count % stage.env.num_envs) for i in range(stage.env.num_envs)]
@@ -194,6 +196,8 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
     finally:
         progress.close()
         stage.env.close()
+        if lock is not None:
+            locks.let_go(lock)
 
 
 def work(about: dict, goal: Goal, gone: list[int]) -> Iterator[tuple[int, int]]:

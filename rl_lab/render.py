@@ -7,6 +7,7 @@ from typing import Annotated
 
 from PIL import Image
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
 from rl_lab.core.settings import Bound, Count, Natural
@@ -29,7 +30,7 @@ def render(
     fps: Annotated[float, Bound(SLOWEST, FASTEST)] | None = None,  # None: the world's own, of a gridworld 6
     saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
     gif: bool = True,
-    out: str | None = None,  # the mp4, or a still if it ends in .png; None: videos/ in the first run's folder
+    out: str | None = None,  # an mp4, a still that ends in .png, or a folder; None: videos/ in the first run's folder
     device: str = "auto",
     changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
@@ -43,11 +44,10 @@ def render(
             player = load(folder, max_envs=1, device=device, seed=seed, camera=True, changes=changes)
             players.append(player)
             stack.callback(player.env.close)
-        path = Path(out or _path(players))
+        path = place(out, players)
         if path.suffix == ".png":
             write_still(path, still(players, seed, saliency))
         else:
-            path = path.with_suffix(".mp4")
             rates = [rate_of(p, fps) for p in players]
             shown = dict(episodes=episodes, seed=seed, max_steps=max_steps, saliency=saliency)
             films = [at_rate(film(p, rate, **shown), rate, max(rates)) for p, rate in zip(players, rates, strict=True)]
@@ -68,9 +68,18 @@ def _track(tracker: Callable, path: Path, players: list[Player], settings: dict)
         run.finish()
 
 
-def _path(players: list[Player]) -> Path:
+def place(out: str | None, players: list[Player]) -> Path:
+    """Where the mp4 or the still goes. Raises UserError."""
     names = "_and_".join(dict.fromkeys(p.group for p in players)).replace("/", "_")
-    return players[0].folder / "videos" / f"{names[:100]}_step{players[0].step}.mp4"
+    name = f"{names[:100]}_step{players[0].step}.mp4"
+    if not out:
+        return files.inside(players[0].folder, f"videos/{name}")
+    if out.endswith("/") or Path(out).is_dir():
+        return Path(out) / name
+    if (kind := Path(out).suffix) not in (".mp4", ".gif", ".png"):
+        raise UserError(f"out={out} is impossible: it must be a film (.mp4, and the .gif beside it), a still (.png) or "
+                        "a folder that is there")  # fmt: skip
+    return Path(out) if kind == ".png" else Path(out).with_suffix(".mp4")
 
 
 # -- from runs to a still

@@ -293,6 +293,78 @@ def test_a_server_that_stays_lost_gets_the_rest_by_wandb_sync(fresh, tmp_path, s
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("status", "words"), [(401, "401 Unauthorized"), (403, "403 Forbidden")])
+def test_a_key_that_is_refused_in_mid_run_is_said_and_wandb_sync_sends_the_rest(fresh, tmp_path, status, words):
+    process = start(tmp_path, "-c", LOOP, "300", **fresh.env)
+    logged(tmp_path, 100)
+    fresh.refusing = status
+    _, told = process.communicate(timeout=120)
+    (folder,) = kept(tmp_path)
+    assert process.returncode == 0, told
+    assert told.splitlines() == [f"W&B lacks rows ({words}); wandb sync --no-skip-online {folder} sends them"]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["state"] == "finished"
+    assert len(lines(tmp_path / "run")) == 300 > len(plain(fresh.run))
+    fresh.refusing = None
+    call(tmp_path, "wandb", "sync", "--no-skip-online", folder, **fresh.env)
+    assert distinct(plain(fresh.run)) == lines(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_wandb_is_said_and_the_run_is_whole(tmp_path):
+    """For real: W&B's folder is a disk of its own, and full."""
+    disk = tmp_path / "runs/wandb"
+    disk.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        process = start(tmp_path, "-c", LOOP, "200", WANDB_MODE="offline")
+        logged(tmp_path, 50)
+        with pytest.raises(OSError), open(disk / "filler", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        _, told = process.communicate(timeout=120)
+        (folder,) = kept(tmp_path)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    assert process.returncode == 0, told
+    assert told.splitlines() == [
+        f"W&B lacks rows: it could not write to {folder} (No space left on device); metrics.jsonl has all of them, and "
+        f"wandb sync {folder} sends those that are there"
+    ]
+    assert steps(lines(tmp_path / "run")) == list(range(200))
+
+
+@pytest.mark.slow
+def test_a_service_of_wandb_that_is_killed_leaves_the_run_alone(tmp_path):
+    process = start(tmp_path, "-c", LOOP, "200", WANDB_MODE="offline")
+    logged(tmp_path, 50)
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "wandb-core"], capture_output=True, text=True).stdout
+    for number in found.split():
+        os.kill(int(number), signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+    assert found and process.returncode == 0, told
+    assert steps(lines(tmp_path / "run")) == list(range(200))
+    assert "W&B lacks rows" in told
+
+
+def test_what_wandb_cannot_start_with_is_one_line(tmp_path):
+    """A mode it has not, an environment it does not take, an installation that is broken."""
+    (tmp_path / "broken/wandb").mkdir(parents=True)
+    (tmp_path / "broken/wandb/__init__.py").write_text("import nothing_of_this_name")
+    cases = {
+        "WANDB_MODE=zzz is none of W&B's; choose from online, offline, disabled": {"WANDB_MODE": "zzz"},
+        "W&B does not take its settings (": {"WANDB_INIT_TIMEOUT": "soon"},
+        "wandb cannot be imported (ModuleNotFoundError: No module named 'nothing_of_this_name')": {
+            "PYTHONPATH": f"{tmp_path}/broken:{Path(__file__).parents[1]}"
+        },
+    }
+    for words, env in cases.items():
+        told = call(tmp_path, *PLAN, code=2, **env).splitlines()
+        assert told[-1].startswith(f"rl-lab: {words}") and "tracker=none" in told[-1], told
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_offline_then_sync(fresh, tmp_path):
     call(tmp_path, "-c", LOOP, "50", "upload", WANDB_MODE="offline")
     call(tmp_path, "wandb", "sync", *kept(tmp_path), **fresh.env)

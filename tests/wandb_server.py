@@ -69,10 +69,11 @@ class Server:
     """`with Server() as server`: processes started with `env | server.env` speak to it.
 
     `stop` closes it, `start` opens it again at the same address with all it had; while `silent`, it takes what is
-    sent and never answers.
+    sent and never answers; with a status in `refusing`, 401 say, it refuses every key.
     """
 
     def __init__(self):
+        self.refusing: int | None = None
         self.runs: dict[tuple[str, str], Tracked] = {}  # by project and id
         self.artifacts: dict[str, Uploaded] = {}
         self.unknown: list[str] = []
@@ -291,6 +292,8 @@ class Handler(BaseHTTPRequestHandler):
         if path[-1] not in ("graphql", "file_stream"):  # telemetry
             return self._answer(200, b"{}")
         key = b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode().partition(":")[2]
+        if lab.refusing:
+            return self._answer(lab.refusing, b'{"errors": [{"message": "user is not logged in"}]}')
         if key not in lab.keys:
             return self._answer(401, b'{"errors": [{"message": "user is not logged in"}]}')
         sent = json.loads(sent)

@@ -1,6 +1,5 @@
 """Checkpoints that are whole and safe: written beside and renamed, checked and read as data alone."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import BinaryIO

@@ -16,16 +16,41 @@ def inside(folder: Path, name: str) -> Path:
     The run folder itself may be a link, what lies in it may not: a folder that a stranger sent could point at any file
     of this machine. Raises UserError.
     """
-    place = Path(folder)
     *parents, last = Path(name).parts
-    for parent in parents:
-        place = place / parent
-        if parent == ".." or _kind(place) not in (None, stat.S_IFDIR):
-            raise UserError(f"{place} is not a folder of its own; delete it, then try again")
-        place.mkdir(exist_ok=True)
-    if _kind(place / last) not in (None, stat.S_IFREG):
+    place = within(folder, *parents)
+    if parents:
+        place.mkdir(parents=True, exist_ok=True)
+    if last == ".." or _kind(place / last) not in (None, stat.S_IFREG):
         raise UserError(f"{place / last} is a link or no file at all; delete it, then try again")
     return place / last
+
+
+def within(folder: Path, *names: str) -> Path:
+    """The place of a folder in a run folder, whether it is there or not. Raises UserError where it is no folder."""
+    place = Path(folder)
+    for name in names:
+        place = place / name
+        if name in ("..", "/") or _kind(place) not in (None, stat.S_IFDIR):
+            raise UserError(f"{place} is not a folder of its own; delete it, then try again")
+    return place
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """The files of a run folder like "pictures/samples_*.png", sorted, without links."""
+    where, _, name = pattern.rpartition("/")
+    place = within(folder, *Path(where).parts)
+    return sorted(path for path in place.glob(name) if _kind(path) == stat.S_IFREG)
+
+
+def fresh(folder: Path) -> Path:
+    """Makes a folder that no other process has: of this name or, where that is taken, with -2, -3, ... behind it."""
+    for name in (folder.name, *(f"{folder.name}-{i}" for i in range(2, 10_000))):
+        try:
+            folder.with_name(name).mkdir(parents=True)
+            return folder.with_name(name)
+        except FileExistsError:
+            continue
+    raise UserError(f"{folder} is taken, and so are the names after it; choose another")
 
 
 @contextmanager
@@ -47,10 +72,10 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write(path: Path, text: str) -> Path:
+def write(path: Path, text: str | bytes) -> Path:
     """Whole or not at all. Raises OSError."""
     with replacing(path) as beside:
-        beside.write_text(text)
+        beside.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
@@ -70,10 +95,16 @@ def opened(path: Path, largest: float = float("inf")) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def appending(path: Path, size: int) -> BinaryIO:
+def appending(path: Path, size: int | None = None) -> BinaryIO:
     """A regular file under this name alone, cut to `size` bytes, to write on to. Raises UserError or OSError."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if _kind(path) not in (None, stat.S_IFREG):
+            raise UserError(f"{path} is a link or no file at all; delete it, then try again") from error
+        raise
     about = os.fstat(handle)
+    size = about.st_size if size is None else size
     if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1 or about.st_size < size:
         os.close(handle)
         if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:

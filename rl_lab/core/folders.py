@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from rl_lab.core import files, rows
 from rl_lab.core.errors import UserError, nearest
 
+LARGEST, DEEPEST = 2**22, 100  # bytes of a config or a summary, and levels of a config
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
 LOWER_IS_BETTER = {
@@ -51,25 +53,37 @@ class RunFiles(NamedTuple):
     settings: dict[str, str]  # dotted key -> value, of all that may change a result
     curves: dict[str, Curve]  # by metric
     finished: bool
+    fault: str = ""  # what is wrong with its rows
 
 
 def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
-    """Every run at or below the folders, once; one without rows is noted, or a UserError if named itself."""
+    """Every run at or below the folders, once; one that cannot be read is noted, and so is one without rows, or a
+    UserError if named itself.
+    """
     found: dict[Path, RunFiles] = {}
+    refused: list[UserError] = []
     for folder in map(Path, folders):
         if (folder / "config.yaml").is_file() and not any(folder.glob("seed*/config.yaml")):
-            runs = [read_run(folder)]
-            if not runs[0].curves:
-                raise UserError(f"{folder} has no rows in metrics.jsonl yet; wait for them or leave it out")
+            inside, named = [folder], True
         else:
-            inside = sorted(path.parent for path in folder.rglob("metrics.jsonl"))
-            runs = [read_run(path) for path in inside if (path / "config.yaml").is_file()]
-            if not runs:
+            inside, named = sorted(path.parent for path in folder.rglob("metrics.jsonl")), False
+            inside = [path for path in inside if (path / "config.yaml").is_file()]
+            if not inside:
                 raise UserError(f"no run in {folder}; a run folder holds config.yaml and metrics.jsonl")
-        notes += [f"{run.folder} is left out: it has no rows." for run in runs if not run.curves]
-        for run in runs:
-            if run.curves:
-                found.setdefault(run.folder.resolve(), run)
+        for path in inside:
+            try:
+                run = read_run(path)
+            except UserError as error:
+                refused.append(error)
+                continue
+            if named and not run.curves:
+                raise UserError(f"{folder} has no rows in metrics.jsonl yet; wait for them or leave it out")
+            notes += [f"{path} is left out: it has no rows."] * (not run.curves)
+            if run.curves and found.setdefault(path.resolve(), run) is run and run.fault:
+                notes.append(f"{path}/{rows.NAME} is not as it was written: {run.fault}.")
+    if refused and not found:
+        raise UserError(f"{refused[0]}; leave it out")
+    notes += [f"left out: {error}." for error in refused]
     if not found:
         raise UserError("no runs to compare; name their folders, such as runs/dqn_four_rooms")
     return list(found.values())
@@ -77,41 +91,62 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
 
 def read_run(folder: Path) -> RunFiles:
     """Settings, and every metric as a curve. Raises UserError."""
+    config = plain(folder / "config.yaml")
     try:
-        config = yaml.load((folder / "config.yaml").read_text(), LOADER)
-        name, seed, choices = str(config.pop("name")), config["seed"], config.get("choices") or {}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}/config.yaml is not the config of a run; leave it out") from error
+        name, seed, choices = config.pop("name"), config["seed"], config.get("choices") or {}
+        flat = list(_flatten({key: value for key, value in config.items() if key not in IGNORED}))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _not_a_config(folder) from error
+    if isinstance(name, dict | list | None) or type(seed) is not int or not isinstance(choices, dict):
+        raise _not_a_config(folder)
+    about = summary(folder)
+    mark, ended = rows.Mark.of(about.get("rows")), about.get("state") == "finished"
+    read = rows.read(folder, mark, ended)
     points: dict[str, list[tuple[float, float, float]]] = {}
-    for row in _objects(_text(folder / "metrics.jsonl").splitlines()):
+    for row in read.rows:
         for metric in row.keys() - {"step", "seconds"}:
-            if isinstance(row[metric], int | float) and math.isfinite(row[metric]):
+            if math.isfinite(row[metric]):
                 points.setdefault(metric, []).append((row["step"], row["seconds"], row[metric]))
     curves = {metric: _curve(*np.array(points[metric], float).T) for metric in sorted(points)}
-    flat = _flatten({key: value for key, value in config.items() if key not in IGNORED})
     settings = {key: value for key, value in flat if not (key.endswith(".seed") and value == str(seed))}
-    return RunFiles(folder, name, seed, choices, settings, curves, summary(folder).get("state") == "finished")
+    earlier = about["rows"].get("fault") if mark else ""
+    faults = [text for text in (earlier, read.fault) if isinstance(text, str) and text]
+    choices = {str(key): str(value) for key, value in choices.items()}
+    return RunFiles(folder, str(name), seed, choices, settings, curves, ended, "; ".join(dict.fromkeys(faults)))
+
+
+def _not_a_config(folder: Path) -> UserError:
+    return UserError(f"{folder}/config.yaml is not the config of a run")
+
+
+def plain(path: Path) -> dict:
+    """A YAML of a run folder as plain data. Raises UserError: aliases would let a small file fill the memory."""
+    try:
+        with files.opened(path, LARGEST) as file:
+            text = file.read()
+        depth = 0
+        for event in yaml.parse(text, LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if getattr(event, "anchor", None) or depth > DEEPEST:
+                raise UserError(f"{path} is refused: it has {'anchors' if depth <= DEEPEST else 'too many levels'}")
+        found = yaml.load(text, LOADER) or {}
+    except UserError:
+        raise
+    except (yaml.YAMLError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not the config of a run")
+    return found
 
 
 def summary(folder: Path) -> dict:
     """Its summary.json; empty where there is none, or none that is whole."""
     try:
-        return json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        with files.opened(folder / "summary.json", LARGEST) as file:
+            found = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):  # a link is a UserError, which is a ValueError
         return {}
-
-
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace") if path.is_file() else ""
-
-
-def _objects(texts: Iterable[str]) -> Iterator[dict]:
-    """From JSON; what a kill cut short is none."""
-    for text in texts:
-        try:
-            yield json.loads(text)
-        except ValueError:
-            continue
+    return found if isinstance(found, dict) else {}
 
 
 def _curve(steps: np.ndarray, seconds: np.ndarray, values: np.ndarray) -> Curve:

@@ -18,18 +18,39 @@ def lock(file, kind: int) -> bool:
     return True
 
 
-def of_run(folder: Path) -> int | None:
-    """Holds a run folder for this process, until it ends or closes what is returned; None on disks without locks.
+def of_run(folder: Path, doing: str = "trained") -> int | None:
+    """Makes a run folder if there is none and holds it for this process, until it ends or lets go of what is returned;
+    None on disks without locks.
 
     Raises UserError where another process holds it: both would write the same files.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # one that was refused has just taken its empty folder away
+            continue
+        try:
+            held = lock(handle, ALONE)
+        except OSError:
+            os.close(handle)
+            return None
+        if not held:
+            os.close(handle)
+            raise UserError(f"{folder} is being {doing} by another process; wait for its end, or stop that first")
+        if _is_at(handle, folder):
+            return handle
+        os.close(handle)  # what was locked is no longer there: another folder may stand in its place
+
+
+def let_go(handle: int) -> None:
+    """Even where a child process has the handle too."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
+
+
+def _is_at(handle: int, folder: Path) -> bool:
     try:
-        held = lock(handle, ALONE)
-    except OSError:
-        os.close(handle)
-        return None
-    if not held:
-        os.close(handle)
-        raise UserError(f"{folder} is being trained by another process; wait for its end, or stop that first")
-    return handle
+        return os.path.samestat(os.fstat(handle), os.stat(folder))
+    except FileNotFoundError:
+        return False

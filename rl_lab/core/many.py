@@ -1,9 +1,11 @@
 """Many seeds in one process: a run that holds a run for each of them, each as it would have been alone."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from omegaconf import OmegaConf
 
+from rl_lab.core import files
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
@@ -16,15 +18,26 @@ class SeedRun(Run):
         """`loop`: what its config has for the whole's own loop; None takes a setting away."""
         self.whole = whole
         super().__init__(
-            whole.path(f"seed{seed}"), seed, str(whole.device), names={**whole.names, "seed": seed},
+            files.within(whole.dir, f"seed{seed}"), seed, str(whole.device), names={**whole.names, "seed": seed},
             config=_alone(whole.config, seed, loop), tracker=whole._tracker, job_type=whole.job_type,
             written=OmegaConf.to_yaml(OmegaConf.create(_alone(OmegaConf.create(whole._written), seed, loop))),
         )  # fmt: skip
-        self._saved, self._step, self._bytes = {}, 0, 0  # the whole's checkpoint says where to go on
+        self.anew()  # the whole's checkpoint says where to go on
 
     def _attend(self) -> None:
         self.progress = Aside(lambda text: self.whole.say(f"seed {self.seed}: {text}"))
         self._seconds_before = self.whole._seconds_before
+
+    def _note_in_checkpoint(self) -> None: ...  # the whole's next one has it
+
+    def state_dict(self) -> dict:
+        """Where its rows stand, and their newest figures."""
+        if self._rows is not None:
+            self._mark = self._rows.mark
+        return {**self._mark._asdict(), "fault": self._fault, "final": dict(self.final)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._take_up({"written": state, "final": state.get("final", {}), "step": self.whole._step})
 
 
 class Aside:
@@ -60,8 +73,9 @@ class Runs:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        for _, run in self.running():
-            run.__exit__(kind, error, trace)
+        with ExitStack() as stack:  # each is closed, whatever becomes of another
+            for _, run in self.running():
+                stack.callback(run.__exit__, kind, error, trace)
 
     def running(self) -> list[tuple[int, SeedRun]]:
         return [(i, run) for i, run in enumerate(self.each) if i not in self.failed]
@@ -97,7 +111,6 @@ class Runs:
 
     def fail(self, i: int, error: NotFinite) -> None:
         """Closes the run of one seed. Raises NotFinite where it was the last."""
-        self.each[i]._bytes = self.each[i]._rows.tell()
         self.each[i].__exit__(NotFinite, error, None)
         self.failed[i] = str(error)
         self.whole.say(f"seed {self.each[i].seed}: {error}; it stops here, the others go on")
@@ -113,17 +126,16 @@ class Runs:
             )
 
     def state_dict(self) -> dict:
-        for _, run in self.running():
-            run._bytes = run._rows.tell()
-        return {"bytes": [run._bytes for run in self.each], "failed": dict(self.failed)}
+        return {"rows": [run.state_dict() for run in self.each], "failed": dict(self.failed)}
 
     def load_state_dict(self, state: dict) -> None:
         """Where each file of rows stood."""
-        if len(state["bytes"]) != len(self.each):
-            raise ValueError(f"{len(state['bytes'])} seeds, not {len(self.each)}")
+        rows = state["rows"] if "rows" in state else [{"bytes": size} for size in state["bytes"]]
+        if len(rows) != len(self.each):
+            raise ValueError(f"{len(rows)} seeds, not {len(self.each)}")
         self.failed = dict(state["failed"])
-        for run, size in zip(self.each, state["bytes"], strict=True):
-            run._bytes, run._step = size, self.whole._step
+        for run, of_run in zip(self.each, rows, strict=True):
+            run.load_state_dict(of_run)
 
 
 def _alone(config, seed: int, loop: dict):

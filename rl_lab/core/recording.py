@@ -13,7 +13,6 @@ Numpy alone reads it, so that both labs can.
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -21,12 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rl_lab.core import room
+from rl_lab.core import files, room
 from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab recording 1"
 INDEX = "recording.json"
 LARGEST = 2**24  # bytes a step: what unpacks to more is no recording
+LARGEST_INDEX, LARGEST_SHARD = 2**26, 2**33  # bytes that are read
 
 
 class Episode(NamedTuple):
@@ -103,7 +103,7 @@ class Recording:
         path = shard_path(self.folder, number)
         if not path.exists():
             raise UserError(f"{path} is missing; the command that recorded it records it again")
-        with room.regular(path) as file:
+        with files.opened(path, LARGEST_SHARD) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != self.about["shards"][number]["sha256"]:
             raise UserError(f"{path} is damaged: its checksum differs; delete it, and the command that recorded it "
@@ -135,13 +135,16 @@ class Recording:
 def read_index(folder: Path) -> dict | None:
     """What recording.json says; None where there is none. Raises UserError where it is of another kind."""
     path = folder / INDEX
-    if not path.is_file():
-        return None
     try:
-        about = json.loads(path.read_text())
+        with files.opened(path, LARGEST_INDEX) as file:
+            about = json.loads(file.read())
         sizes = [(shard["episodes"] + shard["steps"], shard["sha256"]) for shard in about["shards"]]
         known = about["format"] == FORMAT and about["frame_stack"] >= 1 and "frames" in about
-    except (ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        return None
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged, or of something else; delete the folder to record it anew") from error
     if not known or not all(isinstance(size, int) for size, _ in sizes):
         raise UserError(f"{path} is not of the form '{FORMAT}'")
@@ -149,7 +152,7 @@ def read_index(folder: Path) -> dict | None:
 
 
 def write_index(folder: Path, about: dict) -> None:
-    _write(folder / INDEX, (json.dumps(about, indent=2) + "\n").encode())
+    files.write(files.inside(folder, INDEX), json.dumps(about, indent=2) + "\n")
 
 
 # -- shards
@@ -160,9 +163,9 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(folder: Path, number: int, episodes: Sequence[Episode], first: int) -> dict:
-    """Beside and renamed; `first` is the number of its first episode. Returns its entry in the index."""
+    """`first` is the number of its first episode. Returns its entry in the index."""
     data = packed(episodes, first)
-    _write(shard_path(folder, number), data)
+    files.write(files.inside(folder, shard_path(folder, number).name), data)
     total = float(sum(e.reward.sum(dtype=np.float64) for e in episodes))
     return {"episodes": len(episodes), "steps": sum(len(e.action) for e in episodes), "total_reward": total,
             "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}  # fmt: skip
@@ -194,17 +197,3 @@ def unpacked(arrays: dict[str, np.ndarray]) -> list[Episode]:
     if start + len(ends) != len(arrays["obs"]):
         raise ValueError(f"{len(arrays['obs'])} observations of {start} steps in {len(ends)} episodes")
     return episodes
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Never half a file."""
-    beside = path.with_suffix(".new")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise

@@ -1,7 +1,7 @@
 """A run: one folder, one seed, one device, one stream of metrics, one checkpoint; what a loop may ask of the world."""
 
+import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -14,16 +14,18 @@ from pathlib import Path
 
 import torch
 
-from rl_lab.core import checkpoint, distributed, locks, provenance, registry, tracking
+from rl_lab.core import checkpoint, distributed, files, folders, locks, provenance, registry, signals, tracking
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics, own_states, shared_out
 from rl_lab.core.progress import Progress
+from rl_lab.core.rows import Mark, Rows, last_values, parsed
 
 ROWS_PER_SECOND, ROWS_AT_ONCE = 10, 1_000
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # the disk, what one may have of it, what a file may be
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM: the checkpoint is written, the files are whole."""
+    """A signal: the first time the checkpoint is written and the files are whole."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -61,18 +63,27 @@ class Run:
         self.job_type, self._tracker = job_type, tracker if self.leads else None
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
         self.state, self.final, self.wandb, self._identity = "running", {}, None, None
+        self.before = folders.summary(self.dir)  # of the run's last sitting
         self._saved = checkpoint.read(self.path("checkpoint.pt")) if self.path("checkpoint.pt").exists() else {}
-        self._step, self._total = self._saved.get("step", 0), None
-        self._seconds_before, self._bytes = self._saved.get("seconds", 0.0), self._saved.get("bytes", 0)
-        self._rows = None  # until `begin`: a mistake found before leaves an earlier run's files as they are
-        self._signal, self._accord = None, distributed.Accord()
-        self._held_by_caller = lock is not None
+        self._take_up(self._saved)
+        self._total, self._rows = None, None  # until `begin`: a mistake found before leaves the files as they are
+        self._received, self._accord = [], distributed.Accord()
+        self._held_by_caller, self._tracked = lock is not None, True
+
+    def _take_up(self, saved: dict) -> None:
+        """Where a checkpoint says that it stood; {}: from the start. Raises UserError where that cannot be."""
+        rows, final = saved.get("written", {"bytes": saved.get("bytes", 0)}), saved.get("final", {})
+        self._step, self._seconds_before, self._mark = saved.get("step", 0), saved.get("seconds", 0.0), Mark.of(rows)
+        numbers = isinstance(final, dict) and all(type(x) in (int, float) for x in (*final.values(), self._step))
+        if not (self._mark and numbers and self._step >= 0 and 0 <= self._seconds_before < math.inf):
+            raise UserError(f"{self.path('checkpoint.pt')} is damaged: it does not say where the run stood; "
+                            "delete it to start again")  # fmt: skip
+        self.final, self._fault = dict(final), str(rows.get("fault", ""))
 
     # -- opening and closing
 
     def __enter__(self) -> "Run":
         """Raises UserError where another process trains in this folder."""
-        self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = locks.of_run(self.dir) if self.leads and not self._held_by_caller else None
         self._start = self._saved_at = self._refilled_at = time.monotonic()
         self._tokens = float(ROWS_AT_ONCE)
@@ -82,8 +93,9 @@ class Run:
     def _attend(self) -> None:
         """To the terminal and to signals."""
         self.progress = Progress(self.names["name"], quiet=not self.leads)
+        self._terminals = signals.terminals()
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {s: signal.signal(s, self._on_signal) for s in signals.heard()}
 
     def _open_wandb(self) -> None:
         chosen = getattr(self._tracker, "keywords", {}).get("group") or os.environ.get("WANDB_RUN_GROUP")
@@ -94,39 +106,65 @@ class Run:
     def _close_wandb(self) -> None:
         if self.upload and self.path("checkpoint.pt").exists():
             registry.send(self.wandb, self.dir)
-        self.wandb.summary["state"] = self.state
-        tracking.finish(self.wandb, {"finished": 0, "failed": 1}.get(self.state, tracking.STOPPED))
+        if self._tracked:
+            self.wandb.summary["state"] = self.state
+        tracking.finish(self.wandb, {"finished": 0, "failed": 1}.get(self.state, tracking.STOPPED), self._tracked)
 
     def __exit__(self, kind, error, trace) -> None:
-        for number, handler in getattr(self, "_handlers", {}).items():
-            signal.signal(number, handler)
+        """Raises UserError, in place of the system's own error, where the disk is full."""
         self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
         self.progress.close()
+        handlers = getattr(self, "_handlers", {})
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else handler)
+        try:
+            full = self._close_files(error)
+        finally:
+            if signal.SIGHUP in handlers:
+                signal.signal(signal.SIGHUP, handlers[signal.SIGHUP])
+            if self._lock is not None:
+                locks.let_go(self._lock)
+        if full:
+            begun = (self.dir / "config.yaml").exists()
+            remedy = f"train run={os.path.relpath(self.dir)} goes on" if begun else "start it again"
+            raise UserError(
+                f"cannot write to {self.dir}: {os.strerror(full.errno)}; make room, then {remedy}"
+            ) from full
+
+    def _close_files(self, error: BaseException | None) -> BaseException | None:
+        """What of a full disk came of it."""
+        full = _of_full_disk(error)
         try:
             if self._rows is not None:
-                self._close_files(str(error) if kind else None)
-        finally:
-            if self._lock is not None:
-                os.close(self._lock)
-
-    def _close_files(self, error: str | None) -> None:
-        try:
-            self._rows.close()
-            self._write_summary(error)
+                self._rows.close()
+                self._write_summary(str(error) if error else None)
+        except OSError as late:
+            self.state = "failed" if error is None else self.state
+            full = full or _of_full_disk(late)
+            if not full:
+                raise
         finally:
             if self.wandb:
                 self._close_wandb()
+        return full
 
     def _on_signal(self, number: int, _frame) -> None:
-        if self._signal:
-            raise KeyboardInterrupt
-        self._signal = number
+        """The first one asks; the same once more does not wait."""
+        if signals.insists(number, self._received):
+            raise Stopped(number)
+        self._received.append(number)
+        signals.leave(self._terminals)
         self.say("stopping at the next whole step; once more stops at once")
 
     # -- what a loop asks for
 
     def path(self, name: str) -> Path:
-        return self.dir / name
+        """The place of a file of the folder, "pictures/values.png" say. Raises UserError where a link is in the way."""
+        return files.inside(self.dir, name)
+
+    def found(self, pattern: str) -> list[Path]:
+        """Files of the folder, "pictures/samples_*.png" say, sorted."""
+        return files.found(self.dir, pattern)
 
     def stream(self, name: str) -> int:
         """A seed of its own for each named random stream of this run."""
@@ -144,18 +182,42 @@ class Run:
         self._total = total
         if not self.leads:
             return self.progress.begin(total, unit, self._step)
+        found = self._opened(rows)
         self._identity = tracking.identity(self.dir, self.names["name"])
         if self._tracker and rows:
             self._open_wandb()  # first: where W&B refuses the run, the folder stays as it is
-        self.path("config.yaml").write_text(self._written)
-        self._rows = open(self.path("metrics.jsonl"), "ab") if rows else io.BytesIO()
-        self._rows.truncate(self._bytes)  # rows after the checkpoint will come again
-        self._rows.seek(0, os.SEEK_END)  # else `tell` would go on from where the file ended before
-        if self.wandb:
-            tracking.catch_up(self.wandb, self.dir)
         self._start = time.monotonic()
-        self._write_summary()
+        files.write(self.path("config.yaml"), self._written)
+        self._rows = found
+        self._write_summary()  # of rows that are there already: it holds before the others are cut off and after
+        self._rows.open()
+        if found.fault:
+            self._note_in_checkpoint()
+        if self.wandb:
+            tracking.catch_up(self.wandb, self.dir, self.before)
         self.progress.begin(total, unit, self._step)
+
+    def _opened(self, rows: bool) -> Rows:
+        """The rows up to the checkpoint; says what is wrong with them. Rows after it will come again."""
+        found = Rows(self.dir if rows else None, self._mark)
+        if found.fault:
+            self.say(f"{os.path.relpath(self.dir)}/metrics.jsonl is not as it was written: {found.fault}; "
+                     "the run goes on with the rows that are whole")  # fmt: skip
+        self._fault = "; ".join(filter(None, [self._fault, found.fault]))
+        if not self.final:  # of a checkpoint that does not have them
+            self.final = last_values(row for _, _, row in parsed(found.kept)[0])
+        return found
+
+    def _note_in_checkpoint(self) -> None:
+        """Where the rows stand now that what was damaged of them is gone."""
+        if (path := self.path("checkpoint.pt")).exists():
+            noted = {"bytes": self._rows.mark.bytes, "written": self._noted()}
+            checkpoint.write(path, checkpoint.read(path) | noted)
+
+    def anew(self) -> None:
+        """Before `begin`: nothing of what the folder holds is gone on with."""
+        self._saved = {}
+        self._take_up({})
 
     def restore(self, parts: dict) -> int:
         """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run."""
@@ -172,12 +234,18 @@ class Run:
         self._saved = {}
         return self._step
 
+    def heed(self, step: int) -> None:
+        """Raises Stopped when a signal asked for it, where there is nothing to save: it would be found anew."""
+        self._step = step
+        if self._received:
+            raise Stopped(self._received[0])
+
     def pause(self, step: int, parts: dict) -> None:
         """Called where everything is whole: saves when it is time, raises Stopped when a signal asked for it."""
         self._step = step
         now = time.monotonic()
         due = now - self._saved_at > self.checkpoint_every
-        number, due = self._accord(self._signal, due, self.checkpoint_every)
+        number, due = self._accord(next(iter(self._received), None), due, self.checkpoint_every)
         if number or due:
             self.save(step, parts)
             self._saved_at = time.monotonic()
@@ -191,10 +259,9 @@ class Run:
         ranks = distributed.gathered(own_states(parts))
         if not self.leads:
             return
-        self._rows.flush()
         state = {name: self._sized(part) for name, part in parts.items()} | ({"ranks": ranks} if ranks else {})
-        state |= {"step": step, "seconds": self.seconds, "bytes": self._rows.tell()}
-        checkpoint.write(self.path("checkpoint.pt"), state)
+        state |= {"step": step, "seconds": self.seconds, "bytes": self._rows.mark.bytes, "written": self._noted()}
+        checkpoint.write(self.path("checkpoint.pt"), state | {"final": dict(self.final)})
         self._write_summary()
 
     def rescued(self, error: NotFinite, step: int, parts: dict) -> NotFinite:
@@ -239,10 +306,18 @@ class Run:
             return
         self._tokens -= 1
         row = {"step": step, "seconds": round(self.seconds, 3), **values}
-        self._rows.write(json.dumps(row).encode() + b"\n")
-        self._rows.flush()
-        if self.wandb:
-            self.wandb.log(row)
+        self._rows.add(row)
+        self._track(row)
+
+    def _track(self, row: dict) -> None:
+        """Whatever becomes of W&B, the run goes on: at its end it is said what W&B lacks."""
+        if self.wandb and self._tracked:
+            try:
+                self.wandb.log(row)
+            except Exception as error:  # of a service that is gone, of several kinds
+                self._tracked = False
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+                self.say(f"W&B takes no more rows ({reason}); the run goes on without it")
 
     def media(self, name: str, path: Path, step: int) -> None:
         """A picture or video of the folder, shown in W&B too."""
@@ -250,7 +325,11 @@ class Run:
             import wandb
 
             kind = wandb.Video if path.suffix in (".mp4", ".gif") else wandb.Image
-            self.wandb.log({"step": step, name: kind(str(path))})
+            self._track({"step": step, name: kind(str(path))})
+
+    def _noted(self) -> dict:
+        """Of the rows, for the checkpoint and the summary."""
+        return {**self._rows.mark._asdict(), "fault": self._fault}
 
     def say(self, text: str, once: bool = False) -> None:
         self.progress.say(text, once)
@@ -268,11 +347,16 @@ class Run:
             "processes": distributed.size(), "versions": provenance.versions(),
             "git": provenance.revision(), "command": " ".join(sys.argv),
             "wandb": self.wandb and (f"offline: {self.wandb.dir}" if self.wandb.offline else self.wandb.url),
-            "identity": self._identity,
+            "identity": self._identity, "rows": self._noted(),
         }  # fmt: skip
-        beside = self.path("summary.new")
-        beside.write_text(json.dumps(summary, indent=2, default=str) + "\n")
-        beside.replace(self.path("summary.json"))
+        files.write(self.path("summary.json"), json.dumps(summary, indent=2, default=str) + "\n")
+
+
+def _of_full_disk(error: BaseException | None) -> BaseException | None:
+    """What the system said, where an error came of a full disk: libraries have errors of their own for that."""
+    while error and getattr(error, "errno", None) not in FULL:
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def stream(seed: int, name: str) -> int:

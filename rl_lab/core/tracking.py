@@ -1,7 +1,7 @@
 """Weights & Biases through its own library: online when it can be, offline otherwise, never a prompt or a hang."""
 
+import errno
 import hashlib
-import json
 import logging
 import os
 import re
@@ -12,14 +12,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import summary
+from rl_lab.core.rows import NAME, content, parsed
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
 
 FLUSH_EVERY = 1  # seconds, of what is logged to W&B's own files
 UNFLUSHED = 3.0  # seconds: of a killed process at most these rows are not in them
 
+MODES = "online", "offline", "disabled"
 REFUSED = r"error 40[0134]|verify credentials"  # in what wandb raises where its server did answer
 
 
@@ -48,10 +51,18 @@ def wandb_run(
     Without a key, or when the server does not answer within `init_timeout`, the run is kept offline under
     `dir`/wandb for a later `wandb sync`.
     """
-    import wandb
-
+    mode = mode or os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode} is none of W&B's; choose from {', '.join(MODES)}, or run with tracker=none")
+    wandb = _imported()
     logging.getLogger("wandb").setLevel(logging.ERROR)
-    wandb.setup(wandb.Settings(silent=True))
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+    except ValueError as error:  # of the environment
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"W&B does not take its settings ({reason}); mend WANDB_..., or run with tracker=none"
+        ) from error
     settings = wandb.Settings(
         init_timeout=init_timeout, finish_timeout=finish_timeout, silent=True, console="off",
         x_transaction_log_flush_interval=FLUSH_EVERY,
@@ -61,7 +72,6 @@ def wandb_run(
     arguments = dict(project=project, entity=entity, name=name, group=group, job_type=job_type, config=config, id=id,
                      tags=tags, notes=notes, dir=os.path.abspath(dir), resume="allow",
                      reinit="create_new", settings=settings)  # fmt: skip
-    mode = mode or os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
     if mode == "online" and not reachable(wandb.setup().settings.base_url, init_timeout):
@@ -72,9 +82,26 @@ def wandb_run(
         if isinstance(error, wandb.errors.UsageError) or re.search(REFUSED, str(error)):
             raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error
         run = wandb.init(mode=_offline(init_timeout), **arguments | {"id": f"{id}-offline"})  # `id` stays taken a while
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"W&B does not start ({reason}); install wandb anew, or run with tracker=none") from error
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
+
+
+def _imported():
+    """wandb. Raises UserError where it is not there, or not whole."""
+    try:
+        import wandb
+
+        wandb.init, wandb.errors.UsageError  # noqa: B018 (a folder of this name would have none)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise UserError(
+            f"wandb cannot be imported ({reason}); run with tracker=none, or pip install wandb anew"
+        ) from error
+    return wandb
 
 
 def identity(folder: Path, name: str) -> dict[str, str]:
@@ -84,22 +111,22 @@ def identity(folder: Path, name: str) -> dict[str, str]:
     home = str(folder.resolve())
     try:
         before = summary(folder)["identity"]
-        if before["folder"] == home or not Path(before["folder"]).exists():
-            return {"id": str(before["id"]), "name": str(before["name"]), "folder": home}
-    except (KeyError, TypeError):
+        known = re.fullmatch(r"[\w.-]{1,128}", before["id"]) and before["name"].isprintable()
+        if known and (before["folder"] == home or not Path(before["folder"]).exists()):
+            return {"id": before["id"], "name": before["name"][:128], "folder": home}
+    except (KeyError, TypeError, AttributeError, ValueError, OSError):
         pass  # a fresh run
     ident = f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:8]}"
     return {"id": ident, "name": f"{name}-{folder.name}", "folder": home}
 
 
-def catch_up(run, folder: Path) -> None:
+def catch_up(run, folder: Path, before: dict) -> None:
     """Of the rows that a run taken up again has already, logs those that W&B lacks: a killed process sent no more.
 
     Offline nothing is known of what W&B has. There the first sitting's own folder holds them all, but for the last
-    seconds before it was killed: those are logged again.
+    seconds before it was killed: those are logged again. `before` is the summary that the sitting left.
     """
-    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_bytes().splitlines()]
-    before = summary(folder)
+    rows = [row for _, _, row in parsed(content(folder / NAME))[0]]
     if run.resumed:
         last = run.summary.get("step", -1)
         lacking = [row for row in rows if row["step"] > last]
@@ -111,14 +138,47 @@ def catch_up(run, folder: Path) -> None:
         run.log(row)
 
 
-def finish(run, exit_code: int = 0) -> None:
-    """Waits until what was logged has arrived, but no longer than `finish_timeout`; says what then is left to do."""
-    start = time.monotonic()
-    run.finish(exit_code=exit_code)
-    if not run.offline and time.monotonic() - start >= run.settings.finish_timeout:
-        folder = os.path.relpath(Path(run.dir).parent)
-        print(f"W&B did not take all of it within {run.settings.finish_timeout:g} s; "
-              f"wandb sync --no-skip-online {folder} sends the rest", file=sys.stderr)  # fmt: skip
+def finish(run, exit_code: int = 0, whole: bool = True) -> None:
+    """Waits until what was logged has arrived, but no longer than `finish_timeout`; says what then is left to do.
+
+    `whole`: whether it took everything that it was given.
+    """
+    start, folder, broken = time.monotonic(), Path(run.dir).parent, ""
+    try:
+        run.finish(exit_code=exit_code)
+    except Exception as error:  # of a service that is gone, of several kinds
+        broken = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    shown, sync = os.path.relpath(folder), "wandb sync" if run.offline else "wandb sync --no-skip-online"
+    fatal, unsaved = _refusals(folder)
+    if unsaved:
+        print(f"W&B lacks rows: it could not write to {shown} ({unsaved}); metrics.jsonl has all of them, and "
+              f"{sync} {shown} sends those that are there", file=sys.stderr)  # fmt: skip
+    elif fatal or broken or not whole:
+        reason = fatal or broken or "its service ended"
+        print(f"W&B lacks rows ({reason}); {sync} {shown} sends them", file=sys.stderr)
+    elif not run.offline and time.monotonic() - start >= run.settings.finish_timeout:
+        print(f"W&B did not take all of it within {run.settings.finish_timeout:g} s; {sync} {shown} sends the rest",
+              file=sys.stderr)  # fmt: skip
+
+
+def _refusals(folder: Path) -> tuple[str, str]:
+    """From W&B's own log of a run: why its server takes no more rows, and why its own file of them has not all."""
+    fatal = unsaved = ""
+    if not folder.is_dir():  # mode=disabled keeps nothing
+        return fatal, unsaved
+    try:
+        for line in (folder / "logs/debug-internal.log").read_bytes().splitlines():
+            if found := re.search(rb"filestream: fatal error: .*?(\d{3} [A-Z][a-z]+(?: [A-Z][a-z]+)*)", line):
+                fatal = found[1].decode()
+            elif b"filestream: fatal error" in line:
+                fatal = "an error of its server"
+            elif b"writer: failed to save record" in line:
+                unsaved = os.strerror(errno.ENOSPC) if b"no space left" in line else "see debug-internal.log in it"
+        files.write(folder / "room", bytes(2**16))  # what its log would say may not have found room either
+        (folder / "room").unlink()
+    except OSError as error:
+        unsaved = error.strerror or str(error)
+    return fatal, unsaved
 
 
 def reachable(url: str, timeout: float) -> bool:

@@ -11,6 +11,7 @@ import av
 from PIL import Image
 from rich.console import Console
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.looking.panels import indexed
 
@@ -22,24 +23,22 @@ def write(path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool) -
 
     Frames are of one, even size. Raises UserError.
     """
-    beside, stills, every, i = path.with_suffix(".new"), [], math.ceil(fps / GIF_FPS), 0
+    stills, every, i = [], math.ceil(fps / GIF_FPS), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for i, frame in enumerate(encoded(beside, frames, fps)):
-            room = min(GIF_FRAMES, GIF_BYTES // (frame.width * frame.height))
-            if gif and i % every == 0 and len(stills) < room:
-                stills.append(indexed(frame, stills[-1] if stills else None))
-        beside.replace(path)
+        with files.replacing(path) as beside:
+            for i, frame in enumerate(encoded(beside, frames, fps)):
+                room = min(GIF_FRAMES, GIF_BYTES // (frame.width * frame.height))
+                if gif and i % every == 0 and len(stills) < room:
+                    stills.append(indexed(frame, stills[-1] if stills else None))
         if not gif:
             return [os.path.relpath(path)]
-        write_gif(path.with_suffix(".gif"), stills, fps / every)
+        with files.replacing(path.with_suffix(".gif")) as beside:
+            write_gif(beside, stills, fps / every)
         cut = f" (the first {len(stills) * every / fps:.0f} s)" if len(stills) * every <= i else ""
         return [os.path.relpath(path), os.path.relpath(path.with_suffix(".gif")) + cut]
     except OSError as error:
         raise _unwritten(path, error) from error
-    finally:
-        if beside.exists():
-            beside.unlink()
 
 
 def watched(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
@@ -54,7 +53,8 @@ def write_still(path: Path, picture: Image.Image) -> None:
     """A png. Raises UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, optimize=True)
+        with files.replacing(path) as beside:
+            picture.save(beside, optimize=True)
     except OSError as error:
         raise _unwritten(path, error) from error
     print(os.path.relpath(path))

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from rl_lab.core import files
 from rl_lab.core.comparing import figures, page, tables
 from rl_lab.core.comparing import report as wandb_report
 from rl_lab.core.comparing.groups import arrange, chosen
@@ -53,18 +54,20 @@ def several(words: list[str] | str | None) -> list[str]:
 
 
 def folder(out: Path | None) -> Path:
-    out = Path(out or f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    """Where the files go: of no other comparison, or as asked. Raises UserError."""
+    if out is None:
+        return files.fresh(Path(f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}"))
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return Path(out)
 
 
 def publish(results: Results, out: Path, notes: list[str], before: Iterable[page.Section] = ()) -> None:
     """The files of a comparison under `out`, and its tables on the terminal; `before` opens the page."""
     captions = list(tables.captions(results))
-    files = tables.write(results, out) + figures.files(results, out)
+    written = tables.write(results, out) + figures.files(results, out)
     sections = [*before, *page.sections(results, captions, notes)]
-    files.append(page.write(out / "index.html", figures.title(results), page.lead(results), sections))
-    tables.show(results, [*captions, *notes], files)
+    written.append(page.write(out / "index.html", figures.title(results), page.lead(results), sections))
+    tables.show(results, [*captions, *notes], written)
 
 
 def track(tracker: Callable | None, results: Results, out: Path) -> None:

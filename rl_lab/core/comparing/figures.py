@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rl_lab.core.comparing.results import Line, Results
+from rl_lab.core.files import replacing
 from rl_lab.core.style import COLORS, DASHES, STYLE
 
 MARKS = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds"
@@ -25,8 +26,9 @@ def files(results: Results, out: Path) -> list[Path]:
     with rc_context(STYLE):
         for name, draw in pictures.items():
             figure = draw(results)
-            figure.savefig(out / f"{name}.png", dpi=150)
-            figure.savefig(out / f"{name}.svg", dpi=150, metadata={"Date": None})
+            for suffix, about in {"png": None, "svg": {"Date": None}}.items():
+                with replacing(out / f"{name}.{suffix}") as beside:
+                    figure.savefig(beside, dpi=150, metadata=about)
     return [out / f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")]
 
 

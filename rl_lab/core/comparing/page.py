@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
+from rl_lab.core import files
 from rl_lab.core.comparing import figures
 from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.groups import differing
@@ -44,8 +45,7 @@ def write(path: Path, title: str, lead: str, sections: Iterable[Section]) -> Pat
         for s in sections
     )
     template = Template(Path(__file__).with_suffix(".html").read_text())
-    path.write_text(template.substitute(title=escape(title), lead=escape(lead), body=body))
-    return path
+    return files.write(path, template.substitute(title=escape(title), lead=escape(lead), body=body))
 
 
 def _caption(section: Section) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.results import Results, Row
 from rl_lab.core.comparing.statistics import Estimate
+from rl_lab.core.files import replacing
 
 EVERY = 8  # tasks; beyond, the terminal shows the aggregates only
 
@@ -123,7 +124,7 @@ def write(results: Results, out: Path) -> list[Path]:
         ],
     }  # fmt: skip
     for name, rows in tables.items():
-        with (out / f"{name}.csv").open("w", newline="") as file:
+        with replacing(out / f"{name}.csv") as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else ["metric"])
             writer.writeheader()
             writer.writerows(rows)

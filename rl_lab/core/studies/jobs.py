@@ -8,8 +8,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.studies.study import Study
 
@@ -56,7 +58,7 @@ def _outcome(prog: str, work: Callable[[], Value]) -> dict:
 def printing_to(log: Path, whole_process: bool) -> Iterator[None]:
     """Into `log` goes what Python prints and, of a whole process, what its libraries and children print."""
     kept = {number: os.dup(number) for number in (1, 2) if whole_process}
-    with open(log, "a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+    with TextIOWrapper(files.appending(log), line_buffering=True) as file, redirect_stdout(file), redirect_stderr(file):
         for number in kept:
             os.dup2(file.fileno(), number)
         try:

@@ -1,6 +1,5 @@
 """What a person sees of a study: a line as a job starts and ends, the failures at the end, the table at any time."""
 
-import json
 import os
 import threading
 from collections import Counter
@@ -10,6 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
+from rl_lab.core.folders import summary
 from rl_lab.core.studies.study import STATES, Job, Study
 
 POLL = 0.3  # seconds between looks at the files of the jobs
@@ -101,9 +101,9 @@ def _table(study: Study) -> Table:
 
 def _steps(study: Study, job: Job) -> str:
     try:
-        summary = json.loads((study.folder / job.folder / "summary.json").read_text())
-        return f"{summary['step']:,}" + (f" of {summary['total']:,}" if summary["total"] >= summary["step"] else "")
-    except (TypeError, OSError, ValueError, KeyError):
+        about = summary(study.folder / job.folder)
+        return f"{about['step']:,}" + (f" of {about['total']:,}" if about["total"] >= about["step"] else "")
+    except (TypeError, ValueError, KeyError):
         return ""
 
 

@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 import yaml
 
+from rl_lab.core import files
 from rl_lab.core.errors import UserError
+from rl_lab.core.folders import LARGEST, plain
 from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
@@ -29,6 +31,16 @@ STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
 REPLAYED = re.compile(r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
                       r"|hydra\.(launcher|sweeper)\.(n_jobs|n_trials|max_batch_size|params\..*)=.*")  # fmt: skip
 WORDS = re.compile(r"[\w ,.()\[\]'\"+:*-]*")  # the value of a setting without dots may be the name of a file in conf/
+
+
+KINDS = {
+    "folder": str,
+    "state": str,
+    "seconds": (int, float),
+    "value": list,
+    "reason": str,
+    "process": list,
+}  # of notes
 
 
 class Job(NamedTuple):
@@ -49,24 +61,24 @@ class Study:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        try:
-            self.about = yaml.safe_load((self.folder / "study.yaml").read_text())
-            self.about["jobs"], self.about["arguments"]  # noqa: B018 (they are there)
-        except FileNotFoundError:
-            raise UserError(f"{folder} is not the folder of a study: it has no study.yaml") from None
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}/study.yaml is damaged: {' '.join(str(error).split())[:160]}") from error
+        if not (self.folder / "study.yaml").exists():
+            raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")
+        self.about = plain(self.folder / "study.yaml")
+        jobs, texts = self.about.get("jobs"), [self.about.get("arguments"), [self.about.get("directory")]]
+        texts += jobs if isinstance(jobs, list) else [None]
+        if not all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in texts):
+            raise UserError(f"{folder}/study.yaml is damaged: it does not say what the jobs are")
 
     @classmethod
     def begin(cls, root: Path, name: str, prog: str, arguments: list[str], revision: str | None) -> "Study":
         """A folder that no other study has: root/studies/<name>/<time>."""
         now = time.time()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now)) + f"-{int(now % 1 * 1e6):06}"
-        folder = root / "studies" / name / stamp
-        (folder / "jobs").mkdir(parents=True)
+        folder = files.fresh(root / "studies" / name / stamp)
+        (folder / "jobs").mkdir()
         about = {"name": name, "command": shlex.join([prog, "train", *arguments]), "arguments": arguments,
-                 "directory": os.getcwd(), "begun": stamp, "git": revision, "jobs": []}  # fmt: skip
-        _write(folder / "study.yaml", _yaml(about))
+                 "directory": os.getcwd(), "begun": folder.name, "git": revision, "jobs": []}  # fmt: skip
+        files.write(folder / "study.yaml", _yaml(about))
         return cls(folder)
 
     @property
@@ -100,7 +112,7 @@ class Study:
             elif known[number] != settings:
                 raise UserError(f"job {number} of {self.folder} was {shlex.join(known[number])} and would now be "
                                 f"{shlex.join(settings)}; start a new study")  # fmt: skip
-        _write(self.folder / "study.yaml", _yaml(self.about))
+        files.write(files.inside(self.folder, "study.yaml"), _yaml(self.about))
         return list(numbers)
 
     def jobs(self) -> list[Job]:
@@ -117,7 +129,8 @@ class Study:
     def note(self, number: int, **outcome) -> None:
         """What is known of the job now; of what was known before, only its folder stays."""
         folder = {"folder": self._noted(number).get("folder")}
-        _write(self.folder / f"jobs/{number}.json", json.dumps(folder | outcome, default=str) + "\n")
+        path = files.inside(self.folder, f"jobs/{number}.json")
+        files.write(path, json.dumps(folder | outcome, default=str) + "\n")
 
     def label(self, number: int) -> str:
         """The settings that tell the job from the others."""
@@ -126,12 +139,12 @@ class Study:
         return " ".join(o for o in jobs[number] if o not in shared)
 
     def log(self, number: int) -> Path:
-        return self.folder / f"jobs/{number}.log"
+        return files.inside(self.folder, f"jobs/{number}.log")
 
     @contextmanager
     def holding(self, number: int) -> Iterator[bool]:
         """The job's lock, which dies with the process; False where another process has it."""
-        with open(self.log(number), "ab") as file:
+        with files.appending(self.log(number)) as file:
             for _ in range(20):  # who only looks holds it for an instant
                 if held := lock(file, ALONE):
                     break
@@ -140,16 +153,22 @@ class Study:
 
     def _held(self, number: int) -> bool:
         try:
-            with open(self.log(number), "rb") as file:
+            with files.opened(self.log(number)) as file:
                 return not lock(file, WITH_OTHERS)
         except FileNotFoundError:
             return False
 
     def _noted(self, number: int) -> dict:
+        """Nothing where that was not written, or is damaged: the job is then done again."""
         try:
-            return json.loads((self.folder / f"jobs/{number}.json").read_text())
-        except FileNotFoundError:
+            with files.opened(self.folder / f"jobs/{number}.json", LARGEST) as file:
+                noted = json.loads(file.read())
+        except (OSError, ValueError, RecursionError):
             return {}
+        noted = {name: x for name, x in noted.items() if name in KINDS} if isinstance(noted, dict) else {}
+        known = all(x is None or isinstance(x, KINDS[name]) for name, x in noted.items())
+        pairs = all(len(noted.get(name) or (0, 0)) == 2 for name in ("value", "process")) if known else False
+        return noted if pairs and noted.get("state", "waiting") in STATES else {}
 
     # -- stopping
 
@@ -159,7 +178,8 @@ class Study:
 
     def stop(self, stopping: bool = True) -> None:
         """No further job begins, wherever the jobs run; or they may again."""
-        (self.folder / "stop").touch() if stopping else (self.folder / "stop").unlink(missing_ok=True)
+        path = self.folder / "stop"
+        files.write(path, "") if stopping else path.unlink(missing_ok=True)
 
     def processes(self) -> list[int]:
         """Of this machine, those whose job runs."""
@@ -192,10 +212,3 @@ def runs_of(folders: list[Path]) -> list[Path]:
 def _yaml(about: dict) -> str:
     """A line for each job."""
     return yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=1_000)
-
-
-def _write(path: Path, text: str) -> None:
-    """Never half a file."""
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text)
-    beside.replace(path)

@@ -53,7 +53,6 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
         return
     if not made and not (folder / "config.yaml").exists():
         raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    folder.mkdir(parents=True, exist_ok=True)
     lock = locks.of_run(folder.absolute())
     try:
         yield lock
@@ -63,16 +62,16 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
         raise
     finally:
         if lock is not None:
-            os.close(lock)
+            locks.let_go(lock)
 
 
 def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Mapping | None, lock: int | None) -> Value:
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
-    from rl_lab.core import devices, distributed, memory, settings
+    from rl_lab.core import devices, distributed, room, settings
 
     device = devices.chosen(str(cfg.get("device", "auto")))
     if device == "cpu":
-        memory.bound()
+        room.bound_memory()
     if parts is not None:
         reading.refuse(reading.resolved(_plain(cfg) | {"device": device}), parts)
     settings.check(cfg.loop, "loop")

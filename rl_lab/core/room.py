@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
 from rl_lab.core.errors import UserError
 
 BOMB = 100, 2**26  # times its size on disk that an archive unpacks to, and bytes: both and more is no data set
@@ -19,8 +21,11 @@ def memory(nbytes: float, what: str) -> None:
         raise UserError(f"{what} wants {sized(nbytes)} of memory, and {sized(free)} are free; ask for less")
 
 
-def available() -> float:
-    """Bytes: what the system has free, what this process may take of it."""
+def available(device: torch.device | str = "cpu") -> float:
+    """Bytes: what a GPU has free; or this machine, the control group around this process, and what it may take."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
     free = float("inf")
     if (meminfo := Path("/proc/meminfo")).is_file():
         free = 1024.0 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
@@ -31,6 +36,20 @@ def available() -> float:
         free = min(free, float(int(limit) - int(used.read_text())))
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return free if soft == resource.RLIM_INFINITY else min(free, float(soft))
+
+
+def bound_memory() -> None:
+    """From here on this process may take what is free now, so that too much is an error, and no killed machine.
+
+    Linux alone counts it so; elsewhere nothing is bound. Not for a GPU: CUDA maps far more than it takes.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return
+    taken = 1024 * int(status.read_text().partition("VmData:")[2].split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(min(taken + available(), 2**62))
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def disk(nbytes: float, folder: Path, what: str) -> None:

@@ -1,9 +1,7 @@
 """Where transitions wait to be learned from; frames are stored once and restacked when they are sampled."""
 
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch.nn import functional as F
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator, restore_generator
+from rl_lab.core.room import available as free_bytes
 from rl_lab.core.settings import Count, Positive, Unit
 from rl_lab.memory.priorities import Priorities
 from rl_lab.memory.ring import Ring
@@ -197,17 +196,3 @@ class Replay:
     def _kind(self) -> str:
         prioritised = " by priority" if self._priorities else ""
         return f"capacity {self.capacity}, n_step {self.n_step}, frame_stack {self.frame_stack}{prioritised}"
-
-
-def free_bytes(device: torch.device) -> int:
-    """On a GPU; or of this machine, and of the control group that bounds this process."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if not meminfo.exists():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = 1024 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
-    bound, used = group / "memory.max", group / "memory.current"
-    if bound.exists() and (limit := bound.read_text().strip()).isdigit():
-        free = min(free, int(limit) - int(used.read_text()))
-    return free

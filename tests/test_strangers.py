@@ -385,6 +385,12 @@ def with_state(**numbers):
     return change
 
 
+def older(path: Path, **numbers) -> None:
+    state = torch.load(path, weights_only=True)
+    state.pop("written")
+    torch.save(state | numbers, path)
+
+
 def spoiled(value: float):
     def change(path: Path) -> None:
         state = torch.load(path, weights_only=True)
@@ -398,7 +404,8 @@ def spoiled(value: float):
 CHECKPOINTS = {
     "a pickle that runs a command": lambda path: pickled(path, Evil("touch sang")),
     "a bomb": lambda path: zipped(path, 2**28),
-    "bytes of a full disk": with_state(bytes=int(5e10)),
+    "bytes of a full disk": with_state(written={"bytes": int(5e10)}),
+    "the same, as older runs have it": lambda path: older(path, bytes=int(5e10)),
     "bytes below nothing": with_state(bytes=-1),
     "half a byte": with_state(bytes=0.5),
     "a step before the first": with_state(step=-5),
@@ -420,7 +427,7 @@ def test_checkpoints_that_no_run_has_written(honest, canary, tmp_path, capsys, w
     folder = fresh(honest, "dqn", tmp_path)
     CHECKPOINTS[what](folder / "checkpoint.pt")
     rows = (folder / "metrics.jsonl").read_bytes()
-    of_the_run = what.startswith(("bytes", "half", "time", "no time"))
+    of_the_run = what.startswith(("bytes", "the same", "half", "time", "no time"))
     refused("dqn", folder, canary, capsys, PLAYED[:1] if of_the_run else PLAYED[:2])
     assert (folder / "metrics.jsonl").read_bytes() == rows
 

@@ -1,5 +1,6 @@
 """Checkpoints that are whole and safe: written beside and renamed, checked and read as data alone."""
 
+import os
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ from rl_lab.core import files
 from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab checkpoint 1"
+LONGEST_ROW, ROWS_A_SECOND = 10_000, 100  # bytes, generously: a run writes 10 of some hundred
 LARGEST_INDEX = 64_000_000  # bytes, of names, numbers and shapes: the tensors themselves lie beside it
 
 
@@ -70,6 +72,10 @@ def _fault(state: dict) -> str | None:
         whole = isinstance(value, int) or (name == "seconds" and isinstance(value, float))
         if isinstance(value, bool) or not whole or not least <= value < 2**62:
             return f"{name}={str(value)[:40]} is impossible"
+    written = state.get("written")
+    rows = written.get("bytes", 0) if isinstance(written, dict) else state.get("bytes", 0)
+    if isinstance(rows, int) and rows > LONGEST_ROW * (1_000 + ROWS_A_SECOND * (state.get("seconds", 0) + 60)):
+        return f"{rows:,} bytes of rows in {state.get('seconds', 0):,.0f} seconds are impossible"
     seen, left = set(), [state]
     while left:
         node = left.pop()

@@ -1,7 +1,6 @@
 """One run of a composed config: held against the signatures, opened in its folder, gone through."""
 
 import importlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -172,8 +171,10 @@ def objective(final: dict[str, float]) -> Value:
 
 def finished(folder: Path) -> Value:
     """What a run came to that had ended before its end was noted."""
-    summary = json.loads((folder / "summary.json").read_text())
-    return objective(summary["final"]) if summary["state"] == "finished" else None
+    from rl_lab.core import folders
+
+    summary = folders.summary(folder)
+    return objective(summary.get("final", {})) if summary.get("state") == "finished" else None
 
 
 def _check_new(prog: str, folder: Path) -> None:

@@ -12,10 +12,10 @@ import yaml
 
 from rl_lab.core import files, rows
 from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.reading import LOADER, events
 
-LARGEST, DEEPEST = 2**22, 100  # bytes of a config or a summary, and levels of a config
+LARGEST, MOST = 2**22, 1_000_000  # bytes of a config, a summary or a study, and values in it
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
 LOWER_IS_BETTER = {
     "regret",
     "nll",
@@ -123,12 +123,9 @@ def plain(path: Path) -> dict:
     """A YAML of a run folder as plain data. Raises UserError: aliases would let a small file fill the memory."""
     try:
         with files.opened(path, LARGEST) as file:
-            text = file.read()
-        depth = 0
-        for event in yaml.parse(text, LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if getattr(event, "anchor", None) or depth > DEEPEST:
-                raise UserError(f"{path} is refused: it has {'anchors' if depth <= DEEPEST else 'too many levels'}")
+            text = file.read().decode(errors="replace")
+        for _ in events(text, path, MOST):
+            pass
         found = yaml.load(text, LOADER) or {}
     except UserError:
         raise

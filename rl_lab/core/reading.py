@@ -7,7 +7,7 @@ built from a config is the object that `resolved` returns and `refuse` has looke
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ def plain(path: Path) -> dict:
     if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
         raise UserError(f"{path} is refused: '# @package' is for the files of conf/, and a run's config has none")
     try:
-        _look_through(text, path)
+        for event in events(text, path):
+            if isinstance(event, yaml.ScalarEvent):
+                _plain_references(event.value, path)
         config = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
@@ -49,19 +51,18 @@ def plain(path: Path) -> dict:
     return config
 
 
-def _look_through(text: str, path: Path) -> None:
-    """Event by event, before anything is built of it. Raises UserError."""
+def events(text: str, path: Path, most: int = MOST) -> Iterator[yaml.Event]:
+    """Of a YAML text, before anything is built of it. Raises UserError where it is more than plain data."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, LOADER)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST or count > MOST:
-            raise UserError(f"{path} is refused: more than {MOST:,} values, or {DEEPEST} levels, are no run's config")
+        if depth > DEEPEST or count > most:
+            raise UserError(f"{path} is refused: more than {most:,} values, or {DEEPEST} levels, are no run's config")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise UserError(f"{path} is refused: a run's config has no anchors (&) and aliases (*)")
         if (tag := getattr(event, "tag", None)) and tag not in ("!", "tag:yaml.org,2002:str"):
             raise UserError(f"{path} is refused: a run's config has no tags, such as {tag}")
-        if isinstance(event, yaml.ScalarEvent):
-            _plain_references(event.value, path)
+        yield event
 
 
 def _plain_references(text: str, path: Path | str) -> None:

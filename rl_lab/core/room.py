@@ -8,8 +8,6 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
-
 from rl_lab.core.errors import UserError
 
 BOMB = 100, 2**26  # times its size on disk that an archive unpacks to, and bytes: both and more is no data set
@@ -21,10 +19,11 @@ def memory(nbytes: float, what: str) -> None:
         raise UserError(f"{what} wants {sized(nbytes)} of memory, and {sized(free)} are free; ask for less")
 
 
-def available(device: torch.device | str = "cpu") -> float:
+def available(device: object = "cpu") -> float:
     """Bytes: what a GPU has free; or this machine, the control group around this process, and what it may take."""
-    device = torch.device(device)
-    if device.type == "cuda":
+    if str(device).startswith("cuda"):
+        import torch  # where it is used already
+
         return float(torch.cuda.mem_get_info(device)[0])
     free = float("inf")
     if (meminfo := Path("/proc/meminfo")).is_file():

@@ -121,6 +121,28 @@ def test_a_folder_that_holds_something_else(here, capsys):
     assert [p.name for p in (here / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("starts", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_of_many_starts_in_one_folder_one_trains_and_the_others_leave_it_alone(here, starts):
+    command = [sys.executable, "-m", "rl_lab", "train", *TINY, "hydra.run.dir=one"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(starts)]
+    said = [process.communicate(timeout=120)[1].splitlines()[-1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, *[2] * (starts - 1)], said
+    refusals = [line for line in said if line.startswith("rl-lab: ")]
+    assert all("is being trained by another process" in line or "holds a run already" in line for line in refusals)
+    assert '"state": "finished"' in Path("one/summary.json").read_text() and Path("one/checkpoint.pt").exists()
+
+
+def test_a_run_goes_on_without_its_tracker(finished, capsys):
+    assert rl_lab(capsys, "train", "run=run", "tracker=none", "loop.total_steps=800") == (0, "finished: run")
+    assert rl_lab(capsys, "train", "run=run", "tracker=nothing") == (
+        2, "rl-lab: no choice 'nothing' for tracker; did you mean tracker=none?",
+    )  # fmt: skip
+    assert rl_lab(capsys, "train", "run=run", "agent=ppo")[1].startswith("rl-lab: agent=ppo would make it another run")
+    assert rl_lab(capsys, "train", "run=run", "seed=0,1")[1].startswith(
+        "rl-lab: seed=0,1 is several values, and a run "
+    )
+
+
 def test_a_run_is_not_overwritten(finished, capsys):
     before = (finished / "metrics.jsonl").read_bytes()
     code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=run")

@@ -506,3 +506,72 @@ def test_a_study_is_gone_on_with_by_its_settings_alone(canary, tmp_path, capsys,
     said = capsys.readouterr().err
     assert not canary.sings and not Path("/tmp/evil").exists() and SECRET not in said and "Traceback" not in said
     assert code == 2 or argument in said.splitlines()[0], "refused, or said not to be followed"
+
+
+# -- what is shown, and what is read beside a folder's own files
+
+
+def test_nothing_that_is_shown_moves_the_cursor(honest, canary, tmp_path, capsys):
+    """A name in config.yaml is refused; what summary.json and a study's notes say is shown without it."""
+    folder = fresh(honest, "dqn", tmp_path)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("name: dqn_russell_norvig", 'name: "\\e]0;x\\adqn"'))
+    refused("dqn", folder, canary, capsys, [*PLAYED[:2], ["compare"]])
+    study = tmp_path / "runs/studies/theirs/1"
+    (study / "jobs").mkdir(parents=True)
+    about = {"name": "x", "command": "x", "arguments": [], "directory": ".", "git": None, "jobs": [["seed=0"]]}
+    (study / "study.yaml").write_text(json.dumps(about))
+    (study / "jobs/0.json").write_text(json.dumps({"folder": None, "state": "mistake", "reason": "\x1b[2Jgone\x07"}))
+    assert lab("dqn", "study", str(study)) == 0
+    shown = capsys.readouterr().out
+    assert "?[2Jgone?" in shown and "\x1b[2J" not in shown and "\x07" not in shown
+
+
+def test_a_study_names_no_run_outside_its_folders(honest, canary, tmp_path, capsys):
+    """Else its evaluation would be written into somebody's own run."""
+    own = fresh(honest, "dqn", tmp_path)
+    study = tmp_path / "theirs/runs/studies/theirs/1"
+    (study / "jobs").mkdir(parents=True)
+    about = {"name": "x", "command": "x", "arguments": [], "directory": "/", "git": None, "jobs": [["seed=0"]]}
+    (study / "study.yaml").write_text(json.dumps(about))
+    (study / "jobs/0.json").write_text(json.dumps({"folder": os.path.relpath(own, study), "state": "finished"}))
+    assert lab("dqn", "evaluate", str(study), "episodes=1", "device=cpu") == 2
+    assert "names a run outside its own folders" in capsys.readouterr().err and not (own / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_a_world_is_not_read_from_something_else(honest, canary, tmp_path, capsys, kind):
+    folder, odd = fresh(honest, "dqn", tmp_path), tmp_path / "odd.txt"
+    KINDS[kind](odd)
+    altered(folder, lambda config: put(config, "env/mdp/map", str(odd)))
+    refused("dqn", folder, canary, capsys, PLAYED[:2])
+    mdp = {"_target_": "rl_lab.envs.tables.mdp_file", "path": str(odd)}
+    altered(folder, lambda config: put(config, "env/mdp", mdp))
+    refused("dqn", folder, canary, capsys, PLAYED[:2])
+
+
+def test_a_bomb_of_arrays(honest, canary, tmp_path, capsys):
+    folder, bomb = fresh(honest, "dqn", tmp_path), tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("next_state.npy", "w", force_zip64=True) as file,
+    ):
+        file.write(
+            b"\x93NUMPY\x01\x00v\x00"
+            + f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**25}, 1, 1), }}".ljust(117).encode()
+            + b"\n"
+        )
+        for _ in range(16):
+            file.write(bytes(2**24))
+    altered(
+        folder, lambda config: put(config, "env/mdp", {"_target_": "rl_lab.envs.tables.mdp_file", "path": str(bomb)})
+    )
+    refused("dqn", folder, canary, capsys, PLAYED[:2])
+
+
+def test_walkers_where_no_state_is(honest, canary, tmp_path, capsys):
+    folder = fresh(honest, "dqn", tmp_path)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["env"]["state"][:] = 10**9
+    torch.save(state, folder / "checkpoint.pt")
+    refused("dqn", folder, canary, capsys, PLAYED[:1])

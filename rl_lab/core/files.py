@@ -116,6 +116,15 @@ def appending(path: Path, size: int | None = None) -> BinaryIO:
     return file
 
 
+def printable(node: object) -> object:
+    """Plain data from elsewhere without what would move a terminal's cursor or change its colours."""
+    if isinstance(node, str):
+        return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in node)
+    if isinstance(node, dict):
+        return {printable(key): printable(value) for key, value in node.items()}
+    return [printable(value) for value in node] if isinstance(node, list) else node
+
+
 def _kind(path: Path) -> int | None:
     """The type of what is there, links not followed; None where nothing is."""
     try:

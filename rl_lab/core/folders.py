@@ -143,7 +143,7 @@ def summary(folder: Path) -> dict:
             found = json.loads(file.read())
     except (OSError, ValueError, RecursionError):  # a link is a UserError, which is a ValueError
         return {}
-    return found if isinstance(found, dict) else {}
+    return files.printable(found) if isinstance(found, dict) else {}
 
 
 def _curve(steps: np.ndarray, seconds: np.ndarray, values: np.ndarray) -> Curve:

@@ -117,8 +117,8 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
     if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
         print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
-    if Path(study.about["directory"]).is_dir():
-        os.chdir(study.about["directory"])
+    if study.directory:
+        os.chdir(study.directory)
     study.stop(False)
     return train(prog, root, [*replayed, *overrides, f"hydra.sweep.dir={_quoted(str(study.root))}"], study)
 
@@ -133,8 +133,9 @@ def job(
 ) -> float | None:
     """One job of a study, in whatever process; returns what a search goes by."""
     chosen = HydraConfig.get()
-    if Path(study.about["directory"]).is_dir():
-        os.chdir(study.about["directory"])  # a worker may have begun elsewhere
+    where = Path(study.about["directory"]) if ours else study.directory
+    if where and where.is_dir():
+        os.chdir(where)  # a worker may have begun elsewhere
     folder, overrides = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
     sys.argv = [f"{prog} train", *overrides]  # what would do this job alone
 

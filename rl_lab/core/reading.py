@@ -62,6 +62,8 @@ def events(text: str, path: Path, most: int = MOST) -> Iterator[yaml.Event]:
             raise UserError(f"{path} is refused: a run's config has no anchors (&) and aliases (*)")
         if (tag := getattr(event, "tag", None)) and tag not in ("!", "tag:yaml.org,2002:str"):
             raise UserError(f"{path} is refused: a run's config has no tags, such as {tag}")
+        if not getattr(event, "value", "").replace("\n", "").replace("\t", "").isprintable():
+            raise UserError(f"{path} is refused: it holds characters that are not printable")
         yield event
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from rl_lab.core import room
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Unit, conform
 from rl_lab.mdp import MDP, Layout
@@ -16,6 +17,8 @@ from rl_lab.mdp import MDP, Layout
 MOVES = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 TURNS = {"forward": 0, "right": 1, "back": 2, "left": 3}  # quarters clockwise from the move intended
 SLIPS = {"sideways": {"right": 0.5, "left": 0.5}, "uniform": dict.fromkeys(TURNS, 0.25)}
+
+LARGEST_MAP = 2**20  # bytes of a drawing
 
 
 def gridworld(
@@ -168,7 +171,8 @@ def _text(map: str) -> str:
         return map
     path = Path(map.strip()).expanduser()
     try:
-        text = path.read_text()
+        with room.regular(path) as file:
+            text = file.read(LARGEST_MAP).decode()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"env.mdp.map={path}: cannot be read ({why})") from error

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.core import room
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Unit
 from rl_lab.envs.mdp import MDPEnv
@@ -57,16 +58,33 @@ def mdp_file(path: str, *, gamma: Unit = 0.99) -> MDP:
     return from_tables(*(arrays[name] for name in ARRAYS), gamma=gamma, name=str(path))
 
 
+UNREADABLE = OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError  # what numpy raises over a file
+
+
 def _read(path: str) -> dict[str, np.ndarray | None]:
     """The arrays of an npz file, of numbers alone, which cannot run code; None for those that are not ours."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] if name in ARRAYS else None for name in file.files}
+        with room.regular(Path(path).expanduser()) as packed:
+            room.archive(packed, Path(path)).close()
+            packed.seek(0)
+            with np.load(packed, allow_pickle=False) as file:
+                return {name: file[name] if name in ARRAYS else None for name in file.files}
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; write one with numpy.savez, of {', '.join(ARRAYS)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(f"{path}: not an npz file of numbers; write one with numpy.savez") from error
 
 

@@ -86,6 +86,13 @@ class Study:
         """Where the runs are."""
         return self.folder.parents[2]
 
+    @property
+    def directory(self) -> Path | None:
+        """Where its jobs begin, if that is there and holds the study: a stranger's study starts nothing elsewhere."""
+        directory = Path(self.about["directory"])
+        holds = directory.is_dir() and self.folder.resolve().is_relative_to(directory.resolve())
+        return directory if holds else None
+
     def forget(self) -> None:
         """Of a study that came to no job nothing stays."""
         for path in (self.folder / "study.yaml", self.folder / "multirun.yaml"):
@@ -168,7 +175,7 @@ class Study:
         noted = {name: x for name, x in noted.items() if name in KINDS} if isinstance(noted, dict) else {}
         known = all(x is None or isinstance(x, KINDS[name]) for name, x in noted.items())
         pairs = all(len(noted.get(name) or (0, 0)) == 2 for name in ("value", "process")) if known else False
-        return noted if pairs and noted.get("state", "waiting") in STATES else {}
+        return files.printable(noted) if pairs and noted.get("state", "waiting") in STATES else {}
 
     # -- stopping
 
@@ -201,7 +208,10 @@ def runs_of(folders: list[Path]) -> list[Path]:
         if not (folder / "study.yaml").is_file():
             found.append(folder)
             continue
-        runs = [Path(os.path.relpath(folder / job.folder)) for job in Study(folder).jobs() if job.folder]
+        study = Study(folder)
+        runs = [Path(os.path.relpath(folder / job.folder)) for job in study.jobs() if job.folder]
+        if outside := [run for run in runs if not run.resolve().is_relative_to(study.root.resolve())]:
+            raise UserError(f"{folder} names a run outside its own folders, {outside[0]}; name that run itself")
         runs = [run for run in runs if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size]
         if not runs:
             raise UserError(f"{folder} has no run with rows in metrics.jsonl yet; wait for them or leave it out")

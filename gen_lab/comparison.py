@@ -312,7 +312,7 @@ def draw_samples(path: Path, groups: Groups, notes: list[str]) -> list[Path]:
     for place, (label, sheet) in enumerate(sheets.items(), 1):
         panel = figure.add_subplot(rows, columns, place)
         panel.imshow(np.asarray(sheet), interpolation="nearest")
-        panel.set_title(fill(label, 40), fontsize=9)
+        panel.set_title(fill(label, 40), fontsize=9, parse_math=False)
         panel.set_axis_off()
     with replacing(path) as beside:
         figure.savefig(beside, dpi=150)

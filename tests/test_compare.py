@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
+from rl_lab.__main__ import COMMANDS
+from rl_lab.core import cli
 from rl_lab.core.comparing.compare import analyse, compare
 from rl_lab.core.comparing.tables import captions, show
 from rl_lab.core.errors import UserError
@@ -408,3 +410,12 @@ def test_without_out_the_files_lie_under_runs(runs, monkeypatch, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [
         "aggregates.csv", "compare.csv", "compare.png", "compare.svg", "curves.csv", "index.html", "pairwise.csv",
     ]  # fmt: skip
+
+
+def test_a_name_is_no_formula(tmp_path, monkeypatch):
+    """Dollars in a run's name would be read as mathematics, and end the drawing with a traceback."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        write_run(tmp_path / f"runs/{seed}", name="$\\frac{$", seed=seed)
+    assert cli.main("rl-lab", "rl", COMMANDS, ["compare", "runs", "tracker=none", "out=page"]) == 0
+    assert (tmp_path / "page/compare.png").exists() and "\\frac{" in (tmp_path / "page/index.html").read_text()

@@ -13,6 +13,7 @@ from torch import Tensor
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
 from rl_lab.core import checkpoint, devices, reading, settings
+from rl_lab.core.changes import changed
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.settings import Count, Threads
@@ -94,7 +95,7 @@ def load(
 def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, camera: bool) -> dict:
     """The loop's settings as they are built: all that is to be set is set before they are looked through."""
     reading.refuse(_resolved(cfg), PARTS)
-    cfg = reading.changed(cfg, changes)
+    cfg = changed(cfg, changes)
     cfg.device = device
     reading.refuse(_resolved(cfg), PARTS)
     node = cfg.loop.get("eval_env") or cfg.loop.get("env")
@@ -119,7 +120,7 @@ def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
     """Of a run's environment, as they were composed, `changes` made to them. Raises UserError."""
     cfg = reading.config(folder)
     reading.refuse(_resolved(cfg), PARTS)
-    loop = _resolved(reading.changed(cfg, changes))["loop"]
+    loop = _resolved(changed(cfg, changes))["loop"]
     return loop.get("eval_env") or loop.get("env")
 
 

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rl_lab.core import reading
+from rl_lab.core.changes import changed
 from rl_lab.core.composition import GROUPS, conf_dir, folder_name, groups
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.studies.jobs import Value
@@ -35,7 +36,7 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     with _held(folder, made=False) as lock:
         cfg = reading.config(folder)
         reading.refuse(reading.resolved(_plain(cfg)), _parts(prog))
-        cfg = reading.changed(cfg, changes)
+        cfg = changed(cfg, changes)
         _check_root(cfg, root)
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")

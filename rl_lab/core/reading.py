@@ -7,18 +7,16 @@ built from a config is the object that `resolved` returns and `refuse` has looke
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rl_lab.core import conf_dir, files
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError
 from rl_lab.core.parts import Judge
 
 LARGEST = 1_000_000  # bytes
@@ -40,7 +38,7 @@ def plain(path: Path) -> dict:
     try:
         for event in events(text, path):
             if isinstance(event, yaml.ScalarEvent):
-                _plain_references(event.value, path)
+                plain_references(event.value, path)
         config = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
@@ -67,7 +65,7 @@ def events(text: str, path: Path, most: int = MOST) -> Iterator[yaml.Event]:
         yield event
 
 
-def _plain_references(text: str, path: Path | str) -> None:
+def plain_references(text: str, path: Path | str) -> None:
     rest = REFERENCE.sub("", text)
     if "${" in rest or re.search(r"\\\$\{", text):
         shown = " ".join(text.split())[:80]
@@ -118,76 +116,6 @@ def _places(node: Any, path: str = "") -> list[tuple[str, Any]]:
     taken = [(here[key], node[key]) for key in node if key in PLACES and node[key] is not None]
     node.update(dict.fromkeys(PLACES & set(node)))
     return taken + [found for key, value in node.items() for found in _places(value, here[key])]
-
-
-def _texts(node: Any) -> Iterable[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _texts(value)
-
-
-# -- what is typed beside a run folder
-
-
-def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
-    """`cfg` with `changes` (agent.gamma=0.9, +key=value, ~key) made to it, as Hydra reads them. Raises UserError.
-
-    A setting that is not there is looked for in the signatures that `cfg` names: they are to be looked through before.
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(changes))
-    except HydraException as error:
-        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
-    OmegaConf.set_struct(cfg, True)
-    for override in parsed:
-        key, value = override.key_or_group, None if override.is_delete() else override.value()
-        if override.is_sweep_override():
-            raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
-        if key.startswith("hydra") or override.package is not None:
-            raise UserError(f"{override.input_line} is for a new run; one that goes on keeps its folder and takes "
-                            "settings such as loop.total_steps=100_000")  # fmt: skip
-        if key == "tracker" and isinstance(value, str):
-            with_names = cfg.get("tracker") or {}
-            cfg["tracker"] = _chosen_tracker(value, with_names)
-            continue
-        _change(cfg, override, key, value)
-    OmegaConf.set_struct(cfg, False)
-    for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
-        _plain_references(value, " ".join(changes))
-    return cfg
-
-
-def _chosen_tracker(name: str, before: DictConfig) -> dict:
-    known = {path.stem: path for path in (conf_dir() / "tracker").glob("*.yaml")}
-    if name not in known:
-        raise UserError(f"no choice '{name}' for tracker{nearest(f'tracker={name}', (f'tracker={n}' for n in known))}")
-    kind = plain(known[name])
-    return kind | {key: before[key] for key in NAMES if key in kind and key in before}
-
-
-def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
-    from rl_lab.core.explain import unknown
-
-    parent, _, last = key.replace("/", ".").rpartition(".")
-    try:
-        there = OmegaConf.select(cfg, parent) if parent else cfg
-        known = isinstance(there, DictConfig) and last in there
-        if not known and not override.is_add():
-            raise UserError(unknown(cfg, key))
-        if override.is_delete():
-            OmegaConf.set_struct(there, False)
-            del there[last]
-            OmegaConf.set_struct(there, None)
-        elif known and isinstance(there._get_node(last), DictConfig) and not isinstance(value, dict) \
-                and not OmegaConf.is_interpolation(there, last):  # fmt: skip
-            raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
-                            f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
-        else:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_add())
-    except OmegaConfBaseException as error:
-        raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from error
 
 
 # -- what is built

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from torch import Tensor
 
 from rl_lab.mdp import MDP
-from rl_lab.planning.evaluation import solved
+from rl_lab.planning.elimination import solved
 from rl_lab.planning.plan import FAR, Backup, Plan, tie
 
 NOTHING = 1e-10  # a value that rounding alone keeps from 0

@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array, eye_array, vstack
 from scipy.sparse.csgraph import breadth_first_order
+from scipy.sparse.linalg import splu
 
 from rl_lab.core.errors import UserError
 
+TRUSTED = 2e4  # steps before the longest-lived state's end: LU loses as many units of rounding
 BLOCK = 64  # states that are eliminated together
 ROOM = 2**29  # numbers kept at most: 4 GiB
 
@@ -23,6 +25,22 @@ class Block(NamedTuple):
     leave: ndarray  # [b, 2], the chance to leave and the reward
     pivot: ndarray  # [b]
     solve: ndarray  # [b, b], (diag(pivot) - ahead among them)^-1
+
+
+def solved(ahead: csr_array, leave: ndarray, reward: ndarray, going: ndarray) -> ndarray:
+    """v of the states that go on: by sparse LU where that can be trusted, else by elimination without subtraction."""
+    rows = ahead.multiply(going[:, None]).tocsc()
+    rows.eliminate_zeros()
+    try:
+        lu = splu(eye_array(len(going), format="csc") - rows)
+        time = lu.solve(going.astype(float))[going]
+        if np.isfinite(time).all() and time.min() > 0 and time.max() <= TRUSTED:
+            return lu.solve(reward)[going]
+    except RuntimeError:  # singular
+        pass
+    among = ahead[going]
+    out = np.asarray(among[:, ~going].sum(1)).ravel()
+    return eliminated(among[:, going].tocsr(), leave[going] + out, reward[going], out > 0)
 
 
 def eliminated(ahead: csr_array, leave: ndarray, reward: ndarray, near: ndarray) -> ndarray:

@@ -3,17 +3,14 @@
 import numpy as np
 import torch
 from numpy import ndarray
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from rl_lab.core.errors import UserError
 from rl_lab.mdp import MDP
-from rl_lab.planning.elimination import eliminated, onward
+from rl_lab.planning.elimination import eliminated, onward, solved
 from rl_lab.planning.plan import Backup, discounted, follow
-
-TRUSTED = 2e4  # steps before the longest-lived state's end: LU loses as many units of rounding
 
 
 def evaluate_policy(mdp: MDP, policy: Tensor, gamma: float | None = None) -> Tensor:
@@ -100,19 +97,3 @@ def _leading_to(ahead: csr_array, target: ndarray) -> ndarray:
     found = np.zeros_like(target)
     found[onward(ahead.T, target)] = True
     return found
-
-
-def solved(ahead: csr_array, leave: ndarray, reward: ndarray, going: ndarray) -> ndarray:
-    """v of the states that go on: by sparse LU where that can be trusted, else by elimination without subtraction."""
-    rows = ahead.multiply(going[:, None]).tocsc()
-    rows.eliminate_zeros()
-    try:
-        lu = splu(eye_array(len(going), format="csc") - rows)
-        time = lu.solve(going.astype(float))[going]
-        if np.isfinite(time).all() and time.min() > 0 and time.max() <= TRUSTED:
-            return lu.solve(reward)[going]
-    except RuntimeError:  # singular
-        pass
-    among = ahead[going]
-    out = np.asarray(among[:, ~going].sum(1)).ravel()
-    return eliminated(among[:, going].tocsr(), leave[going] + out, reward[going], out > 0)

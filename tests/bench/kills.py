@@ -47,13 +47,12 @@ CASES = {
     "dqn": gridworld("dqn", 20_000, REPLAY),
     "dqn double dueling n-step": gridworld("dqn", 10_000, f"{REPLAY} agent.double=true agent.dueling=true "
                                                           "agent.replay.n_step=3"),
-    "dqn noisy": gridworld("dqn", 10_000, f"{REPLAY} agent.noisy=0.5"),
+    "dqn noisy": gridworld("dqn", 10_000, f"{REPLAY} agent.noisy=0.5 agent.zero_head=false"),
     "dqn prioritised": gridworld("dqn", 10_000, f"{REPLAY} agent/priorities=proportional"),
     "dqn quantiles": gridworld("dqn", 10_000, f"{REPLAY} agent/value=quantiles"),
     "dqn categorical": gridworld("dqn", 10_000, f"{REPLAY} agent/value=categorical"),
     "dqn_mlp": gridworld("dqn_mlp", 5_000, REPLAY),
-    "dqn_collect": steps(3_000, "experiment=dqn_collect_small env.num_envs=16 agent.replay.capacity=1000 "
-                                "agent.learning_starts=200"),
+    "dqn_collect": steps(3_000, "experiment=dqn_collect_small env.num_envs=16"),
     "a2c": gridworld("a2c", 60_000),
     "a2c_mlp": gridworld("a2c_mlp", 30_000),
     "a2c crew": gridworld("a2c", 40_000, "loop=crew"),

@@ -89,7 +89,7 @@ def _fault(state: dict) -> str | None:
         elif isinstance(node, torch.Tensor) and (
             node.layout is not torch.strided
             or node.device.type == "meta"
-            or node.numel() * node.element_size() > node.untyped_storage().nbytes()
+            or node.numel() * node.element_size() > max(LARGEST_INDEX, node.untyped_storage().nbytes())
         ):
             return f"a tensor of {' x '.join(map(str, node.shape))} is not whole in it"
     return None

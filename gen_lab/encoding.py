@@ -5,7 +5,6 @@ rl_lab does not know of this module; a YAML hands it in.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from gen_lab.data.recordings import fitted
 from gen_lab.loading import load
 from gen_lab.types import LatentModel
 from rl_lab.core.errors import UserError
+from rl_lab.core.files import home
 from rl_lab.core.settings import Count
 
 
@@ -28,7 +28,7 @@ class Encoded(nn.Module):
 
     def __init__(self, spec, *, run: str, frozen: bool = True, hidden: Sequence[Count] = ()):
         super().__init__()
-        folder = Path(run).expanduser()
+        folder = home(run)
         found = load(folder, "cpu")
         if not isinstance(found.model, LatentModel) or found.model.spec.classes:
             raise UserError(f"agent.network.run={folder} is no autoencoder that goes without labels; train one of "

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
+from rl_lab.core.files import home
 
 TIMEOUT = 15.0  # seconds without a byte
 CHUNK = 2**18  # bytes
@@ -41,7 +42,7 @@ class Source(NamedTuple):
 def cache(root: str | None) -> Path:
     """`root`, or where the system keeps what can be had again (XDG base directories)."""
     if root:
-        return Path(root).expanduser()
+        return home(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen_lab"
 
 

@@ -18,6 +18,7 @@ from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
+from rl_lab.core.files import home
 from rl_lab.core.settings import Count, NonNegative, Unit
 
 TEST = "test", "val", "valid", "validation"  # names of folders with held-out pictures, the first that is there is used
@@ -44,7 +45,7 @@ def folder(
     Folders `train` and `test` (or `val`, `valid`, `validation`) under `path` are the split, and their own folders the
     classes.
     """
-    train, test, remark = split(Path(path).expanduser(), held_out)
+    train, test, remark = split(home(path), held_out)
     names = {name for _, name in train + test}
     if None in names and len(names) > 1:
         raise UserError(f"{path} holds pictures beside folders of them; a class folder for each, or none at all")
@@ -52,7 +53,7 @@ def folder(
         raise UserError(f"{path}: of class {min(unseen)} there are pictures to test on and none to train on")
     classes = sorted(names - {None})
     shape = pictured(train[0][0], size, grey, background).shape
-    name = f"{Path(path).expanduser().resolve().name}-{'x'.join(map(str, shape))}-{levels}"
+    name = f"{home(path).resolve().name}-{'x'.join(map(str, shape))}-{levels}"
     binarised = Binarised(protocol, levels, name)
     shapes = [(len(part), *shape) for part in (train, test)]
     what = [*((str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p, _ in train + test), size, grey, levels,
@@ -131,6 +132,9 @@ def _refuse_splits_below(path: Path, pictures: Pictures) -> None:
                             f"top; set data.path={path / place}, or put classes into train and test")  # fmt: skip
 
 
+MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than was meant
+
+
 def found(path: Path) -> tuple[Pictures, list[str]]:
     """Every picture under the folder in order, links followed, and what else lies there. Raises UserError."""
     if not path.is_dir():
@@ -144,6 +148,9 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
         for p in (Path(place, name) for name in names):
             if p.suffix.lower() not in SUFFIXES:
                 others[p.suffix.lower() or p.name] += 1
+                if others.total() > MOST_OTHERS:
+                    raise UserError(f"data.path={path} holds more than {MOST_OTHERS:,} files that are no pictures; "
+                                    "name the folder of the pictures alone")  # fmt: skip
             elif not p.is_file():
                 raise UserError(f"{p} is not a regular file; take it away")
             else:
@@ -172,7 +179,7 @@ def npz(*, path: str, protocol: Protocol = "levels", resident_gb: NonNegative = 
 
     Images of more than `resident_gb` are unpacked once under `root` and mapped from there.
     """
-    file = Path(path).expanduser()
+    file = home(path)
     try:
         with room.regular(file) as opened, room.archive(opened, file) as archive:
             small = {name: _small(archive, file, name) for name in ("levels", "train_labels", "test_labels")}

@@ -1,7 +1,6 @@
 """Frames of games as `rl-lab record` keeps them; whole episodes are held out, never single frames."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from gen_lab.data.cache import kept, map_paths
 from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
+from rl_lab.core.files import home
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.settings import Count, NonNegative, Unit
 
@@ -36,7 +36,7 @@ def recorded(
 
     42 x 42 of 3 bits is the form of Bellemare et al. (2016) and Ostrovski et al. (2017).
     """
-    recording = Recording(Path(path).expanduser())
+    recording = Recording(home(path))
     episodes = recording.split(held_out)
     if not all(map(len, episodes)):
         raise UserError(f"{path} has {recording.num_episodes} episode(s), and data.held_out={held_out:g} of them "

@@ -1,6 +1,7 @@
 """Checkpoints that are whole and safe: written beside and renamed, checked and read as data alone."""
 
 import os
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,9 @@ from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab checkpoint 1"
 LONGEST_ROW, ROWS_A_SECOND = 10_000, 100  # bytes, generously: a run writes 10 of some hundred
-LARGEST_INDEX = 64_000_000  # bytes, of names, numbers and shapes: the tensors themselves lie beside it
+LARGEST_INDEX, MOST_OPCODES, MOST_PARTS = 4_000_000, 100_000, 20_000  # bytes; the tensors themselves lie beside it
+LARGEST_TUPLE = 10_000  # values, what it shares counted each time: so long is it hashed, compared or shown
+LARGEST_VIEW = 64_000_000  # bytes of a tensor that is more than what is stored of it
 
 
 def write(path: Path, state: dict) -> None:
@@ -47,7 +50,11 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
 def _check_archive(path: Path, file: BinaryIO) -> None:
     """An archive as torch writes it, nothing in it packed, its checksums right. Raises UserError."""
     size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 2**16))
+    end = file.read().rpartition(b"PK\5\6")[2]  # of the archive, where the number of its parts stands
     try:
+        if int.from_bytes(end[6:8], "little") > MOST_PARTS:
+            raise UserError(f"{path} is refused: it has more parts than any checkpoint of ours")
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
@@ -56,13 +63,50 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
                 raise UserError(f"{path} is refused: it unpacks to more than it is, as no checkpoint of ours does")
             if any(part.filename.endswith("data.pkl") and part.file_size > LARGEST_INDEX for part in parts):
                 raise UserError(f"{path} is refused: its index is larger than {LARGEST_INDEX / 1e6:g} MB")
+            for part in parts:
+                if part.filename.endswith("data.pkl") and (fault := _odd_index(archive.read(part))):
+                    raise UserError(f"{path} is refused: {fault}")
             damaged = archive.testzip()  # torch does not compare the checksums of what it reads
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is cut short or is not a checkpoint; delete it to start again") from None
     if damaged:
-        raise UserError(f"{path} is damaged: {damaged} fails its checksum; delete it to start again")
+        raise UserError(f"{path} is damaged: {files.printable(damaged)} fails its checksum; delete it to start again")
+
+
+def _odd_index(pickled: bytes) -> str | None:
+    """What no checkpoint's index has: other names than torch's, or tuples of tuples that double at each level.
+
+    Read as it stands, without building anything: a pickle is a list of simple orders to a machine with a stack, and
+    here each thing on it is how many values it comes to.
+    """
+    stack, marks, memo = [], [], {}
+    try:
+        for count, (order, argument, _) in enumerate(pickletools.genops(pickled)):
+            name = order.name
+            if count > MOST_OPCODES:
+                return "its index is longer than any of ours"
+            if name in ("GLOBAL", "INST") and not argument.startswith(("torch", "collections OrderedDict")):
+                return f"it names {files.printable(argument)[:60]}, and no checkpoint of ours does"
+            if name == "MARK":
+                marks.append(len(stack))
+            elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
+                memo[len(memo) if argument is None else int(argument)] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET", "GET"):
+                stack.append(memo[int(argument)])
+            elif any(kind is pickletools.markobject for kind in order.stack_before):
+                held, stack = stack[marks[-1] :], stack[: marks.pop()]
+                before = stack.pop() if name in ("APPENDS", "SETITEMS", "ADDITEMS") else 0
+                stack.append(1 + before + sum(held))
+            else:
+                taken = [stack.pop() for _ in order.stack_before]
+                stack += [1 + sum(taken)] * len(order.stack_after)
+            if name.startswith("TUPLE") and stack[-1] > LARGEST_TUPLE:
+                return f"a tuple in it comes to more than {LARGEST_TUPLE:,} values"
+    except (ValueError, IndexError, KeyError, AttributeError):  # torch says that it is damaged
+        return None
+    return None
 
 
 def _fault(state: dict) -> str | None:
@@ -89,7 +133,7 @@ def _fault(state: dict) -> str | None:
         elif isinstance(node, torch.Tensor) and (
             node.layout is not torch.strided
             or node.device.type == "meta"
-            or node.numel() * node.element_size() > max(LARGEST_INDEX, node.untyped_storage().nbytes())
+            or node.numel() * node.element_size() > max(LARGEST_VIEW, node.untyped_storage().nbytes())
         ):
             return f"a tensor of {' x '.join(map(str, node.shape))} is not whole in it"
     return None

@@ -86,6 +86,8 @@ def opened(path: Path, largest: float = float("inf")) -> BinaryIO:
     except OSError as error:
         if _kind(path) == stat.S_IFLNK:
             raise UserError(f"{path} is a link, and is not followed; put the file itself there") from error
+        if _kind(path) not in (None, stat.S_IFREG):
+            raise UserError(f"{path} is not a regular file, and is not read") from error
         raise
     about = os.fstat(handle)
     if not stat.S_ISREG(about.st_mode) or about.st_size > largest:
@@ -125,9 +127,17 @@ def printable(node: object) -> object:
     return [printable(value) for value in node] if isinstance(node, list) else node
 
 
+def home(path: str) -> Path:
+    """`path` with ~ written out. Raises UserError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder; write it out") from error
+
+
 def _kind(path: Path) -> int | None:
     """The type of what is there, links not followed; None where nothing is."""
     try:
         return stat.S_IFMT(path.lstat().st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

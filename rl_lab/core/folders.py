@@ -1,7 +1,6 @@
 """What run folders say, read from their files alone: settings, curves, and which runs differ by the seed only."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from rl_lab.core import files, rows
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.reading import LOADER, events
 
+LARGEST_VALUE, LONGEST_NAME = 1e100, 200  # of a metric that can be drawn; characters
 LARGEST, MOST = 2**22, 1_000_000  # bytes of a config, a summary or a study, and values in it
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
 LOWER_IS_BETTER = {
@@ -97,7 +97,12 @@ def read_run(folder: Path) -> RunFiles:
         flat = list(_flatten({key: value for key, value in config.items() if key not in IGNORED}))
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _not_a_config(folder) from error
-    if isinstance(name, dict | list | None) or type(seed) is not int or not isinstance(choices, dict):
+    if (
+        isinstance(name, dict | list | None)
+        or len(str(name)) > LONGEST_NAME
+        or type(seed) is not int
+        or not isinstance(choices, dict)
+    ):
         raise _not_a_config(folder)
     about = summary(folder)
     mark, ended = rows.Mark.of(about.get("rows")), about.get("state") == "finished"
@@ -105,7 +110,7 @@ def read_run(folder: Path) -> RunFiles:
     points: dict[str, list[tuple[float, float, float]]] = {}
     for row in read.rows:
         for metric in row.keys() - {"step", "seconds"}:
-            if math.isfinite(row[metric]):
+            if abs(row[metric]) < LARGEST_VALUE:  # not nan either
                 points.setdefault(metric, []).append((row["step"], row["seconds"], row[metric]))
     curves = {metric: _curve(*np.array(points[metric], float).T) for metric in sorted(points)}
     settings = {key: value for key, value in flat if not (key.endswith(".seed") and value == str(seed))}

@@ -19,7 +19,7 @@ from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
 from rl_lab.core.parts import Judge
 
-LARGEST = 1_000_000  # bytes
+LARGEST = 300_000  # bytes
 DEEPEST, MOST, LONGEST = 32, 20_000, 4_000_000  # levels, values, and characters once every reference is followed
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast

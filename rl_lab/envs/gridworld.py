@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy import ndarray
 
-from rl_lab.core import room
+from rl_lab.core import files, room
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Unit, conform
 from rl_lab.mdp import MDP, Layout
@@ -18,7 +17,7 @@ MOVES = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 TURNS = {"forward": 0, "right": 1, "back": 2, "left": 3}  # quarters clockwise from the move intended
 SLIPS = {"sideways": {"right": 0.5, "left": 0.5}, "uniform": dict.fromkeys(TURNS, 0.25)}
 
-LARGEST_MAP = 2**20  # bytes of a drawing
+LARGEST_MAP, MOST_CELLS = 2**20, 2**16  # bytes of a file, cells of a drawing
 
 
 def gridworld(
@@ -158,6 +157,10 @@ def _grid(map: str, letters: set[str]) -> ndarray:
     rows = _text(map).split()
     if not rows or len({len(row) for row in rows}) > 1:
         raise UserError(f"env.mdp.map: its rows must be of one length, not {sorted({len(r) for r in rows})}")
+    if len(rows) * len(rows[0]) > MOST_CELLS:
+        raise UserError(
+            f"env.mdp.map: {len(rows)} x {len(rows[0])} cells are more than {MOST_CELLS:,}; draw a smaller one"
+        )
     grid = np.array(rows)[:, None].view("U1")
     if unknown := set(np.unique(grid)) - set("#S.") - letters:
         raise UserError(f"env.mdp.map: no meaning for {', '.join(sorted(unknown))}; give it one in env.mdp.rewards")
@@ -169,7 +172,7 @@ def _grid(map: str, letters: set[str]) -> ndarray:
 def _text(map: str) -> str:
     if len(map.split()) > 1 or not map.strip().endswith(".txt"):
         return map
-    path = Path(map.strip()).expanduser()
+    path = files.home(map.strip())
     try:
         with room.regular(path) as file:
             text = file.read(LARGEST_MAP).decode()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lab.core import room
+from rl_lab.core import files, room
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Unit
 from rl_lab.envs.mdp import MDPEnv
@@ -64,7 +64,7 @@ UNREADABLE = OSError, ValueError, EOFError, TypeError, AttributeError, MemoryErr
 def _read(path: str) -> dict[str, np.ndarray | None]:
     """The arrays of an npz file, of numbers alone, which cannot run code; None for those that are not ours."""
     try:
-        with room.regular(Path(path).expanduser()) as packed:
+        with room.regular(files.home(path)) as packed:
             room.archive(packed, Path(path)).close()
             packed.seek(0)
             with np.load(packed, allow_pickle=False) as file:

@@ -83,7 +83,7 @@ CASES = {
     "sb3_a2c": steps(4_000, "experiment=sb3_a2c_cartpole"),
     "dqn cartpole": steps(20_000, "experiment=dqn_cartpole"),
     # planners
-    **{planner: ("rl_lab", f"loop=plan planner={planner} env=four_rooms name={planner}") for planner in (
+    **{planner: ("rl_lab", f"loop=plan planner={planner} env=four_rooms name={planner} loop.log_every=5") for planner in (
         "value_iteration", "policy_iteration", "modified_policy_iteration", "q_iteration", "prioritised_sweeping",
         "linear_programming", "policy_evaluation", "finite_horizon")},
     # models

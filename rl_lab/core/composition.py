@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -161,25 +162,46 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
     """Each can be read, takes away nothing that is `needed`, and chooses by name of the groups `known`."""
     if flags := [words for words in typed if words.startswith("-")]:
         raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(typed))
-    except HydraException as error:
-        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
-    for override in parsed:
+    for override in map(parsed, typed):
         key = override.key_or_group
-        if override.is_delete() and key in needed:
-            raise UserError(f"{override.input_line} takes away what every run needs; choose another {key}=... instead")
-        value = override._value
+        if override.is_delete() and (key in needed or key.endswith("._target_")):
+            another = f"choose another {key}=... instead" if (conf_dir() / key).is_dir() else "leave it out"
+            raise UserError(f"{override.input_line} takes away what every run needs; {another}")
+        if (key in known or (conf_dir() / key).is_dir()) and not override.is_delete():
+            _check_choice(override, key in OPTIONAL)
+
+
+def parsed(setting: str) -> Override:
+    """As Hydra reads it. Raises UserError."""
+    try:
+        return OverridesParser.create().parse_override(setting)
+    except HydraException as error:
+        reason = str(error).strip().splitlines()[0]
+        key, equals, value = setting.partition("=")
+        quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
         if (
-            key in known - OPTIONAL
-            and not override.is_delete()
-            and not override.is_sweep_override()
-            and (not isinstance(value, str | QuotedString | list))
+            reason.startswith(("LexerNoViableAlt", "token recognition"))
+            and re.fullmatch(r"[~+]*[\w./@]+", key)
+            and equals
         ):
-            names = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+            reason = (
+                f"{' '.join(setting.split())[:80]}; a value with such signs is written in quotes: {key}={quoted[:80]}"
+            )
+        raise UserError(f"cannot read the setting: {reason}") from error
+
+
+def _check_choice(override: Override, optional: bool) -> None:
+    """A name, or several in brackets or for as many jobs; of an optional group null too. Raises UserError."""
+    key, value = override.key_or_group, override._value
+    choices = value.list if isinstance(value, ChoiceSweep) else [value]
+    for choice in choices:
+        names = choice if isinstance(choice, list) else [choice]
+        if not (names and all(isinstance(name, str | QuotedString) for name in names)) and not (
+            optional and choice is None
+        ):
+            known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
             shown = override.input_line.partition("=")[2][:40]
-            listed = nearest(shown, names) or "; rl-lab train --help lists them"
-            raise UserError(f"{key}={shown} is no choice{listed}")
+            raise UserError(f"{key}={shown} is no choice{nearest(shown, known) or '; --help lists them'}")
 
 
 def _not_read(words: str, overrides: list[str]) -> None:

@@ -62,6 +62,17 @@ class plain_errors:
             return f"{error.full_key} needs {found[1]}, and there is none; choose one: {found[1]}=..."
         if lines[0].startswith("Error merging override"):
             return f"cannot set {lines[0].removeprefix('Error merging override ')}: it takes no such value"
+        if found := re.match(
+            r"(?:Sweep parameters|Ambiguous value for argument) '(.*?=(.*?))'(?:$| requires)", lines[0]
+        ):
+            as_list = f", or [{found[2]}] for a list" if lines[0].startswith("Ambiguous") else ""
+            return f"{found[1]} is several values; give one{as_list}, or add -m for a run of each"
+        if found := re.match(
+            r"Could not delete from config\. (?:'(.*)' does not exist|The value of '(.*)' is)", lines[0]
+        ):
+            return f"~{found[1] or found[2]} takes away nothing: there is no such value; leave it out"
+        if found := re.match(r"You must specify '([\w/]+)'", lines[0]):
+            return f"{found[1]} has no choice; make one: {found[1]}=..., one of {', '.join(lines[2:])}"
         if "Could not override" in lines[0]:
             return unknown(self._composed(), lines[0].split("'")[1], self._choices())
         if type(error).__name__ == "OverrideParseException":

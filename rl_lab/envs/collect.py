@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator, restore_generator
 from rl_lab.core.settings import Bound, Count, Natural, Unit
@@ -68,7 +69,7 @@ class Collect:
         gamma: Annotated[float, Bound(0, 1, above=True)] = 0.98,  # of the agent: Step.discount is gamma^(duration - 1)
         mazes: Annotated[int, Bound(1, 2**20)] = 32_768,  # made beforehand; each shows in eight symmetries
         maze_seed: Natural = 0,
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         self.num_envs, self.size, self.width, self.device = num_envs, size, size - 2, torch.device(device)
         self.goals, self.holes, self.mazes, self.maze_seed = goals, holes, mazes, maze_seed

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_lab import registration
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Bound
 from rl_lab.looking import frames
@@ -41,7 +42,7 @@ class Gym:
         options: dict | None = None,  # go to gymnasium.make_vec
         channels: Literal["first", "last"] | None = None,  # of images; None: told by their shape
         camera: bool = False,
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         if ":" in id:
             raise UserError(

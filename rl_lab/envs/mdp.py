@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rl_lab.core.devices import Device
 from rl_lab.core.learner import generator, restore_generator
 from rl_lab.core.settings import Bound, Count
 from rl_lab.envs.lottery import Lottery
@@ -45,7 +46,7 @@ class MDPEnv:
         time_limit: Annotated[int, Bound(1, 10_000_000)],  # steps; float32 counts no further than 2^24
         *,
         obs: Literal["one_hot", "index", "planes", "coordinates"] = "one_hot",
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         self.mdp, self.device = mdp.to(device), torch.device(device)
         self.num_envs, self.time_limit = num_envs, time_limit

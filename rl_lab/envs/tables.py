@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Unit
 from rl_lab.envs.mdp import MDPEnv
@@ -77,7 +78,7 @@ def file_env(
     *,
     gamma: Unit = 0.99,
     obs: Literal["one_hot", "index"] = "one_hot",
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> MDPEnv:
     """N walkers in the MDP of an npz file."""
     return MDPEnv(mdp_file(path, gamma=gamma), num_envs, time_limit, obs=obs, device=device)
@@ -181,7 +182,7 @@ def toy_text_env(
     options: dict | None = None,
     gamma: Unit = 0.99,
     obs: Literal["one_hot", "index", "planes", "coordinates"] = "one_hot",
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> MDPEnv:
     """N walkers in the MDP of a Gymnasium toy text."""
     return MDPEnv(toy_text(id, options=options, gamma=gamma), num_envs, time_limit, obs=obs, device=device)

@@ -86,7 +86,17 @@ TRAIN = {
     "experiment=sb3_ppo_cartpole agent.n_epochs=0.5": "agent.n_epochs=0.5 is impossible: it must be a whole number",
     "env.device=x": "env.device=x is not a choice; choose from auto, cpu, cuda",
     "device=cuda:x": "device=cuda:x is not a choice; choose from auto, cpu, cuda",
+    "+agent.optimizer.betas=[0.5]": "agent.optimizer.betas=[0.5] is impossible: it must be a list of 2",
+    "~loop.total_steps": "loop.total_steps is missing; give it a value: ++loop.total_steps=...",
     # groups
+    "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
+    "tracker=/": "tracker=/ is no choice; choose from none, wandb",
+    "protocol=machado": "protocol=machado sets env.frame_skip, and env=four_rooms has no such setting; leave the protocol out, "
+    "or choose env=atari",
+    "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
+    "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
+    f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
+    "agent=dqn,a2c": "agent=dqn,a2c is several values; give one, or add -m for a run of each",
     "planner=[1]": "planner=[1] is no choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
     "policy_evaluation, policy_iteration, prioritised_sweeping, q_iteration, value_iteration",
     "agent=[[1]]": "agent=[[1]] is no choice; --help lists them",

@@ -38,7 +38,7 @@ WITH_VALUE = (
     "--package",
     "-p",
 )
-LONGEST_NAME = 120  # characters
+LONGEST_NAME, LONGEST_KEY = 120, 200  # characters
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
@@ -164,11 +164,18 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
         raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
     for override in map(parsed, typed):
         key = override.key_or_group
+        if max(map(len, key.split("/"))) > LONGEST_KEY:
+            raise UserError(f"no setting '{key[:40]}...'")
         if override.is_delete() and (key in needed or key.endswith("._target_")):
-            another = f"choose another {key}=... instead" if (conf_dir() / key).is_dir() else "leave it out"
+            another = f"choose another {key}=... instead" if is_group(key) else "leave it out"
             raise UserError(f"{override.input_line} takes away what every run needs; {another}")
-        if (key in known or (conf_dir() / key).is_dir()) and not override.is_delete():
+        if (key in known or is_group(key)) and not override.is_delete():
             _check_choice(override, key in OPTIONAL)
+
+
+def is_group(key: str) -> bool:
+    folder = str(conf_dir() / key)
+    return _exists(folder) and os.path.isdir(folder)
 
 
 def parsed(setting: str) -> Override:
@@ -193,12 +200,14 @@ def parsed(setting: str) -> Override:
 def _check_choice(override: Override, optional: bool) -> None:
     """A name, or several in brackets or for as many jobs; of an optional group null too. Raises UserError."""
     key, value = override.key_or_group, override._value
-    choices = value.list if isinstance(value, ChoiceSweep) else [value]
-    for choice in choices:
-        names = choice if isinstance(choice, list) else [choice]
-        if not (names and all(isinstance(name, str | QuotedString) for name in names)) and not (
-            optional and choice is None
-        ):
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+        return
+    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+        names = [
+            x.text if isinstance(x, QuotedString) else x for x in (choice if isinstance(choice, list) else [choice])
+        ]
+        is_name = [isinstance(name, str) and re.fullmatch(r"[^/$]+(/[^/$]+)*", name) for name in names]
+        if not (names and all(is_name)) and not (optional and choice is None):
             known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
             shown = override.input_line.partition("=")[2][:40]
             raise UserError(f"{key}={shown} is no choice{nearest(shown, known) or '; --help lists them'}")

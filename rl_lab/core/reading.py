@@ -169,10 +169,11 @@ def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
     from rl_lab.core.explain import unknown
 
     parent, _, last = key.replace("/", ".").rpartition(".")
+    adds = override.is_add() or override.is_force_add()
     try:
         there = OmegaConf.select(cfg, parent) if parent else cfg
         known = isinstance(there, DictConfig) and last in there
-        if not known and not override.is_add():
+        if not known and not adds:
             raise UserError(unknown(cfg, key))
         if override.is_delete():
             OmegaConf.set_struct(there, False)
@@ -183,7 +184,7 @@ def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
             raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
                             f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
         else:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_add())
+            OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
     except OmegaConfBaseException as error:
         raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from error
 

@@ -12,6 +12,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -57,7 +58,7 @@ RESERVED = {
     "_convert_": Literal["none", "partial", "object", "all"],
 }
 POSITION = {"params", "env", "mdp", "images"}  # filled by whoever makes a partial call, beside what no YAML could say
-PLAIN = {int, float, bool, str, list, tuple, dict, collections.abc.Sequence, collections.abc.Mapping, type(None)}
+PLAIN = {int, float, bool, str, Path, list, tuple, dict, collections.abc.Sequence, collections.abc.Mapping, type(None)}
 OURS = ("rl_lab.", "gen_lab.")
 
 
@@ -100,7 +101,7 @@ def check(node: DictConfig, path: str = "") -> None:
             node[key] = mended
     for name in parameters.keys() - filled:
         if name not in node and _is_needed(parameters[name]):
-            raise UserError(f"{_join(path, name)} is missing; give it a value: +{_join(path, name)}=...")
+            raise UserError(f"{_join(path, name)} is missing; give it a value: ++{_join(path, name)}=...")
 
 
 def called(node: Mapping, path: str) -> Callable:
@@ -195,7 +196,12 @@ def _fits(given: Any, wanted: Any) -> bool:
     if get_origin(wanted) in (Union, types.UnionType):
         return any(_fits(given, option) for option in get_args(wanted))
     given, wanted = get_origin(given) or given, get_origin(wanted) or wanted
-    if not isinstance(given, type) or not isinstance(wanted, type) or (given is int and wanted is float):
+    if (
+        Any in (given, wanted)
+        or not isinstance(given, type)
+        or not isinstance(wanted, type)
+        or (given is int and wanted is float)
+    ):
         return True
     if not wanted.__module__.startswith(OURS):
         return issubclass(given, wanted)
@@ -254,6 +260,12 @@ def conform(path: str, value: Any, hint: Any) -> Any:
     if _is_call(value) or isinstance(hint, type) and hint not in PLAIN:
         _check_call(path, value, hint, partial=False)
         return value
+    if origin is tuple and Ellipsis not in arguments:
+        if not isinstance(value, list | tuple | ListConfig) or len(value) != len(arguments):
+            raise UserError(f"{path}={_shown(value)} is impossible: it must be a list of {len(arguments)}")
+        for i, (item, of) in enumerate(zip(value, arguments, strict=True)):
+            conform(f"{path}[{i}]", item, of)
+        return value
     if origin in (collections.abc.Sequence, list) or hint in (collections.abc.Sequence, list):
         if not isinstance(value, list | tuple | ListConfig):
             raise UserError(f"{path}={_shown(value)} is impossible: it must be a list, such as [64,64]")
@@ -273,9 +285,9 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    wanted = {int: int, float: int | float, bool: bool, str: str}.get(hint)
+    wanted = {int: int, float: int | float, bool: bool, str: str, Path: str | Path}.get(hint)
     if wanted and (not isinstance(value, wanted) or (hint is not bool and isinstance(value, bool))):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
         raise UserError(f"{path}={_shown(value)} is impossible: it must be {words[hint]}")
     if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{path}=nan is impossible: it must be a number")

@@ -88,6 +88,11 @@ TRAIN = {
     "device=cuda:x": "device=cuda:x is not a choice; choose from auto, cpu, cuda",
     "+agent.optimizer.betas=[0.5]": "agent.optimizer.betas=[0.5] is impossible: it must be a list of 2",
     "~loop.total_steps": "loop.total_steps is missing; give it a value: ++loop.total_steps=...",
+    "env.num_envs=1e9": "env.num_envs=1000000000 is impossible: it must be at most 1,048,576",
+    "env=atari agent=dqn_cnn env.num_envs=1e9": "env.num_envs=1000000000 is impossible: it must be at most 16,384",
+    "loop.eval_episodes=1e12": "loop.eval_episodes=1000000000000 is impossible: it must be at most 10,000,000",
+    "agent/network=value_prediction_vector": "agent.network=ValuePrediction is a whole model, and this agent wants the layers "
+    "below its values; choose agent/network=mlp or agent/network=linear",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
     "tracker=/": "tracker=/ is no choice; choose from none, wandb",
@@ -126,6 +131,8 @@ def test_commands(here, capsys):
         2,
         "rl-lab: ~by takes away nothing: there is no such value; leave it out",
     )
+    line = "rl-lab: frame_size=99999x99999 is impossible: it is height x width, as in 42x42, of frames=true"
+    assert rl_lab(capsys, "record", "env=four_rooms", "frames=true", "frame_size=99999x99999") == (2, line)
     assert rl_lab(capsys, "compare", "by=1,2") == (
         2,
         "rl-lab: by=1,2 is several values, and compare takes one; a list is written [1,2]",

@@ -183,7 +183,7 @@ def parsed(setting: str) -> Override:
     try:
         return OverridesParser.create().parse_override(setting)
     except HydraException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].partition(" expecting ")[0]
         key, equals, value = setting.partition("=")
         quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
         if (

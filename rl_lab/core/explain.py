@@ -58,6 +58,8 @@ class plain_errors:
             options = (f"{group}={option}" for option in error.options)
             return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
+            if self._is_command():
+                return f"{error.full_key} refers to {found[1]}, and there is no such setting"
             return f"{error.full_key} needs {found[1]}, and there is none; choose one: {found[1]}=..."
         if lines[0].startswith("Error merging override"):
             return f"cannot set {lines[0].removeprefix('Error merging override ')}: it takes no such value"
@@ -73,6 +75,8 @@ class plain_errors:
             return f"~{found[1] or found[2]} takes away nothing: there is no such value; leave it out"
         if found := re.match(r"Could not append to config. An item is already at '(.*)'", lines[0]):
             return f"'{found[1]}' is in the YAML; write {found[1]}=... without the +"
+        if lines[0].startswith("force-add of config groups") and (found := re.search(r"'\+\+([\w/]+)=", lines[0])):
+            return f"'{found[1]}' is a choice; write {found[1]}=... without the +"
         if found := re.match(r"You must specify '([\w/]+)'", lines[0]):
             return f"{found[1]} has no choice; make one: {found[1]}=..., one of {', '.join(lines[2:])}"
         if "Could not override" in lines[0]:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rl_lab.core import conf_dir, files
+from rl_lab.core.composition import parsed
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.parts import Judge
 
@@ -134,12 +133,8 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
 
     A setting that is not there is looked for in the signatures that `cfg` names: they are to be looked through before.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(changes))
-    except HydraException as error:
-        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
     OmegaConf.set_struct(cfg, True)
-    for override in parsed:
+    for override in map(parsed, changes):
         key, value = override.key_or_group, None if override.is_delete() else override.value()
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")

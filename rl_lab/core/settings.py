@@ -20,6 +20,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rl_lab.core.errors import UserError, nearest
 
 
+def _number(x: float) -> str:
+    return f"{x:,}" if isinstance(x, int) else f"{x:g}"
+
+
 class Bound(NamedTuple):
     """Closed bounds on a number; `above` excludes the lower one."""
 
@@ -32,12 +36,15 @@ class Bound(NamedTuple):
 
     def __str__(self) -> str:
         if self.low == -math.inf:
-            return f"at most {self.high:g}"
-        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        return low if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
+            return f"at most {_number(self.high)}"
+        low = f"above {_number(self.low)}" if self.above else f"at least {_number(self.low)}"
+        return low if self.high == math.inf else f"between {_number(self.low)} and {_number(self.high)}"
 
 
 Count = Annotated[int, Bound(1), Bound(high=2**53)]
+Envs = Annotated[int, Bound(1), Bound(high=2**20)]  # that are tensors
+Objects = Annotated[int, Bound(1), Bound(high=16_384)]  # environments that are objects each, with memory and time of their own
+Judged = Annotated[int, Bound(1), Bound(high=10_000_000)]  # episodes to judge by
 Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
 Natural = Annotated[int, Bound(0), Bound(high=2**53)]
 Positive = Annotated[float, Bound(0, above=True)]
@@ -257,7 +264,8 @@ def conform(path: str, value: Any, hint: Any) -> Any:
     if collections.abc.Callable in (origin, hint):
         _check_call(path, value, arguments[1] if arguments else Any, partial=True)
         return value
-    if _is_call(value) or isinstance(hint, type) and hint not in PLAIN:
+    is_mapping = collections.abc.Mapping in (origin, hint) or dict in (origin, hint)
+    if (_is_call(value) and not is_mapping) or isinstance(hint, type) and hint not in PLAIN:
         _check_call(path, value, hint, partial=False)
         return value
     if origin is tuple and Ellipsis not in arguments:
@@ -271,7 +279,7 @@ def conform(path: str, value: Any, hint: Any) -> Any:
             raise UserError(f"{path}={_shown(value)} is impossible: it must be a list, such as [64,64]")
         items = [conform(f"{path}[{i}]", item, arguments[0] if arguments else None) for i, item in enumerate(value)]
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-    if origin in (collections.abc.Mapping, dict) or hint in (collections.abc.Mapping, dict):
+    if is_mapping:
         if not isinstance(value, Mapping | DictConfig):
             raise UserError(f"{path}={_shown(value)} is impossible: it must be a mapping, such as {{name: 1}}")
         for key in value if len(arguments) == 2 else ():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Count, Natural, Unit
+from rl_lab.core.settings import Count, Natural, Objects, Unit
 from rl_lab.types import Spec, Step
 
 UNLIMITED = 2**31 - 1  # frames: more than two years at 60 a second
@@ -26,7 +26,7 @@ class Atari:
     def __init__(
         self,
         game: str,
-        num_envs: Count,
+        num_envs: Objects,
         *,
         frame_skip: Count = 4,
         sticky: Unit = 0.0,  # probability that a frame repeats the action before (Machado et al., 2018)

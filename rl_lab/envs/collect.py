@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator, restore_generator
-from rl_lab.core.settings import Bound, Count, Natural, Unit
+from rl_lab.core.settings import Bound, Count, Envs, Natural, Unit
 from rl_lab.envs.collect_mazes import SIDE, pool
 from rl_lab.envs.collect_starts import Starts, mask
 from rl_lab.envs.gridworld import MOVES
@@ -53,7 +53,7 @@ class Collect:
 
     def __init__(
         self,
-        num_envs: Count,
+        num_envs: Envs,
         *,
         size: Annotated[int, Bound(4, SIDE + 2)] = 10,  # cells a side, the border's among them
         goals: Count = 8,

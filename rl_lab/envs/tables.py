@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Count, Unit
+from rl_lab.core.settings import Count, Envs, Unit
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.mdp import MDP, Layout, checked
 
@@ -73,7 +73,7 @@ def _read(path: str) -> dict[str, np.ndarray | None]:
 
 def file_env(
     path: str,
-    num_envs: Count,
+    num_envs: Envs,
     time_limit: Count,
     *,
     gamma: Unit = 0.99,
@@ -176,7 +176,7 @@ def _layout(env: gymnasium.Env, kind: str, rows: list, terminal: np.ndarray) -> 
 
 def toy_text_env(
     id: str,
-    num_envs: Count,
+    num_envs: Envs,
     time_limit: Count,
     *,
     options: dict | None = None,

@@ -42,8 +42,8 @@ class Bound(NamedTuple):
 
 
 Count = Annotated[int, Bound(1), Bound(high=2**53)]
-Envs = Annotated[int, Bound(1), Bound(high=2**20)]  # that are tensors
-Objects = Annotated[int, Bound(1), Bound(high=16_384)]  # environments that are objects each, with memory and time of their own
+Envs = Annotated[int, Bound(1), Bound(high=2**20)]  # environments that are tensors
+Objects = Annotated[int, Bound(1), Bound(high=16_384)]  # that are objects each, with memory of their own
 Judged = Annotated[int, Bound(1), Bound(high=10_000_000)]  # episodes to judge by
 Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
 Natural = Annotated[int, Bound(0), Bound(high=2**53)]
@@ -63,6 +63,7 @@ RESERVED = {
     "_partial_": bool,
     "_recursive_": bool,
     "_convert_": Literal["none", "partial", "object", "all"],
+    "_args_": list,
 }
 POSITION = {"params", "env", "mdp", "images"}  # filled by whoever makes a partial call, beside what no YAML could say
 PLAIN = {int, float, bool, str, Path, list, tuple, dict, collections.abc.Sequence, collections.abc.Mapping, type(None)}

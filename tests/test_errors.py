@@ -93,6 +93,9 @@ TRAIN = {
     "loop.eval_episodes=1e12": "loop.eval_episodes=1000000000000 is impossible: it must be at most 10,000,000",
     "agent/network=value_prediction_vector": "agent.network=ValuePrediction is a whole model, and this agent wants the layers "
     "below its values; choose agent/network=mlp or agent/network=linear",
+    "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
+    "loop=fit": "loop=fit is for gen-lab; leave it out, or choose another loop",
+    "agent=a2c agent/priorities=none": "agent/priorities is not for the agent that is chosen; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
     "tracker=/": "tracker=/ is no choice; choose from none, wandb",

@@ -27,6 +27,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         if not _follows():
             _check_new(prog, folder)
         _check_root(cfg, root)
+        _check_loop(cfg, prog, chosen.choices)
         _keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         _check_protocol(cfg, chosen.choices)
         return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
@@ -231,6 +232,13 @@ def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> Non
 def _who(group: str, choices: dict) -> str:
     planner = choices.get("planner")
     return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
+
+
+def _check_loop(cfg: DictConfig, prog: str, choices: dict) -> None:
+    """Both labs' loops are in one folder."""
+    homes = {str(cfg.loop.get("_target_")).partition(".")[0].replace("_", "-")}
+    if other := homes & {"rl-lab", "gen-lab"} - {prog}:
+        raise UserError(f"loop={choices.get('loop')} is for {other.pop()}; leave it out, or choose another loop")
 
 
 def _check_protocol(cfg: DictConfig, choices: dict) -> None:

@@ -60,6 +60,11 @@ class plain_errors:
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
             if self._is_command():
                 return f"{error.full_key} refers to {found[1]}, and there is no such setting"
+            group, _, setting = found[1].partition(".")
+            if setting and group in self._choices():
+                return (
+                    f"{error.full_key} needs {found[1]}, which the chosen {group} does not have; choose another {group}"
+                )
             return f"{error.full_key} needs {found[1]}, and there is none; choose one: {found[1]}=..."
         if lines[0].startswith("Error merging override"):
             return f"cannot set {lines[0].removeprefix('Error merging override ')}: it takes no such value"
@@ -120,6 +125,8 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     """No such setting; or one that the signature has and the YAML leaves at its default."""
     from rl_lab.core import settings
 
+    if "/" in key and is_group(key):
+        return f"{key} is not for the {key.partition('/')[0]} that is chosen; leave it out"
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
     target = node.get("_target_") if isinstance(node, DictConfig) else None

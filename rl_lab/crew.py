@@ -15,7 +15,7 @@ from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Learner, Metrics, generator, step
 from rl_lab.core.meters import Every, Means
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Judged
 from rl_lab.loops import Episodes, Judge
 from rl_lab.types import Transition, VectorEnv
 
@@ -76,7 +76,7 @@ def train(
     eval_env: VectorEnv,
     total_steps: Count,  # one step is one action in one env
     eval_every: Count,  # steps
-    eval_episodes: Count,
+    eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> A2C:
     """As `loops.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count, Natural
+from rl_lab.core.settings import Judged, Natural
 from rl_lab.loops import Judge, play
 from rl_lab.player import Player, load
 
@@ -18,7 +18,7 @@ from rl_lab.player import Player, load
 def evaluate_runs(
     runs: Sequence[Path],
     *,
-    episodes: Count = 100,
+    episodes: Judged = 100,
     seed: Natural = 0,
     device: str = "auto",
     changes: Sequence[str] = (),  # of the runs' settings

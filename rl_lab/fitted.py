@@ -15,7 +15,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.meters import Every
 from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, NonNegative, Unit
+from rl_lab.core.settings import Count, Judged, NonNegative, Unit
 from rl_lab.episodes import play_episodes, transitions
 from rl_lab.loops import Judge, check_loop
 from rl_lab.losses import pick
@@ -66,7 +66,7 @@ def fit_q(
     gamma: Unit = 0.99,
     tolerance: NonNegative = 0.0,  # stops early when no q(s, a) of the data changes by more
     eval_every: Count = 5,  # iterations
-    eval_episodes: Count = 100,
+    eval_episodes: Judged = 100,
 ) -> FittedQ:
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
     check_loop(agent, "fit_q")

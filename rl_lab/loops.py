@@ -16,7 +16,7 @@ from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.meters import Every, Means
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Judged
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import plan_pictures
 from rl_lab.mdp import MDP
@@ -32,7 +32,7 @@ def train(
     eval_env: VectorEnv,
     total_steps: Count,  # one step is one action in one env
     eval_every: Count,  # steps
-    eval_episodes: Count,
+    eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> Agent:
     """Act, step, update; now and then log, evaluate, save. The same loop for every agent of ours.
@@ -111,7 +111,7 @@ def plan(
     planner: Callable[[MDP], Iterator[Plan]],
     run: Run,
     *,
-    eval_episodes: Count,
+    eval_episodes: Judged,
     log_every: Count = 1,  # sweeps
     film: bool = True,  # of the sweeps
 ) -> Plan:

@@ -209,6 +209,9 @@ def _flat(spec: Spec) -> nn.Module:
 
 
 def _features(torso: nn.Module, spec: Spec) -> int:
+    if type(torso).forward is nn.Module.forward:
+        raise UserError(f"agent.network={type(torso).__name__} is a whole model, and this agent wants the layers below "
+                        "its values; choose agent/network=mlp or agent/network=linear")  # fmt: skip
     with torch.no_grad():
         return torso(torch.zeros(1, *spec.obs_shape, dtype=spec.obs_dtype)).shape[-1]
 

@@ -42,7 +42,7 @@ def record(
     """Records, or goes on where the folder's recording stopped; returns the folder. Raises UserError."""
     if len(runs) + (env is not None) != 1:
         raise UserError("record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>")
-    if frame_size and not (frames and re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(frame_size))):
+    if frame_size and not (frames and re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", str(frame_size))):
         raise UserError(f"frame_size={frame_size} is impossible: it is height x width, as in 42x42, of frames=true")
     goal = Goal(episodes or (None if steps else 100), steps)
 

@@ -12,7 +12,7 @@ from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.many import Runs
 from rl_lab.core.meters import Every
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Judged
 from rl_lab.core.streams import streams
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.loops import Episodes, Judge, play
@@ -29,7 +29,7 @@ def train(
     seeds: Count,  # so many, from the run's own seed upwards
     total_steps: Count,  # of each seed; one step is one action in one env
     eval_every: Count,  # steps
-    eval_episodes: Count,
+    eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> Learner:
     """As `loops.train`, with a leading dimension of S seeds; each leaves a run folder as if it had been alone."""

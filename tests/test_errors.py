@@ -71,6 +71,50 @@ TRAIN = {
     "or a learning agent",
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
     "choose agent/network=mlp or agent/network=linear",
+    # what a signature says of its arguments: a call where a call is meant, and one that gives what is wanted
+    "env.mdp=5": "env.mdp=5 is impossible: it must be a call, a mapping with _target_",
+    "loop.env=null": "loop.env=null is impossible: it must be a call, a mapping with _target_",
+    "loop.eval_env=x": "loop.eval_env=x is impossible: it must be a call, a mapping with _target_",
+    "agent.gamma={_target_:os.getcwd}": "agent.gamma._target_=os.getcwd is impossible: it gives no float",
+    "agent.network._target_=rl_lab.memory.Replay": "agent.network._target_=rl_lab.memory.Replay is impossible: it gives no Module",
+    "agent.network._partial_=x": "agent.network._partial_=x is impossible: it must be true or false",
+    "agent.network._partial_=false": "agent.network._partial_=False is impossible: it must be true, since the lab completes the call",
+    "agent._target_=5": "agent._target_=5 is impossible: it must be the dotted name of what is called, such as rl_lab.networks.mlp",
+    "agent._target_=..": "agent._target_=.. is impossible: it must be the dotted name of what is called, such as rl_lab.networks.mlp",
+    "+agent._args_=[1]": "agent._args_ is impossible: settings are given by their names",
+    "+agent.seed=5": "agent.seed is given by the lab itself, and what is set here would be ignored; leave it out",
+    "experiment=sb3_ppo_cartpole agent.n_epochs=0.5": "agent.n_epochs=0.5 is impossible: it must be a whole number",
+    "env.device=x": "env.device=x is not a choice; choose from auto, cpu, cuda",
+    "device=cuda:x": "device=cuda:x is not a choice; choose from auto, cpu, cuda",
+    "+agent.optimizer.betas=[0.5]": "agent.optimizer.betas=[0.5] is impossible: it must be a list of 2",
+    "~loop.total_steps": "loop.total_steps is missing; give it a value: ++loop.total_steps=...",
+    "env.num_envs=1e9": "env.num_envs=1000000000 is impossible: it must be at most 1,048,576",
+    "env=atari agent=dqn_cnn env.num_envs=1e9": "env.num_envs=1000000000 is impossible: it must be at most 16,384",
+    "loop.eval_episodes=1e12": "loop.eval_episodes=1000000000000 is impossible: it must be at most 10,000,000",
+    "agent/network=value_prediction_vector": "agent.network=ValuePrediction is a whole model, and this agent wants the layers "
+    "below its values; choose agent/network=mlp or agent/network=linear",
+    "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
+    "loop=fit": "loop=fit is for gen-lab; leave it out, or choose another loop",
+    "agent=a2c agent/priorities=none": "agent/priorities is not for the agent that is chosen; leave it out",
+    # groups
+    "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
+    "tracker=/": "tracker=/ is no choice; choose from none, wandb",
+    "protocol=machado": "protocol=machado sets env.frame_skip, and env=four_rooms has no such setting; leave the protocol out, "
+    "or choose env=atari",
+    "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
+    "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
+    f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
+    "agent=dqn,a2c": "agent=dqn,a2c is several values; give one, or add -m for a run of each",
+    "planner=[1]": "planner=[1] is no choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
+    "policy_evaluation, policy_iteration, prioritised_sweeping, q_iteration, value_iteration",
+    "agent=[[1]]": "agent=[[1]] is no choice; --help lists them",
+    "~checkpoint": "~checkpoint takes away what every run needs; leave it out",
+    "~agent": "~agent takes away what every run needs; choose another agent=... instead",
+    "~env._target_": "~env._target_ takes away what every run needs; leave it out",
+    "tracker=???": "tracker has no choice; make one: tracker=..., one of none, wandb",
+    "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or [1,2] for a list, or add -m for a run of each",
+    "seed=range(0,3)": "seed=range(0,3) is several values; give one, or add -m for a run of each",
+    "name=é": "cannot read the setting: name=é; a value with such signs is written in quotes: name='é'",
 }  # fmt: skip
 if not torch.cuda.is_available():
     TRAIN["device=cuda"] = "device=cuda, but torch sees no GPU here; use device=cpu or device=auto"
@@ -86,6 +130,16 @@ def test_training(here, capsys, overrides):
 def test_commands(here, capsys):
     assert rl_lab(capsys, "trian") == (2, "rl-lab: no command 'trian'; did you mean train?")
     assert rl_lab(capsys, "render", "run=nowhere") == (2, "rl-lab: no run folder nowhere")
+    assert rl_lab(capsys, "compare", "~by") == (
+        2,
+        "rl-lab: ~by takes away nothing: there is no such value; leave it out",
+    )
+    line = "rl-lab: frame_size=99999x99999 is impossible: it is height x width, as in 42x42, of frames=true"
+    assert rl_lab(capsys, "record", "env=four_rooms", "frames=true", "frame_size=99999x99999") == (2, line)
+    assert rl_lab(capsys, "compare", "by=1,2") == (
+        2,
+        "rl-lab: by=1,2 is several values, and compare takes one; a list is written [1,2]",
+    )
     assert rl_lab(capsys, "compare", "metrik=x") == (2, "rl-lab: no setting 'metrik'; did you mean metric?")
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ TRAINED = {
     ("rl", "experiment=sb3_ppo_cartpole"): [*QUICK, "env.num_envs=2"],
     ("rl", "experiment=fitted_q_russell_norvig"): ["tracker=none", "device=cpu", "loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
     ("rl", "experiment=value_iteration_russell_norvig"): PLAN,
-    ("rl", "experiment=policy_iteration_car_rental"): [*PLAN, "env.mdp.capacity=4"],
+    ("rl", "experiment=policy_iteration_car_rental"): [*PLAN, "+env.mdp.capacity=4"],
     ("gen", "experiment=vae_digits"): FIT,
     ("gen", "experiment=gated_pixelcnn_digits"): [*FIT, "loop.pictured=1"],
     ("gen", "experiment=dcgan_digits"): FIT,
@@ -141,20 +142,22 @@ def ended(root: str, words: list[str]) -> tuple[int, float, str]:
             sys.stderr.flush()
             os._exit(code)
     os.close(into)
-    began, text, stopped = time.monotonic(), b"", False
-    while True:
-        if select.select([out], [], [], 0.2)[0]:
-            if not (part := os.read(out, 65536)):
-                break
-            text += part
-        if time.monotonic() - began > SOON + 10 * stopped:
+    began, text, stopped, ended = time.monotonic(), b"", False, None
+    while ended is None:
+        if select.select([out], [], [], 0.1)[0]:
+            text += os.read(out, 65536)
+        pid, status = os.waitpid(child, os.WNOHANG)
+        ended = os.waitstatus_to_exitcode(status) if pid else None
+        if ended is None and time.monotonic() - began > SOON + 10 * stopped:
             os.killpg(child, signal.SIGKILL if stopped else signal.SIGTERM)
-            if stopped:
-                break
             stopped = True
+    seconds = time.monotonic() - began
+    while select.select([out], [], [], 0)[0] and (part := os.read(out, 65536)):
+        text += part
+    with suppress(ProcessLookupError):  # workers of a study wait a while for more
+        os.killpg(child, signal.SIGKILL)
     os.close(out)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status, time.monotonic() - began, text.decode(errors="replace")
+    return ended, seconds, text.decode(errors="replace")
 
 
 SAID = Counter()

@@ -215,4 +215,4 @@ def test_more_resamples_than_tell_anything_are_one_line(runs, capsys):
     given = ["compare", str(runs), f"out={runs}/out", "tracker=none", "resamples=1e12"]
     assert cli.main("gen-lab", "gen", COMMANDS, given) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "resamples=1000000000000" in line.replace("1e+12", "1000000000000") and "between 1 and 1e+06" in line
+    assert "resamples=1000000000000" in line.replace("1e+12", "1000000000000") and "between 1 and 1,000,000" in line

@@ -97,14 +97,14 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, 
 
 
 def test_each_job_fails_alone_and_says_why(here, capsys):
-    networks = "agent.network._target_=rl_lab.networks.linear,rl_lab.exploration.Linear"
+    networks = "agent.network._target_=rl_lab.networks.linear,torch.nn.Flatten"
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, networks, "agent.gamma=0.9,2", "hydra.launcher.n_jobs=2")
     study = the_study()
     assert states() == ["finished", "mistake", "crashed", "mistake"] and code == 1
     assert "4 jobs: 1 finished, 2 mistake, 1 crashed" in err
     lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
     assert len(lines) == 3 and lines[0].endswith("agent.gamma=2 is impossible: it must be between 0 and 1")
-    assert "agent.network._target_=rl_lab.exploration.Linear agent.gamma=0.9  TypeError: Linear.__init__() " in lines[1]
+    assert "agent.network._target_=torch.nn.Flatten agent.gamma=0.9  TypeError: " in lines[1]
     assert lines[1].endswith(f"traceback in {study.log(2)}")
     assert ["Traceback" in study.log(n).read_text() for n in range(4)] == [False, False, True, False]
     assert "Traceback" not in err and "replay" not in err
@@ -125,6 +125,10 @@ def test_each_job_fails_alone_and_says_why(here, capsys):
 def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
     assert rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2,3", "hydra/launcher=basic")[0] == 2
     assert states() == ["mistake", "mistake"]
+    many = "seed=" + ",".join(map(str, range(12)))
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2", many, "hydra/launcher=basic")
+    line = "agent.gamma=2 is impossible: it must be between 0 and 1"
+    assert code == 2 and "12 jobs: 12 mistake" in err and err.count(line) == 2 and f"{line}, as would 11 more" in err
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
     assert (code, err) == (2, "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n")
     assert not list(Path("other").rglob("*"))

@@ -16,7 +16,7 @@ from rl_lab import exploration
 from rl_lab.core.errors import UserError
 from rl_lab.core.meters import Every
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Positive
+from rl_lab.core.settings import Count, Judged, Positive
 from rl_lab.envs.collect import Collect
 from rl_lab.loops import Episodes, Judge
 from rl_lab.types import VectorEnv, View
@@ -30,7 +30,7 @@ def train_sb3(
     eval_env: VectorEnv,
     total_steps: Count,
     eval_every: Count,
-    eval_episodes: Count,
+    eval_episodes: Judged,
     log_every: Count | None = None,
     max_abs_reward: Positive = math.inf,
 ) -> "SB3Agent":

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rl_lab.core import conf_dir
+from rl_lab.core.composition import parsed
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.explain import unknown
 from rl_lab.core.reading import NAMES, plain, plain_references
@@ -19,12 +18,8 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
 
     A setting that is not there is looked for in the signatures that `cfg` names: they are to be looked through before.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(changes))
-    except HydraException as error:
-        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
     OmegaConf.set_struct(cfg, True)
-    for override in parsed:
+    for override in map(parsed, changes):
         key, value = override.key_or_group, None if override.is_delete() else override.value()
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
@@ -52,10 +47,11 @@ def _chosen_tracker(name: str, before: DictConfig) -> dict:
 
 def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
     parent, _, last = key.replace("/", ".").rpartition(".")
+    adds = override.is_add() or override.is_force_add()
     try:
         there = OmegaConf.select(cfg, parent) if parent else cfg
         known = isinstance(there, DictConfig) and last in there
-        if not known and not override.is_add():
+        if not known and not adds:
             raise UserError(unknown(cfg, key))
         if override.is_delete():
             OmegaConf.set_struct(there, False)
@@ -66,7 +62,7 @@ def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
             raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
                             f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
         else:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_add())
+            OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
     except OmegaConfBaseException as error:
         raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from error
 

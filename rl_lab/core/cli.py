@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from rl_lab.core import launch
 from rl_lab.core.composition import compose, conf_dir, groups
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, nearest, printable
 from rl_lab.core.explain import plain_errors
 
 
@@ -37,7 +37,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         else:
             launch.command(root, name, rest)
     except UserError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,7 +38,7 @@ WITH_VALUE = (
     "--package",
     "-p",
 )
-LONGEST_NAME = 120  # characters
+LONGEST_NAME, LONGEST_KEY = 120, 200  # characters
 GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
@@ -161,25 +162,55 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
     """Each can be read, takes away nothing that is `needed`, and chooses by name of the groups `known`."""
     if flags := [words for words in typed if words.startswith("-")]:
         raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(typed))
-    except HydraException as error:
-        raise UserError(f"cannot read the setting: {str(error).strip().splitlines()[0]}") from error
-    for override in parsed:
+    for override in map(parsed, typed):
         key = override.key_or_group
-        if override.is_delete() and key in needed:
-            raise UserError(f"{override.input_line} takes away what every run needs; choose another {key}=... instead")
-        value = override._value
+        if max(map(len, key.split("/"))) > LONGEST_KEY:
+            raise UserError(f"no setting '{key[:40]}...'")
+        if override.is_delete() and (key in needed or key.endswith("._target_")):
+            another = f"choose another {key}=... instead" if is_group(key) else "leave it out"
+            raise UserError(f"{override.input_line} takes away what every run needs; {another}")
+        if (key in known or is_group(key)) and not override.is_delete():
+            _check_choice(override, key in OPTIONAL)
+
+
+def is_group(key: str) -> bool:
+    folder = str(conf_dir() / key)
+    return _exists(folder) and os.path.isdir(folder)
+
+
+def parsed(setting: str) -> Override:
+    """As Hydra reads it. Raises UserError."""
+    try:
+        return OverridesParser.create().parse_override(setting)
+    except HydraException as error:
+        reason = str(error).strip().splitlines()[0].partition(" expecting ")[0]
+        key, equals, value = setting.partition("=")
+        quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
         if (
-            key in known - OPTIONAL
-            and not override.is_delete()
-            and not override.is_sweep_override()
-            and (not isinstance(value, str | QuotedString | list))
+            reason.startswith(("LexerNoViableAlt", "token recognition"))
+            and re.fullmatch(r"[~+]*[\w./@]+", key)
+            and equals
         ):
-            names = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+            reason = (
+                f"{' '.join(setting.split())[:80]}; a value with such signs is written in quotes: {key}={quoted[:80]}"
+            )
+        raise UserError(f"cannot read the setting: {reason}") from error
+
+
+def _check_choice(override: Override, optional: bool) -> None:
+    """A name, or several in brackets or for as many jobs; of an optional group null too. Raises UserError."""
+    key, value = override.key_or_group, override._value
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+        return
+    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+        names = [
+            x.text if isinstance(x, QuotedString) else x for x in (choice if isinstance(choice, list) else [choice])
+        ]
+        is_name = [isinstance(name, str) and re.fullmatch(r"[^/$]+(/[^/$]+)*", name) for name in names]
+        if not (names and all(is_name)) and not (optional and choice is None):
+            known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
             shown = override.input_line.partition("=")[2][:40]
-            listed = nearest(shown, names) or "; rl-lab train --help lists them"
-            raise UserError(f"{key}={shown} is no choice{listed}")
+            raise UserError(f"{key}={shown} is no choice{nearest(shown, known) or '; --help lists them'}")
 
 
 def _not_read(words: str, overrides: list[str]) -> None:

@@ -18,3 +18,8 @@ def nearest(word: str, choices: Iterable[str], listing: bool = True) -> str:
     if close := difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5):
         return f"; did you mean {close[0]}?"
     return f"; choose from {', '.join(choices)}" if listing and 0 < len(choices) <= 20 else ""
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -1,6 +1,7 @@
 """One run of a composed config: held against the signatures, opened in its folder, gone through."""
 
 import importlib
+import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,9 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         if not _follows():
             _check_new(prog, folder)
         _check_root(cfg, root)
+        _check_loop(cfg, prog, chosen.choices)
         _keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
+        _check_protocol(cfg, chosen.choices)
         return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
 
 
@@ -223,13 +226,35 @@ def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> Non
         for override in typed:
             key, _, value = override.lstrip("+~").partition("=")
             if re.split(r"[./@]", key)[0] == group and value != "null":
-                raise UserError(f"{override} would be ignored: {_who(cfg, choices)} takes no {group}; leave it out")
+                raise UserError(f"{override} would be ignored: {_who(group, choices)} takes no {group}; leave it out")
     cfg.choices = {g: choices[g] for g in GROUPS if choices.get(g) and (g in cfg or g == "experiment")}
 
 
-def _who(cfg: DictConfig, choices: dict) -> str:
+def _who(group: str, choices: dict) -> str:
     planner = choices.get("planner")
-    return f"planner={planner}" if planner not in (None, "null") else f"loop={choices.get('loop')}"
+    return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
+
+
+def _check_loop(cfg: DictConfig, prog: str, choices: dict) -> None:
+    """Both labs' loops are in one folder."""
+    homes = {str(cfg.loop.get("_target_")).partition(".")[0].replace("_", "-")}
+    if other := homes & {"rl-lab", "gen-lab"} - {prog}:
+        raise UserError(f"loop={choices.get('loop')} is for {other.pop()}; leave it out, or choose another loop")
+
+
+def _check_protocol(cfg: DictConfig, choices: dict) -> None:
+    """A protocol sets what only some worlds have."""
+    protocol, env = choices.get("protocol"), cfg.get("env")
+    if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
+        return
+    from rl_lab.core import settings
+
+    known = inspect.signature(settings.called(env, "env")).parameters
+    path = conf_dir() / f"protocol/{protocol}.yaml"
+    wanted = OmegaConf.load(path).get("env", {}) if path.is_file() else {}
+    if unknown := [key for key in wanted if key not in known]:
+        raise UserError(f"protocol={protocol} sets env.{unknown[0]}, and env={choices.get('env')} has no such setting; "
+                        "leave the protocol out, or choose env=atari")  # fmt: skip
 
 
 def _check_root(cfg: DictConfig, root: str) -> None:

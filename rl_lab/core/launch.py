@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl_lab.core.composition import check_settings, checked, compose, conf_dir, split
+from rl_lab.core.composition import check_settings, checked, compose, conf_dir, parsed, split
 from rl_lab.core.errors import UserError
 from rl_lab.core.execution import begin, finished, go_on
 from rl_lab.core.explain import plain_errors
@@ -172,6 +172,8 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     folders, given = split(arguments)
     config_name = f"command/{root}/{name}"
     check_settings(given, {"env", "judge", "tracker"})
+    if several := [o for o in given if parsed(o).is_sweep_override()]:
+        raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
     changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop."))]
     overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):

@@ -7,8 +7,9 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Count, Natural, Unit
+from rl_lab.core.settings import Count, Natural, Objects, Unit
 from rl_lab.types import Spec, Step
 
 UNLIMITED = 2**31 - 1  # frames: more than two years at 60 a second
@@ -25,7 +26,7 @@ class Atari:
     def __init__(
         self,
         game: str,
-        num_envs: Count,
+        num_envs: Objects,
         *,
         frame_skip: Count = 4,
         sticky: Unit = 0.0,  # probability that a frame repeats the action before (Machado et al., 2018)
@@ -36,7 +37,7 @@ class Atari:
         max_frames: Count = 108_000,  # 30 minutes at 60 frames a second after the start; then the episode is truncated
         num_threads: Natural = 0,  # 0: one a core
         camera: bool = False,
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         if game not in roms.get_all_rom_ids():
             raise UserError(f"no Atari game '{game}'{nearest(game, roms.get_all_rom_ids())}")

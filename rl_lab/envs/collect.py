@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import generator, restore_generator
-from rl_lab.core.settings import Bound, Count, Natural, Unit
+from rl_lab.core.settings import Bound, Count, Envs, Natural, Unit
 from rl_lab.envs.collect_mazes import SIDE, pool
 from rl_lab.envs.collect_starts import Starts, mask
 from rl_lab.envs.gridworld import MOVES
@@ -52,7 +53,7 @@ class Collect:
 
     def __init__(
         self,
-        num_envs: Count,
+        num_envs: Envs,
         *,
         size: Annotated[int, Bound(4, SIDE + 2)] = 10,  # cells a side, the border's among them
         goals: Count = 8,
@@ -68,7 +69,7 @@ class Collect:
         gamma: Annotated[float, Bound(0, 1, above=True)] = 0.98,  # of the agent: Step.discount is gamma^(duration - 1)
         mazes: Annotated[int, Bound(1, 2**20)] = 32_768,  # made beforehand; each shows in eight symmetries
         maze_seed: Natural = 0,
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         self.num_envs, self.size, self.width, self.device = num_envs, size, size - 2, torch.device(device)
         self.goals, self.holes, self.mazes, self.maze_seed = goals, holes, mazes, maze_seed

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_lab import registration
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Bound
+from rl_lab.core.settings import Objects
 from rl_lab.looking import frames
 from rl_lab.types import Spec, Step
 
@@ -36,12 +37,12 @@ class Gym:
     def __init__(
         self,
         id: str,
-        num_envs: Annotated[int, Bound(1, 16_384)],
+        num_envs: Objects,
         *,
         options: dict | None = None,  # go to gymnasium.make_vec
         channels: Literal["first", "last"] | None = None,  # of images; None: told by their shape
         camera: bool = False,
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         if ":" in id:
             raise UserError(

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rl_lab.core.devices import Device
 from rl_lab.core.learner import generator, restore_generator
-from rl_lab.core.settings import Bound, Count
+from rl_lab.core.settings import Bound, Envs
 from rl_lab.envs.lottery import Lottery
 from rl_lab.envs.observations import FORMS
 from rl_lab.mdp import MDP
@@ -41,11 +42,11 @@ class MDPEnv:
     def __init__(
         self,
         mdp: MDP,
-        num_envs: Count,
+        num_envs: Envs,
         time_limit: Annotated[int, Bound(1, 10_000_000)],  # steps; float32 counts no further than 2^24
         *,
         obs: Literal["one_hot", "index", "planes", "coordinates"] = "one_hot",
-        device: str = "cpu",
+        device: Device = "cpu",
     ):
         self.mdp, self.device = mdp.to(device), torch.device(device)
         self.num_envs, self.time_limit = num_envs, time_limit

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import files, room
+from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Count, Unit
+from rl_lab.core.settings import Count, Envs, Unit
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.mdp import MDP, Layout, checked
 
@@ -90,12 +91,12 @@ def _read(path: str) -> dict[str, np.ndarray | None]:
 
 def file_env(
     path: str,
-    num_envs: Count,
+    num_envs: Envs,
     time_limit: Count,
     *,
     gamma: Unit = 0.99,
     obs: Literal["one_hot", "index"] = "one_hot",
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> MDPEnv:
     """N walkers in the MDP of an npz file."""
     return MDPEnv(mdp_file(path, gamma=gamma), num_envs, time_limit, obs=obs, device=device)
@@ -193,13 +194,13 @@ def _layout(env: gymnasium.Env, kind: str, rows: list, terminal: np.ndarray) -> 
 
 def toy_text_env(
     id: str,
-    num_envs: Count,
+    num_envs: Envs,
     time_limit: Count,
     *,
     options: dict | None = None,
     gamma: Unit = 0.99,
     obs: Literal["one_hot", "index", "planes", "coordinates"] = "one_hot",
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> MDPEnv:
     """N walkers in the MDP of a Gymnasium toy text."""
     return MDPEnv(toy_text(id, options=options, gamma=gamma), num_envs, time_limit, obs=obs, device=device)

@@ -28,6 +28,9 @@ def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool
         if study.stopping or not held:
             return None
         seen = os.path.relpath(folder, study.folder)
+        if reason := study.shared_mistake():
+            study.note(number, state="mistake", reason=reason)
+            return None
         begun = study.job(number).folder == seen
         study.note(number, folder=seen, state="running", process=[socket.gethostname(), os.getpid()])
         if apart:  # Ctrl-C reaches every process of a terminal; the launcher alone answers it, and tells the jobs
@@ -36,6 +39,8 @@ def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool
         with printing_to(study.log(number), apart):
             outcome = _outcome(prog, lambda: work(begun))
         study.note(number, **outcome, seconds=round(time.monotonic() - start, 1))
+        if outcome["state"] == "mistake" and not (folder / "config.yaml").exists() and study.shares(outcome["reason"]):
+            study.share_mistake(outcome["reason"])
         if outcome["state"] == "interrupted" and not apart:
             study.stop()
         return outcome.get("value")

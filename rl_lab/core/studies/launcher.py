@@ -58,6 +58,7 @@ class Recorded(Launcher):
         """What each job came to; None where it failed, which an objective cannot be."""
         numbers = self.study.add(job_overrides, initial_job_idx)
         missing = [n for n in numbers if self.study.job(n).state not in ("finished", "running")]
+        self.study.share_mistake(None)
         for number in missing:
             self.study.note(number, state="waiting")
         with _told(self.study, numbers), _stoppable(self.study) as stopped:

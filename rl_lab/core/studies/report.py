@@ -30,12 +30,17 @@ def tell(study: Study, numbers: list[int], out: TextIO, done: threading.Event) -
                 ended += job.state != "running"
                 if job.state == "running":
                     print(f"started: {study.label(number)}", file=out, flush=True)
-                elif told.get(number) != job.state:
+                elif told.get(number) != job.state and not _spared(job):
                     print(f"[{ended}/{total}] {sentence(study, job)}", file=out, flush=True)
                 told[number] = job.state
         if last:
             return
         last = done.wait(POLL)
+
+
+def _spared(job: Job) -> bool:
+    """Whether it never began, since another job had found a mistake that every job would make."""
+    return job.state == "mistake" and job.seconds is None
 
 
 def sentence(study: Study, job: Job) -> str:
@@ -60,7 +65,11 @@ def account(study: Study, prog: str) -> tuple[str, int]:
     counts = Counter(job.state for job in jobs)
     lines = [f"{len(jobs)} jobs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])]
     failed = [job for job in jobs if job.state in ("mistake", "crashed", "interrupted")]
-    lines += [f"  {sentence(study, job)}" for job in failed]
+    spared = Counter(job.reason for job in failed if _spared(job))
+    for job in failed:
+        if not _spared(job):
+            more = spared.pop(job.reason, 0)
+            lines.append(f"  {sentence(study, job)}" + f", as would {more} more" * (more > 0))
     if len(jobs) > counts["finished"]:
         lines.append(f"{prog} study resume {_near(study.folder)} goes on with what is missing")
     else:

@@ -3,6 +3,7 @@
     study.yaml      what was asked for: the command line, the git revision, the settings of every job
     jobs/3.json     what came of job 3: its run's folder, its state, seconds, value and reason
     jobs/3.log      what it printed; locked while it runs, which tells the killed from the living
+    mistake         what one job found wrong and every other would, so that none of them tries
     stop            while this file is there, no further job begins
 
 Every file has one writer at a time and is replaced whole: a study can be killed at any moment.
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import yaml
 
 from rl_lab.core import files
+from rl_lab.core.composition import is_group
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import LARGEST, plain
 from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
@@ -140,10 +142,13 @@ class Study:
         files.write(path, json.dumps(folder | outcome, default=str) + "\n")
 
     def label(self, number: int) -> str:
-        """The settings that tell the job from the others."""
+        """The settings that tell the job from the others, as they are typed."""
+        return " ".join(self.differing(number))
+
+    def differing(self, number: int) -> list[str]:
         jobs = self.about["jobs"]
         shared = set(jobs[0]).intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-        return " ".join(o for o in jobs[number] if o not in shared)
+        return [o for o in jobs[number] if o not in shared]
 
     def log(self, number: int) -> Path:
         return files.inside(self.folder, f"jobs/{number}.log")
@@ -176,6 +181,29 @@ class Study:
         known = all(x is None or isinstance(x, KINDS[name]) for name, x in noted.items())
         pairs = all(len(noted.get(name) or (0, 0)) == 2 for name in ("value", "process")) if known else False
         return files.printable(noted) if pairs and noted.get("state", "waiting") in STATES else {}
+
+    # -- a mistake that every job would make
+
+    def shares(self, reason: str) -> bool:
+        """Whether what tells the jobs apart are settings alone, none of which the reason of a mistake names."""
+        differing = {
+            setting.lstrip("+~").partition("=") for n in range(len(self.about["jobs"])) for setting in self.differing(n)
+        }
+        return all(
+            not is_group(key) and not re.search(rf"(?<![\w.]){re.escape(key)}(?!\w)", reason) for key, _, _ in differing
+        )
+
+    def share_mistake(self, reason: str | None) -> None:
+        """Jobs that begin from now on end with it, whatever process they are in; None: they try."""
+        path = self.folder / "mistake"
+        files.write(path, reason) if reason else path.unlink(missing_ok=True)
+
+    def shared_mistake(self) -> str | None:
+        try:
+            with files.opened(self.folder / "mistake", LARGEST) as file:
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return None
 
     # -- stopping
 

@@ -12,9 +12,9 @@ from gen_lab.pictures import WIDTH, side_by_side, write_sheet, write_training_fi
 from gen_lab.types import Autoencoder, LatentModel, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.errors import NotFinite
-from rl_lab.core.learner import Metrics, generator
+from rl_lab.core.learner import Metrics, generator, stream
 from rl_lab.core.meters import Every, Means
-from rl_lab.core.run import Run, stream
+from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Natural
 
 TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:

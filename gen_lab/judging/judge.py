@@ -14,8 +14,7 @@ from gen_lab.pictures import side_by_side
 from gen_lab.types import Model
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Metrics, generator
-from rl_lab.core.run import stream
+from rl_lab.core.learner import Metrics, generator, stream
 from rl_lab.core.settings import Count
 
 

@@ -51,9 +51,9 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     """An archive as torch writes it, nothing in it packed, its checksums right. Raises UserError."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 2**16))
-    end = file.read().rpartition(b"PK\5\6")[2]  # of the archive, where the number of its parts stands
+    _, is_there, end = file.read().rpartition(b"PK\5\6")  # of the archive, where the number of its parts stands
     try:
-        if int.from_bytes(end[6:8], "little") > MOST_PARTS:
+        if is_there and int.from_bytes(end[6:8], "little") > MOST_PARTS:
             raise UserError(f"{path} is refused: it has more parts than any checkpoint of ours")
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
@@ -88,7 +88,7 @@ def _odd_index(pickled: bytes) -> str | None:
             if count > MOST_OPCODES:
                 return "its index is longer than any of ours"
             if name in ("GLOBAL", "INST") and not argument.startswith(("torch", "collections OrderedDict")):
-                return f"it names {files.printable(argument)[:60]}, and no checkpoint of ours does"
+                return f"it holds more than tensors, numbers and texts ({files.printable(argument)[:60]})"
             if name == "MARK":
                 marks.append(len(stack))
             elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):

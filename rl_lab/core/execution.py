@@ -13,10 +13,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rl_lab.core import reading
+from rl_lab.core import files, reading
 from rl_lab.core.changes import changed
-from rl_lab.core.composition import GROUPS, conf_dir, folder_name, groups
+from rl_lab.core.composition import GROUPS, conf_dir, groups
 from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.settings import folder_name
 from rl_lab.core.studies.jobs import Value
 
 
@@ -37,6 +38,8 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     """A run folder taken up again, `changes` made to its settings; whoever wrote it, its config is data."""
     with _held(folder, made=False) as lock:
+        for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
+            files.inside(folder, name)
         cfg = reading.config(folder)
         reading.refuse(reading.resolved(_plain(cfg)), _parts(prog))
         cfg = changed(cfg, changes)
@@ -72,7 +75,7 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Mapping | None, 
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import devices, distributed, room, settings
 
-    device = devices.chosen(str(cfg.get("device", "auto")))
+    device = devices.chosen(settings.conform("device", cfg.get("device", "auto"), str))
     if device == "cpu":
         room.bound_memory()
     if parts is not None:
@@ -154,7 +157,8 @@ def _check_values(cfg: DictConfig) -> None:
     """The settings at the top, which belong to no call."""
     from rl_lab.core import settings
 
-    cfg.name = folder_name(str(cfg.name))
+    cfg.name = folder_name(cfg.name)
+    cfg.device = settings.conform("device", cfg.get("device", "auto"), str)
     for key, hint in {"seed": settings.Natural, "threads": settings.Threads}.items():
         cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
     checkpoint = cfg.get("checkpoint")

@@ -11,7 +11,7 @@ import yaml
 
 from rl_lab.core import files, rows
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.reading import LOADER, events
+from rl_lab.core.yaml_events import LOADER, events
 
 LARGEST_VALUE, LONGEST_NAME = 1e100, 200  # of a metric that can be drawn; characters
 LARGEST, MOST = 2**22, 1_000_000  # bytes of a config, a summary or a study, and values in it

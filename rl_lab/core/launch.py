@@ -11,7 +11,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl_lab.core.composition import check_settings, checked, compose, conf_dir, parsed, split
+from rl_lab.core.arguments import check_settings, checked, split
+from rl_lab.core.composition import compose, conf_dir, parsed
 from rl_lab.core.errors import UserError
 from rl_lab.core.execution import begin, finished, go_on
 from rl_lab.core.explain import plain_errors
@@ -117,6 +118,11 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
     if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
         print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
+    for path in (*study.root.glob("*"), *study.root.glob("*/*")):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and jobs of this study might write through it; put the folder itself there"
+            )
     if study.directory:
         os.chdir(study.directory)
     study.stop(False)

@@ -1,5 +1,6 @@
 """What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -172,6 +173,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """A random stream of its own, carried in the state of whoever draws from it."""
     return torch.Generator(device).manual_seed(seed)
+
+
+def stream(seed: int, name: str) -> int:
+    """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
 
 
 def restore_generator(rng: torch.Generator, state: Tensor) -> None:

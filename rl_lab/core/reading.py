@@ -5,9 +5,10 @@ settings of those names; there is no other interpolation, neither of the environ
 built from a config is the object that `resolved` returns and `refuse` has looked through, and no other.
 """
 
+import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
 from rl_lab.core.parts import Judge
+from rl_lab.core.settings import Natural, conform, folder_name
+from rl_lab.core.yaml_events import events
 
 LARGEST = 300_000  # bytes
-DEEPEST, MOST, LONGEST = 32, 20_000, 4_000_000  # levels, values, and characters once every reference is followed
+MOST, LONGEST = 20_000, 4_000_000  # values, and characters once every reference is followed
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
 HYDRAS = {"hydra", "defaults"}
 CALLS = {"_target_", "_partial_", "_convert_"}  # of the keys by which Hydra calls, those that a run folder may hold
-PLACES = {"root"}  # settings that say where files are written: a cache of the folder's choice is not followed
-NAMES = "project", "entity", "group", "tags", "notes", "mode"  # what of a tracker is followed
+LONGEST_WORDS = 10_000  # characters of a note
+PLACES = {"root", "entity"}  # where files are written, and whose account takes the runs: not for a folder to say
+NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is followed; not whose account takes the runs
 
 
 def plain(path: Path) -> dict:
@@ -36,7 +39,7 @@ def plain(path: Path) -> dict:
     if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
         raise UserError(f"{path} is refused: '# @package' is for the files of conf/, and a run's config has none")
     try:
-        for event in events(text, path):
+        for event in events(text, path, MOST):
             if isinstance(event, yaml.ScalarEvent):
                 plain_references(event.value, path)
         config = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
@@ -47,22 +50,6 @@ def plain(path: Path) -> dict:
     if not isinstance(config, dict):
         raise UserError(f"{path} is not the config of a run")
     return config
-
-
-def events(text: str, path: Path, most: int = MOST) -> Iterator[yaml.Event]:
-    """Of a YAML text, before anything is built of it. Raises UserError where it is more than plain data."""
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, LOADER)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST or count > most:
-            raise UserError(f"{path} is refused: more than {most:,} values, or {DEEPEST} levels, are no run's config")
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise UserError(f"{path} is refused: a run's config has no anchors (&) and aliases (*)")
-        if (tag := getattr(event, "tag", None)) and tag not in ("!", "tag:yaml.org,2002:str"):
-            raise UserError(f"{path} is refused: a run's config has no tags, such as {tag}")
-        if not getattr(event, "value", "").replace("\n", "").replace("\t", "").isprintable():
-            raise UserError(f"{path} is refused: it holds characters that are not printable")
-        yield event
 
 
 def plain_references(text: str, path: Path | str) -> None:
@@ -83,9 +70,19 @@ def config(folder: Path) -> DictConfig:
         raise UserError(f"{path} is refused: a run's config has no '{sorted(refused)[0]}'")
     if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
         raise UserError(f"{path} is not the config of a run")
+    places = _places(found)
+    found["name"] = folder_name(found["name"])
+    found["seed"] = conform("seed", found["seed"], Natural)
+    choices = found.setdefault("choices", {})
+    if (
+        not isinstance(choices, dict)
+        or not all(isinstance(x, str) for x in (*choices, *choices.values()))
+        or ({"name", "seed"} & set(choices))
+    ):
+        raise UserError(f"{path} is damaged: choices must be names, such as agent: dqn")
     if "tracker" in found:
         found["tracker"] = _tracker(found["tracker"], path)
-    for setting, place in _places(found):
+    for setting, place in places:
         print(
             f"{path} says {setting}={place}, which is not followed unasked; {setting}=... follows it", file=sys.stderr
         )
@@ -99,11 +96,16 @@ def _tracker(found: Any, path: Path) -> dict:
     if target not in kinds:
         raise UserError(f"{path} is refused: tracker._target_={target} is not one of {', '.join(kinds)}")
     kind = kinds[target]
-    return kind | {name: found[name] for name in NAMES if name in found and name in kind and _is_name(found[name])}
+    names = {name: found[name] for name in NAMES if name in found and name in kind and _is_name(found[name])}
+    if names.get("mode") not in ("offline", "disabled") or os.environ.get("WANDB_MODE"):
+        names.pop("mode", None)  # no folder sends what its user keeps here
+    return kind | names
 
 
 def _is_name(value: Any) -> bool:
-    return value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_name, value)))
+    if isinstance(value, list):
+        return all(map(_is_name, value))
+    return value is None or (isinstance(value, str) and len(value) <= LONGEST_WORDS)
 
 
 def _places(node: Any, path: str = "") -> list[tuple[str, Any]]:

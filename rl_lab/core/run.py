@@ -1,7 +1,6 @@
 """A run: one folder, one seed, one device, one stream of metrics, one checkpoint; what a loop may ask of the world."""
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import torch
 
 from rl_lab.core import checkpoint, distributed, files, folders, locks, provenance, registry, signals, tracking
 from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.learner import Metrics, own_states, shared_out
+from rl_lab.core.learner import Metrics, own_states, shared_out, stream
 from rl_lab.core.progress import Progress
 from rl_lab.core.rows import Mark, Rows, last_values, parsed
 
@@ -358,11 +357,6 @@ def _of_full_disk(error: BaseException | None) -> BaseException | None:
     while error and getattr(error, "errno", None) not in FULL:
         error = error.__cause__ or error.__context__
     return error
-
-
-def stream(seed: int, name: str) -> int:
-    """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
 
 
 def _numbers(values) -> list[float]:

@@ -58,6 +58,7 @@ FOREIGN = {"lr": Positive, "learning_rate": Positive, "gamma": Unit, "eps": NonN
 FILLED = {"": {"runs", "changes"}, "loop": {"run"},
           "tracker": {"name", "job_type", "config", "id"}}  # by those who call them  # fmt: skip
 SAID = {"agent"}  # each loop says itself which agents are its own
+LONGEST_NAME = 120  # characters of a run's name
 RESERVED = {
     "_target_": str,
     "_partial_": bool,
@@ -318,3 +319,22 @@ def _shown(value: Any) -> str:
     """As it would be typed, in one line."""
     text = "null" if value is None else " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def folder_name(name: str) -> str:
+    """The name of a run, which is that of its folder under runs/ too. Raises UserError."""
+    is_text = isinstance(name, str | int | float)
+    name = " ".join(str(name).split(" "))
+    parts = name.split("/")
+    if (
+        not is_text
+        or name in ("", "None")
+        or len(name) > LONGEST_NAME
+        or not name.isprintable()
+        or {"", ".", ".."} & set(parts)
+    ):
+        shown = "".join(c if c.isprintable() else "?" for c in name)
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+        raise UserError(f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
+                        f"_, at most {LONGEST_NAME} of them")  # fmt: skip
+    return name

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from rl_lab.core import checkpoint
+from rl_lab.core.folders import summary
 
 COMMON = "tracker=none device=cpu threads=1 checkpoint.every=0.02"
 STEPS = "loop.eval_every={every} loop.eval_episodes=8 loop.total_steps={total}"
@@ -146,8 +147,9 @@ def case(name: str, place: Path, kills: int, rng: random.Random) -> tuple[list[i
     for _ in range(4 * kills):
         begun = (place / "killed/config.yaml").exists()
         process = start(lab, place, *(["run=killed"] if begun else [*given, "hydra.run.dir=killed"]))
-        if not kill(process, place / "killed", name, rng.uniform(0, 0.7 * seconds / kills)):
-            if process.returncode:
+        was_killed = kill(process, place / "killed", name, rng.uniform(0, 0.7 * seconds / kills))
+        if not was_killed or summary(place / "killed").get("state") == "finished":
+            if not was_killed and process.returncode:
                 return at, f"exit code {process.returncode}: {(place / 'log').read_text().splitlines()[-1]}"
             (place / "killed").rename(place / f"too late {time.monotonic():.3f}")
             at.clear()

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rl_lab.core.folders import summary
 from rl_lab.core.studies.study import STATES, Job, Study
@@ -104,7 +105,7 @@ def _table(study: Study) -> Table:
         value = f"{job.value[0]} {job.value[1]:.4g}" if job.value else ""
         seconds = f"{job.seconds:,.0f}" if job.seconds is not None else ""
         settings = study.label(job.number) + (f"\n{reason(study, job)}" if job.reason else "")
-        table.add_row(str(job.number), job.state, _steps(study, job), seconds, value, settings)
+        table.add_row(*map(Text, (str(job.number), job.state, _steps(study, job), seconds, value, settings)))
     return table
 
 

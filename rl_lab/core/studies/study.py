@@ -30,8 +30,10 @@ from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
 # Of a recorded command line, what is done again unasked: settings of a run, and who launches the jobs.
-REPLAYED = re.compile(r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
-                      r"|hydra\.(launcher|sweeper)\.(n_jobs|n_trials|max_batch_size|params\..*)=.*")  # fmt: skip
+REPLAYED = re.compile(
+    r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
+    r"|hydra\.(launcher|sweeper)\.(n_jobs=-?\d{1,2}|n_trials=.*|max_batch_size=.*|params\..*=.*)"
+)
 WORDS = re.compile(r"[\w ,.()\[\]'\"+:*-]*")  # the value of a setting without dots may be the name of a file in conf/
 
 
@@ -62,7 +64,7 @@ class Study:
     """The files of one study. Raises UserError where the folder holds none."""
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder)
+        self.folder, self._shared = Path(folder), (0, set())  # of so many jobs, the settings that all have
         if not (self.folder / "study.yaml").exists():
             raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")
         self.about = plain(self.folder / "study.yaml")
@@ -85,14 +87,16 @@ class Study:
 
     @property
     def root(self) -> Path:
-        """Where the runs are."""
+        """Where the runs are. Raises UserError where the study does not lie as studies do: jobs would run elsewhere."""
+        if self.folder.resolve().parent.parent.name != "studies":
+            raise UserError(f"{self.folder} is not in a folder studies/<name>; move it to runs/studies/<name>/<time>")
         return self.folder.parents[2]
 
     @property
     def directory(self) -> Path | None:
         """Where its jobs begin, if that is there and holds the study: a stranger's study starts nothing elsewhere."""
         directory = Path(self.about["directory"])
-        holds = directory.is_dir() and self.folder.resolve().is_relative_to(directory.resolve())
+        holds = os.path.isdir(directory) and self.folder.resolve().is_relative_to(directory.resolve())
         return directory if holds else None
 
     def forget(self) -> None:
@@ -147,8 +151,9 @@ class Study:
 
     def differing(self, number: int) -> list[str]:
         jobs = self.about["jobs"]
-        shared = set(jobs[0]).intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-        return [o for o in jobs[number] if o not in shared]
+        if self._shared[0] != len(jobs):
+            self._shared = len(jobs), set(jobs[0]).intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+        return [o for o in jobs[number] if o not in self._shared[1]]
 
     def log(self, number: int) -> Path:
         return files.inside(self.folder, f"jobs/{number}.log")
@@ -180,6 +185,8 @@ class Study:
         noted = {name: x for name, x in noted.items() if name in KINDS} if isinstance(noted, dict) else {}
         known = all(x is None or isinstance(x, KINDS[name]) for name, x in noted.items())
         pairs = all(len(noted.get(name) or (0, 0)) == 2 for name in ("value", "process")) if known else False
+        pairs = pairs and all(_is_pair(noted.get(name)) for name in ("value", "process"))
+        pairs = pairs and 0 <= (noted.get("seconds") or 0) < 1e12
         return files.printable(noted) if pairs and noted.get("state", "waiting") in STATES else {}
 
     # -- a mistake that every job would make
@@ -220,6 +227,11 @@ class Study:
         """Of this machine, those whose job runs."""
         running = [job.process for job in self.jobs() if job.state == "running" and job.process]
         return [pid for host, pid in running if host == socket.gethostname()]
+
+
+def _is_pair(found: list | None) -> bool:
+    """A name and a number, or nothing."""
+    return not found or (isinstance(found[0], str) and type(found[1]) in (int, float) and abs(found[1]) < 1e300)
 
 
 def _is_followed(argument: str) -> bool:

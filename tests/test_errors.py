@@ -96,6 +96,13 @@ TRAIN = {
     "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
     "loop=fit": "loop=fit is for gen-lab; leave it out, or choose another loop",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the agent that is chosen; leave it out",
+    "agent.network=mlp": "agent.network=mlp is impossible: it must be a call, a mapping with _target_; agent/network=... chooses "
+    "one by its name",
+    "planner=value_iteration env=random_maze env.mdp.map.height=1e9": "env.mdp.map.height=1000000000 is impossible: it must be at "
+    "most 4,001",
+    "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 is impossible: it must be at most 1,000,000",
+    "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000 is impossible: it must be at most 4,096",
+    "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
     "tracker=/": "tracker=/ is no choice; choose from none, wandb",

@@ -102,6 +102,7 @@ TRAIN = {
     "most 4,001",
     "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 is impossible: it must be at most 1,000,000",
     "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000 is impossible: it must be at most 4,096",
+    "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000 is impossible: it must be at most 1,000",
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
@@ -132,6 +133,12 @@ def test_training(here, capsys, overrides):
     code, line = rl_lab(capsys, "train", "tracker=none", *overrides.split())
     assert (code, line) == (2, f"rl-lab: {TRAIN[overrides]}")
     assert not list(here.rglob("config.yaml")), "a mistake leaves no run behind"
+
+
+def test_more_random_steps_than_memory_holds(here, capsys):
+    overrides = ["experiment=fitted_q_russell_norvig", "tracker=none", "device=cpu", "loop.random_steps=1e12"]
+    code, line = rl_lab(capsys, "train", *overrides)
+    assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 wants 1.21e+05 GB of memory, and ")
 
 
 def test_commands(here, capsys):

@@ -103,6 +103,7 @@ TRAIN = {
     "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 is impossible: it must be at most 1,000,000",
     "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000 is impossible: it must be at most 4,096",
     "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000 is impossible: it must be at most 1,000",
+    "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
@@ -142,6 +143,7 @@ def test_more_random_steps_than_memory_holds(here, capsys):
 
 
 def test_commands(here, capsys):
+    assert rl_lab(capsys, "-sc") == (2, 'rl-lab: -sc goes with a shell: eval "$(rl-lab -sc install=bash)"')
     assert rl_lab(capsys, "trian") == (2, "rl-lab: no command 'trian'; did you mean train?")
     assert rl_lab(capsys, "render", "run=nowhere") == (2, "rl-lab: no run folder nowhere")
     assert rl_lab(capsys, "compare", "~by") == (

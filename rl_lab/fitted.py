@@ -3,6 +3,7 @@
 See Ernst, Geurts and Wehenkel (2005; https://jmlr.org/papers/v6/ernst05a.html); with networks Riedmiller (2005).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rl_lab.agents.fitted_q import FittedQ
 from rl_lab.agents.random import Random
+from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.meters import Every
 from rl_lab.core.recording import Recording
@@ -73,6 +75,8 @@ def fit_q(
     if not env.spec.obs_shape:
         raise UserError("env.obs=index is a bare number, of which a regression makes nothing; use env.obs=one_hot")
     agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    size = 2 * math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize + 25  # bytes of a transition
+    room.memory(0 if data else size * random_steps, f"loop.random_steps={random_steps}")
     batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))
     batch = Transition(*(x.to(run.device) for x in batch[:6]))
     evaluations = Every(eval_every)

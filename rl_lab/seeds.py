@@ -12,7 +12,7 @@ from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.many import Runs
 from rl_lab.core.meters import Every
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged
+from rl_lab.core.settings import Count, Judged, Seeds
 from rl_lab.core.streams import streams
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.loops import Episodes, Judge, play
@@ -26,7 +26,7 @@ def train(
     run: Run,
     *,
     eval_env: VectorEnv,
-    seeds: Count,  # so many, from the run's own seed upwards
+    seeds: Seeds,  # so many, from the run's own seed upwards
     total_steps: Count,  # of each seed; one step is one action in one env
     eval_every: Count,  # steps
     eval_episodes: Judged,

@@ -96,6 +96,15 @@ TRAIN = {
     "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
     "loop=fit": "loop=fit is for gen-lab; leave it out, or choose another loop",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the agent that is chosen; leave it out",
+    "agent.network=mlp": "agent.network=mlp is impossible: it must be a call, a mapping with _target_; agent/network=... chooses "
+    "one by its name",
+    "planner=value_iteration env=random_maze env.mdp.map.height=1e9": "env.mdp.map.height=1000000000 is impossible: it must be at "
+    "most 4,001",
+    "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 is impossible: it must be at most 1,000,000",
+    "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000 is impossible: it must be at most 4,096",
+    "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000 is impossible: it must be at most 1,000",
+    "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
+    "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
     "tracker=/": "tracker=/ is no choice; choose from none, wandb",
@@ -127,7 +136,14 @@ def test_training(here, capsys, overrides):
     assert not list(here.rglob("config.yaml")), "a mistake leaves no run behind"
 
 
+def test_more_random_steps_than_memory_holds(here, capsys):
+    overrides = ["experiment=fitted_q_russell_norvig", "tracker=none", "device=cpu", "loop.random_steps=1e12"]
+    code, line = rl_lab(capsys, "train", *overrides)
+    assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 wants 1.21e+05 GB of memory, and ")
+
+
 def test_commands(here, capsys):
+    assert rl_lab(capsys, "-sc") == (2, 'rl-lab: -sc goes with a shell: eval "$(rl-lab -sc install=bash)"')
     assert rl_lab(capsys, "trian") == (2, "rl-lab: no command 'trian'; did you mean train?")
     assert rl_lab(capsys, "render", "run=nowhere") == (2, "rl-lab: no run folder nowhere")
     assert rl_lab(capsys, "compare", "~by") == (

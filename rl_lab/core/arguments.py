@@ -89,6 +89,10 @@ def checked(overrides: list[str], root: str) -> list[str]:
         if getattr(flags, flag):
             raise UserError(f"--{flag.replace('_', '-')} is not for this lab; --config-dir=<folder> adds YAML files of "
                             "yours to conf/")  # fmt: skip
+    if flags.shell_completion:
+        raise UserError(f'-sc comes right after {root}-lab: eval "$({root}-lab -sc install=bash)"')
+    if flags.resolve and not flags.cfg:
+        raise UserError("--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out")
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise UserError(
             f"--config-dir={flags.config_dir} is not a folder; give it one that holds agent/, env/ and so on"

@@ -17,6 +17,9 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
     """Exit code 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours raises, whole."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in ("-sc", "--shell-completion"):
+        if not [words for words in arguments[1:2] if words.partition("=")[0] in ("install", "uninstall", "query")]:
+            print(f'{prog}: -sc goes with a shell: eval "$({prog} -sc install=bash)"', file=sys.stderr)
+            return 2
         return complete(prog, root, commands, arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):

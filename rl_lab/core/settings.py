@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 
 
@@ -45,6 +46,9 @@ Count = Annotated[int, Bound(1), Bound(high=2**53)]
 Envs = Annotated[int, Bound(1), Bound(high=2**20)]  # environments that are tensors
 Objects = Annotated[int, Bound(1), Bound(high=16_384)]  # that are objects each, with memory of their own
 Judged = Annotated[int, Bound(1), Bound(high=10_000_000)]  # episodes to judge by
+Depth = Annotated[int, Bound(1), Bound(high=1_000)]  # of a plan that a model unrolls
+Side = Annotated[int, Bound(1), Bound(high=4_001)]  # cells of a world
+Seeds = Annotated[int, Bound(1), Bound(high=4_096)]  # side by side, each with a run folder of its own
 Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
 Natural = Annotated[int, Bound(0), Bound(high=2**53)]
 Positive = Annotated[float, Bound(0, above=True)]
@@ -225,7 +229,9 @@ def _is_call(node: Any) -> bool:
 def _check_call(path: str, node: Any, wanted: Any, partial: bool) -> None:
     """`node` is a call, and gives what is `wanted`, or, `partial`, a call that does. Raises UserError."""
     if not _is_call(node):
-        raise UserError(f"{path}={_shown(node)} is impossible: it must be a call, a mapping with _target_")
+        group = path.replace(".", "/")
+        by_name = f"; {group}=... chooses one by its name" if "/" in group and (conf_dir() / group).is_dir() else ""
+        raise UserError(f"{path}={_shown(node)} is impossible: it must be a call, a mapping with _target_{by_name}")
     call = called(node, path)
     given, home = _given(call), str(call.__module__).partition(".")[0]
     later = conform(f"{path}._partial_", node.get("_partial_", False), bool)

@@ -66,7 +66,9 @@ def _day(capacity: int, requests: float, returns: float) -> tuple[np.ndarray, np
     return p, rentals / np.where(p > 0, p, 1.0)
 
 
-def gambler(p_heads: Unit = 0.4, goal: Annotated[int, Bound(2)] = 100, *, gamma: Unit = 1.0) -> MDP:
+def gambler(
+    p_heads: Unit = 0.4, goal: Annotated[int, Bound(2), Bound(high=1_000_000)] = 100, *, gamma: Unit = 1.0
+) -> MDP:
     """A gambler bets on heads until he has the goal, which pays 1, or nothing (Sutton and Barto, example 4.3).
 
     A state is his capital, an action his stake from 1 upwards: no stake of 0, with which a game need never end. More

@@ -5,10 +5,10 @@ from scipy import ndimage
 from scipy.sparse import coo_array, csgraph
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count, Natural, Unit
+from rl_lab.core.settings import Natural, Side, Unit
 
 
-def maze(height: Count, width: Count, seed: Natural) -> str:
+def maze(height: Side, width: Side, seed: Natural) -> str:
     """A perfect maze: one way, and one only, between any two cells; from S to G in the opposite corner.
 
     Corridors are one cell wide, rooms lie at odd places, and the sizes count walls too. It is the minimum spanning
@@ -34,7 +34,7 @@ def maze(height: Count, width: Count, seed: Natural) -> str:
     return _text(grid)
 
 
-def scattered(size: Count, seed: Natural, walls: Unit = 0.15) -> str:
+def scattered(size: Side, seed: Natural, walls: Unit = 0.15) -> str:
     """size x size cells, each a wall with probability `walls`, and of the rest the largest connected part.
 
     S is its first cell, row by row, and G its last. Raises UserError where it has less than two.

@@ -19,7 +19,7 @@ from rl_lab.agents.vpn.unroll import Sequences
 from rl_lab.agents.vpn.walks import Walks, durations, ended
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
-from rl_lab.core.settings import Count, Natural, Positive, Unit
+from rl_lab.core.settings import Count, Depth, Natural, Positive, Unit
 from rl_lab.types import Spec, Transition, View
 
 
@@ -37,10 +37,10 @@ class VPN(Learner):
         *,
         network: Callable[[Spec], torch.nn.Module],
         optimizer: OptimizerFn,
-        depth: Count,  # of the plans while it learns
-        eval_depth: Count | None = None,  # of its greedy plans; None: the same
+        depth: Depth,  # of the plans while it learns
+        eval_depth: Depth | None = None,  # of its greedy plans; None: the same
         branch: Count,  # options looked into at each of the first `branch_depth` depths; below, the best alone
-        branch_depth: Count,
+        branch_depth: Depth,
         prediction_steps: Count | None = None,  # k of the loss; None: as deep as the plans
         rollout_length: Count,  # decisions of each env
         sequences_per_update: Count,  # rollouts of one env each, all if there are fewer

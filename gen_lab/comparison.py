@@ -22,7 +22,7 @@ from rl_lab.core.comparing.groups import Groups, arrange, chosen
 from rl_lab.core.comparing.results import find
 from rl_lab.core.comparing.statistics import Resamples
 from rl_lab.core.errors import UserError
-from rl_lab.core.files import opened, replacing
+from rl_lab.core.files import opened, printable, replacing
 from rl_lab.core.folders import Curve, RunFiles, choose_metric, read_runs
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
@@ -168,7 +168,7 @@ def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
     """What its evaluation.json says; nothing, and a note, where that is damaged or a link."""
     try:
         with opened(folder / "evaluation.json", LARGEST) as file:
-            record = json.load(file)
+            record = printable(json.load(file))
         floor = {name.replace("/frechet[", "/frechet_floor["): x for name, x in record.get("floor", {}).items()}
         values = {name: x for name, x in floor.items() if "/frechet_floor[" in name}
         values = proper(values | record["scores"] | record.get("measures", {}))
@@ -270,9 +270,9 @@ def in_row(row: dict[str, Cell], name: str) -> str:
 def show(data: str, rows: dict[str, dict[str, Cell]]) -> None:
     """On the terminal."""
     names = columns(rows)
-    table = Table("model", title=data, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table("model", title=Text(data), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ["updates", *names]:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for label, row in ordered(rows):
         table.add_row(Text(label), told(latest_of(row)), *(in_row(row, name) for name in names))
     console = Console(highlight=False)

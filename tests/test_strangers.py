@@ -644,3 +644,84 @@ def test_a_map_of_a_million_cells_and_a_folder_of_everything(honest, canary, tmp
         (many / str(i)).touch()
     altered(folder, lambda config: config.update(data={"_target_": "gen_lab.data.folder", "path": str(many)}))
     refused("vae", folder, canary, capsys, COMMANDS["vae"][:2])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["eval/a\x1b[2Jb[digits-binarised]", "eval/nll_nats[\x1b]0;x]", "eval/[red]x[/b][digits]", "eval/\ud800[digits]"],
+)
+def test_names_of_measures_are_shown_as_they_are(honest, canary, tmp_path, capsys, name):
+    folder = fresh(honest, "vae", tmp_path)
+    (folder / "evaluation.json").write_text(json.dumps({"scores": {name: 5.0}, "step": 99}))
+    assert lab("vae", "compare", f"run={folder}", "tracker=none", "resamples=10") == 0
+    shown = capsys.readouterr()
+    assert "\x1b[2J" not in shown.out and "\x1b]0" not in shown.out and "Traceback" not in shown.err
+
+
+STUDIES = {
+    "a link in the way": (lambda root, victim: (root / "dqn_russell_norvig").symlink_to(victim), "is a link"),
+    "a study that lies elsewhere": (lambda root, victim: shutil.move(root / "studies", root / "x"), "is not in a folder studies/<name>"),
+    "jobs without end": (lambda root, victim: added(root, "agent.gamma=range(0,100000000)"), "makes more than 10,000 jobs"),
+    "more jobs at once than there are cores": (lambda root, victim: added(root, "hydra.launcher.n_jobs=100000"), "not followed unasked"),
+    "a directory with an endless name": (lambda root, victim: noted(root, directory="x" * 5000), ""),
+    "figures that are none": (lambda root, victim: (root / "studies/theirs/1/jobs/0.json").write_text('{"value": ["a", "b"], "state": "finished"}'), ""),
+}  # fmt: skip
+
+
+def noted(root: Path, **changes) -> None:
+    path = root / "studies/theirs/1/study.yaml"
+    path.write_text(json.dumps(yaml.safe_load(path.read_text()) | changes))
+
+
+def added(root: Path, argument: str) -> None:
+    noted(root, arguments=[*yaml.safe_load((root / "studies/theirs/1/study.yaml").read_text())["arguments"], argument])
+
+
+@pytest.mark.parametrize("what", STUDIES)
+def test_a_study_writes_within_its_own_folders(canary, tmp_path, capsys, what):
+    root, victim = tmp_path / "theirs/runs", tmp_path / "victim"
+    victim.mkdir()
+    (root / "studies/theirs/1/jobs").mkdir(parents=True)
+    arguments = ["-m", *RUNS["dqn"], "seed=0", "agent.gamma=0.5,0.6", "tracker=none", "device=cpu", "agent.gama=1"]
+    about = {
+        "name": "theirs",
+        "command": "x",
+        "arguments": arguments,
+        "directory": str(root),
+        "begun": "1",
+        "git": None,
+        "jobs": [],
+    }
+    (root / "studies/theirs/1/study.yaml").write_text(json.dumps(about))
+    change, words = STUDIES[what]
+    change(root, victim)
+    where = root / ("x" if "elsewhere" in what else "studies") / "theirs/1"
+    assert lab("dqn", "study", "resume", str(where)) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said and not list(victim.iterdir()) and not canary.sings
+
+
+TYPES = {
+    "choices of a number": {"choices": 5}, "choices that are another name": {"choices": {"name": "../../x"}}, "a seed of words": {"seed": "x"},
+    "a seed of truth": {"seed": True}, "a name that climbs": {"name": "../../x"}, "a name that is a list": {"name": ["a"]},
+    "threads of nothing": {"threads": None}, "a checkpoint of a number": {"checkpoint": 5}, "a tracker that is a list": {"tracker": []},
+    "an env of words": {"env": "x"}, "an env that is nothing": {"env": None}, "an agent that is a layer": {"agent": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 1, "out_features": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TYPES)
+def test_settings_of_another_kind(honest, canary, tmp_path, capsys, what):
+    folder = fresh(honest, "dqn", tmp_path)
+    altered(folder, lambda config: config.update(TYPES[what]))
+    refused("dqn", folder, canary, capsys, PLAYED[:1])
+
+
+def test_whose_account_takes_the_runs_is_not_for_a_folder_to_say(honest, canary, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = fresh(honest, "dqn", tmp_path)
+    theirs = {"_target_": "rl_lab.core.tracking.wandb_run", "_partial_": True, "entity": "attacker", "mode": "online"}
+    altered(folder, lambda config: config.update(tracker=theirs))
+    assert lab("dqn", "train", f"run={folder}", "loop.total_steps=128", "device=cpu") == 0
+    written = yaml.safe_load((folder / "config.yaml").read_text())["tracker"]
+    assert written["entity"] is None and written["mode"] is None and list(tmp_path.glob("runs/wandb/offline-run-*"))
+    assert "says tracker.entity=attacker, which is not followed unasked" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.results import Results, Row
@@ -66,10 +67,10 @@ def show(results: Results, captions: Iterable[str], files: list[Path]) -> None:
 
 
 def _table(title: str | None, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), leading=1)
+    table = Table(title=title and Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), leading=1)
     table.add_column("group", overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     return table
 
 

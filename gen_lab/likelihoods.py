@@ -48,8 +48,8 @@ class Bernoulli(nn.Module):
         super().__init__()
         if spec.levels != 2:
             raise UserError(f"model/likelihood=bernoulli has binary pixels, and on {spec.levels} grey levels their "
-                            "cross entropy is no likelihood; use binary pixels (data.protocol=threshold or dynamic, of "
-                            "digits binarised), or "
+                            "cross entropy is no likelihood; use binary pixels (data.protocol=binarised of digits, "
+                            "threshold or dynamic of other data), or "
                             "model/likelihood=categorical, discretised_logistic or gaussian")  # fmt: skip
         self.outputs = spec.shape[0]
 

@@ -76,6 +76,8 @@ def place(out: str | None, players: list[Player]) -> Path:
         return files.inside(players[0].folder, f"videos/{name}")
     if out.endswith("/") or Path(out).is_dir():
         return Path(out) / name
+    if not Path(out).suffix:
+        out += ".mp4"
     if (kind := Path(out).suffix) not in (".mp4", ".gif", ".png"):
         raise UserError(f"out={out} is impossible: it must be a film (.mp4, and the .gif beside it), a still (.png) or "
                         "a folder that is there")  # fmt: skip

@@ -37,11 +37,12 @@ def test_experiments_run(root, name, tmp_path):
         arguments += SMALL_GAMES["atari"]
     if "eval_env" in cfg.loop and cfg.loop.eval_env != cfg.env:
         arguments += ["loop.eval_env.num_envs=1"]
-    if root == "rl" and cfg.agent.get("random_steps"):
+    learns = root == "rl" and "${agent}" in str(OmegaConf.to_container(cfg.loop, resolve=False))
+    if learns and cfg.agent.get("random_steps"):
         arguments += ["env.num_envs=8", "agent.random_steps=100"]
-    if root == "rl" and "learning_starts" in cfg.agent:
+    if learns and "learning_starts" in cfg.agent:
         arguments += ["agent.learning_starts=64"]
-    if root == "rl" and "capacity" in (cfg.agent.get("replay") or ()):
+    if learns and "capacity" in (cfg.agent.get("replay") or ()):
         arguments += ["agent.replay.capacity=1000"]
     if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):
         record = ["record", "env=atari", "env.num_envs=2", "env.max_frames=400", "episodes=2", "device=cpu"]

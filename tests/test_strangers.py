@@ -635,7 +635,7 @@ def test_small_checkpoints_that_would_grow(honest, canary, tmp_path, capsys, wha
 
 def test_a_map_of_a_million_cells_and_a_folder_of_everything(honest, canary, tmp_path, capsys):
     folder = fresh(honest, "dqn", tmp_path)
-    altered(folder, lambda config: put(config, "env/mdp/map", "S" * 200_000))
+    altered(folder, lambda config: put(config, "env/mdp/map", "S" * 400_000))
     refused("dqn", folder, canary, capsys, PLAYED[:2])
     folder = fresh(honest, "vae", tmp_path)
     many = tmp_path / "many"

@@ -71,6 +71,7 @@ def test_config_stops_at_the_door():
         "rl_lab.core.execution",
         "rl_lab.core.launch",
         "rl_lab.core.composition",
+        "rl_lab.core.arguments",
         "rl_lab.core.reading",
         "rl_lab.core.changes",
         "rl_lab.core.explain",

@@ -33,7 +33,7 @@ class BernoulliMixture(Learner):
     ):
         if spec.levels != 2:
             raise UserError(f"model=bernoulli_mixture has binary pixels, and these have {spec.levels} levels; use "
-                            "data.protocol=threshold or dynamic, of digits binarised")  # fmt: skip
+                            "data.protocol=binarised of digits, threshold or dynamic of other data")  # fmt: skip
         self.spec, self.device, self.pseudo_count = spec._replace(classes=0), device, pseudo_count
         self.updates_an_m_step, self.updates = updates_an_m_step, 0
         start = torch.rand(components, *spec.shape, generator=generator(seed, torch.device("cpu")), dtype=torch.double)

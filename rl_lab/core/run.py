@@ -74,7 +74,8 @@ class Run:
         rows, final = saved.get("written", {"bytes": saved.get("bytes", 0)}), saved.get("final", {})
         self._step, self._seconds_before, self._mark = saved.get("step", 0), saved.get("seconds", 0.0), Mark.of(rows)
         numbers = isinstance(final, dict) and all(type(x) in (int, float) for x in (*final.values(), self._step))
-        numbers = numbers and all(isinstance(key, str) for key in final) and isinstance(rows.get("fault", ""), str)
+        numbers = numbers and all(isinstance(key, str) for key in final)
+        numbers = numbers and isinstance(rows, dict) and isinstance(rows.get("fault", ""), str)
         if not (self._mark and numbers and self._step >= 0 and 0 <= self._seconds_before < math.inf):
             raise UserError(f"{self.path('checkpoint.pt')} is damaged: it does not say where the run stood; "
                             "delete it to start again")  # fmt: skip

@@ -140,7 +140,7 @@ def _filled(parameters: Mapping[str, inspect.Parameter], hints: Mapping, path: s
     """The parameters that whoever makes the call fills: of a partial one what no YAML could say, and a seed."""
     positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD and partial]
     return FILLED.get(path, set()) | {name for name in positional if parameters[name].default is inspect.Parameter.empty
-                                      and (name in POSITION or _is_made(hints.get(name)))}  # fmt: skip
+                                      and (name in POSITION or name not in hints or _is_made(hints[name]))}  # fmt: skip
 
 
 def _is_made(hint: Any) -> bool:

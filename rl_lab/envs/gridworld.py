@@ -17,7 +17,7 @@ MOVES = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
 TURNS = {"forward": 0, "right": 1, "back": 2, "left": 3}  # quarters clockwise from the move intended
 SLIPS = {"sideways": {"right": 0.5, "left": 0.5}, "uniform": dict.fromkeys(TURNS, 0.25)}
 
-LARGEST_MAP, MOST_CELLS = 2**20, 2**16  # bytes of a file, cells of a drawing
+LARGEST_MAP, MOST_CELLS = 2**22, 2**21  # bytes of a file, cells of a drawing
 
 
 def gridworld(

@@ -558,9 +558,10 @@ def test_a_film_goes_into_the_folder_that_is_named(planned, here, capsys):
     assert rl_lab(*short, "out=films/") == 0 == rl_lab(*short, "out=films")
     assert names(here) == {"films/value_iteration_russell_norvig_step38.mp4"}
     capsys.readouterr()
-    for out in ("film", "film.avi", "v1.0"):
+    for out in ("film.avi", "v1.0"):
         assert rl_lab(*short, f"out={out}") == 2
         assert capsys.readouterr().err.startswith(f"rl-lab: out={out} is impossible: it must be a film (.mp4")
     assert rl_lab(*short, "out=/proc/x/film.mp4") == 2
     assert capsys.readouterr().err.startswith("rl-lab: cannot write to /proc/x: ")
     assert names(here) == {"films/value_iteration_russell_norvig_step38.mp4"}
+    assert rl_lab(*short, "out=film") == 0 and (here / "film.mp4").exists()

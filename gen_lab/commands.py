@@ -38,6 +38,7 @@ def sample(
     inpaint: str | None = None,  # given of test images: top, bottom, left, right, or a picture's white pixels
     film: bool = False,
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> None:
     """Leaves a sheet (png) to look at and the images [N, C, H, W] uint8, below levels, (npz) to work with.
@@ -48,7 +49,7 @@ def sample(
     if film and inpaint:
         raise UserError("film=true shows samples from scratch; leave out inpaint=")
     for folder in some(runs, "sample"):
-        fitted = load(folder, device)
+        fitted = load(folder, device, changes)
         stem = "inpainted" if inpaint else "samples"
         stem_of_files = f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}"
         made = [inside(folder, f"{stem_of_files}.{kind}") for kind in ("png", "npz", *["gif"] * film)]
@@ -155,6 +156,7 @@ def evaluate(
     judge: Callable[[Images], Judge | None] = nothing,
     seed: Natural = 0,
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
     that of held-out images; leaves all of it in the run's evaluation.json.
@@ -163,7 +165,7 @@ def evaluate(
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     judged = Table("run", "checkpoint", "measure", "samples", "held-out images")
     for folder in some(runs, "evaluate"):
-        fitted = load(folder, device)
+        fitted = load(folder, device, changes)
         for name in "evaluation.json", "neighbours.png":
             inside(folder, name)  # refused before the hours that follow
         head = Text(str(folder)), f"{fitted.step:,} updates"
@@ -178,6 +180,7 @@ def evaluate(
             scored.add_row(*head, *_cells(name, scores[name]), "" if error is None else f"{error:.4f}")
         record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
                   "device": str(fitted.device), "scores": scores}  # fmt: skip
+        record |= {"changes": list(changes)} if changes else {}
         if by:
             record |= _judged(fitted, by, seed, inside(folder, "neighbours.png"))
             for name, x in record["measures"].items():

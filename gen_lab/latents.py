@@ -26,10 +26,11 @@ def latents(
     steps: Count = 11,  # images a row
     reach: Positive = 3.0,  # standard deviations to either side
     device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run."""
     for folder in some(runs, "latents"):
-        fitted = load(folder, device)
+        fitted = load(folder, device, changes)
         if not isinstance(fitted.model, LatentModel):
             raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")
         x, label, z = coded(fitted)

@@ -12,6 +12,7 @@ from gen_lab.data import Images
 from gen_lab.parts import PARTS
 from gen_lab.types import Model
 from rl_lab.core import checkpoint, devices, reading, settings
+from rl_lab.core.changes import changed
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Threads
 
@@ -26,12 +27,16 @@ class Fitted(NamedTuple):
     step: int  # updates
 
 
-def load(folder: Path, device: str) -> Fitted:
-    """Nothing of the config is called before all that is called is checked. Raises UserError."""
+def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Fitted:
+    """`changes` are overrides of the run's settings, such as data.root=/data.
+
+    Nothing of the config is called before all that is called is checked. Raises UserError.
+    """
     cfg, path = reading.config(folder), folder / "checkpoint.pt"
     if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
     reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
+    cfg = changed(cfg, changes)
     for part in "data", "model":
         settings.check(cfg[part], part)
     resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))

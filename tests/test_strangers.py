@@ -725,3 +725,38 @@ def test_whose_account_takes_the_runs_is_not_for_a_folder_to_say(honest, canary,
     written = yaml.safe_load((folder / "config.yaml").read_text())["tracker"]
     assert written["entity"] is None and written["mode"] is None and list(tmp_path.glob("runs/wandb/offline-run-*"))
     assert "says tracker.entity=attacker, which is not followed unasked" in capsys.readouterr().err
+
+
+def test_a_cache_of_a_folders_choice_is_followed_only_where_it_is_typed(canary, tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 2, (64, 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", train=images, test=images, levels=2)
+    npz = [
+        "data=npz",
+        f"data.path={tmp_path / 'x.npz'}",
+        f"data.root={tmp_path / 'mine'}",
+        "model=vae",
+        "loop.batch_size=16",
+    ]
+    assert (
+        lab(
+            "vae",
+            "train",
+            *npz,
+            "loop.total_steps=2",
+            "loop.iwae_samples=0",
+            "tracker=none",
+            "device=cpu",
+            "hydra.run.dir=own",
+        )
+        == 0
+    )
+    judged = ["evaluate", "run=own", "device=cpu", "judge=none", "iwae_samples=0"]
+    assert lab("vae", *judged) == 0
+    assert (
+        f"says data.root={tmp_path / 'mine'}, which is not followed unasked; data.root=... follows it"
+        in capsys.readouterr().err
+    )
+    assert lab("vae", *judged, "data.resident_gb=0", f"data.root={tmp_path / 'mine'}") == 0 and list(
+        (tmp_path / "mine").rglob("*.npy")
+    )
+    assert json.loads(Path("own/evaluation.json").read_text())["changes"][0] == "data.resident_gb=0"

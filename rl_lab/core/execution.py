@@ -206,10 +206,13 @@ def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     first = lambda value: value[0] if isinstance(value, list) and value else value
     references = [key for key, value in written["loop"].items() if str(first(value)).startswith("${")]
     shown = resolved | {"loop": {k: v for k, v in resolved["loop"].items() if k not in references}}
-    checkpoint = resolved["checkpoint"]
+    checkpoint, text = resolved["checkpoint"], OmegaConf.to_yaml(OmegaConf.create(written | processes))
+    if len(text) > reading.LARGEST:
+        raise UserError(f"the settings come to {len(text):,} characters, and a run folder's config.yaml holds at most "
+                        f"{reading.LARGEST:,}; keep a large map in a file: env.mdp.map=my.txt")  # fmt: skip
     return run.Run(
         folder, resolved["seed"], resolved["device"], names=names, config=shown | processes,
-        written=OmegaConf.to_yaml(OmegaConf.create(written | processes)),
+        written=text,
         tracker=hydra.utils.instantiate(resolved["tracker"]), job_type=resolved["loop"]["_target_"].rsplit(".", 1)[-1],
         checkpoint_every=checkpoint["every"], max_memory_gb=checkpoint["max_memory_gb"], upload=checkpoint["upload"],
         lock=lock,

@@ -180,7 +180,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     check_settings(given, {"env", "judge", "tracker"})
     if several := [o for o in given if parsed(o).is_sweep_override()]:
         raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
-    changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop."))]
+    changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data."))]
     overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)

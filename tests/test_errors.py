@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -396,3 +397,11 @@ def test_a_key_but_no_network_is_no_error(here, silent):
         result.stderr.count("W&B did not answer within 2 s; this run is kept offline (wandb sync sends it later)") == 1
     )
     assert list(here.glob("runs/wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("after", [0.1, 0.4])
+def test_control_c_while_imports_run_is_no_traceback(here, after):
+    process = subprocess.Popen([sys.executable, "-m", "rl_lab", "train", *TINY], stderr=subprocess.PIPE, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1] and process.returncode == 130

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ COMMANDS = {"vae": [["train", "loop.total_steps=4"], ["sample", "count=1", "trac
                     ["evaluate", "judge=none", "iwae_samples=0"]]}  # fmt: skip
 PLAYED = [["train", "loop.total_steps=128"], ["evaluate", "episodes=1"], ["render", "out=x.png", "tracker=none"],
           ["record", "episodes=1"], ["watch", "view=terminal", "episodes=1"]]  # fmt: skip
+
+
+ATTEMPTS = []  # what was commanded
 
 
 class Canary:
@@ -81,13 +85,14 @@ class Evil:
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory) -> Path:
+def honest(tmp_path_factory) -> Iterator[Path]:
     """Run folders as they should be."""
     root = tmp_path_factory.mktemp("honest")
     for name, arguments in RUNS.items():
         usual = ["tracker=none", "device=cpu", f"hydra.run.dir={root / name}"]
         assert lab(name, "train", *arguments, *usual) == 0
-    return root
+    yield root
+    print(f"\n{len(ATTEMPTS)} commands on strangers' folders, and no canary sang")  # with -s
 
 
 @pytest.fixture
@@ -120,6 +125,7 @@ def refused(name: str, folder: Path, canary: Canary, capsys, commands=None) -> l
     for command, *rest in commands or COMMANDS.get(name, PLAYED):
         capsys.readouterr()
         began, computed = time.monotonic(), time.process_time()
+        ATTEMPTS.append(command)
         code = lab(name, command, f"run={folder}", "device=cpu", *rest)
         spent, waited = time.process_time() - computed, time.monotonic() - began
         err = capsys.readouterr().err.strip()
@@ -466,6 +472,7 @@ def test_no_link_is_written_through(honest, canary, tmp_path, capsys, case, name
     place.parent.mkdir(exist_ok=True)
     place.unlink(missing_ok=True)
     os.link(target, place) if hard else place.symlink_to(target)
+    ATTEMPTS.append(command[0])
     code = lab(run, command[0], f"run={folder}", "device=cpu", *command[1:])
     err = capsys.readouterr().err
     assert not canary.sings and code in (0, 2) and "Traceback" not in err

@@ -11,9 +11,9 @@ from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
 from rl_lab.core.settings import Bound, Count, Natural
+from rl_lab.envs.frames import FASTEST, SLOWEST
 from rl_lab.looking import panels
 from rl_lab.looking.films import watched, write, write_still
-from rl_lab.looking.frames import FASTEST, SLOWEST
 from rl_lab.player import Player, load
 from rl_lab.saliency import Saliency
 from rl_lab.scenes import at_rate, board_of, film, rate_of, scenery, together

@@ -12,11 +12,11 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.vpn.planner import Level
 from rl_lab.core.errors import UserError
 from rl_lab.envs.collect import Collect
+from rl_lab.envs.frames import FASTEST, SLOWEST
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.mdp import MDPEnv
 from rl_lab.looking import panels, pictures, trees, worlds
 from rl_lab.looking.browser import Browser
-from rl_lab.looking.frames import FASTEST, SLOWEST
 from rl_lab.looking.heat import Box, glowing
 from rl_lab.looking.terminal import Terminal, Words
 from rl_lab.player import Player

@@ -202,7 +202,7 @@ def test_sb3_takes_states_as_numbers_too():
 
 
 @pytest.mark.parametrize(
-    "world", ["/tmp/evil", "../env/four_rooms", "./four_rooms", "four_rooms.yaml", "", "atari", "gym"]
+    "world", ["/elsewhere/evil", "../env/four_rooms", "./four_rooms", "four_rooms.yaml", "", "atari", "gym"]
 )
 def test_a_world_is_the_name_of_one_of_ours_never_a_path(tmp_path, world):
     """A yaml from elsewhere would be called by what it holds."""
@@ -236,4 +236,4 @@ def test_what_a_world_is_made_of_is_not_changed_by_its_options(changes, line):
 
 def test_no_option_of_env_gym_names_another_world():
     with pytest.raises(UserError, match=r"^env.options.world is refused: env.id=rl_lab/FourRooms-v0 names its world; "):
-        Gym(ROOMS, 1, options={"world": "/tmp/evil"})
+        Gym(ROOMS, 1, options={"world": "/elsewhere/evil"})

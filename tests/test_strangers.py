@@ -307,11 +307,11 @@ ODD = {
     "not called as it is": ("dqn", lambda text: text.replace("_partial_: true", "_recursive_: false", 1)),
     "a module for an environment": ("gym", lambda text: text.replace("id: CartPole-v1", "id: evilmod:X-v0")),
     "a module for a table": ("toy", lambda text: text.replace("id: FrozenLake-v1", "id: evilmod:X-v0")),
-    "a world by its path": ("gym", lambda text: text.replace("id: CartPole-v1", "id: rl_lab/FourRooms-v0").replace("options: {}", "options: {world: /tmp/evil}")),
+    "a world by its path": ("gym", lambda text: text.replace("id: CartPole-v1", "id: rl_lab/FourRooms-v0").replace("options: {}", "options: {world: /elsewhere/evil}")),
     "a path among the options": ("gym", lambda text: text.replace("options: {}", "options: {xml_file: /etc/passwd}")),
     "wrappers": ("gym", lambda text: text.replace("options: {}", "options: {wrappers: [{_target_: evilmod.f}]}")),
     "an environment of SB3's choice": ("sb3", lambda text: text.replace("policy: MlpPolicy", "policy: MlpPolicy\n  env: evilmod:X-v0")),
-    "a place for SB3's logs": ("sb3", lambda text: text.replace("policy: MlpPolicy", "policy: MlpPolicy\n  tensorboard_log: /tmp/evil")),
+    "a place for SB3's logs": ("sb3", lambda text: text.replace("policy: MlpPolicy", "policy: MlpPolicy\n  tensorboard_log: /elsewhere/evil")),
     "a policy by its module": ("sb3", lambda text: text.replace("policy: MlpPolicy", "policy: evilmod:f")),
     "a policy's parts": ("sb3", lambda text: text.replace("policy_kwargs: {}", "policy_kwargs: {features_extractor_class: evilmod.f}")),
     "another tracker": ("dqn", lambda text: text.replace("rl_lab.core.tracking.nothing", "evilmod.f")),
@@ -339,13 +339,13 @@ def test_what_a_folder_says_of_its_tracker_is_names(honest, canary, tmp_path, mo
     """Neither where W&B writes, nor how long it is waited for, nor a variable among the notes."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = fresh(honest, "dqn", tmp_path)
-    wandb = {"_target_": "rl_lab.core.tracking.wandb_run", "_partial_": True, "project": "theirs", "tags": ["a"], "dir": "/tmp/evil-wandb",
+    wandb = {"_target_": "rl_lab.core.tracking.wandb_run", "_partial_": True, "project": "theirs", "tags": ["a"], "dir": "/elsewhere/evil-wandb",
              "init_timeout": 1e9, "notes": "plain words"}  # fmt: skip
     altered(folder, lambda config: config.update(tracker=wandb))
     assert lab("dqn", "train", f"run={folder}", "loop.total_steps=128") == 0
     written = yaml.safe_load((folder / "config.yaml").read_text())["tracker"]
     assert written["project"] == "theirs" and written["notes"] == "plain words" and "dir" not in written
-    assert written["init_timeout"] == 10 and not Path("/tmp/evil-wandb").exists()
+    assert written["init_timeout"] == 10 and not Path("/elsewhere/evil-wandb").exists()
     assert list(tmp_path.glob("runs/wandb/offline-run-*"))
 
 
@@ -488,8 +488,8 @@ def test_no_link_is_written_through(honest, canary, tmp_path, capsys, case, name
 # -- studies
 
 REPLAYED = [
-    "+hydra.callbacks.evil._target_=os.system", "hydra.run.dir=/tmp/evil", "hydra.job.env_set.PATH=/tmp", "--config-dir=/tmp/evil", "-cd=/tmp",
-    "+experiment=../../../tmp/evil", "experiment=/tmp/evil", "+env@hydra.callbacks.x=four_rooms", "hydra/launcher=../evil",
+    "+hydra.callbacks.evil._target_=os.system", "hydra.run.dir=/elsewhere/evil", "hydra.job.env_set.PATH=/elsewhere", "--config-dir=/elsewhere/evil", "-cd=/elsewhere",
+    "+experiment=../../../elsewhere/evil", "experiment=/elsewhere/evil", "+env@hydra.callbacks.x=four_rooms", "hydra/launcher=../evil",
     "name=${oc.env:SECRET}", "agent.gamma=${oc.decode:0.5}", "agent.network._target_=evilmod.f", "tracker.notes='\\${oc.env:SECRET}'",
     "hydra.sweeper.params.seed=${oc.env:SECRET}", "~hydra.launcher", "hydra.launcher.evil=1", "+hydra/callbacks=evil",
 ]  # fmt: skip
@@ -512,7 +512,7 @@ def test_a_study_is_gone_on_with_by_its_settings_alone(canary, tmp_path, capsys,
     (folder / "study.yaml").write_text(json.dumps(about))
     code = lab("dqn", "study", "resume", str(folder))
     said = capsys.readouterr().err
-    assert not canary.sings and not Path("/tmp/evil").exists() and SECRET not in said and "Traceback" not in said
+    assert not canary.sings and not Path("/elsewhere/evil").exists() and SECRET not in said and "Traceback" not in said
     assert code == 2 or argument in said.splitlines()[0], "refused, or said not to be followed"
 
 

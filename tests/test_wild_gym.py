@@ -13,8 +13,8 @@ from rl_lab import loops, networks
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import cli
 from rl_lab.core.errors import UserError
+from rl_lab.envs import frames
 from rl_lab.envs.gym import Gym
-from rl_lab.looking import frames
 from rl_lab.networks import QNetwork
 
 

@@ -14,7 +14,7 @@ COMMANDS = {
 
 def main() -> int:
     try:
-        from rl_lab.core import cli  # what takes time to import is imported where Ctrl-C is answered
+        from rl_lab.core.launching import cli
 
         return cli.main("gen-lab", "gen", COMMANDS)
     except KeyboardInterrupt:

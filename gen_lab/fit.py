@@ -7,8 +7,8 @@ import torch
 
 from gen_lab.data import Batches, Images
 from gen_lab.judging import Judge, nothing
+from gen_lab.judging.pictures import WIDTH, side_by_side, write_sheet, write_training_film
 from gen_lab.losses import active_units
-from gen_lab.pictures import WIDTH, side_by_side, write_sheet, write_training_film
 from gen_lab.types import Autoencoder, LatentModel, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.errors import NotFinite

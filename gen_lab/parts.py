@@ -1,10 +1,11 @@
 """What experiments of gen_lab are made of: all that a run folder may call, whoever wrote it."""
 
-from rl_lab.core.parts import TORCH, parts
+from rl_lab.core.parts import TORCH, Parts, moved, parts
 
-CODERS = "mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"
+OLD_CODERS = "mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"
+CODERS = (*OLD_CODERS, "residual_encoder", "residual_decoder", "world_models_encoder", "world_models_decoder")
 
-PARTS = {
+ALLOWED = {
     **TORCH,
     **parts("gen_lab.fit", "fit"),
     **parts("gen_lab.data", "digits", "mnist", "fashion_mnist", "cifar10", "folder", "npz", "recorded", "xor_chain",
@@ -16,17 +17,27 @@ PARTS = {
     **parts("gen_lab.models.gated_pixelcnn", "GatedPixelCNN"),
     **parts("gen_lab.models.pixelrnn", "PixelRNN", "RowLSTM", "DiagonalBiLSTM"),
     **parts("gen_lab.models.pixelcnnpp.network", "PixelCNNPP"),
-    **parts("gen_lab.models.vae", "VAE", *CODERS),  # older run folders have the coders from here
+    **parts("gen_lab.models.vae", "VAE"),
     **parts("gen_lab.models.autoencoder", "Autoencoder"),
     **parts("gen_lab.models.vqvae", "VQVAE", "vq_encoder", "vq_decoder"),
     **parts("gen_lab.models.gan.learner", "GAN"),
     **parts("gen_lab.models.gan.networks", "mlp_generator", "mlp_discriminator", "dcgan_generator",
             "dcgan_discriminator"),
-    **parts("gen_lab.coders", *CODERS, "residual_encoder", "residual_decoder", "world_models_encoder",
-            "world_models_decoder"),
-    **parts("gen_lab.codebook", "Codebook"),
-    **parts("gen_lab.causal.heads", "softmax", "LogisticMixture"),
+    **parts("gen_lab.networks.coders", *CODERS),
+    **parts("gen_lab.networks.codebook", "Codebook"),
+    **parts("gen_lab.networks.causal.heads", "softmax", "LogisticMixture"),
     **parts("gen_lab.likelihoods", "Bernoulli", "CrossEntropy", "Categorical", "DiscretisedLogistic", "Gaussian"),
     **parts("gen_lab.judging", "Judge", "nothing"),
     **parts("gen_lab.judging.features", "classifier", "random", "inception"),
 }  # fmt: skip
+
+MOVED = {
+    **moved("gen_lab.models.vae", "gen_lab.networks.coders", *OLD_CODERS),
+    **moved("gen_lab.coders", "gen_lab.networks.coders", *CODERS),
+    **moved("gen_lab.codebook", "gen_lab.networks.codebook", "Codebook"),
+    **moved("gen_lab.causal.heads", "gen_lab.networks.causal.heads", "softmax", "LogisticMixture"),
+}
+
+GONE: dict[str, frozenset[str]] = {}
+
+PARTS = Parts(ALLOWED, MOVED, GONE)

@@ -10,6 +10,6 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 if Path(sys.argv[0] if sys.argv else "").name not in ("rl-lab", "gen-lab", "-m"):
-    from rl_lab.registration import register
+    from rl_lab.gymnasium_api.registration import register
 
     register()

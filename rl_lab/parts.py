@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from rl_lab.core.parts import TORCH, parts, plain_numbers, word
+from rl_lab.core.parts import TORCH, Parts, moved, parts, plain_numbers, word
 
 
 def of_gymnasium(key: str, value: Any) -> str | None:
@@ -43,24 +43,25 @@ def _policy_kwargs(key: str, value: Any) -> str | None:
     return None if isinstance(value, dict) and "_target_" in value else plain_numbers(key, value)
 
 
-PARTS = {
+ALLOWED = {
     **TORCH,
     # loops
-    **parts("rl_lab.loops", "train", "plan"),
-    **parts("rl_lab.crew", "train"),
-    **parts("rl_lab.seeds", "train"),
-    **parts("rl_lab.fitted", "fit_q"),
-    **parts("rl_lab.baselines.sb3", "train_sb3"),
+    **parts("rl_lab.loops.training", "train"),
+    **parts("rl_lab.loops.planning", "plan"),
+    **parts("rl_lab.loops.crew", "train"),
+    **parts("rl_lab.loops.seeds.training", "train"),
+    **parts("rl_lab.loops.fitting", "fit_q"),
+    **parts("rl_lab.loops.sb3", "train_sb3"),
     # worlds
-    **parts("rl_lab.envs.mdp", "MDPEnv"),
-    **parts("rl_lab.envs.gridworld", "gridworld"),
-    **parts("rl_lab.envs.mazes", "maze", "scattered"),
-    **parts("rl_lab.envs.classics", "short_corridor", "gambler", "car_rental"),
-    **parts("rl_lab.envs.tables", "file_env", "mdp_file"),
-    **parts("rl_lab.envs.tables", "toy_text", "toy_text_env", judge=of_gymnasium),
+    **parts("rl_lab.envs.tabular.stepper", "MDPEnv"),
+    **parts("rl_lab.envs.tabular.gridworld", "gridworld"),
+    **parts("rl_lab.envs.tabular.mazes", "maze", "scattered"),
+    **parts("rl_lab.envs.tabular.classics", "short_corridor", "gambler", "car_rental"),
+    **parts("rl_lab.envs.tabular.tables", "file_env", "mdp_file"),
+    **parts("rl_lab.envs.tabular.tables", "toy_text", "toy_text_env", judge=of_gymnasium),
     **parts("rl_lab.envs.gym", "Gym", judge=of_gymnasium),
     **parts("rl_lab.envs.atari", "Atari"),
-    **parts("rl_lab.envs.collect", "Collect"),
+    **parts("rl_lab.envs.collect.world", "Collect"),
     # planners
     **parts("rl_lab.planning", "value_iteration", "q_iteration", "policy_iteration", "modified_policy_iteration",
             "policy_evaluation", "prioritised_sweeping", "linear_programming", "finite_horizon"),
@@ -79,12 +80,35 @@ PARTS = {
     **parts("rl_lab.agents.vpn.baselines", "ActionValue", "ObservationPrediction"),
     **parts("rl_lab.agents.vpn.replay", "Rollouts"),
     **parts("rl_lab.values", "Mean", "Categorical", "Quantiles"),
-    **parts("rl_lab.networks", "linear", "mlp", "nature_cnn"),
-    **parts("rl_lab.features", "tiles", "constant"),
+    **parts("rl_lab.networks.torsos", "linear", "mlp", "nature_cnn"),
+    **parts("rl_lab.networks.tiles", "tiles", "constant"),
     **parts("rl_lab.exploration", "Linear"),
     **parts("rl_lab.memory", "Replay", "Priorities"),
-    **parts("rl_lab.optimizers", "RMSpropTF", "CentredRMSprop"),
-    **parts("gen_lab.encoding", "Encoded"),  # a trained autoencoder as an agent's eyes: read as a run folder, too
+    **parts("rl_lab.networks.optimizers", "RMSpropTF", "CentredRMSprop"),
+    **parts("gen_lab.trained.encoding", "Encoded"),  # a trained autoencoder as an agent's eyes
     **parts("stable_baselines3", "A2C", "DQN", "PPO", judge=of_sb3),
     **parts("stable_baselines3.common.sb2_compat.rmsprop_tf_like", "RMSpropTFLike", judge=plain_numbers),
 }  # fmt: skip
+
+MOVED = {
+    **moved("rl_lab.loops", "rl_lab.loops.training", "train"),
+    **moved("rl_lab.loops", "rl_lab.loops.planning", "plan"),
+    **moved("rl_lab.crew", "rl_lab.loops.crew", "train"),
+    **moved("rl_lab.seeds", "rl_lab.loops.seeds.training", "train"),
+    **moved("rl_lab.fitted", "rl_lab.loops.fitting", "fit_q"),
+    **moved("rl_lab.baselines.sb3", "rl_lab.loops.sb3", "train_sb3"),
+    **moved("rl_lab.envs.mdp", "rl_lab.envs.tabular.stepper", "MDPEnv"),
+    **moved("rl_lab.envs.gridworld", "rl_lab.envs.tabular.gridworld", "gridworld"),
+    **moved("rl_lab.envs.mazes", "rl_lab.envs.tabular.mazes", "maze", "scattered"),
+    **moved("rl_lab.envs.classics", "rl_lab.envs.tabular.classics", "short_corridor", "gambler", "car_rental"),
+    **moved("rl_lab.envs.tables", "rl_lab.envs.tabular.tables", "file_env", "mdp_file", "toy_text", "toy_text_env"),
+    **moved("rl_lab.envs.collect", "rl_lab.envs.collect.world", "Collect"),
+    **moved("rl_lab.networks", "rl_lab.networks.torsos", "linear", "mlp", "nature_cnn"),
+    **moved("rl_lab.features", "rl_lab.networks.tiles", "tiles", "constant"),
+    **moved("rl_lab.optimizers", "rl_lab.networks.optimizers", "RMSpropTF", "CentredRMSprop"),
+    **moved("gen_lab.encoding", "gen_lab.trained.encoding", "Encoded"),
+}
+
+GONE: dict[str, frozenset[str]] = {}
+
+PARTS = Parts(ALLOWED, MOVED, GONE)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.types import Transition
 
 

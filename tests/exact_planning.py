@@ -4,7 +4,7 @@ import itertools
 import math
 from fractions import Fraction
 
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 
 INFINITE, NO_SUM = math.inf, math.nan
 

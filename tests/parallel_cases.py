@@ -11,25 +11,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gen_lab.causal.heads import softmax
-from gen_lab.codebook import Codebook
 from gen_lab.models.autoencoder import Moments
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.gan.learner import GAN
 from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
 from gen_lab.models.vqvae import VQVAE, vq_decoder, vq_encoder
+from gen_lab.networks.causal.heads import softmax
+from gen_lab.networks.codebook import Codebook
 from gen_lab.types import Spec as ImageSpec
-from rl_lab import losses, networks
+from rl_lab import losses
 from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.actor_critic import ActorCritic
 from rl_lab.agents.ppo import PPO
 from rl_lab.agents.q_learning import QLearning
 from rl_lab.core import distributed
 from rl_lab.core.run import Run
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.loops import train
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.loops.training import train
+from rl_lab.networks import torsos as networks
 from rl_lab.types import Spec, Transition
 
 CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))

@@ -7,11 +7,11 @@ import torch
 from exact_gradient import action_values, finite_gradient, gradient, value, visits
 from test_reinforce import PREFERENCES, one_hot, trained, walk, world
 
-from rl_lab import networks
 from rl_lab.agents.actor_critic import ActorCritic
-from rl_lab.envs.classics import short_corridor
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.features import constant
+from rl_lab.envs.tabular.classics import short_corridor
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.tiles import constant
 from rl_lab.planning import evaluate_policy
 from rl_lab.types import Spec, Transition
 

@@ -6,20 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl_lab import exploration, losses, networks, returns
+from rl_lab import exploration, losses, returns
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
 from rl_lab.agents.dqn import DQN
 from rl_lab.agents.random import Random
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.loops import Judge
+from rl_lab.core.launching import cli
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.loops.judging import Judge
 from rl_lab.memory import Replay
-from rl_lab.optimizers import RMSpropTF
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.optimizers import RMSpropTF
 from rl_lab.planning import evaluate_policy, policy_iteration
-from rl_lab.player import load
+from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")

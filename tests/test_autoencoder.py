@@ -6,10 +6,10 @@ import pytest
 import torch
 from stopping import StopsAt
 
-from gen_lab.coders import mlp_decoder, mlp_encoder
 from gen_lab.data import digits
 from gen_lab.fit import evaluate, fit
 from gen_lab.models.autoencoder import Autoencoder, Moments
+from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
 from rl_lab.core.learner import generator
 from rl_lab.core.run import Run, Stopped

@@ -5,13 +5,13 @@ from itertools import product
 import pytest
 import torch
 
-from gen_lab.causal.convolutions import POINT, above_and_here, left, mask
-from gen_lab.causal.heads import LogisticMixture, softmax
-from gen_lab.causal.weight_norm import NormedConv, start
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
 from gen_lab.models.pixelrnn import DiagonalBiLSTM, PixelRNN, RowLSTM, skew, unskew
+from gen_lab.networks.causal.convolutions import POINT, above_and_here, left, mask
+from gen_lab.networks.causal.heads import LogisticMixture, softmax
+from gen_lab.networks.causal.weight_norm import NormedConv, start
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 

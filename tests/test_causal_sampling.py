@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_causal import KNOBS, RECURRENT, build, every_image, name, noise
 
-from gen_lab import sampling
-from gen_lab.causal.heads import LogisticMixture, softmax
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
+from gen_lab.networks.causal import sampling
+from gen_lab.networks.causal.heads import LogisticMixture, softmax
 from gen_lab.types import Spec
 
 CASES = [(network, Spec((1, 7, 9), 2), softmax) for network in KNOBS]  # odd sizes: PixelCNN++ rounds its halves up

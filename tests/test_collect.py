@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rl_lab.agents.collectors import Greedy, Optimal
 from rl_lab.core.errors import UserError
-from rl_lab.envs import collect_mazes
-from rl_lab.envs.collect import Collect, Walkers
+from rl_lab.envs.collect import mazes as collect_mazes
+from rl_lab.envs.collect.world import Collect, Walkers
 
 # -- against the reference
 

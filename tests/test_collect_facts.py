@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from rl_lab.agents.collectors import Greedy, Optimal
 from rl_lab.agents.random import Random
-from rl_lab.envs import collect_mazes
-from rl_lab.envs.collect import Collect
-from rl_lab.loops import play
+from rl_lab.envs.collect import mazes as collect_mazes
+from rl_lab.envs.collect.world import Collect
+from rl_lab.loops.judging import play
 
 # -- mazes and first states
 

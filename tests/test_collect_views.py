@@ -15,14 +15,14 @@ from collect_cases import (
 from omegaconf import OmegaConf
 from PIL import ImageColor
 
-from rl_lab import scenes
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli
-from rl_lab.envs.collect import Collect
+from rl_lab.commands.watch import Channel
+from rl_lab.core.launching import cli
+from rl_lab.envs.collect.world import Collect
 from rl_lab.looking import maze_pictures, panels, pictures
-from rl_lab.player import load
-from rl_lab.stage import of_world
-from rl_lab.watch import Channel
+from rl_lab.playing import scenes
+from rl_lab.playing.player import load
+from rl_lab.playing.stage import of_world
 
 # -- as others see it
 
@@ -150,7 +150,7 @@ def test_what_a_picture_shows():
 
 
 def test_random_play_is_recorded_with_its_pictures():
-    node = {"_target_": "rl_lab.envs.collect.Collect", "num_envs": 2, "size": 6, "goals": 2, "mazes": 50}
+    node = {"_target_": "rl_lab.envs.collect.world.Collect", "num_envs": 2, "size": 6, "goals": 2, "mazes": 50}
     stage = of_world(OmegaConf.create(node), 2, "cpu", True)
     (episode, *_) = stage.episodes([1, 1], 0, True)
     assert episode.frames.shape[0] == len(episode.action) and episode.frames.dtype == np.uint8

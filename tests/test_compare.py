@@ -11,11 +11,11 @@ import pytest
 from run_folders import write_run
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli
 from rl_lab.core.comparing.compare import analyse, compare
 from rl_lab.core.comparing.tables import captions, show
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import choose_metric, is_lower_better, read_run
+from rl_lab.core.launching import cli
 from rl_lab.core.style import COLORS
 
 

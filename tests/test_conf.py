@@ -7,15 +7,15 @@ from omegaconf import OmegaConf
 
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
-from rl_lab.core import cli, composition
+from rl_lab.core.launching import cli, composition
 
 CONF = composition.conf_dir()
 TINY = {
-    "rl_lab.loops.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
-    "rl_lab.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
-    "rl_lab.loops.plan": ["loop.eval_episodes=1", "loop.film=false"],
-    "rl_lab.baselines.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
-    "rl_lab.fitted.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
+    "rl_lab.loops.training.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.loops.planning.plan": ["loop.eval_episodes=1", "loop.film=false"],
+    "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
+    "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
     "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3"],
 }
 SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1", "env.num_envs=4", "loop.total_steps=160"]}

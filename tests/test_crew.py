@@ -6,14 +6,14 @@ from functools import partial
 import pytest
 import torch
 
-from rl_lab import networks
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C, Acted
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
-from rl_lab.crew import Crew, Member, train
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mdp import MDPEnv
+from rl_lab.core.launching import cli
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.loops.crew import Crew, Member, train
+from rl_lab.networks import torsos as networks
 from rl_lab.types import Transition
 
 CPU = torch.device("cpu")

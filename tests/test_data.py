@@ -20,7 +20,8 @@ from gen_lab.data import cache as cache_module
 from gen_lab.data.images import bits, quantised
 from gen_lab.data.pixels import pictured
 from gen_lab.fit import evaluate
-from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
+from gen_lab.models.vae import VAE
+from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
 from rl_lab.core import recording, room
 from rl_lab.core.errors import UserError

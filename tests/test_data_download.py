@@ -19,8 +19,8 @@ from gen_lab.data import cifar, cifar10, fashion_mnist, idx, mnist
 from gen_lab.data.cache import File, Source, fetch
 from gen_lab.data.idx import read_amat, read_idx
 from gen_lab.data.images import CPU, bits
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.core.learner import generator, stream
 
 

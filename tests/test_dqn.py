@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from rl_lab import exploration, losses, networks
+from rl_lab import exploration, losses
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.dqn import DQN
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.memory import Priorities, Replay
-from rl_lab.networks import NoisyLinear, QNetwork
-from rl_lab.optimizers import CentredRMSprop
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.heads import NoisyLinear, QNetwork
+from rl_lab.networks.optimizers import CentredRMSprop
 from rl_lab.types import Spec, Transition
 from rl_lab.values import Categorical, Mean
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from gen_lab import __main__ as gen
-from gen_lab.encoding import Encoded, prepared
-from gen_lab.loading import load
+from gen_lab.trained.encoding import Encoded, prepared
+from gen_lab.trained.loading import load
 from rl_lab import __main__ as rl
-from rl_lab.core import checkpoint, cli
+from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.core.recording import Recording
 from rl_lab.types import Spec
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli
+from rl_lab.core.launching import cli
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
 
@@ -79,8 +79,8 @@ TRAIN = {
     "agent.network._target_=rl_lab.memory.Replay": "agent.network._target_=rl_lab.memory.Replay is impossible: it gives no Module",
     "agent.network._partial_=x": "agent.network._partial_=x is impossible: it must be true or false",
     "agent.network._partial_=false": "agent.network._partial_=False is impossible: it must be true, since the lab completes the call",
-    "agent._target_=5": "agent._target_=5 is impossible: it must be the dotted name of what is called, such as rl_lab.networks.mlp",
-    "agent._target_=..": "agent._target_=.. is impossible: it must be the dotted name of what is called, such as rl_lab.networks.mlp",
+    "agent._target_=5": "agent._target_=5 is impossible: it must be the dotted name of what is called, such as rl_lab.networks.torsos.mlp",
+    "agent._target_=..": "agent._target_=.. is impossible: it must be the dotted name of what is called, such as rl_lab.networks.torsos.mlp",
     "+agent._args_=[1]": "agent._args_ is impossible: settings are given by their names",
     "+agent.seed=5": "agent.seed is given by the lab itself, and what is set here would be ignored; leave it out",
     "experiment=sb3_ppo_cartpole agent.n_epochs=0.5": "agent.n_epochs=0.5 is impossible: it must be a whole number",
@@ -166,7 +166,10 @@ def test_commands(here, capsys):
         ("nmae: mine", "no setting 'nmae'; did you mean name?"),
         ("checkpoint: {evry: 1}", "no setting 'checkpoint.evry'; did you mean checkpoint.every?"),
         ("loop: {total_step: 1}", "no setting 'loop.total_step'; did you mean loop.total_steps?"),
-        ("agent: {network: {_target_: rl_lab.networks.mpl}}", "no rl_lab.networks.mpl; did you mean mlp?"),
+        (
+            "agent: {network: {_target_: rl_lab.networks.torsos.mpl}}",
+            "no rl_lab.networks.torsos.mpl; did you mean mlp?",
+        ),
     ],
 )
 def test_a_misspelt_key_inside_a_yaml(here, capsys, text, line):
@@ -304,9 +307,9 @@ def test_a_checkpoint_of_another_experiment(finished, here, capsys):
     [
         ("rl_lab.agents.dqn.DQN", "os.system", "agent._target_=os.system is refused: a run folder may call only rl_lab, "),
         ("rl_lab.agents.dqn.DQN", "rl_lab.core.provenance.subprocess.run", "agent._target_=rl_lab.core.provenance.subprocess.run is refused: "),
-        ("rl_lab.networks.linear", "rl_lab.envs.atari.np.load", "agent.network._target_=rl_lab.envs.atari.np.load is refused: "),
+        ("rl_lab.networks.torsos.linear", "rl_lab.envs.atari.np.load", "agent.network._target_=rl_lab.envs.atari.np.load is refused: "),
         ("torch.optim.Adam", "torch.load", "agent.optimizer._target_=torch.load is refused: a run folder may call only rl_lab, "),
-        ("rl_lab.networks.linear", "stable_baselines3.DQN.load", "agent.network._target_=stable_baselines3.DQN.load is refused: "),
+        ("rl_lab.networks.torsos.linear", "stable_baselines3.DQN.load", "agent.network._target_=stable_baselines3.DQN.load is refused: "),
         ("seed: 0", "seed: 0\nhydra: {callbacks: {x: {_target_: os.system}}}", "{}/config.yaml is refused: a run's config has no 'hydra'"),
         ("seed: 0", "seed: 0\ndefaults: [evil]", "{}/config.yaml is refused: a run's config has no 'defaults'"),
     ],

@@ -21,13 +21,15 @@ from stopping import StopsAt, equal
 from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Batches, Images, digits
 from gen_lab.fit import evaluate, fit
-from gen_lab.loading import load
+from gen_lab.judging.pictures import read_sheet, write_sheet
 from gen_lab.losses import bernoulli_nll
-from gen_lab.models.vae import VAE, mlp_decoder, mlp_encoder
-from gen_lab.pictures import read_sheet, write_sheet
+from gen_lab.models.vae import VAE
+from gen_lab.networks.coders import mlp_decoder, mlp_encoder
+from gen_lab.trained.loading import load
 from gen_lab.types import Spec
-from rl_lab.core import checkpoint, cli
+from rl_lab.core import checkpoint
 from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.launching import cli
 from rl_lab.core.run import Run, Stopped
 
 CPU = torch.device("cpu")
@@ -427,7 +429,7 @@ def test_evaluate_command(folder, capsys):
 def test_a_mistake_is_one_line(tmp_path, folder, conditional, capsys, arguments, says):
     config = (folder / "config.yaml").read_text()
     changed = {
-        "rl": "name: x\nseed: 0\nloop: {_target_: rl_lab.loops.train}\n",
+        "rl": "name: x\nseed: 0\nloop: {_target_: rl_lab.loops.training.train}\n",
         "other": config.replace("latents: 8", "latents: 9"),
         "evil": config.replace("gen_lab.data.digits\n", f"os.mkdir\n  path: {tmp_path}/made\n"),
     }

@@ -10,12 +10,12 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.fitted_q import ExtraTrees, Forest, LeastSquares, Network, forest_of
-from rl_lab.core import cli
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.tables import toy_text
-from rl_lab.fitted import fitted_q
-from rl_lab.mdp import MDP
-from rl_lab.networks import linear, mlp
+from rl_lab.core.launching import cli
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.mdp import MDP
+from rl_lab.envs.tabular.tables import toy_text
+from rl_lab.loops.fitting import fitted_q
+from rl_lab.networks.torsos import linear, mlp
 from rl_lab.planning import q_iteration
 from rl_lab.types import Spec, Transition
 

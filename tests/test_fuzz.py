@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
-from rl_lab.core import cli, composition
+from rl_lab.core.launching import cli, composition
 
 CASES = int(os.environ.get("FUZZ_CASES", 500))
 SOON, LINES = 20.0, 3  # seconds, lines on stderr beside what a run says of its progress

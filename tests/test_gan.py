@@ -16,8 +16,8 @@ from gen_lab.fit import fit
 from gen_lab.models.gan.learner import GAN
 from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator, mlp_discriminator, mlp_generator
 from gen_lab.types import Spec
-from rl_lab.core import composition
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import composition
 from rl_lab.core.run import Run
 
 CPU = torch.device("cpu")

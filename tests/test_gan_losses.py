@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gen_lab.adversarial import discriminator_loss, generator_loss, gradient_penalty
+from gen_lab.models.gan.losses import discriminator_loss, generator_loss, gradient_penalty
 from rl_lab.core.learner import descend
 
 LN2 = math.log(2)

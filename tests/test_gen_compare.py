@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.comparison import Cell, compare, joined, measures, proper, written
-from rl_lab.core import cli
+from gen_lab.commands.compare import Cell, compare, joined, measures, proper, written
 from rl_lab.core.comparing.groups import arrange
 from rl_lab.core.folders import read_runs
+from rl_lab.core.launching import cli
 
 
 def run(folder, model: str, seed: int, **last):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gen_lab.pictures import side_by_side, thinned, write_film, write_sheet, write_training_film
+from gen_lab.judging.pictures import side_by_side, thinned, write_film, write_sheet, write_training_film
 
 
 def test_a_sheet_shows_every_image_in_reading_order(tmp_path):

@@ -26,8 +26,8 @@ from gen_lab.judging.features import Net, Seen, classifier, random
 from gen_lab.judging.judge import lesson, three_splits
 from gen_lab.models.independent import Independent
 from gen_lab.types import Spec
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.core.run import Run
 
 CPU = torch.device("cpu")

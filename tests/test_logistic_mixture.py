@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from gen_lab.causal.heads import LogisticMixture
 from gen_lab.losses import categorical_nll, discretised_logistic_log_prob, logistic_mixture_nll
+from gen_lab.networks.causal.heads import LogisticMixture
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 

@@ -22,11 +22,12 @@ from run_folders import write_run
 from stopping import equal
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import checkpoint, cli, files, locks
+from rl_lab.core import checkpoint, files, locks
 from rl_lab.core.comparing.compare import compare
 from rl_lab.core.comparing.compare import folder as comparison_folder
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import plain, read_runs, summary
+from rl_lab.core.launching import cli
 from rl_lab.core.rows import Mark, whole
 from rl_lab.core.run import Run, Stopped
 from rl_lab.core.studies.study import Study

@@ -9,8 +9,8 @@ from scipy import ndimage
 from test_worlds import build, same
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mazes import maze, scattered
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.mazes import maze, scattered
 
 
 def test_letters_that_pay_and_do_not_end():

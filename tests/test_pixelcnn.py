@@ -8,13 +8,13 @@ from itertools import product
 import pytest
 import torch
 
-from gen_lab.causal.heads import LogisticMixture, softmax
 from gen_lab.data import Batches, digits, xor_chain
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.bernoulli_mixture import BernoulliMixture
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
+from gen_lab.networks.causal.heads import LogisticMixture, softmax
 from gen_lab.types import Draughtsman, Inpainter, Spec
 from rl_lab.core.errors import UserError
 

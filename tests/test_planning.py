@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli, composition
 from rl_lab.core.errors import UserError
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.tables import toy_text
-from rl_lab.mdp import MDP, stack
+from rl_lab.core.launching import cli, composition
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.mdp import MDP, stack
+from rl_lab.envs.tabular.tables import toy_text
 from rl_lab.planning import (
     Regret,
     backup,

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import checkpoint, cli
+from rl_lab.commands.evaluate import evaluate_runs
+from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
-from rl_lab.evaluate import evaluate_runs
-from rl_lab.loops import Judge
-from rl_lab.player import load
+from rl_lab.core.launching import cli
+from rl_lab.loops.judging import Judge
+from rl_lab.playing.player import load
 
 TINY = ["tracker=none", "device=cpu", "loop.eval_episodes=1"]
 MAPS = Path("/proc/self/maps")
@@ -172,12 +173,12 @@ CALL = "{_target_: builtins.open, file: %s, mode: w}"
         ("noise: 0.1", f"noise: [0, [{CALL}]]", "env.mdp.noise[1][0]._target_=builtins.open"),
         ("noise: 0.1", f"_args_: [{CALL}]", "env.mdp._args_[0]._target_=builtins.open"),
         ("env: ${env}", f"env: {CALL}", "loop.env._target_=builtins.open"),
-        ("noise: 0.1", "noise: {_target_: gen_lab.loading.composition.read_config, prog: %s}",
-         "env.mdp.noise._target_=gen_lab.loading.composition.read_config"),
+        ("noise: 0.1", "noise: {_target_: gen_lab.trained.loading.composition.read_config, prog: %s}",
+         "env.mdp.noise._target_=gen_lab.trained.loading.composition.read_config"),
         ("noise: 0.1", "noise: {_target_: stable_baselines3.common.logger.JSONOutputFormat, filename: %s}",
          "env.mdp.noise._target_=stable_baselines3.common.logger.JSONOutputFormat"),
-        ("noise: 0.1", "noise: {_target_: rl_lab.render.render, out: %s}",
-         "env.mdp.noise._target_=rl_lab.render.render"),
+        ("noise: 0.1", "noise: {_target_: rl_lab.commands.render.render, out: %s}",
+         "env.mdp.noise._target_=rl_lab.commands.render.render"),
         ("noise: 0.1", "noise: {_target_: gen_lab.data.cache.fetch, root: %s}",
          "env.mdp.noise._target_=gen_lab.data.cache.fetch"),
     ],
@@ -195,6 +196,6 @@ def test_a_stranger_calls_nothing(trained, copy, tmp_path, find, put, where):
 def test_a_loop_that_is_none(trained, copy):
     folder = copy(trained("dqn", *DQN))
     path = folder / "config.yaml"
-    path.write_text(path.read_text().replace("rl_lab.loops.train", "rl_lab.loops.evaluate"))
-    refused = f"{folder}/config.yaml is refused: loop._target_=rl_lab.loops.evaluate is not one of rl_lab.loops.train, "
+    path.write_text(path.read_text().replace("rl_lab.loops.training.train", "rl_lab.loops.training.evaluate"))
+    refused = f"{folder}/config.yaml is refused: loop._target_=rl_lab.loops.training.evaluate is not one of rl_lab.loops.training.train, "
     assert said(folder).startswith(refused)

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import tensor
 
-from rl_lab import losses, networks
+from rl_lab import losses
 from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.ppo import PPO
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.rollouts import value_targets
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.memory.rollouts import value_targets
+from rl_lab.networks import torsos as networks
 from rl_lab.types import Spec, Transition
 
 CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))

@@ -9,7 +9,7 @@ from torch import tensor
 
 from rl_lab.agents.a2c import Acted
 from rl_lab.agents.dqn import DQN
-from rl_lab.core import composition
+from rl_lab.core.launching import composition
 from rl_lab.types import Spec, Transition
 
 CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))

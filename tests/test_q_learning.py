@@ -7,16 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rl_lab import features, networks
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.q_learning import QLearning
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
-from rl_lab.envs.tables import toy_text_env
+from rl_lab.core.launching import cli
+from rl_lab.envs.tabular.tables import toy_text_env
 from rl_lab.exploration import Linear
-from rl_lab.loops import Judge, play
+from rl_lab.loops.judging import Judge, play
+from rl_lab.networks import tiles as features
+from rl_lab.networks import torsos as networks
 from rl_lab.planning import evaluate_policy, q_iteration
-from rl_lab.player import load
+from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
 
 CPU, STATES = torch.device("cpu"), 5

@@ -15,8 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli, composition, settings
+from rl_lab.core import settings
 from rl_lab.core.folders import read_run
+from rl_lab.core.launching import cli, composition
 from rl_lab.core.studies.study import Study
 
 CONF = composition.conf_dir()

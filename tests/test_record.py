@@ -15,16 +15,17 @@ from PIL import Image
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.random import Random
-from rl_lab.core import cli, recording
+from rl_lab.core import recording
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.envs.atari import Atari
-from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.gym import Gym
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.episodes import play_episodes, transitions
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import pictures
-from rl_lab.player import load
+from rl_lab.memory.episodes import play_episodes, transitions
+from rl_lab.playing.player import load
 from rl_lab.types import Transition
 
 MAP = "...G\n.#.X\nS..."

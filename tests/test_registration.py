@@ -18,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as check_for_sb3
 import rl_lab
 from rl_lab.core.errors import UserError
 from rl_lab.envs.gym import Gym
-from rl_lab.registration import name, worlds
+from rl_lab.gymnasium_api.registration import name, worlds
 
 ROOMS = "rl_lab/FourRooms-v0"
 # Down from S is the goal; the way right is longer than the time limit.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl_lab import exploration, networks
+from rl_lab import exploration
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
 from rl_lab.agents.actor_critic import ActorCritic
@@ -18,15 +18,16 @@ from rl_lab.agents.ppo import PPO
 from rl_lab.agents.q_learning import QLearning
 from rl_lab.agents.random import Random
 from rl_lab.agents.reinforce import Nothing, Reinforce
-from rl_lab.core import cli
-from rl_lab.envs.classics import short_corridor
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.features import constant
-from rl_lab.loops import Judge
+from rl_lab.core.launching import cli
+from rl_lab.envs.tabular.classics import short_corridor
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.loops.judging import Judge
 from rl_lab.memory import Replay
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.tiles import constant
 from rl_lab.planning import Regret
-from rl_lab.player import load
+from rl_lab.playing.player import load
 from rl_lab.types import Spec
 
 CPU = torch.device("cpu")

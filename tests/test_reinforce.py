@@ -17,20 +17,20 @@ from exact_gradient import (
 )
 from torch.nn import functional as F
 
-from rl_lab import networks
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.reinforce import Nothing, Reinforce, RunningMean, Value
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.core.learner import descend
-from rl_lab.envs.classics import short_corridor
-from rl_lab.envs.mdp import MDPEnv
-from rl_lab.envs.tables import from_tables
-from rl_lab.features import constant
-from rl_lab.loops import Judge
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.classics import short_corridor
+from rl_lab.envs.tabular.mdp import MDP
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.envs.tabular.tables import from_tables
+from rl_lab.loops.judging import Judge
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.tiles import constant
 from rl_lab.planning import evaluate_policy
-from rl_lab.player import load
+from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
 
 CPU, HORIZON = torch.device("cpu"), 3

@@ -14,19 +14,19 @@ from PIL import Image
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
-from rl_lab.core import cli
+from rl_lab.commands.render import distinctions, render
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.envs.atari import Atari
-from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.gym import Gym
-from rl_lab.envs.mdp import MDPEnv
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import panels, pictures, trees
 from rl_lab.looking.films import write, write_gif
-from rl_lab.loops import Judge
+from rl_lab.loops.judging import Judge
 from rl_lab.planning import value_iteration
-from rl_lab.player import Player, load
-from rl_lab.render import distinctions, render
-from rl_lab.scenes import at_rate, film, play, together
+from rl_lab.playing.player import Player, load
+from rl_lab.playing.scenes import at_rate, film, play, together
 
 BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state"}
 UP, RIGHT, DOWN, LEFT = range(4)

@@ -8,12 +8,12 @@ import pytest
 from run_folders import write_run
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli
 from rl_lab.core.comparing.compare import analyse, compare
 from rl_lab.core.comparing.results import _middle
 from rl_lab.core.comparing.scales import ATARI, Scale
 from rl_lab.core.comparing.statistics import stratified_bootstrap
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 
 
 def world(folder, id: str, values, *, agent="dqn", seed=0, metric="eval/return", **settings):

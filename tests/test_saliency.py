@@ -14,19 +14,20 @@ from torch import nn
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.random import Random
-from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
-from rl_lab.core import cli, composition
+from rl_lab.agents.sb3 import SB3Agent
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli, composition
 from rl_lab.envs.atari import Atari
-from rl_lab.envs.collect import Collect
-from rl_lab.envs.gridworld import gridworld
+from rl_lab.envs.collect.world import Collect
 from rl_lab.envs.gym import Gym
-from rl_lab.envs.mdp import MDPEnv
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking.heat import Box, glowing
-from rl_lab.networks import nature_cnn
-from rl_lab.player import Player
-from rl_lab.saliency import Window, choice, grad_cam, gradient, laid_out, saliency_of, weighed
-from rl_lab.scenes import scenery
+from rl_lab.loops.sb3 import AsVecEnv
+from rl_lab.networks.torsos import nature_cnn
+from rl_lab.playing.player import Player
+from rl_lab.playing.saliency import Window, choice, grad_cam, gradient, laid_out, saliency_of, weighed
+from rl_lab.playing.scenes import scenery
 from rl_lab.types import Spec, View
 
 CPU = torch.device("cpu")
@@ -163,7 +164,7 @@ def lit(env, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     drawn = np.asarray(scene(obs), int)
     scene = scenery(Player("blind", "blind", Path(), env, Looker(*place), 0, "steps"), "grad_cam")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl_lab.scenes.saliency_of", lambda method, view, obs: torch.zeros(1, *obs.shape[-2:]))
+        patch.setattr("rl_lab.playing.scenes.saliency_of", lambda method, view, obs: torch.zeros(1, *obs.shape[-2:]))
         dark = np.asarray(scene(obs), int)
     return np.abs(drawn - dark).sum(-1), drawn
 

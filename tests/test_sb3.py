@@ -10,19 +10,21 @@ import torch
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from rl_lab import exploration, losses, networks
+from rl_lab import exploration, losses
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.dqn import DQN
 from rl_lab.agents.ppo import PPO
-from rl_lab.baselines.sb3 import AsVecEnv, SB3Agent
-from rl_lab.core import cli
+from rl_lab.agents.sb3 import SB3Agent
+from rl_lab.core.launching import cli
 from rl_lab.envs.atari import Atari
-from rl_lab.envs.gridworld import gridworld
 from rl_lab.envs.gym import Gym
-from rl_lab.envs.mdp import MDPEnv
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.loops.sb3 import AsVecEnv
 from rl_lab.memory import Replay
-from rl_lab.optimizers import RMSpropTF
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.optimizers import RMSpropTF
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from stopping import equal
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
-from rl_lab.core import cli
 from rl_lab.core.folders import group, read_runs
+from rl_lab.core.launching import cli
 from rl_lab.core.learner import descend, generator
 from rl_lab.core.streams import integers, permutation, streams, uniform
 from rl_lab.losses import standardised

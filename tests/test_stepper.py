@@ -9,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.lottery import Lottery
-from rl_lab.envs.mdp import MDPEnv, Walkers
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.lottery import Lottery
+from rl_lab.envs.tabular.mdp import MDP
+from rl_lab.envs.tabular.stepper import MDPEnv, Walkers
 from rl_lab.planning import evaluate_policy, value_iteration
 
 BOOK = "...G\n.#.X\nS..."
@@ -202,7 +202,7 @@ def test_what_each_form_shows():
 def test_worlds_too_large_to_keep_their_looks_at_hand_look_the_same(monkeypatch):
     mdp = gridworld(**FOUR, convention="state")
     kept = [MDPEnv(mdp, 1, 9, obs=form).all_observations() for form in FORMS]
-    monkeypatch.setattr("rl_lab.envs.mdp.AT_HAND", 0)
+    monkeypatch.setattr("rl_lab.envs.tabular.stepper.AT_HAND", 0)
     assert all(torch.equal(MDPEnv(mdp, 1, 9, obs=f).all_observations(), k) for f, k in zip(FORMS, kept, strict=True))
 
 

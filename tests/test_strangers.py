@@ -23,7 +23,8 @@ import yaml
 from gen_lab.__main__ import COMMANDS as GEN
 from gen_lab.parts import PARTS as GEN_PARTS
 from rl_lab.__main__ import COMMANDS as RL
-from rl_lab.core import cli, composition, settings
+from rl_lab.core import settings
+from rl_lab.core.launching import cli, composition
 from rl_lab.parts import PARTS as RL_PARTS
 
 SECRET = "a-secret-of-this-machine"
@@ -208,16 +209,16 @@ TARGETS = [
     "stable_baselines3.DQN.load", "stable_baselines3.common.logger.JSONOutputFormat",
     "stable_baselines3.common.save_util.load_from_pkl", "stable_baselines3.common.env_util.make_vec_env",
     "gymnasium.make", "gymnasium.make_vec", "gymnasium.register", "wandb.init", "av.open", "yaml.unsafe_load",
-    "rl_lab.player._learner", "rl_lab.player.load", "rl_lab.player.hydra.utils.instantiate", "rl_lab.evaluate.evaluate_runs",
-    "rl_lab.render.render", "rl_lab.record.record", "rl_lab.watch.watch", "rl_lab.keyboard.play", "rl_lab.stage.of_world",
-    "rl_lab.as_gymnasium.build", "rl_lab.as_gymnasium.World", "rl_lab.registration.register", "rl_lab.__main__.main",
+    "rl_lab.playing.player._learner", "rl_lab.playing.player.load", "rl_lab.playing.player.hydra.utils.instantiate", "rl_lab.commands.evaluate.evaluate_runs",
+    "rl_lab.commands.render.render", "rl_lab.commands.record.record", "rl_lab.commands.watch.watch", "rl_lab.commands.play.play", "rl_lab.playing.stage.of_world",
+    "rl_lab.gymnasium_api.envs.build", "rl_lab.gymnasium_api.envs.World", "rl_lab.gymnasium_api.registration.register", "rl_lab.__main__.main",
     "rl_lab.core.tracking.reachable", "rl_lab.core.tracking.wandb_run", "rl_lab.core.tracking.nothing",
-    "rl_lab.core.registry.fetch", "rl_lab.core.checkpoint.write", "rl_lab.core.files.write", "rl_lab.core.launch.train",
-    "rl_lab.core.composition.compose", "rl_lab.core.settings.locate", "rl_lab.envs.gym.gymnasium.make_vec",
+    "rl_lab.core.registry.fetch", "rl_lab.core.checkpoint.write", "rl_lab.core.files.write", "rl_lab.core.launching.launch.train",
+    "rl_lab.core.launching.composition.compose", "rl_lab.core.settings.locate", "rl_lab.envs.gym.gymnasium.make_vec",
     "rl_lab.envs.atari.np.load", "rl_lab.agents.dqn.DQN.load_state_dict", "rl_lab.planning.value_iteration.__globals__",
-    "rl_lab.looking.films.write", "rl_lab.looking.browser.Browser", "rl_lab.networks.getattr", "rl_lab.networks.nn.Linear",
-    "gen_lab.loading.load", "gen_lab.commands.sample", "gen_lab.data.cache.fetch", "gen_lab.pictures.write_sheet",
-    "gen_lab.comparison.compare", "gen_lab.judging.features.contextlib.suppress", "..os.system", "", "rl_lab", 5, None, ["os.system"],
+    "rl_lab.looking.films.write", "rl_lab.looking.browser.Browser", "rl_lab.networks.torsos.getattr", "rl_lab.networks.torsos.nn.Linear",
+    "gen_lab.trained.loading.load", "gen_lab.commands.sample.sample", "gen_lab.data.cache.fetch", "gen_lab.judging.pictures.write_sheet",
+    "gen_lab.commands.compare.compare", "gen_lab.judging.features.contextlib.suppress", "..os.system", "", "rl_lab", 5, None, ["os.system"],
 ]  # fmt: skip
 POSITIONS = {
     "agent": lambda config, call: config.update(agent=call),
@@ -260,9 +261,9 @@ def test_wherever_it_stands(honest, canary, tmp_path, capsys, position):
 @pytest.mark.parametrize(("name", "parts"), [("rl", RL_PARTS), ("gen", GEN_PARTS)])
 def test_what_is_allowed_is_there_and_neither_writes_nor_starts_anything(name, parts):
     """Each is a class or a function of a module that experiments are made of, by the name it has there."""
-    outward = ("core", "player", "render", "record", "watch", "keyboard", "evaluate", "stage", "scenes", "looking", "commands",
-               "pictures", "comparison", "latents", "loading", "cache", "registration", "as_gymnasium")  # fmt: skip
-    for target in parts:
+    outward = "core", "playing", "commands", "looking", "loading", "cache", "pictures", "gymnasium_api"
+    assert {*parts.moved.values()} <= {*parts.allowed} and not {*parts.moved} & {*parts.allowed}
+    for target in parts.allowed:
         found = settings.locate(target)
         home = found.__module__
         assert home.startswith(("rl_lab.", "gen_lab.", "torch.", "stable_baselines3.")), target
@@ -283,7 +284,7 @@ def test_every_preset_is_made_of_what_is_allowed(root):
                 for line in text.splitlines()
                 if "_target_:" in line
             }:
-                assert target in parts or target.startswith("${"), (path, target)
+                assert target in parts.allowed or target.startswith("${"), (path, target)
 
 
 ODD = {
@@ -553,7 +554,7 @@ def test_a_world_is_not_read_from_something_else(honest, canary, tmp_path, capsy
     KINDS[kind](odd)
     altered(folder, lambda config: put(config, "env/mdp/map", str(odd)))
     refused("dqn", folder, canary, capsys, PLAYED[:2])
-    mdp = {"_target_": "rl_lab.envs.tables.mdp_file", "path": str(odd)}
+    mdp = {"_target_": "rl_lab.envs.tabular.tables.mdp_file", "path": str(odd)}
     altered(folder, lambda config: put(config, "env/mdp", mdp))
     refused("dqn", folder, canary, capsys, PLAYED[:2])
 
@@ -572,7 +573,8 @@ def test_a_bomb_of_arrays(honest, canary, tmp_path, capsys):
         for _ in range(16):
             file.write(bytes(2**24))
     altered(
-        folder, lambda config: put(config, "env/mdp", {"_target_": "rl_lab.envs.tables.mdp_file", "path": str(bomb)})
+        folder,
+        lambda config: put(config, "env/mdp", {"_target_": "rl_lab.envs.tabular.tables.mdp_file", "path": str(bomb)}),
     )
     refused("dqn", folder, canary, capsys, PLAYED[:2])
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli, composition
 from rl_lab.core.errors import UserError
-from rl_lab.core.execution import objective
-from rl_lab.core.explain import EXTRAS
+from rl_lab.core.launching import cli, composition
+from rl_lab.core.launching.execution import objective
+from rl_lab.core.launching.explain import EXTRAS
 from rl_lab.core.studies.study import Study, runs_of
 
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
@@ -101,7 +101,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, 
 
 
 def test_each_job_fails_alone_and_says_why(here, capsys):
-    networks = "agent.network._target_=rl_lab.networks.linear,torch.nn.Flatten"
+    networks = "agent.network._target_=rl_lab.networks.torsos.linear,torch.nn.Flatten"
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, networks, "agent.gamma=0.9,2", "hydra.launcher.n_jobs=2")
     study = the_study()
     assert states() == ["finished", "mistake", "crashed", "mistake"] and code == 1

@@ -7,7 +7,7 @@ import torch
 from test_worlds import build, sweeps, uniform, value_of
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.tables import from_tables, mdp_file, toy_text
+from rl_lab.envs.tabular.tables import from_tables, mdp_file, toy_text
 
 
 def chain() -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ import torch
 from exact_planning import best_values, policy_values
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.mdp import MDP, stack
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.mdp import MDP, stack
 from rl_lab.planning import (
     Regret,
     evaluate_policy,

@@ -10,18 +10,14 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from vae_cases import BINARY, CONV, CPU, GREY, MLP, RESIDUAL, WORLD_MODELS, build, images
 
-from gen_lab import coders
-from gen_lab.coders import (
-    mlp_decoder,
-    mlp_encoder,
-    residual_encoder,
-)
 from gen_lab.data import digits
 from gen_lab.fit import evaluate, fit
 from gen_lab.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic, Gaussian
 from gen_lab.losses import gaussian_kl, importance_weighted_nll
 from gen_lab.models import vae as module
 from gen_lab.models.vae import VAE, draw
+from gen_lab.networks import coders
+from gen_lab.networks.coders import mlp_decoder, mlp_encoder, residual_encoder
 from gen_lab.parts import PARTS
 from gen_lab.types import Spec
 from rl_lab.core import settings
@@ -303,8 +299,8 @@ def test_importance_weights_want_a_likelihood():
 
 @pytest.mark.parametrize("name", ["mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"])
 def test_older_run_folders_find_their_networks(name):
-    assert settings.locate(f"gen_lab.models.vae.{name}") is getattr(coders, name)
-    assert f"gen_lab.models.vae.{name}" in PARTS
+    now = PARTS.moved[f"gen_lab.models.vae.{name}"]
+    assert settings.locate(now) is getattr(coders, name) and now in PARTS.allowed
 
 
 class Stopping(StopsAt, VAE):

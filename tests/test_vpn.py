@@ -15,12 +15,12 @@ from rl_lab.agents.vpn.learner import VPN
 from rl_lab.agents.vpn.model import ValuePrediction
 from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.walks import Walks
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
-from rl_lab.envs.collect import Collect
+from rl_lab.core.launching import cli
+from rl_lab.envs.collect.world import Collect
 from rl_lab.exploration import Linear
-from rl_lab.loops import Judge, play
-from rl_lab.player import load
+from rl_lab.loops.judging import Judge, play
+from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from gen_lab import sampling
-from gen_lab.causal.heads import softmax
-from gen_lab.codebook import Codebook, perplexity, straight_through
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.vqvae import VQVAE, vq_decoder, vq_encoder
+from gen_lab.networks.causal import sampling
+from gen_lab.networks.causal.heads import softmax
+from gen_lab.networks.codebook import Codebook, perplexity, straight_through
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 

@@ -473,7 +473,7 @@ def test_what_a_stranger_keeps_there_may_not_run_code(fresh, tmp_path):
            "run = wandb.init(id='evil', project='p', settings=wandb.Settings(silent=True, console='off'))\n" \
            "registry.send(run, Path('theirs')); run.finish()"  # fmt: skip
     (theirs := tmp_path / "theirs").mkdir()
-    config = "name: x\nseed: 0\nloop: {_target_: rl_lab.loops.train, env: {_target_: os.system, command: touch ran}}\n"
+    config = "name: x\nseed: 0\nloop: {_target_: rl_lab.loops.training.train, env: {_target_: os.system, command: touch ran}}\n"
     for name in ("metrics.jsonl", "summary.json", "checkpoint.pt"):
         (theirs / name).write_text("{}")
     (theirs / "config.yaml").write_text(config)

@@ -20,10 +20,11 @@ import pytest
 from PIL import Image
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import checkpoint, cli
+from rl_lab.commands.watch import Channel, paced, watch
+from rl_lab.core import checkpoint
+from rl_lab.core.launching import cli
 from rl_lab.looking.browser import Browser
-from rl_lab.scenes import Page
-from rl_lab.watch import Channel, paced, watch
+from rl_lab.playing.scenes import Page
 
 ROOT = Path(__file__).parents[1]
 

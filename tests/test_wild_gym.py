@@ -9,13 +9,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rl_lab import loops, networks
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import cli
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.envs import frames
 from rl_lab.envs.gym import Gym
-from rl_lab.networks import QNetwork
+from rl_lab.loops import training as loops
+from rl_lab.networks import torsos as networks
+from rl_lab.networks.heads import QNetwork
 
 
 class Counter(gymnasium.Env):

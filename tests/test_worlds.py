@@ -9,10 +9,11 @@ import torch
 from scipy.stats import poisson
 from torch import Tensor
 
-from rl_lab.core import composition, settings
-from rl_lab.envs.classics import car_rental, gambler
-from rl_lab.envs.tables import toy_text
-from rl_lab.mdp import MDP, checked
+from rl_lab.core import settings
+from rl_lab.core.launching import composition
+from rl_lab.envs.tabular.classics import car_rental, gambler
+from rl_lab.envs.tabular.mdp import MDP, checked
+from rl_lab.envs.tabular.tables import toy_text
 
 CONF = composition.conf_dir()
 NAMES = sorted(p.stem for p in (CONF / "env").glob("*.yaml"))

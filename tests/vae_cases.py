@@ -4,7 +4,8 @@ from functools import partial
 
 import torch
 
-from gen_lab.coders import (
+from gen_lab.models.vae import VAE
+from gen_lab.networks.coders import (
     conv_decoder,
     conv_encoder,
     mlp_decoder,
@@ -14,7 +15,6 @@ from gen_lab.coders import (
     world_models_decoder,
     world_models_encoder,
 )
-from gen_lab.models.vae import VAE
 from gen_lab.types import Spec
 from rl_lab.core.learner import generator
 

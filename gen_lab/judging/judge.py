@@ -10,7 +10,7 @@ from gen_lab.data.images import CPU, Images, bits
 from gen_lab.judging import distances
 from gen_lab.judging.classes import class_coverage
 from gen_lab.judging.features import AT_ONCE, Features, Seen, seen
-from gen_lab.pictures import side_by_side
+from gen_lab.judging.pictures import side_by_side
 from gen_lab.types import Model
 from rl_lab.core import room
 from rl_lab.core.errors import UserError

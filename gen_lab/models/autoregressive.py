@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gen_lab import sampling
-from gen_lab.causal.heads import Head
-from gen_lab.causal.weight_norm import start
 from gen_lab.losses import bits_per_dim
+from gen_lab.networks.causal import sampling
+from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.causal.weight_norm import start
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, seeded

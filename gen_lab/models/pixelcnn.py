@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from gen_lab.causal.caches import CachedPixels, pointwise
-from gen_lab.causal.convolutions import POINT, MaskedConv, above_and_here
-from gen_lab.causal.heads import Head
+from gen_lab.networks.causal.caches import CachedPixels, pointwise
+from gen_lab.networks.causal.convolutions import POINT, MaskedConv, above_and_here
+from gen_lab.networks.causal.heads import Head
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count
 

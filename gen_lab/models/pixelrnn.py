@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_lab.causal.convolutions import POINT, MaskedConv, above_and_here, left
-from gen_lab.causal.heads import Head
-from gen_lab.sampling import Recomputed
+from gen_lab.networks.causal.convolutions import POINT, MaskedConv, above_and_here, left
+from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.causal.sampling import Recomputed
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gen_lab.coders import conv_decoder, conv_encoder, labelled, mlp_decoder, mlp_encoder, with_label  # noqa: F401
 from gen_lab.likelihoods import Bernoulli, Likelihood
 from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
+from gen_lab.networks.coders import labelled, with_label
 from gen_lab.types import Spec
 from rl_lab.core import room
 from rl_lab.core.errors import UserError

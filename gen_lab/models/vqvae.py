@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gen_lab.codebook import Codebook, straight_through
 from gen_lab.likelihoods import Bernoulli, Likelihood
 from gen_lab.losses import bits_per_dim
 from gen_lab.models.autoregressive import Autoregressive
+from gen_lab.networks.codebook import Codebook, straight_through
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded

@@ -12,7 +12,8 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
-from rl_lab.networks import QNetwork, TorsoFn
+from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 from rl_lab.values import Categorical, Mean, Quantiles
 

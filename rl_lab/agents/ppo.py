@@ -10,8 +10,9 @@ from rl_lab import exploration, losses
 from rl_lab.core import distributed
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
-from rl_lab.networks import PolicyValue, TorsoFn
-from rl_lab.rollouts import check_minibatches, minibatches, samples, take, value_targets
+from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take, value_targets
+from rl_lab.networks.heads import PolicyValue
+from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
 

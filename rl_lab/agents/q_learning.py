@@ -18,8 +18,9 @@ from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
-from rl_lab.networks import QNetwork, TorsoFn
-from rl_lab.rollouts import check_minibatches, minibatches, samples, take
+from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take
+from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
 
@@ -56,7 +57,7 @@ class QLearning(Learner):
         with seeded(seed, device):
             self.network = QNetwork(spec, network, zero=zero_head).to(device)
         if normalise and any(True for _ in self.network.torso.parameters()):
-            raise UserError("agent.normalise is for linear networks: set it to false, or take rl_lab.networks.linear")
+            raise UserError("agent.normalise is for linear networks: set it to false, or choose agent/network=linear")
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.decay = Decay(self.optimizer, decay_steps)
         self.target, self.rollout_length, self.epochs, self.minibatches = target, rollout_length, epochs, minibatches

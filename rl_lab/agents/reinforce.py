@@ -15,7 +15,8 @@ from rl_lab import exploration, losses, returns
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
-from rl_lab.networks import QNetwork, TorsoFn
+from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
 ASK_EVERY = 16  # steps: so often is a GPU asked whether the batch is complete; a CPU is asked at each

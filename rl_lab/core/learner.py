@@ -24,7 +24,7 @@ class Learner:
 
     saved: tuple[str, ...] = ()
     memory: str | None = None
-    many_seeds = False  # whether its code takes tensors [S, ...] too: S learners side by side (rl_lab.stacking)
+    many_seeds = False  # whether its code takes tensors [S, ...] too: S learners side by side
     settled = True  # False while half a rollout is held: a checkpoint waits for the rest
     parallel = False  # whether the ranks of a run may learn it together: all descend at the same updates
 

@@ -1,8 +1,8 @@
-"""How a lab says what a run folder may call: dotted names, and who judges the arguments, in PARTS of <lab>/parts.py."""
+"""How a lab declares its parts, in <lab>/parts.py: what a run folder may call, and its older names."""
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 Judge = Callable[[str, Any], str | None] | None  # of a setting's name and value: why it is refused
 OPTIMIZERS = ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop",
@@ -10,6 +10,18 @@ OPTIMIZERS = ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adam
 LAYERS = ("BatchNorm1d", "BatchNorm2d", "CELU", "Conv1d", "Conv2d", "Dropout", "ELU", "Flatten", "GELU", "GroupNorm",
           "Hardswish", "Hardtanh", "Identity", "LayerNorm", "LeakyReLU", "Linear", "LogSigmoid", "Mish", "PReLU",
           "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh")  # fmt: skip
+
+
+class Parts(NamedTuple):
+    """All that a lab's run folders are made of."""
+
+    allowed: Mapping[str, Judge]  # dotted names of what may be called, and who judges the arguments
+    moved: Mapping[str, str]  # the dotted name a part had in older run folders -> the one it has
+    gone: Mapping[str, frozenset[str]]  # settings that older run folders give a part, and it no longer takes
+
+
+def moved(before: str, now: str, *names: str) -> dict[str, str]:
+    return {f"{before}.{name}": f"{now}.{name}" for name in names}
 
 
 def parts(module: str, *names: str, judge: Judge = None) -> dict[str, Judge]:

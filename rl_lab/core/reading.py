@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
-from rl_lab.core.parts import Judge
+from rl_lab.core.parts import Judge, Parts
 from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.yaml_events import events
 
@@ -59,8 +59,11 @@ def plain_references(text: str, path: Path | str) -> None:
         raise UserError(f"{path} is refused: {shown!r} is more than the name of a setting, such as ${{env.size}}")
 
 
-def config(folder: Path) -> DictConfig:
-    """What a run folder holds; of its tracker only names are followed. Raises UserError."""
+def config(folder: Path, parts: Parts) -> DictConfig:
+    """What a run folder holds, parts by the names they have now; of its tracker only names are followed.
+
+    Raises UserError.
+    """
     path = folder / "config.yaml"
     try:
         found = plain(path)
@@ -70,6 +73,7 @@ def config(folder: Path) -> DictConfig:
         raise UserError(f"{path} is refused: a run's config has no '{sorted(refused)[0]}'")
     if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
         raise UserError(f"{path} is not the config of a run")
+    _rename(found, parts)
     places = _places(found)
     found["name"] = folder_name(found["name"])
     found["seed"] = conform("seed", found["seed"], Natural)
@@ -87,6 +91,15 @@ def config(folder: Path) -> DictConfig:
             f"{path} says {setting}={place}, which is not followed unasked; {setting}=... follows it", file=sys.stderr
         )
     return OmegaConf.create(found)
+
+
+def _rename(node: Any, parts: Parts) -> None:
+    for value in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
+        _rename(value, parts)
+    if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
+        node["_target_"] = target = parts.moved.get(target, target)
+        for setting in parts.gone.get(target, frozenset()) & node.keys():
+            del node[setting]
 
 
 def _tracker(found: Any, path: Path) -> dict:
@@ -164,13 +177,13 @@ def resolved(config: dict) -> dict:
     return of(config, "", ())
 
 
-def refuse(config: dict, parts: Mapping[str, Judge]) -> None:
+def refuse(config: dict, parts: Parts) -> None:
     """Raises UserError where anything in a `resolved` config would call what is not among `parts`.
 
     What is called and what it is given are judged by the very text that stands there; the tracker is not of the folder.
     """
     for key in sorted(config.keys() - {"tracker"}, key=lambda key: key == "loop"):
-        _refuse(config[key], str(key), parts)
+        _refuse(config[key], str(key), parts.allowed)
 
 
 def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:

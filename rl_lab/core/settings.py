@@ -122,7 +122,7 @@ def called(node: Mapping, path: str) -> Callable:
     target, where = node["_target_"], _join(path, "_target_")
     if not isinstance(target, str) or not all(target.split(".")):
         raise UserError(f"{where}={_shown(target)} is impossible: it must be the dotted name of what is called, such "
-                        "as rl_lab.networks.mlp")  # fmt: skip
+                        "as rl_lab.networks.torsos.mlp")  # fmt: skip
     if not callable(call := locate(target)):
         raise UserError(f"{where}={target} is impossible: it cannot be called")
     return call

@@ -16,11 +16,11 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.nn import functional as F
 
-from rl_lab import registration
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Objects
 from rl_lab.envs import frames
+from rl_lab.gymnasium_api import registration
 from rl_lab.types import Spec, Step
 
 # Where an exception comes from, if an answer of an environment could not be used.

@@ -5,10 +5,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
+from rl_lab.envs.tabular.mdp import Layout
 from rl_lab.looking import sprites
 from rl_lab.looking.panels import AGENT, GROOVE, INK, PAPER, SIZE
 from rl_lab.looking.pictures import GOAL, RIM, Board
-from rl_lab.mdp import Layout
 
 GAP, BAR = 8, 10  # pixels: between maze and bar, and the bar's height
 

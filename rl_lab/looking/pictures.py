@@ -7,10 +7,10 @@ from itertools import chain
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from rl_lab.envs.gridworld import MOVES
+from rl_lab.envs.tabular.gridworld import MOVES
+from rl_lab.envs.tabular.mdp import Layout
 from rl_lab.looking import sprites
 from rl_lab.looking.panels import AGENT, FAINT, INK, PAPER, SIZE, SMALLEST, figures, font, largest_font, number
-from rl_lab.mdp import Layout
 
 WALL, FLOOR, GOAL, PIT = "#2B303B", "#EEF1F4", "#009E73", "#B5179E"
 # Matplotlib's viridis: dark to bright in equal steps, for every kind of eye.

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from rl_lab.envs.gridworld import MOVES
+from rl_lab.envs.tabular.gridworld import MOVES
+from rl_lab.envs.tabular.mdp import Layout
 from rl_lab.looking import pictures, sprites
 from rl_lab.looking.panels import figures, font, side_by_side, titled
-from rl_lab.mdp import Layout
 from rl_lab.planning.plan import Plan
 
 FRAMES, NUMBERS = 120, 2**25  # snapshots of a film, and the numbers in them, at most

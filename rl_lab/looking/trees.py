@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rl_lab.agents.vpn.planner import Level, path
-from rl_lab.envs.gridworld import MOVES
+from rl_lab.envs.tabular.gridworld import MOVES
 from rl_lab.looking.maze_pictures import bare, board_rows
 from rl_lab.looking.panels import AGENT, EDGE, FAINT, INK, PAPER, SIZE, font, number
 from rl_lab.looking.pictures import limits, viridis

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from PIL import Image
 from torch import Tensor
 
-from rl_lab.envs.collect import Collect
-from rl_lab.envs.mdp import MDPEnv
+from rl_lab.envs.collect.world import Collect
+from rl_lab.envs.tabular.mdp import Layout
+from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import maze_pictures, pictures
-from rl_lab.mdp import Layout
 from rl_lab.types import VectorEnv
 
 

@@ -23,7 +23,7 @@ class Replay:
     than that, more is taken.
     """
 
-    seeds = 1  # learners side by side, who share it out (rl_lab.stacking)
+    seeds = 1  # learners side by side, who share it out (rl_lab.loops.seeds.stacking)
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 from torch import Tensor
 
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.elimination import solved
 from rl_lab.planning.plan import FAR, Backup, Plan, tie
 

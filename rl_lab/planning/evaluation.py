@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from rl_lab.core.errors import UserError
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.elimination import eliminated, onward, solved
 from rl_lab.planning.plan import Backup, discounted, follow
 

@@ -7,7 +7,7 @@ import torch
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Unit
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.plan import Backup, Plan
 from rl_lab.planning.policies import concluded, judged, may_rest
 

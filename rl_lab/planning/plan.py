@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 
 Rule = Literal["value", "policy", "span", "residual"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural, Positive, Unit
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.arrival import Graph, arriving
 from rl_lab.planning.evaluation import values
 from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled, tie

@@ -6,7 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.evaluation import values
 from rl_lab.planning.plan import Backup, follow
 from rl_lab.planning.policies import judged, modified_policy_iteration, optimal

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Positive, Unit
-from rl_lab.mdp import MDP
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.arrival import arriving
 from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled
 from rl_lab.planning.policies import concluded, first_values, judged, waited

@@ -24,14 +24,15 @@ CONTENDERS = ["sb3 a2c 16", "ours ppo 16", "ours a2c 16", "ours a2c 64", "ours c
 
 def ours(kind: str, num_envs: int, steps: int) -> float:
     """Steps a second of the training loop's body; `ppo` is PPO in A2C's shape: one epoch, one batch, a forward more."""
-    from rl_lab import exploration, networks
+    from rl_lab import exploration
     from rl_lab.agents.a2c import A2C as Agent
     from rl_lab.agents.dqn import DQN
     from rl_lab.agents.ppo import PPO
-    from rl_lab.crew import Crew, Member
     from rl_lab.envs.atari import Atari
+    from rl_lab.loops.crew import Crew, Member
     from rl_lab.memory import Replay
-    from rl_lab.optimizers import RMSpropTF
+    from rl_lab.networks import torsos as networks
+    from rl_lab.networks.optimizers import RMSpropTF
     from rl_lab.types import Transition
 
     if kind == "crew":

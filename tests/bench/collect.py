@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from rl_lab.envs.collect import Collect
+from rl_lab.envs.collect.world import Collect
 
 WORLDS = {
     "options": {},

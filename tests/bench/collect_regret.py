@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rl_lab.envs.collect import SIDE, Collect, Walkers
-from rl_lab.player import load
+from rl_lab.envs.collect.world import SIDE, Collect, Walkers
+from rl_lab.playing.player import load
 
 
 class Table:

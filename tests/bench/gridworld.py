@@ -21,8 +21,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mdp import MDPEnv
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.stepper import MDPEnv
 
 MAP = "SFFFFFFF FFFFFFFF FFFHFFFF FFFFFHFF FFFHFFFF FHHFFFHF FHFFHFHF FFFHFFFG".replace("F", ".")
 SIZES = 1_024, 16_384, 262_144

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from gen_lab.coders import mlp_decoder, mlp_encoder
 from gen_lab.data import Batches, Images
 from gen_lab.likelihoods import CrossEntropy
 from gen_lab.models.gan.learner import GAN
 from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator
 from gen_lab.models.vae import VAE
+from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 
 BATCH, STEPS = 128, {"vae": 60, "dcgan": 3}
 

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gen_lab import sampling
-from gen_lab.causal.heads import LogisticMixture, softmax
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
+from gen_lab.networks.causal import sampling
+from gen_lab.networks.causal.heads import LogisticMixture, softmax
 from gen_lab.types import Spec
 
 NETWORKS = {

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from rl_lab.envs.gridworld import gridworld
-from rl_lab.envs.mazes import scattered
-from rl_lab.mdp import MDP, stack
+from rl_lab.envs.tabular.gridworld import gridworld
+from rl_lab.envs.tabular.mazes import scattered
+from rl_lab.envs.tabular.mdp import MDP, stack
 from rl_lab.planning import backup, modified_policy_iteration, prioritised_sweeping, value_iteration
 
 EPSILON = 1e-6

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gen_lab.loading import load
+from gen_lab.trained.loading import load
 
 DIFFERS = 0.1  # of [0, 1], the root of the mean square over colours
 FIELD = 11 / 64, 58 / 64  # rows between the walls, as shares of the height

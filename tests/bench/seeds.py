@@ -19,7 +19,7 @@ from pathlib import Path
 import hydra
 import torch
 
-from rl_lab.core.composition import compose, conf_dir
+from rl_lab.core.launching.composition import compose, conf_dir
 from rl_lab.core.run import Run
 
 STEPS = {  # of each seed: short, but most of them with gradient steps

@@ -16,7 +16,7 @@ import torch
 from rl_lab.agents.vpn.learner import VPN
 from rl_lab.agents.vpn.model import GridEncoder, ValuePrediction
 from rl_lab.agents.vpn.planner import widths
-from rl_lab.envs.collect import Collect
+from rl_lab.envs.collect.world import Collect
 from rl_lab.exploration import Linear
 from rl_lab.types import Transition
 

@@ -1,4 +1,4 @@
-"""A generator and a discriminator that learn from each other, with any of the losses of gen_lab.adversarial."""
+"""A generator and a discriminator that learn from each other, with any of the losses of gen_lab.models.gan.losses."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gen_lab.adversarial import Loss, discriminator_loss, generator_loss, gradient_penalty
+from gen_lab.models.gan.losses import Loss, discriminator_loss, generator_loss, gradient_penalty
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, seeded

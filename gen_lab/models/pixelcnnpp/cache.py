@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gen_lab.causal.caches import CachedPixels, CachedRows, pointwise
+from gen_lab.networks.causal.caches import CachedPixels, CachedRows, pointwise
 
 
 class Cache:

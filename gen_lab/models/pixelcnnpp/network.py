@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_lab.causal.convolutions import POINT, Window, above_and_here
-from gen_lab.causal.heads import Head
-from gen_lab.causal.weight_norm import NormedConv, NormedUp
 from gen_lab.models.pixelcnnpp.cache import Cache, concat_elu, gate
+from gen_lab.networks.causal.convolutions import POINT, Window, above_and_here
+from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.causal.weight_norm import NormedConv, NormedUp
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Unit

@@ -12,7 +12,7 @@ from rl_lab.agents.vpn.planner import Imagined, action_values, look_ahead
 from rl_lab.agents.vpn.unroll import ErrorFn, Sequences, k_step_losses
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count
-from rl_lab.networks import Frames
+from rl_lab.networks.torsos import Frames
 from rl_lab.types import Spec
 
 EncoderFn = Callable[[Spec], nn.Module]

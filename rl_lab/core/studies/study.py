@@ -23,9 +23,9 @@ from typing import NamedTuple
 import yaml
 
 from rl_lab.core import files
-from rl_lab.core.composition import is_group
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import LARGEST, plain
+from rl_lab.core.launching.composition import is_group
 from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"

@@ -1,0 +1,1 @@
+"""What reads run folders: sample, evaluate, latents, compare."""

@@ -1,0 +1,83 @@
+"""What a run's model and its samples are worth."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gen_lab.data import Images
+from gen_lab.fit import evaluate as evaluate_model
+from gen_lab.judging import Judge, NoLabels, nothing
+from gen_lab.judging.pictures import write_sheet
+from gen_lab.trained.loading import Fitted, load, some
+from rl_lab.core import run
+from rl_lab.core.files import inside, write
+from rl_lab.core.learner import Metrics, generator
+from rl_lab.core.settings import Natural
+
+NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
+
+
+def evaluate(
+    runs: Sequence[Path],
+    *,
+    iwae_samples: Natural = 1_000,
+    judge: Callable[[Images], Judge | None] = nothing,
+    seed: Natural = 0,
+    device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
+) -> None:
+    """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
+    that of held-out images; leaves all of it in the run's evaluation.json.
+    """
+    console = Console(width=max(140, Console().width))
+    scored = Table("run", "checkpoint", "score", "mean", "standard error")
+    judged = Table("run", "checkpoint", "measure", "samples", "held-out images")
+    for folder in some(runs, "evaluate"):
+        fitted = load(folder, device, changes)
+        for name in "evaluation.json", "neighbours.png":
+            inside(folder, name)  # refused before the hours that follow
+        head = Text(str(folder)), f"{fitted.step:,} updates"
+        try:
+            by = judge(fitted.data)
+        except NoLabels as error:
+            by = None
+            print(f"{folder}: {error}")
+        scores = _floats(evaluate_model(fitted.model, fitted.data, seed, iwae_samples))
+        for name in (name for name in scores if "_se[" not in name):
+            error = scores.get(name.replace("[", "_se["))
+            scored.add_row(*head, *_cells(name, scores[name]), "" if error is None else f"{error:.4f}")
+        record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
+                  "device": str(fitted.device), "scores": scores}  # fmt: skip
+        record |= {"changes": list(changes)} if changes else {}
+        if by:
+            record |= _judged(fitted, by, seed, inside(folder, "neighbours.png"))
+            for name, x in record["measures"].items():
+                judged.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
+            print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
+        write(inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
+        scored.add_section()
+        judged.add_section()
+    for table in scored, judged:
+        if table.row_count:
+            console.print(table)
+
+
+def _judged(fitted: Fitted, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
+    """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
+    images = judge.draw(fitted.model, generator(run.stream(seed, "judge"), fitted.device))
+    write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
+    averaged = bool(getattr(fitted.model, "average", 0))
+    return {"judge": judge.record | {"averaged": averaged}, "floor": _floats(judge.named(judge.floor)),
+            "measures": _floats(judge.named(judge.measured(judge.see(images))))}  # fmt: skip
+
+
+def _cells(name: str, x: float) -> tuple[Text, str]:
+    return Text(name.removeprefix("eval/")), f"{x:.4f}"
+
+
+def _floats(metrics: Metrics) -> dict[str, float]:
+    return {name: float(x) for name, x in metrics.items()}

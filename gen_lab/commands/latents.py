@@ -1,0 +1,120 @@
+"""What the latents of a run mean: pictures of walks along them, of ways between images, and a map of them all."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gen_lab.judging.pictures import WIDTH, write_sheet
+from gen_lab.trained.loading import Fitted, load, some
+from gen_lab.types import LatentModel
+from rl_lab.core import room
+from rl_lab.core.errors import UserError
+from rl_lab.core.files import inside, replacing
+from rl_lab.core.settings import Count, Positive
+
+AT_ONCE = 256  # images
+POINT = 9  # square points of a map
+
+
+def latents(
+    runs: Sequence[Path],
+    *,
+    rows: Count = 8,  # of each sheet
+    steps: Count = 11,  # images a row
+    reach: Positive = 3.0,  # standard deviations to either side
+    device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
+) -> None:
+    """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run."""
+    for folder in some(runs, "latents"):
+        fitted = load(folder, device, changes)
+        if not isinstance(fitted.model, LatentModel):
+            raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")
+        x, label, z = coded(fitted)
+        told = [label] if fitted.model.spec.classes else []
+        places = {
+            name: inside(folder, f"pictures/{name}.png") for name in ("traversals", "interpolations", "latent_map")
+        }
+        room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
+        sheets = {
+            "traversals": traversals(fitted.model, z, rows, steps, reach, *[y[:1] for y in told]),
+            "interpolations": interpolations(fitted.model, x, z, rows, steps, *told),
+        }
+        for name, images in sheets.items():
+            print(write_sheet(places[name], images, columns=steps + 2 * (name == "interpolations")))
+        print(write_map(places["latent_map"], z, label, f"{fitted.name}: {fitted.data.name}"))
+
+
+def coded(fitted: Fitted) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The test images [N, C, H, W], their labels [N], and what they are coded as [N, Z]."""
+    batches = [(fitted.data.scaled(x), label) for x, label in fitted.data.tested(AT_ONCE)]
+    z = torch.cat([fitted.model.code(x, label) for x, label in batches])
+    labels = None if batches[0][1] is None else torch.cat([label for _, label in batches])
+    return torch.cat([x for x, _ in batches]), labels, z
+
+
+def traversals(model: LatentModel, z: Tensor, rows: int, steps: int, reach: float, label: Tensor | None = None):
+    """[rows x steps, C, H, W]: the first image's code but for one number, which walks over what it is in others.
+
+    A row each for the numbers that vary most among images z [N, Z].
+    """
+    spread, centre = z.std(0), z.mean(0)
+    walks = []
+    for d in spread.argsort(descending=True)[:rows].tolist():
+        walk = z[:1].repeat(steps, 1)
+        walk[:, d] = centre[d] + spread[d] * torch.linspace(-reach, reach, steps, device=z.device)
+        walks.append(walk)
+    return decoded(model, torch.cat(walks), label)
+
+
+def interpolations(model: LatentModel, x: Tensor, z: Tensor, rows: int, steps: int, label: Tensor | None = None):
+    """[rows x (steps + 2), C, H, W]: of pairs of images x [N, C, H, W] the first, the straight way, the second.
+
+    Where the model wants labels [N] it is told the first one's on all the way.
+    """
+    rows = min(rows, len(x) // 2)
+    weight = torch.linspace(0, 1, steps, device=z.device)[:, None]
+    lines = []
+    for a, b in zip(range(0, 2 * rows, 2), range(1, 2 * rows, 2), strict=True):
+        way = decoded(model, torch.lerp(z[a], z[b], weight), None if label is None else label[a : a + 1])
+        lines += [x[a : a + 1], way, x[b : b + 1]]
+    return torch.cat(lines)
+
+
+def decoded(model: LatentModel, z: Tensor, label: Tensor | None) -> Tensor:
+    """One label [1] for all of z [N, Z], or none."""
+    return model.decode(z, None if label is None else label.expand(len(z)))
+
+
+def principal(z: Tensor) -> tuple[Tensor, Tensor]:
+    """z [N, Z] along its two directions of most variance [N, 2], and which share of the variance each has [2]."""
+    centred = (z - z.mean(0)).double()
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    return u[:, :2] * s[:2], s[:2].square() / s.square().sum()
+
+
+def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
+    """Two latents as they are, more of them along their two directions of most variance; coloured by label."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from rl_lab.core.style import STYLE
+
+    names = "z1", "z2"
+    if z.shape[1] > 2:
+        z, share = principal(z)
+        names = [f"principal direction {i + 1}: {part:.0%} of the variance" for i, part in enumerate(share.tolist())]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+        panel = figure.subplots()
+        x, y = z.cpu().numpy().T[:2] if z.shape[1] > 1 else (z[:, 0].cpu().numpy(), 0 * z[:, 0].cpu().numpy())
+        points = panel.scatter(x, y, s=POINT, c=None if label is None else label.cpu().numpy(), cmap="tab10")
+        if label is not None:
+            figure.legend(*points.legend_elements(num=None), loc="outside right", title="label", frameon=False)
+        panel.set(title=title, xlabel=names[0], ylabel=names[1], aspect="equal")
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=150)
+    return path

@@ -1,0 +1,141 @@
+"""Samples of a run's model: sheets, arrays, completed images, films."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_lab.data import Images
+from gen_lab.data.pixels import pictured
+from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
+from gen_lab.trained.loading import Fitted, load, some
+from gen_lab.types import Draughtsman, Inpainter
+from rl_lab.core import room
+from rl_lab.core.errors import UserError
+from rl_lab.core.files import inside, replacing
+from rl_lab.core.learner import generator
+from rl_lab.core.settings import Count, Natural
+
+
+def sample(
+    runs: Sequence[Path],
+    *,
+    count: Count = 64,
+    seed: Natural = 0,
+    label: Natural | None = None,  # the class to draw; None: all of them in turn, where the model knows any
+    inpaint: str | None = None,  # given of test images: top, bottom, left, right, or a picture's white pixels
+    film: bool = False,
+    device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
+    tracker: Callable | None = None,  # a partial of tracking.wandb_run
+) -> None:
+    """Leaves a sheet (png) to look at and the images [N, C, H, W] uint8, below levels, (npz) to work with.
+
+    Named samples_seed<k>, or inpainted_seed<k>: triples of what was given, what the model made of it, and what it was.
+    With `film`, a gif of the samples being drawn beside them.
+    """
+    if film and inpaint:
+        raise UserError("film=true shows samples from scratch; leave out inpaint=")
+    for folder in some(runs, "sample"):
+        fitted = load(folder, device, changes)
+        stem = "inpainted" if inpaint else "samples"
+        stem_of_files = f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}"
+        made = [inside(folder, f"{stem_of_files}.{kind}") for kind in ("png", "npz", *["gif"] * film)]
+        path = made[0]
+        afford(fitted, count, film)
+        arrays, shown, frames = _drawn(fitted, count, generator(seed, fitted.device), label, inpaint, film)
+        write_sheet(path, shown, columns=9 if inpaint else 8)
+        with replacing(made[1]) as beside:
+            np.savez_compressed(beside, **arrays, levels=fitted.data.levels)
+        if frames:
+            write_film(made[2], frames)
+        print(*made, sep="\n")
+        config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
+        if tracked := tracker and tracker(name=path.stem, group=fitted.name, job_type="sample", config=config):
+            import wandb
+
+            films = {"film": wandb.Video(str(made[2]))} if frames else {}
+            tracked.log({"step": fitted.step, stem: wandb.Image(str(path)), **films})
+            tracked.finish()
+
+
+def afford(fitted: Fitted, count: int, film: bool = False) -> None:
+    """Raises UserError where so many samples and their sheet are more than memory holds, before one is drawn."""
+    spec = fitted.data.spec
+    one = math.prod(spec.shape) * 4 * (4 + (FILM_FRAMES if film else 0)) + 12 * WIDTH**2
+    room.memory(count * one, f"count={count}")
+
+
+class Drawn(NamedTuple):
+    arrays: dict[str, np.ndarray]  # for the npz
+    shown: Tensor  # [M, C, H, W] in [0, 1], for the sheet
+    frames: list[Tensor]  # of the film, each [N, C, H, W] in [0, 1]
+
+
+def _drawn(
+    fitted: Fitted, count: int, rng: torch.Generator, label: int | None, inpaint: str | None, film: bool
+) -> Drawn:
+    """Raises UserError where the model cannot do what is asked for."""
+    model, data, frames = fitted.model, fitted.data, []
+    labels = _labels(fitted, label, count)
+    if inpaint:
+        return _inpainted(fitted, count, rng, labels, inpaint)
+    if film:
+        if not isinstance(model, Draughtsman):
+            raise UserError("film=true is impossible: this model does not draw an image little by little")
+        frames = thinned(x.cpu() for x in model.draw(count, rng, labels))
+    images = frames[-1] if film else model.sample(count, rng, labels)
+    return Drawn({"images": _whole(images, data)}, images, frames)
+
+
+def _inpainted(fitted: Fitted, count: int, rng: torch.Generator, labels: Tensor | None, inpaint: str) -> Drawn:
+    """The first test images, of which the known pixels are kept."""
+    model, data = fitted.model, fitted.data
+    if not isinstance(model, Inpainter):
+        raise UserError(f"inpaint={inpaint} is impossible: this model cannot complete an image")
+    x = data.scaled(data.test[:count])
+    known = known_pixels(inpaint, *x.shape[2:]).to(x.device)
+    if labels is None and model.spec.classes:
+        labels = data.test_labels[:count].to(x.device)
+    images = model.inpaint(x, known, rng, None if labels is None else labels[: len(x)])
+    arrays = {"images": _whole(images, data), "known": known.cpu().numpy()}
+    return Drawn(arrays, side_by_side(torch.where(known, x, 0.5), images, x), [])
+
+
+def known_pixels(what: str, height: int, width: int) -> Tensor:
+    """[H, W] bool: half of the image, or where a picture of that size is white. Raises UserError."""
+    known = torch.zeros(height, width, dtype=torch.bool)
+    halves = {"top": known[: height // 2], "bottom": known[height - height // 2 :],
+              "left": known[:, : width // 2], "right": known[:, width - width // 2 :]}  # fmt: skip
+    if what in halves:
+        halves[what].fill_(True)
+        return known
+    try:
+        mask = torch.from_numpy(pictured(Path(what), None, grey=True)[0] >= 128)
+    except UserError as error:
+        raise UserError(f"inpaint={what} is neither top, bottom, left or right nor a picture of a mask "
+                        f"({error})") from error  # fmt: skip
+    if mask.shape != known.shape:
+        raise UserError(f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of "
+                        f"{height} x {width}")  # fmt: skip
+    return mask
+
+
+def _labels(fitted: Fitted, label: int | None, count: int) -> Tensor | None:
+    """`count` times the class asked for, [N]. Raises UserError where the model does not tell it from others."""
+    if label is None:
+        return None
+    classes = fitted.model.spec.classes
+    if label >= classes:
+        known = f"it knows classes 0 to {classes - 1}" if classes else "it was trained without labels"
+        raise UserError(f"label={label} is impossible for the model of {fitted.name}: {known}")
+    return torch.full((count,), label, device=fitted.device)
+
+
+def _whole(images: Tensor, data: Images) -> np.ndarray:
+    """[0, 1] to levels."""
+    return (images * (data.levels - 1)).round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,1 @@
+"""Parts of models: coders, codebooks, causal convolutions."""

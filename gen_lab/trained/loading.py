@@ -1,0 +1,61 @@
+"""A run folder's model and data again, as its checkpoint left them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from gen_lab.data import Images
+from gen_lab.parts import PARTS
+from gen_lab.types import Model
+from rl_lab.core import checkpoint, devices, reading, settings
+from rl_lab.core.errors import UserError
+from rl_lab.core.launching.changes import changed
+from rl_lab.core.settings import Threads
+
+
+class Fitted(NamedTuple):
+    """A run folder's model as its checkpoint left it."""
+
+    name: str  # of the run
+    model: Model
+    data: Images
+    device: torch.device
+    step: int  # updates
+
+
+def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Fitted:
+    """`changes` are overrides of the run's settings, such as data.root=/data.
+
+    Nothing of the config is called before all that is called is checked. Raises UserError.
+    """
+    cfg, path = reading.config(folder, PARTS), folder / "checkpoint.pt"
+    if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
+        raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
+    reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
+    cfg = changed(cfg, changes)
+    for part in "data", "model":
+        settings.check(cfg[part], part)
+    resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    reading.refuse(resolved, PARTS)
+    device, state = torch.device(devices.chosen(device)), checkpoint.read(path)
+    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Threads))
+    data = hydra.utils.instantiate(resolved["data"]).to(device)
+    model = hydra.utils.instantiate(resolved["model"])
+    try:
+        model = model(data.spec, device=device, seed=0)
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
+    return Fitted(str(cfg.name), model, data, device, state["step"])
+
+
+def some(runs: Sequence[Path], command: str) -> Sequence[Path]:
+    """The runs, of which there must be one. Raises UserError."""
+    if not runs:
+        raise UserError(f"which run? gen-lab {command} run=<folder>")
+    return runs

@@ -1,1 +1,0 @@
-"""Other libraries as yardsticks, in our environments and on our axes."""

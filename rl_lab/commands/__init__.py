@@ -1,0 +1,1 @@
+"""What reads run folders: evaluate, record, render, watch, play."""

@@ -1,0 +1,135 @@
+"""A person plays: the same world, the same seed, and beside it what the agent thinks of each moment."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rl_lab.core.errors import UserError
+from rl_lab.core.settings import Count, Natural, NonNegative
+from rl_lab.playing.player import Player, load
+from rl_lab.playing.saliency import Saliency
+from rl_lab.playing.scenes import FREEZE, Moment, Screen, Where, open_screen
+from rl_lab.playing.scenes import play as played
+from rl_lab.playing.stage import of_world
+
+# As in vi and its games; with shift, the same and fire.
+KEYS = {"up": ("up", "k"), "right": ("right", "l"), "down": ("down", "j"), "left": ("left", "h"),
+        "upright": ("u",), "upleft": ("y",), "downright": ("n",), "downleft": ("b",), "fire": ("space",),
+        "noop": (".",), "north": ("up", "k"), "east": ("right", "l"), "south": ("down", "j"),
+        "west": ("left", "h")}  # fmt: skip
+ARROWS = {"up": "↑", "right": "→", "down": "↓", "left": "←"}
+LEAVE, HAND_OVER = ("q", "escape"), "enter"
+
+
+def play(
+    runs: Sequence[Path],
+    *,
+    env: Mapping | None = None,  # to play in without a run
+    view: Where = "terminal",
+    seed: Natural = 0,
+    max_steps: Count = 10_000,
+    fps: NonNegative | None = None,  # 0: every step waits for a key; None: the world's own speed
+    saliency: Saliency | None = None,
+    port: Natural = 0,
+    device: str = "auto",
+    changes: Sequence[str] = (),  # of the run's settings
+) -> None:
+    """One episode by hand, and then the agent's own from the same seed. Raises UserError."""
+    if len(runs) + (env is not None) != 1:
+        raise UserError("play in the world of one run, rl-lab play run=<folder>, or in any, rl-lab play env=<name>")
+    how = dict(max_envs=1, device=device, seed=seed, camera=True, changes=changes)
+    player = load(runs[0], **how) if runs else guest(env, device)
+    try:
+        keys = bindings(player.env.spec.actions)
+        foot = legend(player.env.spec.actions, keys)
+        with open_screen(view, [player], port=port, foot=foot, listens=True) as screen:
+            own = getattr(player.env, "frames_per_second", None)
+            hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
+            end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency)
+        print(f"you: {told(end.reward, end.step, end.ending or 'left')}")
+        with Console(stderr=True).status(f"{player.name} plays from the same seed"):
+            theirs = alone(player, seed, max_steps)
+        print(f"{player.name}, {player.words}: {told(*theirs)}")
+    finally:
+        player.env.close()
+
+
+def guest(env: Mapping, device: str) -> Player:
+    """Somebody in this world who has learned nothing: actions at random."""
+    stage = of_world(env, 1, device, frames=True)
+    return Player("random agent", "random", Path("random agent"), stage.env, stage.agent, 0, "steps")
+
+
+def sit(player: Player, screen: Screen, hand: "Hand", **how) -> Moment:
+    """Returns the last moment there was; its `ending` is empty where the person left."""
+    draw, moments = screen.draw(player), played(player, episodes=1, **how)
+    moment = next(moments)
+    while not moment.ending:
+        screen.show([draw(moment, "yours")])
+        action = hand.choose(moment)
+        if action is None:
+            return moment
+        moment = moments.send(action)
+    screen.show([draw(moment, "yours")])
+    time.sleep(2 * FREEZE)
+    return moment
+
+
+class Hand:
+    """Keys become actions: one each where the world waits; else a key stays down until the next, `rate` a second."""
+
+    def __init__(self, screen: Screen, keys: Mapping[str, int], rate: float | None):
+        self.screen, self.keys, self.rate = screen, keys, rate
+        self.down, self.due = None, 0.0
+
+    def choose(self, moment: Moment) -> int | None:
+        """The action to take now; None to leave. The first key is always waited for."""
+        waits = not self.rate
+        patience = lambda: None if waits or self.down is None else max(0.0, self.due - time.monotonic())
+        while (key := self.screen.key(patience())) is not None:
+            if key in LEAVE:
+                return None
+            if key == HAND_OVER or key in self.keys:
+                self.down = key
+                if waits:
+                    break
+        if not waits:
+            self.due = max(self.due, time.monotonic()) + 1 / self.rate
+        return moment.action if self.down == HAND_OVER else self.keys[self.down]
+
+
+def bindings(actions: Sequence[str]) -> dict[str, int]:
+    """Which action each key stands for; actions of unknown names have their number's digit, or a letter."""
+    keys = {}
+    for i, action in enumerate(actions):
+        plain = action.removesuffix("fire")
+        wanted = KEYS.get(action) or (tuple(k.upper() for k in KEYS[plain][-1:]) if plain in KEYS else ())
+        keys |= {key: i for key in wanted if key not in keys}
+    for i in sorted(set(range(len(actions))) - set(keys.values())):
+        letters = [str(i)] if i < 10 else []
+        free = [k for k in (*letters, *"abcdefghijklmnoprstuvwxyzABCDEFGHIJKLMNOPRSTUVWXYZ") if k not in keys]
+        if not free:
+            raise UserError(f"{len(actions)} actions are more than there are keys for")
+        keys[free[0]] = i
+    return keys
+
+
+def legend(actions: Sequence[str], keys: Mapping[str, int]) -> str:
+    words = [f"{action}: {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
+             for number, action in enumerate(actions)]  # fmt: skip
+    return "   ".join([*words, "as the agent would: enter", "leave: q"])
+
+
+def alone(player: Player, seed: int, max_steps: int) -> tuple[float, int, str]:
+    """The return, the length and the end of the agent's own episode."""
+    obs, reward, step, last = player.env.reset(seed), 0.0, 0, False
+    while not last and step < max_steps:
+        answer = player.env.step(player.act(obs))
+        obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
+    return reward, step, "cut" if not last else "time limit" if answer.discount > 0 else "terminated"
+
+
+def told(reward: float, steps: int, ending: str) -> str:
+    return f"return {reward:,.6g} in {steps:,} steps ({ending})"

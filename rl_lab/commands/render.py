@@ -1,0 +1,106 @@
+"""Films and stills of what runs learned: the world at its true speed, and beside it what the agent thinks of it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image
+
+from rl_lab.core import files
+from rl_lab.core.errors import UserError
+from rl_lab.core.folders import label, read_run
+from rl_lab.core.settings import Bound, Count, Natural
+from rl_lab.envs.frames import FASTEST, SLOWEST
+from rl_lab.looking import panels
+from rl_lab.looking.films import watched, write, write_still
+from rl_lab.playing.player import Player, load
+from rl_lab.playing.saliency import Saliency
+from rl_lab.playing.scenes import at_rate, board_of, film, rate_of, scenery, together
+
+STILL, PAGE = 240, 1_200  # pixels, about: a gridworld in a still of several, and the width of all
+
+
+def render(
+    runs: Sequence[Path],
+    *,
+    episodes: Count = 3,
+    seed: Natural = 0,
+    max_steps: Count = 2_000,  # of an episode
+    fps: Annotated[float, Bound(SLOWEST, FASTEST)] | None = None,  # None: the world's own, of a gridworld 6
+    saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
+    gif: bool = True,
+    out: str | None = None,  # an mp4, a still that ends in .png, or a folder; None: videos/ in the first run's folder
+    device: str = "auto",
+    changes: Sequence[str] = (),  # of the runs' settings
+    tracker: Callable | None = None,  # a partial of tracking.wandb_run
+) -> Path:
+    """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. Raises UserError."""
+    if not runs:
+        raise UserError("which run? rl-lab render run=<folder>")
+    with ExitStack() as stack:
+        players = []
+        for folder in runs:
+            player = load(folder, max_envs=1, device=device, seed=seed, camera=True, changes=changes)
+            players.append(player)
+            stack.callback(player.env.close)
+        path = place(out, players)
+        if path.suffix == ".png":
+            write_still(path, still(players, seed, saliency))
+        else:
+            rates = [rate_of(p, fps) for p in players]
+            shown = dict(episodes=episodes, seed=seed, max_steps=max_steps, saliency=saliency)
+            films = [at_rate(film(p, rate, **shown), rate, max(rates)) for p, rate in zip(players, rates, strict=True)]
+            for line in write(path, watched(together(films)), max(rates), gif=gif):
+                print(line)
+    if tracker:
+        _track(tracker, path, players, {"episodes": episodes, "seed": seed, "changes": list(changes)})
+    return path
+
+
+def _track(tracker: Callable, path: Path, players: list[Player], settings: dict) -> None:
+    config = {"runs": [str(p.folder) for p in players], **settings}
+    if run := tracker(name=path.stem, group=players[0].group, job_type="render", config=config):
+        import wandb
+
+        media = {"picture": wandb.Image(str(path))} if path.suffix == ".png" else {"video": wandb.Video(str(path))}
+        run.log({"step": players[0].step, **media})
+        run.finish()
+
+
+def place(out: str | None, players: list[Player]) -> Path:
+    """Where the mp4 or the still goes. Raises UserError."""
+    names = "_and_".join(dict.fromkeys(p.group for p in players)).replace("/", "_")
+    name = f"{names[:100]}_step{players[0].step}.mp4"
+    if not out:
+        return files.inside(players[0].folder, f"videos/{name}")
+    if out.endswith("/") or Path(out).is_dir():
+        return Path(out) / name
+    if not Path(out).suffix:
+        out += ".mp4"
+    if (kind := Path(out).suffix) not in (".mp4", ".gif", ".png"):
+        raise UserError(f"out={out} is impossible: it must be a film (.mp4, and the .gif beside it), a still (.png) or "
+                        "a folder that is there")  # fmt: skip
+    return Path(out) if kind == ".png" else Path(out).with_suffix(".mp4")
+
+
+# -- from runs to a still
+
+
+def still(players: Sequence[Player], seed: int, saliency: Saliency | None = None) -> Image.Image:
+    """The first picture of each run, in rows, under what tells it from the others."""
+    pages = []
+    for player, words in zip(players, distinctions([p.folder for p in players]), strict=True):
+        board = None if saliency else board_of(player, STILL if len(players) > 1 else panels.SIZE)
+        if board is None:
+            obs = player.env.reset(seed)
+        picture = board.picture if board else scenery(player, saliency)(obs)
+        below = f"{player.group}, {player.words}" if words else player.words
+        pages.append(panels.titled(picture, words or player.name, below))
+    return panels.in_rows(pages, PAGE)
+
+
+def distinctions(folders: Sequence[Path]) -> list[str]:
+    """The settings by which each run differs from others of its name, as one would type them; "" if by none."""
+    runs = [read_run(folder) for folder in folders]
+    return [label(run, [r for r in runs if r.name == run.name]).removeprefix(run.name).strip() for run in runs]

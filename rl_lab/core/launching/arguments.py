@@ -1,0 +1,152 @@
+"""What was typed behind a command: run folders, flags of Hydra's, and settings; held against what there is."""
+
+import glob
+import os
+import re
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
+from omegaconf import OmegaConf
+
+from rl_lab.core import conf_dir, registry
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.launching.composition import groups, is_group, parsed
+
+LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
+OPTIONAL = {"planner", "protocol", "experiment", "study"}
+REFUSED = "config_path", "config_name", "package", "experimental_rerun"
+WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--package",
+    "-p",
+)
+
+
+def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError.
+
+    `run=wandb:<entity>/<project>/<run>` is fetched first; `~key` takes a setting away, `~/x` is a path.
+    """
+    folders, rest = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, value = argument.partition("=")
+        if (
+            argument.startswith("-")
+            or (argument.startswith("~") and not argument.startswith("~/"))
+            or before in WITH_VALUE
+            or (equals and key != "run" and not _exists(argument))
+        ):
+            rest.append(argument)
+            continue
+        pattern = os.path.expanduser(value if equals and key == "run" else argument)
+        if pattern.startswith("wandb:"):
+            folders.append(registry.fetch(pattern.removeprefix("wandb:")))
+            continue
+        found = [Path(pattern)] if _exists(pattern) else sorted(Path(p) for p in glob.glob(pattern))
+        if not found:
+            shown = pattern if len(pattern) <= 120 else f"{pattern[:120]}..."
+            raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(pattern)}")
+        folders += found
+    return folders, rest
+
+
+def _nearest_folder(pattern: str) -> str:
+    parent = Path(pattern).parent
+    names = [str(p) for p in parent.iterdir() if p.is_dir()] if _exists(str(parent)) and parent.is_dir() else []
+    return nearest(pattern, names, listing=False)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    except (OSError, ValueError):  # longer than any name, or no name at all
+        return False
+
+
+def checked(overrides: list[str], root: str) -> list[str]:
+    """What was typed for a new run, Hydra's flags first, as it wants them. Raises UserError.
+
+    The flags are such as Hydra knows, and a group is chosen by a name.
+    """
+    parser = get_args_parser()
+    parser.error = lambda words: _not_read(words, overrides)
+    settings = [o for before, o in zip(["", *overrides], overrides, strict=False)
+                if not o.startswith("-") and before not in WITH_VALUE]  # fmt: skip
+    typed = [o for o in overrides if o not in settings] + settings
+    flags = parser.parse_args(typed)
+    for flag in REFUSED:
+        if getattr(flags, flag):
+            raise UserError(f"--{flag.replace('_', '-')} is not for this lab; --config-dir=<folder> adds YAML files of "
+                            "yours to conf/")  # fmt: skip
+    if flags.shell_completion:
+        raise UserError(f'-sc comes right after {root}-lab: eval "$({root}-lab -sc install=bash)"')
+    if flags.resolve and not flags.cfg:
+        raise UserError("--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out")
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise UserError(
+            f"--config-dir={flags.config_dir} is not a folder; give it one that holds agent/, env/ and so on"
+        )
+    base = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    check_settings(flags.overrides, {*groups(root), "study/env", "study/agent"}, {*base, *groups(root)} - OPTIONAL)
+    return typed
+
+
+def check_settings(typed: Sequence[str], known: set[str], needed: Container[str] = ()) -> None:
+    """Each can be read, takes away nothing that is `needed`, and chooses by name of the groups `known`."""
+    if flags := [words for words in typed if words.startswith("-")]:
+        raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
+    jobs = 1
+    for override in map(parsed, typed):
+        key = override.key_or_group
+        jobs *= _choices(override)
+        if jobs > MOST_JOBS:
+            raise UserError(f"{override.input_line[:60]} makes more than {MOST_JOBS:,} jobs; sweep over fewer values")
+        if max(map(len, key.split("/"))) > LONGEST_KEY:
+            raise UserError(f"no setting '{key[:40]}...'")
+        if override.is_delete() and (key in needed or key.endswith("._target_")):
+            another = f"choose another {key}=... instead" if is_group(key) else "leave it out"
+            raise UserError(f"{override.input_line} takes away what every run needs; {another}")
+        if (key in known or is_group(key)) and not override.is_delete():
+            _check_choice(override, key in OPTIONAL)
+
+
+def _choices(override: Override) -> int:
+    """How many values a sweep of it has."""
+    value = override._value
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    if isinstance(value, RangeSweep) and value.step:
+        return max(1, int(abs((value.stop or 0) - (value.start or 0)) / abs(value.step)))
+    return 1
+
+
+def _check_choice(override: Override, optional: bool) -> None:
+    """A name, or several in brackets or for as many jobs; of an optional group null too. Raises UserError."""
+    key, value = override.key_or_group, override._value
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+        return
+    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+        names = [
+            x.text if isinstance(x, QuotedString) else x for x in (choice if isinstance(choice, list) else [choice])
+        ]
+        is_name = [isinstance(name, str) and re.fullmatch(r"[^/$]+(/[^/$]+)*", name) for name in names]
+        if not (names and all(is_name)) and not (optional and choice is None):
+            known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+            shown = override.input_line.partition("=")[2][:40]
+            raise UserError(f"{key}={shown} is no choice{nearest(shown, known) or '; --help lists them'}")
+
+
+def _not_read(words: str, overrides: list[str]) -> None:
+    raise UserError(f"cannot read the command line: {words}; settings are written setting=value, and rl-lab --help "
+                    "lists what there is")  # fmt: skip

@@ -1,0 +1,75 @@
+"""What is typed beside a run folder: single settings of its run, changed as Hydra would."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rl_lab.core import conf_dir
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.launching.composition import parsed
+from rl_lab.core.launching.explain import unknown
+from rl_lab.core.reading import NAMES, plain, plain_references
+
+
+def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
+    """`cfg` with `changes` (agent.gamma=0.9, +key=value, ~key) made to it, as Hydra reads them. Raises UserError.
+
+    A setting that is not there is looked for in the signatures that `cfg` names: they are to be looked through before.
+    """
+    OmegaConf.set_struct(cfg, True)
+    for override in map(parsed, changes):
+        key, value = override.key_or_group, None if override.is_delete() else override.value()
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
+        if key.startswith("hydra") or override.package is not None:
+            raise UserError(f"{override.input_line} is for a new run; one that goes on keeps its folder and takes "
+                            "settings such as loop.total_steps=100_000")  # fmt: skip
+        if key == "tracker" and isinstance(value, str):
+            with_names = cfg.get("tracker") or {}
+            cfg["tracker"] = _chosen_tracker(value, with_names)
+            continue
+        _change(cfg, override, key, value)
+    OmegaConf.set_struct(cfg, False)
+    for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
+        plain_references(value, " ".join(changes))
+    return cfg
+
+
+def _chosen_tracker(name: str, before: DictConfig) -> dict:
+    known = {path.stem: path for path in (conf_dir() / "tracker").glob("*.yaml")}
+    if name not in known:
+        raise UserError(f"no choice '{name}' for tracker{nearest(f'tracker={name}', (f'tracker={n}' for n in known))}")
+    kind = plain(known[name])
+    return kind | {key: before[key] for key in NAMES if key in kind and key in before}
+
+
+def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
+    parent, _, last = key.replace("/", ".").rpartition(".")
+    adds = override.is_add() or override.is_force_add()
+    try:
+        there = OmegaConf.select(cfg, parent) if parent else cfg
+        known = isinstance(there, DictConfig) and last in there
+        if not known and not adds:
+            raise UserError(unknown(cfg, key))
+        if override.is_delete():
+            OmegaConf.set_struct(there, False)
+            del there[last]
+            OmegaConf.set_struct(there, None)
+        elif known and isinstance(there._get_node(last), DictConfig) and not isinstance(value, dict) \
+                and not OmegaConf.is_interpolation(there, last):  # fmt: skip
+            raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
+                            f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
+        else:
+            OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
+    except OmegaConfBaseException as error:
+        raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _texts(node: Any) -> Iterable[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)

@@ -1,0 +1,119 @@
+"""The command line of both labs: what there is, where to read more, and the exit code."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from rl_lab.core.errors import UserError, nearest, printable
+from rl_lab.core.launching import launch
+from rl_lab.core.launching.composition import compose, conf_dir, groups
+from rl_lab.core.launching.explain import plain_errors
+
+
+def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
+    """Exit code 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours raises, whole."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ("-sc", "--shell-completion"):
+        if not [words for words in arguments[1:2] if words.partition("=")[0] in ("install", "uninstall", "query")]:
+            print(f'{prog}: -sc goes with a shell: eval "$({prog} -sc install=bash)"', file=sys.stderr)
+            return 2
+        return complete(prog, root, commands, arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(overview(prog, root, commands))
+            return 0
+        name, rest = arguments[0], arguments[1:]
+        if name not in commands:
+            raise UserError(f"no command '{name}'{nearest(name, commands)}")
+        if {"-h", "--help"} & set(rest) and name == "train":
+            print(train_help(prog, root, [word for word in rest if not word.startswith("-")]))
+        elif {"-h", "--help"} & set(rest):
+            print(f"{prog} {name} run=<folder> [setting=value ...]    {commands[name]}\n")
+            print((conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
+        elif name == "train":
+            return launch.train_together(prog, root, rest)
+        elif name == "study" and rest[:1] == ["resume"]:
+            return launch.resume_study(prog, root, rest[1:])
+        else:
+            launch.command(root, name, rest)
+    except UserError as error:
+        print(f"{prog}: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt as stop:
+        return 128 + getattr(stop, "number", signal.SIGINT)
+    return 0
+
+
+def overview(prog: str, root: str, commands: dict[str, str]) -> str:
+    """The commands, and every experiment with the first line of its YAML's comment."""
+    lines = [f"{prog} <command> [setting=value ...]", ""]
+    lines += [f"  {name:<10} {text}" for name, text in commands.items()]
+    lines += ["", f"experiments ({prog} train experiment=<name>)", ""]
+    found = list(experiments(root))
+    width = max((len(name) for name, _ in found), default=0)
+    lines += [f"  {name:<{width}}  {text}" for name, text in found]
+    lines += ["", f"settings of an experiment: {prog} train experiment=<name> --help",
+              f"tab completion (bash): eval \"$({prog} -sc install=bash)\""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def train_help(prog: str, root: str, overrides: list[str]) -> str:
+    """The groups, their choices, and every setting as it would stand with `overrides`."""
+    with plain_errors(conf_dir(), root, overrides):
+        settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
+    lines = [f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
+             f"{prog} train run=<folder> [setting=value ...]           go on with one",
+             f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
+             "", "groups and their choices", ""]  # fmt: skip
+    for group in groups(root):
+        files = sorted((conf_dir() / group).glob("*.yaml"))
+        choices = [
+            path.stem for path in files if group != "loop" or ("gen_lab." in path.read_text()) == (root == "gen")
+        ]
+        if group == "experiment":
+            choices = [name for name, _ in experiments(root)]
+        lines.append(f"  {group:<11} {', '.join(choices)}")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "settings as they stand (agent.gamma=0.97 sets one, +key=value one left at its default)",
+            "",
+            settings,
+        ]
+    )
+
+
+def experiments(root: str) -> list[tuple[str, str]]:
+    found = []
+    for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
+        text = path.read_text()
+        belongs = ("/model:" in text) == (root == "gen")
+        comment = next((line for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "# ")
+        if belongs:
+            found.append((path.stem, comment[2:]))
+    return found
+
+
+def complete(prog: str, root: str, commands: dict[str, str], arguments: list[str]) -> int:
+    """Hydra completes the settings; the command word and run folders are completed here."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    typing = "" if line.endswith(" ") or not words else words[-1]
+    if "query" in arguments[1:][-1] and line:
+        if len(words) - bool(typing) == 1:
+            print(" ".join(c for c in commands if c.startswith(typing)))
+            return 0
+        if typing.startswith("run=") or words[1] != "train":
+            found = sorted(Path("runs").glob("*/*/config.yaml"))
+            print(" ".join(f"run={p.parent}" for p in found if f"run={p.parent}".startswith(typing)))
+            return 0
+        os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)
+        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    launch.complete(prog, root, arguments)
+    return 0

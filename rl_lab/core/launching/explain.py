@@ -1,0 +1,146 @@
+"""What Hydra, OmegaConf and the system raise over a user's mistake, as one line of ours."""
+
+import inspect
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.launching.composition import compose, flatten, groups, is_group
+
+EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
+TOO_LARGE = "|".join([r"tried to allocate [\d.]+ \w+", "bad_alloc", "Storage size calculation overflowed",
+                      "integer multiplication overflow", "out of memory"])  # fmt: skip
+HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
+
+
+class plain_errors:
+    """Turns what Hydra and OmegaConf raise over a user's mistake into a UserError of one line."""
+
+    def __init__(self, source: Path, config_name: str, overrides: list[str]):
+        self.source, self.config_name, self.overrides = source, config_name, overrides
+
+    def __enter__(self) -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
+
+    def __exit__(self, kind, error, trace) -> None:
+        for link in _chain(error):
+            if isinstance(link, UserError):
+                raise link from None
+        for link in _chain(error):
+            if isinstance(link, OSError) and link.filename is not None:
+                remedy = f"free or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
+                raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
+            if words := _too_large(link):
+                raise UserError(f"this needs more memory than there is ({words}); {self._smaller()}") from error
+            if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
+                raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from error
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            if type(error).__name__ == "InstantiationException":
+                if error.__cause__:
+                    raise error.__cause__
+                return
+            raise UserError(self._explain(error)) from error
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, MissingMandatoryValue):
+            return f"{error.full_key} has no default; give it a value: {error.full_key}=..."
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if isinstance(error, MissingConfigException) and error.options:
+            group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            if group.startswith("hydra/") and (extra := EXTRAS.get(choice)):
+                return f"{group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{extra}]'"
+            options = (f"{group}={option}" for option in error.options)
+            return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
+        if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
+            if self._is_command():
+                return f"{error.full_key} refers to {found[1]}, and there is no such setting"
+            group, _, setting = found[1].partition(".")
+            if setting and group in self._choices():
+                return (
+                    f"{error.full_key} needs {found[1]}, which the chosen {group} does not have; choose another {group}"
+                )
+            return f"{error.full_key} needs {found[1]}, and there is none; choose one: {found[1]}=..."
+        if lines[0].startswith("Error merging override"):
+            return f"cannot set {lines[0].removeprefix('Error merging override ')}: it takes no such value"
+        if found := re.match(
+            r"(?:Sweep parameters|Ambiguous value for argument) '(.*?=(.*?))'(?:$| requires)", lines[0]
+        ):
+            may_be_list = lines[0].startswith("Ambiguous") and not is_group(found[1].partition("=")[0])
+            as_list = f", or [{found[2]}] for a list" if may_be_list else ""
+            return f"{found[1]} is several values; give one{as_list}, or add -m for a run of each"
+        if found := re.match(
+            r"Could not delete from config\. (?:'(.*)' does not exist|The value of '(.*)' is)", lines[0]
+        ):
+            return f"~{found[1] or found[2]} takes away nothing: there is no such value; leave it out"
+        if found := re.match(r"Could not append to config. An item is already at '(.*)'", lines[0]):
+            return f"'{found[1]}' is in the YAML; write {found[1]}=... without the +"
+        if lines[0].startswith("force-add of config groups") and (found := re.search(r"'\+\+([\w/]+)=", lines[0])):
+            return f"'{found[1]}' is a choice; write {found[1]}=... without the +"
+        if found := re.match(r"You must specify '([\w/]+)'", lines[0]):
+            return f"{found[1]} has no choice; make one: {found[1]}=..., one of {', '.join(lines[2:])}"
+        if "Could not override" in lines[0]:
+            return unknown(self._composed(), lines[0].split("'")[1], self._choices())
+        if type(error).__name__ == "OverrideParseException":
+            return f"cannot read the setting: {lines[0]}"
+        return " ".join(lines)[:300]
+
+    def _is_command(self) -> bool:
+        return "/" in self.config_name
+
+    def _smaller(self) -> str:
+        if self._is_command():
+            return "ask for less: fewer episodes, images or samples, or smaller pictures"
+        return "make it smaller: env.num_envs, the agent's or model's layers, batch or replay"
+
+    def _choices(self) -> list[str]:
+        """Groups of the lab, and what of Hydra's own settings is of use; to a command, nothing beside its settings."""
+        return [] if self._is_command() else [*groups(self.config_name), *HYDRA]
+
+    def _composed(self) -> DictConfig:
+        """With the choices of groups alone, so that what was misspelt is not there."""
+        chosen = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
+        try:
+            return compose(self.source, self.config_name, chosen)
+        except HydraException:
+            return compose(self.source, self.config_name, [])
+
+
+def _too_large(error: BaseException) -> str | None:
+    """What could not be had, where memory ran out or a size is beyond all memory."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | OverflowError):
+        return text[:100] or "none is left"
+    if isinstance(error, RuntimeError) and (found := re.search(TOO_LARGE, text)):
+        return found[0]
+    return None
+
+
+def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
+    """No such setting; or one that the signature has and the YAML leaves at its default."""
+    from rl_lab.core import settings
+
+    if "/" in key and is_group(key):
+        return f"{key} is not for the {key.partition('/')[0]} that is chosen; leave it out"
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if target and name in inspect.signature(settings.locate(target)).parameters:
+        return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
+    if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
+        return f"'{key}' is not in the YAML; write +{key}=... to add it"
+    return f"no setting '{key}'{nearest(key, [*(k for k in flatten(cfg) if not k.startswith('_')), *more])}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, each once: a cause that is raised anew points back at what it caused."""
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,202 @@
+"""From a command line to what it asks for: a run, a study of many, or a command that reads run folders."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rl_lab.core.errors import UserError
+from rl_lab.core.launching.arguments import check_settings, checked, split
+from rl_lab.core.launching.composition import compose, conf_dir, parsed
+from rl_lab.core.launching.execution import begin, finished, go_on
+from rl_lab.core.launching.explain import plain_errors
+from rl_lab.core.provenance import revision
+from rl_lab.core.studies.jobs import Value, sit
+from rl_lab.core.studies.launcher import recording
+from rl_lab.core.studies.report import account
+from rl_lab.core.studies.study import Study, runs_of
+
+
+def train(prog: str, root: str, arguments: list[str], study: Study | None = None) -> int:
+    """Runs the loop of the composed config in a new folder, or goes on in the one that `run=` names.
+
+    Of several jobs it keeps a study, a new one or the `study` that goes on. Returns the exit code.
+    """
+    folders, overrides = split(arguments)
+    if len(folders) > 1:
+        raise UserError(f"{prog} train resumes one run at a time, not {len(folders)}")
+    sys.argv = [f"{prog} train", *arguments]
+    if folders:
+        return resume(prog, root, folders[0], overrides)
+    overrides = checked(overrides, root)
+    source = conf_dir()
+    plain = partial(plain_errors, source, root, overrides)
+
+    @hydra.main(version_base="1.3", config_path=str(source), config_name=root)
+    def main(cfg: DictConfig) -> None:
+        try:
+            with plain():
+                begin(cfg, prog, root)
+        except (UserError, ConnectionError) as error:  # Hydra would announce it once more
+            mistakes.append(error)
+
+    mistakes: list[Exception] = []
+    sys.argv = [f"{prog} train", *overrides]
+    starting = lambda cfg: (
+        study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
+    )
+    with recording(starting, partial(job, prog=prog, root=root, ours=study is None)) as studies:
+        code = _counted(prog, studies, plain, main)
+    if mistakes:
+        raise mistakes[0]
+    return code
+
+
+def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
+    """Goes on with the run in a folder. Returns the exit code, raises UserError."""
+    if flags := [change for change in changes if change.startswith("-")]:
+        raise UserError(
+            f"{flags[0]} is for a new run; one that goes on takes settings such as loop.total_steps=100_000"
+        )
+    with plain_errors(conf_dir(), root, changes):
+        go_on(folder, changes, prog, root)
+    return 0
+
+
+def train_together(prog: str, root: str, arguments: list[str]) -> int:
+    """`train` in this process, or in each of those that torchrun started, in the folder that the first one opens."""
+    if "RANK" not in os.environ:
+        return train(prog, root, arguments)
+    from rl_lab.core import distributed
+
+    with distributed.joined():
+        if {"-m", "--multirun"} & set(arguments) or any(a.startswith("study=") for a in arguments):
+            raise UserError("torchrun is for one run in several processes, -m and study= are for several runs: "
+                            "leave out one of them")  # fmt: skip
+        if distributed.rank():
+            told = distributed.told()
+            arguments = arguments if split(arguments)[0] else [*arguments, f"hydra.run.dir={_quoted(told)}"]
+        return train(prog, root, arguments)
+
+
+def _counted(prog: str, studies: list[Study], plain: Callable, main: Callable) -> int:
+    """The exit code of `main`, and what came of the jobs if it launched any."""
+    try:
+        with plain():
+            main()
+    except KeyboardInterrupt:
+        for study in studies:
+            print(account(study, prog)[0], file=sys.stderr)
+        raise
+    except Exception:
+        for study in studies:
+            if not study.about["jobs"]:
+                study.forget()
+        raise
+    codes = []
+    for study in studies:
+        words, code = account(study, prog)
+        print(words, file=sys.stderr)
+        codes.append(code)
+    return max(codes, default=0)
+
+
+def resume_study(prog: str, root: str, arguments: list[str]) -> int:
+    """`study resume <folder>`: launches what the study misses, by its own command line; hydra.* may be given anew."""
+    folders, overrides = split(arguments)
+    if len(folders) != 1:
+        raise UserError(f"{prog} study resume goes on with one study: name its folder, runs/studies/<name>/<time>")
+    study = Study(folders[0].resolve())
+    if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
+        raise UserError(f"{fixed[0]} would make it another study; a study that goes on takes hydra.* settings alone")
+    replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
+    if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
+        print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
+    for path in (*study.root.glob("*"), *study.root.glob("*/*")):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and jobs of this study might write through it; put the folder itself there"
+            )
+    if study.directory:
+        os.chdir(study.directory)
+    study.stop(False)
+    return train(prog, root, [*replayed, *overrides, f"hydra.sweep.dir={_quoted(str(study.root))}"], study)
+
+
+def job(
+    cfg: DictConfig,
+    prog: str,
+    root: str,
+    ours: bool,  # whether the settings were typed just now, or read from a study.yaml that may be a stranger's
+    study: Study,
+    launcher: int,
+) -> float | None:
+    """One job of a study, in whatever process; returns what a search goes by."""
+    chosen = HydraConfig.get()
+    where = Path(study.about["directory"]) if ours else study.directory
+    if where and where.is_dir():
+        os.chdir(where)  # a worker may have begun elsewhere
+    folder, overrides = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
+    sys.argv = [f"{prog} train", *overrides]  # what would do this job alone
+
+    def work(begun: bool) -> Value:
+        with plain_errors(conf_dir(), root, overrides):
+            if begun and (folder / "config.yaml").exists():
+                return finished(folder) or go_on(folder, [], prog, root)
+            return begin(cfg, prog, root, trusted=ours)
+
+    number = int(chosen.job.name.rpartition("-")[2])
+    value = sit(study, number, folder, prog, work, launcher)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return value and value[1]
+
+
+def _study_name(cfg: DictConfig) -> str:
+    """The ready study, or the experiment if it is one for all jobs."""
+    choices = cfg.hydra.runtime.choices
+    return choices.get("study") or choices.get("experiment") or "sweep"
+
+
+# -- commands that read run folders
+
+
+def command(root: str, name: str, arguments: list[str]) -> None:
+    """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
+
+    A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
+    a command that has `changes` among its parameters.
+    """
+    from rl_lab.core import settings
+
+    folders, given = split(arguments)
+    config_name = f"command/{root}/{name}"
+    check_settings(given, {"env", "judge", "tracker"})
+    if several := [o for o in given if parsed(o).is_sweep_override()]:
+        raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
+    changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data."))]
+    overrides = [o for o in given if o not in changes]
+    with plain_errors(conf_dir(), config_name, overrides):
+        cfg = compose(conf_dir(), config_name, overrides)
+        settings.check(cfg)
+        if changes and "changes" not in inspect.signature(settings.locate(cfg._target_)).parameters:
+            raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
+        runs = folders if name == "study" else runs_of(folders)
+        hydra.utils.call(cfg, runs=runs, **({"changes": changes} if changes else {}))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def complete(prog: str, root: str, arguments: list[str]) -> None:
+    """Hydra's own tab completion over conf/."""
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=root)(lambda cfg: None)
+    sys.argv = [prog, *arguments]
+    main()

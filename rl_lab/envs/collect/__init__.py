@@ -1,0 +1,1 @@
+"""Collect (Oh, Singh and Lee, 2017)."""

@@ -1,0 +1,1 @@
+"""Worlds that are tables of probabilities, and what samples them."""

@@ -1,0 +1,63 @@
+"""What every loop keeps account of."""
+
+import torch
+from torch import Tensor
+
+from rl_lab.core import distributed
+from rl_lab.core.learner import Metrics
+
+
+class Episodes:
+    """Mean return and length [steps] of the episodes that ended since the last `pop`, and mean return of the last 100.
+
+    The last is how Machado et al. (2018) judge an agent: by how it fares while it learns. With `seeds` = (S,) these are
+    the episodes of S learners side by side, each with so many envs; of several ranks those of all, and the last 100 of
+    each.
+    """
+
+    def __init__(self, num_envs: int, device: torch.device, seeds: tuple[int, ...] = ()):
+        self._zeros = torch.zeros(*seeds, num_envs, device=device)
+        self._sums = torch.zeros(3, *seeds, device=device)  # episodes, returns, lengths
+        self._latest = torch.zeros(*seeds, 101, device=device)  # a ring of returns; the last takes what did not end
+        self._count = torch.zeros(seeds, dtype=torch.int64, device=device)  # of all episodes
+        self.reset()
+
+    def reset(self) -> None:
+        self._return, self._length = self._zeros.clone(), self._zeros.clone()
+
+    def add(self, reward: Tensor, last: Tensor) -> None:
+        """Both [N], or [S, N], of one step of all envs."""
+        self._return += reward
+        self._length += 1
+        place = torch.where(last, (self._count.unsqueeze(-1) + last.cumsum(-1) - 1) % 100, 100)
+        self._latest.scatter_(-1, place, self._return)
+        self._count += last.sum(-1)
+        last = last.float()
+        self._sums += torch.stack([last, last * self._return, last * self._length]).sum(-1)
+        self._return *= 1 - last
+        self._length *= 1 - last
+
+    def pop(self) -> Metrics:
+        return self.pops()[0]
+
+    def pops(self) -> list[Metrics]:
+        """Of each seed."""
+        sums = distributed.total(self._sums)
+        last_100 = distributed.total(self._latest[..., :100].sum(-1)) / distributed.total(self._count.clamp(max=100))
+        table = torch.stack([*sums.double(), last_100.double()]).view(4, -1).T.tolist()
+        self._sums.zero_()
+        return [
+            {"episode/return": returns / count, "episode/length": lengths / count, "episode/last_100": mean}
+            if count else {} for count, returns, lengths, mean in table
+        ]  # fmt: skip
+
+    def state_dict(self) -> dict:
+        return {"return": self._return, "length": self._length, "sums": self._sums, "latest": self._latest,
+                "count": self._count}  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        if len(state["return"]) != len(self._zeros):
+            raise ValueError(f"{len(state['return'])} envs, not {len(self._zeros)}")
+        self._return, self._length, self._sums, self._latest, self._count = (
+            state[k].to(self._zeros.device).clone() for k in ("return", "length", "sums", "latest", "count")
+        )

@@ -1,0 +1,126 @@
+"""Fitted Q iteration: from a fixed set of transitions to a policy, by one regression after another.
+
+See Ernst, Geurts and Wehenkel (2005; https://jmlr.org/papers/v6/ernst05a.html); with networks Riedmiller (2005).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rl_lab.agents.fitted_q import FittedQ
+from rl_lab.agents.random import Random
+from rl_lab.core import room
+from rl_lab.core.errors import UserError
+from rl_lab.core.meters import Every
+from rl_lab.core.recording import Recording
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count, Judged, NonNegative, Unit
+from rl_lab.loops.judging import Judge
+from rl_lab.loops.training import check_loop
+from rl_lab.losses import pick
+from rl_lab.memory.episodes import play_episodes, transitions
+from rl_lab.types import Transition, VectorEnv
+
+
+class Iterate(NamedTuple):
+    """Q after an iteration, on the data."""
+
+    q: Tensor  # [B] of what was done
+    residual: Tensor  # [] root mean square of r + gamma max q(s') - q(s, a)
+    change: Tensor  # [] the largest change of q(s, a)
+
+
+def fitted_q(batch: Transition, regressor: FittedQ, gamma: float, weight: Tensor | None = None) -> Iterator[Iterate]:
+    """Q_0 = 0; Q_k = regression of r + gamma discount max_b Q_{k-1}(s', b) on (s, a), for ever.
+
+    `batch` [B, ...]; `weight` [B] of each transition, None: all the same. A regressor that was fitted before goes on.
+    """
+    weight = torch.ones_like(batch.reward) if weight is None else weight
+    reward, discount, weight = batch.reward.double(), gamma * batch.discount.double(), weight.double()
+
+    def evaluated() -> tuple[Tensor, Tensor]:
+        """q(s, a) and its target, both [B]."""
+        if not regressor.fits:
+            return torch.zeros_like(reward), reward
+        q = pick(regressor.predict(batch.obs), batch.action).double()
+        return q, reward + discount * regressor.predict(batch.next_obs).max(-1).values
+
+    q, target = evaluated()
+    while True:
+        before = q
+        regressor.fit(batch.obs, batch.action, target, weight)
+        q, target = evaluated()
+        mean_square = (weight * (target - q) ** 2).sum() / weight.sum()
+        yield Iterate(q, mean_square.sqrt(), (q - before).abs().max())
+
+
+def fit_q(
+    env: VectorEnv,
+    agent: Callable[..., FittedQ],
+    run: Run,
+    *,
+    eval_env: VectorEnv,
+    data: str | None = None,  # a folder of rl-lab record; None: random episodes, played now
+    random_steps: Count = 20_000,  # of those episodes, at least
+    iterations: Count = 50,
+    gamma: Unit = 0.99,
+    tolerance: NonNegative = 0.0,  # stops early when no q(s, a) of the data changes by more
+    eval_every: Count = 5,  # iterations
+    eval_episodes: Judged = 100,
+) -> FittedQ:
+    """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
+    check_loop(agent, "fit_q")
+    if not env.spec.obs_shape:
+        raise UserError("env.obs=index is a bare number, of which a regression makes nothing; use env.obs=one_hot")
+    agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    size = 2 * math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize + 25  # bytes of a transition
+    room.memory(0 if data else size * random_steps, f"loop.random_steps={random_steps}")
+    batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))
+    batch = Transition(*(x.to(run.device) for x in batch[:6]))
+    evaluations = Every(eval_every)
+    evaluations.due(0)
+    parts = {"agent": agent, "evaluations": evaluations}
+    first = run.restore(parts)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    run.say(f"{len(batch.reward):,} transitions, {int(batch.last.sum()):,} episodes")
+    run.begin(iterations, "iterations")
+    iterates, step = fitted_q(batch, agent, gamma), first
+    while step < iterations:
+        run.pause(step, parts)
+        iterate, step = next(iterates), step + 1
+        row = {"fitted_q/residual": iterate.residual, "fitted_q/change": iterate.change,
+               "fitted_q/value": iterate.q.mean()}  # fmt: skip
+        if done := iterate.change <= tolerance:
+            run.say(f"settled after {step:,} iterations")
+        if evaluations.due(step) or done or step == iterations:
+            row |= judge(agent)
+        run.log(row, step, keep=True)
+        if done:
+            break
+    run.save(step, parts)
+    return agent
+
+
+def recorded(folder: str, env: VectorEnv) -> Transition:
+    """All transitions of a recording. Raises UserError where it is of another world than `env`."""
+    recording, spec = Recording(folder), env.spec
+    if tuple(recording.about["actions"]) != spec.actions:
+        raise UserError(f"{folder} has the actions {', '.join(recording.about['actions'])}, and this environment "
+                        f"{', '.join(spec.actions)}; choose the env it was recorded in")  # fmt: skip
+    batch = transitions(recording.episodes(), recording.frame_stack)
+    if batch.obs.shape[1:] != spec.obs_shape or batch.obs.dtype != spec.obs_dtype:
+        raise UserError(f"{folder} has observations {list(batch.obs.shape[1:])}, and this environment "
+                        f"{list(spec.obs_shape)}; choose the env it was recorded in")  # fmt: skip
+    return batch
+
+
+def random_transitions(env: VectorEnv, steps: int, seed: int) -> Transition:
+    """At least `steps` of them, in whole episodes; as many of each env."""
+    agent, episodes, rounds = Random(env.spec, env.device, seed), [], 0
+    while sum(len(e.action) for e in episodes) < steps:
+        episodes += play_episodes(env, agent.act, [1] * env.num_envs, (seed + rounds * env.num_envs) % 2**31)
+        rounds += 1
+    return transitions(episodes, env.spec.frame_stack)

@@ -1,0 +1,92 @@
+"""The loop of planners: sweep, draw, then walk the policy found."""
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lab.agents.planned import Planned
+from rl_lab.core import files
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Metrics
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count, Judged
+from rl_lab.envs.tabular.mdp import MDP
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.looking import plan_pictures
+from rl_lab.loops.judging import Judge
+from rl_lab.planning import Plan
+from rl_lab.types import VectorEnv
+
+
+def plan(
+    env: VectorEnv,
+    planner: Callable[[MDP], Iterator[Plan]],
+    run: Run,
+    *,
+    eval_episodes: Judged,
+    log_every: Count = 1,  # sweeps
+    film: bool = True,  # of the sweeps
+) -> Plan:
+    """Sweep until the planner is done; leave plan.npz, pictures and a film; then walk its policy in the same env."""
+    if not isinstance(env, MDPEnv):
+        raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
+                        "choose a gridworld, or a learning agent")  # fmt: skip
+    layout, actions = env.mdp.layout, env.mdp.actions
+    if run.before.get("state") == "finished" and _is_whole(run, layout is not None, film):
+        raise UserError(f"{run.dir} holds a finished plan: there is nothing to go on with; start a new run")
+    if run.before:
+        run.say("a plan is not gone on with: it is found anew, the same")
+    run.anew()
+    judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
+    run.begin(1, "plans")
+    sweeps = plan_pictures.Sweeps(layout, actions)
+    policy, spent, start = torch.zeros_like(env.mdp.terminal, dtype=torch.int64), 0.0, perf_counter()
+    for sweep, plan in enumerate(planner(env.mdp), 1):
+        spent += perf_counter() - start
+        run.heed(sweep)
+        if sweep % log_every == 0:
+            run.log(progress(plan, policy, spent), sweep)
+            policy = plan.policy
+            if film:
+                sweeps.add(sweep, plan)
+        start = perf_counter()
+    row = progress(plan, policy, spent)
+    player = Planned(plan.q, plan.policy, env.states)
+    run.log(row | judge(player), sweep, keep=True)
+    found = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
+    found = {name: x.cpu().numpy() for name, x in found.items()}
+    with files.replacing(run.path("plan.npz")) as path:
+        np.savez(path, **found)
+    run.save(sweep, {"agent": player})
+    for name, picture in plan_pictures.draw(layout, actions, **found).items():
+        with files.replacing(run.path(f"pictures/{name}.png")) as path:
+            picture.save(path)
+        run.media(f"plan/{name}", run.path(f"pictures/{name}.png"), sweep)
+    if film and sweeps.snapshots:
+        sweeps.write(run.path("videos/sweeps.mp4"))
+        run.media("plan/sweeps", run.path("videos/sweeps.mp4"), sweep)
+    return plan
+
+
+def _is_whole(run: Run, drawn: bool, film: bool) -> bool:
+    """Whether a planner's folder has all that one may have; where it has not, the plan is found again."""
+    names = ["checkpoint.pt", "plan.npz", "pictures/values.png", *["pictures/q.png"] * drawn]
+    names += [f"videos/sweeps.{kind}" for kind in ("mp4", "gif") if film]
+    return all((run.dir / name).is_file() and (run.dir / name).stat().st_size for name in names)
+
+
+def progress(plan: Plan, policy: Tensor, seconds: float) -> Metrics:
+    """Of a sweep: what moved, what the start is worth and between which bounds, and the seconds planned so far."""
+    value = plan.mdp.start @ plan.value
+    row = {
+        "plan/residual": plan.residual,
+        "plan/policy_changes": (plan.policy != policy).sum(),
+        "plan/start_value": value,
+        "plan/seconds": seconds,
+    }
+    if plan.low.isfinite() and plan.high.isfinite():
+        row |= {"plan/start_low": value + plan.low, "plan/start_high": value + plan.high}
+    return row

@@ -1,0 +1,1 @@
+"""Many seeds of one agent, trained side by side as one batch."""

@@ -1,0 +1,1 @@
+"""A run folder becomes something that plays and is seen."""

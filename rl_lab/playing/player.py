@@ -1,0 +1,159 @@
+"""From a run folder back to something that plays: its environment, and its agent as the last checkpoint left it."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from rl_lab.agents.planned import Planned
+from rl_lab.agents.random import Random
+from rl_lab.core import checkpoint, devices, reading, settings
+from rl_lab.core.errors import UserError
+from rl_lab.core.launching.changes import changed
+from rl_lab.core.learner import Learner
+from rl_lab.core.settings import Count, Threads
+from rl_lab.parts import PARTS
+from rl_lab.types import VectorEnv, View
+
+
+class Player(NamedTuple):
+    """Who plays, and where."""
+
+    name: str
+    group: str  # the run's name without its seed
+    folder: Path
+    env: VectorEnv
+    agent: object
+    step: int  # of the checkpoint
+    unit: str  # of that step
+    changes: Sequence[str] = ()  # of the run's settings, for this once
+
+    @property
+    def words(self) -> str:
+        """How it plays."""
+        if isinstance(self.agent, Random):
+            return "random actions"
+        return ", ".join([f"greedy after {self.step:,} {self.unit}", *self.changes])
+
+    def act(self, obs: Tensor) -> Tensor:
+        """Greedy actions [N]."""
+        return self.agent.act(obs, greedy=True)
+
+    @torch.no_grad()
+    def view(self, obs: Tensor) -> View:
+        return self.agent.view(obs)
+
+    def plan(self, obs: Tensor) -> tuple | None:
+        """The levels of what it imagines (rl_lab.agents.vpn.planner), where it looks ahead."""
+        return self.agent.plan(obs) if hasattr(self.agent, "plan") else None
+
+
+def load(
+    folder: Path, *, max_envs: Count, device: str, seed: int = 0, camera: bool = False, changes: Sequence[str] = ()
+) -> Player:
+    """The run's own evaluation environment, but at most `max_envs` of it; `camera` where it has one.
+
+    `seed` is that of an agent which draws its actions. `changes` are overrides of the run's settings, such as
+    agent.eval_depth=5. Nothing of the config is called before all of it is checked, and of the checkpoint only the
+    agent is used, without its memory. Raises UserError.
+    """
+    cfg, path = reading.config(folder, PARTS), folder / "checkpoint.pt"
+    kind = str(_resolved(cfg)["loop"].get("_target_"))
+    if kind == "rl_lab.loops.seeds.training.train":
+        raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
+    if kind not in BUILDERS:
+        if kind.startswith("gen_lab."):
+            raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
+        raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
+    loop = _loop(cfg, changes, device := devices.chosen(device), max_envs, camera)
+    state = checkpoint.read(path, mapped=True)
+    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
+    asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
+    try:
+        env = hydra.utils.instantiate(loop.get("eval_env") or loop["env"])
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        reason = " ".join(str(error.__cause__ or error).split())[:120]
+        raise UserError(f"{asked} names no environment that can be built ({reason})") from error
+    try:
+        step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        env.close()
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
+    unit = {"rl_lab.loops.planning.plan": "sweeps", "rl_lab.loops.fitting.fit_q": "iterations"}.get(kind, "steps")
+    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
+
+
+def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, camera: bool) -> dict:
+    """The loop's settings as they are built: all that is to be set is set before they are looked through."""
+    reading.refuse(_resolved(cfg), PARTS)
+    cfg = changed(cfg, changes)
+    cfg.device = device
+    reading.refuse(_resolved(cfg), PARTS)
+    node = cfg.loop.get("eval_env") or cfg.loop.get("env")
+    if not isinstance(node, DictConfig):
+        raise UserError(f"loop.env={node} is no environment; a run's config has a mapping with _target_ there")
+    settings.check(cfg.loop, "loop")
+    node.num_envs = min(node.num_envs, max_envs)
+    if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
+        node.camera = True
+    if isinstance(cfg.loop.get("agent"), DictConfig) and "buffer_size" in cfg.loop.agent:
+        cfg.loop.agent.buffer_size = 1  # SB3 allocates its replay at once
+    resolved = _resolved(cfg)
+    reading.refuse(resolved, PARTS)
+    return resolved["loop"]
+
+
+def _resolved(cfg: DictConfig) -> dict:
+    return reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+
+
+def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
+    """Of a run's environment, as they were composed, `changes` made to them. Raises UserError."""
+    cfg = reading.config(folder, PARTS)
+    reading.refuse(_resolved(cfg), PARTS)
+    loop = _resolved(changed(cfg, changes))["loop"]
+    return loop.get("eval_env") or loop.get("env")
+
+
+def _learner(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Learner:
+    agent = hydra.utils.instantiate(loop["agent"])(env.spec, device=device, seed=seed)
+    state = {name: part for name, part in state.items() if name != agent.memory}
+    for name in agent.saved:  # the streams of another device would not fit, and a greedy agent draws from none
+        if isinstance(stream := getattr(agent, name), torch.Generator):
+            state[name] = stream.get_state()
+    agent.load_state_dict(state)
+    return agent
+
+
+def _planned(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned:
+    states, actions = env.mdp.next_state.shape[:2]
+    if state["q"].shape != (states, actions) or state["policy"].shape != (states,):
+        raise ValueError(f"a plan of {tuple(state['q'].shape)} states and actions, not {(states, actions)}")
+    return Planned(state["q"].to(device), state["policy"].to(device), env.states)
+
+
+def _baseline(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict):
+    from rl_lab.agents.sb3 import SB3Agent
+    from rl_lab.loops.sb3 import AsVecEnv
+
+    agent = SB3Agent(hydra.utils.instantiate(loop["agent"])(env=AsVecEnv(env), seed=seed, device=device))
+    agent.load_state_dict(state)
+    return agent
+
+
+BUILDERS = {
+    "rl_lab.loops.training.train": _learner,
+    "rl_lab.loops.crew.train": _learner,
+    "rl_lab.loops.planning.plan": _planned,
+    "rl_lab.loops.fitting.fit_q": _learner,
+    "rl_lab.loops.sb3.train_sb3": _baseline,
+}

@@ -1,0 +1,209 @@
+"""What there is to see of an agent at play: the world as it is drawn, the numbers of the moment, whole frames."""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rl_lab.agents.random import Random
+from rl_lab.agents.vpn.planner import Level
+from rl_lab.core.errors import UserError
+from rl_lab.envs.collect.world import Collect
+from rl_lab.envs.frames import FASTEST, SLOWEST
+from rl_lab.envs.gym import Gym
+from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.looking import panels, pictures, trees, worlds
+from rl_lab.looking.browser import Browser
+from rl_lab.looking.heat import Box, glowing
+from rl_lab.looking.terminal import Terminal, Words
+from rl_lab.playing.player import Player
+from rl_lab.playing.saliency import Saliency, saliency_of
+from rl_lab.types import View
+
+FREEZE = 0.7  # seconds on the last picture of an episode
+GRIDWORLD_FPS = 6.0
+
+Where = Literal["browser", "terminal"]
+Screen = Browser | Terminal
+
+
+class Moment(NamedTuple):
+    """One step of a film."""
+
+    picture: Image.Image
+    view: View  # of this one observation
+    action: int
+    reward: float  # so far in this episode
+    step: int
+    episode: int
+    ending: str  # why the episode is over; "" while it goes on
+    plan: tuple[Level, ...] | None = None  # what the agent imagines, where it looks ahead
+
+
+def play(
+    player: Player, *, episodes: int, seed: int, max_steps: int, saliency: Saliency | None = None
+) -> Generator[Moment, int | None, None]:
+    """Greedy episodes of one environment, one after another; each ends with its last picture and its whole reward.
+
+    Whoever looks may `send` the action to be taken instead of the moment's.
+    """
+    env, scene = player.env, scenery(player, saliency)
+    obs = env.reset(seed)
+    for episode in range(1, episodes + 1):
+        reward, step, last = 0.0, 0, False
+        while not last and step < max_steps:
+            action, plan, picture = player.act(obs), player.plan(obs), scene(obs)
+            if plan and isinstance(env, Collect):
+                picture = trees.with_way(picture, obs[0].cpu().numpy(), plan, env.spec.actions)
+            moment = Moment(picture, player.view(obs), int(action), reward, step, episode, "", plan)
+            instead = yield moment
+            answer = env.step(action if instead is None else torch.full_like(action, instead))
+            obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
+        shows_next = last and hasattr(env, "picture")  # Atari and Gymnasium have begun the next episode by now
+        picture = moment.picture if shows_next else scene(answer.next_obs)
+        ending = f"cut at {step:,}" if not last else "time limit" if answer.discount > 0 else "terminated"
+        yield moment._replace(picture=picture, reward=reward, step=step, ending=ending)
+        if not last:
+            obs = env.reset(seed + episode)
+
+
+# -- pictures of the world
+
+
+def scenery(player: Player, saliency: Saliency | None = None) -> Callable[[Tensor], Image.Image]:
+    """What draws the environment as it is now, given its observation [1, ...]; a map's values give way to saliency."""
+    env = player.env
+    if hasattr(env, "picture"):
+        scene = lambda obs: panels.enlarged(env.picture()[0])
+    elif not worlds.has_map(env):
+        raise UserError(f"{player.folder}: its environment has no picture to film")
+    elif saliency or isinstance(player.agent, Random) or (board := board_of(player)) is None:
+        scene = lambda obs: next(worlds.drawn(env, obs))
+    else:
+        scene = lambda obs: board.with_agent(int(env.states(obs)))
+    return with_saliency(player, scene, saliency) if saliency else scene
+
+
+def board_of(player: Player, size: int = panels.SIZE) -> pictures.Board | None:
+    """The gridworld a run plays in, with the values and the policy it has learned; None for any other world."""
+    env = player.env
+    if not isinstance(env, MDPEnv) or env.mdp.layout is None:
+        return None
+    view = player.view(env.all_observations())
+    value, bars = view.value.cpu().numpy(), view.bars.cpu().numpy()
+    return pictures.Board(env.mdp.layout, env.spec.actions, value, bars, size=size)
+
+
+def with_saliency(player: Player, scene: Callable[[Tensor], Image.Image], method: Saliency) -> Callable:
+    """The scene, and over it what counts in the agent's choice. Raises UserError where it sees no picture."""
+    env, shape = player.env, player.env.spec.obs_shape
+    if len(shape) != 3:
+        seen = "its state's number" if not shape else f"{' x '.join(map(str, shape))} numbers"
+        remedy = "; train it with env.obs=planes agent=dqn_mlp" if isinstance(env, MDPEnv) else ""
+        raise UserError(f"saliency={method} needs an agent that sees a picture, and {player.group} sees {seen}{remedy}")
+
+    def draw(obs: Tensor) -> Image.Image:
+        picture, heat = scene(obs), saliency_of(method, player.agent.view, obs)[0].cpu().numpy()
+        if not hasattr(env, "picture"):
+            side = picture.width - 2 * pictures.RIM  # of the map, a bar may lie below it
+            return glowing(picture, heat, Box(pictures.RIM, pictures.RIM, side, side * shape[1] // shape[2]), False)
+        if isinstance(env, Gym) and env.picture().shape[1:3] != shape[1:]:
+            raise UserError(
+                f"saliency={method}: what {player.group} sees is another picture than the one that is drawn"
+            )
+        return glowing(picture, heat, Box(1, 1, picture.width - 2, picture.height - 2), True)
+
+    return draw
+
+
+# -- whole frames
+
+
+def film(player: Player, rate: float, *, episodes: int, **how) -> Iterator[Image.Image]:
+    """Whole frames, `rate` a second; the end of an episode stands still for a while. `how` is for `play`."""
+    page = Page(player)
+    for moment in play(player, episodes=episodes, **how):
+        frame = page(moment, f"{moment.episode} of {episodes}")
+        for _ in range(stay(moment, rate)):
+            yield frame
+
+
+def stay(moment: Moment, rate: float) -> int:
+    """Frames: how long it is to be seen, at `rate` a second."""
+    return max(1, round(FREEZE * rate)) if moment.ending else 1
+
+
+class Page:
+    """What draws a moment whole: title, picture, what the agent imagines if it does, panel."""
+
+    def __init__(self, player: Player):
+        self.player, self.panel = player, None
+
+    def __call__(self, moment: Moment, episode: str) -> Image.Image:
+        player, picture, view, facts = self.player, moment.picture, moment.view, facts_of(moment, episode)
+        actions = player.env.spec.actions
+        self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, picture.height)
+        beside = self.panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
+        tree = [trees.tree(moment.plan, actions, picture.height)] if moment.plan else []
+        return panels.titled(panels.side_by_side([picture, *tree, beside]), player.name, player.words)
+
+
+class Lines:
+    """What draws a moment for a terminal: the picture, and the rest as lines of words."""
+
+    def __init__(self, player: Player):
+        self.player, self.words = player, None
+
+    def __call__(self, moment: Moment, episode: str) -> tuple[Image.Image, list[str]]:
+        player, view = self.player, moment.view
+        self.words = self.words or Words(player.name, player.words, player.env.spec.actions, view.kind)
+        facts = facts_of(moment, episode)
+        return moment.picture, self.words.draw(facts, moment.ending, view.bars[0].tolist(), moment.action)
+
+
+def facts_of(moment: Moment, episode: str) -> dict[str, str]:
+    return {"episode": episode, "step": f"{moment.step:,}", "reward so far": f"{moment.reward:,.6g}",
+            "value": panels.number(float(moment.view.value))}  # fmt: skip
+
+
+def rate_of(player: Player, fps: float | None) -> float:
+    """Pictures a second: `fps`, or else the world's own speed, if it has one. Raises UserError."""
+    if fps is not None and not SLOWEST <= fps <= FASTEST:
+        raise UserError(f"fps={fps:g} is impossible: it must be between {SLOWEST:g} and {FASTEST:g}")
+    return fps or getattr(player.env, "frames_per_second", GRIDWORLD_FPS)
+
+
+def at_rate(frames: Iterable[Image.Image], rate: float, fps: float) -> Iterator[Image.Image]:
+    """Frames meant for `rate` a second, repeated so that they keep their speed at `fps`."""
+    shown = 0
+    for i, frame in enumerate(frames, 1):
+        while shown < math.ceil(i * fps / rate - 1e-9):
+            yield frame
+            shown += 1
+
+
+def together(films: Sequence[Iterator[Image.Image]]) -> Iterator[Image.Image]:
+    """Side by side until the longest ends; a shorter one stands on its last frame."""
+    return map(panels.side_by_side, abreast(films))
+
+
+def abreast(films: Sequence[Iterator]) -> Iterator[list]:
+    """One frame of each, until the longest ends."""
+    frames = [next(film) for film in films]
+    while True:
+        yield frames
+        following = [next(film, None) for film in films]
+        if all(frame is None for frame in following):
+            return
+        frames = [old if new is None else new for old, new in zip(frames, following, strict=True)]
+
+
+def open_screen(where: Where, players: Sequence[Player], *, port: int, foot: str = "", listens: bool = False) -> Screen:
+    """Where moments are shown, and keys are heard if it `listens`. Raises UserError."""
+    title = ", ".join(dict.fromkeys(player.name for player in players))
+    if where == "browser":
+        return Browser(title, Page, port=port, foot=foot, listens=listens)
+    return Terminal(Lines, foot=foot, listens=listens)

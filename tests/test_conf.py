@@ -74,5 +74,5 @@ def test_composing_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from rl_lab.core import composition; composition.compose(composition.conf_dir(), 'rl', ['experiment=dqn_pong']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from rl_lab.core.launching import composition; composition.compose(composition.conf_dir(), 'rl', ['experiment=dqn_pong']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,7 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.envs import frames
 from rl_lab.envs.gym import Gym
-from rl_lab.loops import training as loops
+from rl_lab.loops import judging
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.heads import QNetwork
 
@@ -293,11 +293,11 @@ def test_options_that_an_environment_cannot_take_are_named_in_a_line(register):
 
 
 def test_an_episode_that_never_ends_is_told_of_and_then_refused(register, monkeypatch, capsys):
-    monkeypatch.setattr(loops, "LONG", 100)
-    monkeypatch.setattr(loops, "ENDLESS", 1_000)
+    monkeypatch.setattr(judging, "LONG", 100)
+    monkeypatch.setattr(judging, "ENDLESS", 1_000)
     env = Gym(register(Pictures), 2, options={"shape": (7, 8, 3), "first": False})
     with pytest.raises(UserError) as error:
-        loops.play(env, lambda obs: torch.zeros(2, dtype=torch.int64), 2, seed=0)
+        judging.play(env, lambda obs: torch.zeros(2, dtype=torch.int64), 2, seed=0)
     assert str(error.value) == (
         "an episode has lasted 1,000 steps, and its environment has no time limit; give it one, "
         "of Gymnasium's: +env.options.max_episode_steps=10000"
@@ -312,12 +312,12 @@ def test_an_episode_that_never_ends_is_told_of_and_then_refused(register, monkey
 
 def test_a_long_episode_that_ends_is_played_to_its_end(register, monkeypatch, capsys):
     """With a time limit of its own however long; without one up to the last step allowed."""
-    monkeypatch.setattr(loops, "LONG", 100)
-    monkeypatch.setattr(loops, "ENDLESS", 1_000)
+    monkeypatch.setattr(judging, "LONG", 100)
+    monkeypatch.setattr(judging, "ENDLESS", 1_000)
     id, still = register(Pictures, max_episode_steps=2_500), lambda obs: torch.zeros(2, dtype=torch.int64)
     env = Gym(id, 2, options={"shape": (7, 8, 3), "first": False})
     assert env.time_limit == 2_500
-    returns, lengths = loops.play(env, still, 4, seed=0)
+    returns, lengths = judging.play(env, still, 4, seed=0)
     assert lengths.tolist() == [2_500] * 4 and capsys.readouterr().err == ""
     env = Gym(id, 2, options={"shape": (7, 8, 3), "first": False, "max_episode_steps": -1})
     assert env.time_limit is None
@@ -330,7 +330,7 @@ def test_a_long_episode_that_ends_is_played_to_its_end(register, monkeypatch, ca
         {},
     )
     env._env.envs[1].unwrapped.step = lambda action: (env._env.envs[1].unwrapped.seen, 0.0, True, False, {})
-    _, lengths = loops.play(env, still, 4, seed=0)
+    _, lengths = judging.play(env, still, 4, seed=0)
     assert sorted(lengths.tolist()) == [1, 1, 999, 999]
     assert len(capsys.readouterr().err.splitlines()) == 4  # at 100, 200, 400 and 800, once
 

@@ -1,5 +1,6 @@
 """How pictures look in both labs."""
 
+PAPER, INK = "#FFFFFF", "#1F2328"
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"  # Okabe and Ito's
 DASHES = "-", "--", ":", "-."  # of the second, third, ... line of a colour
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.grid": True,

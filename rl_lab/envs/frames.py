@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from rl_lab.core.errors import UserError
-from rl_lab.looking.panels import INK, PAPER, font
+from rl_lab.core.style import INK, PAPER
 
 FPS, SLOWEST, FASTEST = 30, 0.1, 240  # frames a second: where a world says none, and the bounds of what it may say
 CELL, LINES, COLUMNS = (9, 18), 60, 160  # of text: pixels across and down, and as much of it as is shown
@@ -54,8 +54,8 @@ def lettered(text: str) -> np.ndarray:
     width, height = CELL
     size = (width * (2 + min(COLUMNS, max(map(len, lines)))), height * (1 + len(lines)))
     page = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(page)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
     for y, line in enumerate(lines):
         for x, letter in enumerate(line[:COLUMNS]):
-            draw.text(((x + 1.5) * width, (y + 1) * height), letter, INK, font(14), "mm")
+            draw.text(((x + 1.5) * width, (y + 1) * height), letter, INK, font, "mm")
     return np.asarray(page)

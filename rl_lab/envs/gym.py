@@ -20,7 +20,6 @@ from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Objects
 from rl_lab.envs import frames
-from rl_lab.gymnasium_api import registration
 from rl_lab.types import Spec, Step
 
 # Where an exception comes from, if an answer of an environment could not be used.
@@ -48,7 +47,8 @@ class Gym:
             raise UserError(
                 f"env.id={id} is refused: it would import {id.split(':')[0]}; install a package that registers itself"
             )
-        if "world" in (options or {}) and id in map(registration.name, registration.worlds()):
+        known = gymnasium.registry.get(id)
+        if "world" in (options or {}) and known and "world" in known.kwargs:
             raise UserError(f"env.options.world is refused: env.id={id} names its world; choose another env.id")
         self._id = id
         self._env = made(id, num_envs, dict(options or {}), drawing(id) if camera else {})

@@ -1,6 +1,9 @@
 """The worlds of conf/env as Gymnasium environments: four_rooms is rl_lab/FourRooms-v0. Nothing is built here."""
 
-import gymnasium
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 
 from rl_lab.core import conf_dir
 
@@ -8,7 +11,35 @@ NEED_MORE = {"atari", "gym", "toy_text", "mdp_file"}  # without a name or a file
 GYMNASIUMS_OWN = {"cartpole", "acrobot", "mountain_car"}
 
 
+def register_with_gymnasium() -> None:
+    """At once where Gymnasium has been imported, and otherwise when it is: it has no entry points for that."""
+    if "gymnasium" in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, Waiting())
+
+
+class Waiting(MetaPathFinder):
+    """Finds gymnasium as everybody does, and registers the worlds once it has been imported."""
+
+    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
+        if fullname != "gymnasium" or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        if (spec := find_spec(fullname)) and spec.loader:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module) -> None:
+                execute(module)
+                register()
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
 def register() -> None:
+    import gymnasium
+
     for world in worlds():
         if (id := name(world)) not in gymnasium.registry:
             gymnasium.register(
@@ -20,7 +51,7 @@ def register() -> None:
 
 
 def worlds() -> list[str]:
-    """Told from the names of the files: reading them would slow down every import of rl_lab."""
+    """Read from the names of the files, without opening them: this runs whenever Gymnasium is imported."""
     return sorted({path.stem for path in (conf_dir() / "env").glob("*.yaml")} - NEED_MORE - GYMNASIUMS_OWN)
 
 

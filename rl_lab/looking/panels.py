@@ -7,7 +7,9 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
-PAPER, INK, FAINT, EDGE = "#FFFFFF", "#1F2328", "#6E7781", "#D0D7DE"
+from rl_lab.core.style import INK, PAPER
+
+FAINT, EDGE = "#6E7781", "#D0D7DE"
 AGENT, BAR, GROOVE = "#D55E00", "#9DB4CE", "#F0F2F5"  # the action that is taken has the agent's colour
 SIZE = 480  # pixels: pictures are enlarged to about this height
 SMALLEST = 9  # pixels: of a font that can be read

@@ -12,8 +12,9 @@ from gen_lab.losses import active_units
 from gen_lab.types import Autoencoder, LatentModel, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.errors import NotFinite
-from rl_lab.core.learner import Metrics, generator, stream
+from rl_lab.core.learner import Metrics
 from rl_lab.core.meters import Every, Means
+from rl_lab.core.randomness import generator, stream
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Natural
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab.core.randomness import Stream, uniform
 from rl_lab.core.settings import Natural, Unit
-from rl_lab.core.streams import Stream, uniform
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gen_lab.fit import evaluate, fit
 from gen_lab.models.autoencoder import Autoencoder, Moments
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run, Stopped
 
 CPU = torch.device("cpu")

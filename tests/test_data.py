@@ -25,7 +25,7 @@ from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
 from rl_lab.core import recording, room
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from gen_lab.data.idx import read_amat, read_idx
 from gen_lab.data.images import CPU, bits
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
-from rl_lab.core.learner import generator, stream
+from rl_lab.core.randomness import generator, stream
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 from torch import tensor
 
 from rl_lab import exploration, losses, returns
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 
 
 def test_huber_clips_the_gradient_of_the_error():

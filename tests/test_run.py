@@ -13,8 +13,9 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, tracking
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.launching import cli
-from rl_lab.core.learner import Learner, descend, seeded
+from rl_lab.core.learner import Learner, descend
 from rl_lab.core.meters import Every, Means
+from rl_lab.core.randomness import seeded
 from rl_lab.core.run import ROWS_AT_ONCE, Run
 from rl_lab.core.settings import Count, Unit, conform
 

@@ -15,8 +15,8 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
 from rl_lab.core.folders import group, read_runs
 from rl_lab.core.launching import cli
-from rl_lab.core.learner import descend, generator
-from rl_lab.core.streams import integers, permutation, streams, uniform
+from rl_lab.core.learner import descend
+from rl_lab.core.randomness import generator, integers, permutation, streams, uniform
 from rl_lab.losses import standardised
 
 SGD = "agent.optimizer._target_=torch.optim.SGD agent.optimizer.lr=0.5"

@@ -22,7 +22,7 @@ from gen_lab.parts import PARTS
 from gen_lab.types import Spec
 from rl_lab.core import settings
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run, Stopped
 
 # -- how it is done

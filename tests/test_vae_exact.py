@@ -13,7 +13,7 @@ from gen_lab.likelihoods import Gaussian
 from gen_lab.losses import bernoulli_nll, gaussian_log_prob, importance_weighted_nll
 from gen_lab.models.vae import VAE
 from gen_lab.types import Spec
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 
 # -- exact values: z has one dimension, so that p(x) is an integral over a grid
 

@@ -16,7 +16,7 @@ from gen_lab.networks.coders import (
     world_models_encoder,
 )
 from gen_lab.types import Spec
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 
 CPU = torch.device("cpu")
 BINARY = Spec((1, 8, 8), 2)

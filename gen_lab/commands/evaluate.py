@@ -13,9 +13,9 @@ from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Fitted, load, some
-from rl_lab.core import run
 from rl_lab.core.files import inside, write
-from rl_lab.core.learner import Metrics, generator
+from rl_lab.core.learner import Metrics
+from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Natural
 
 NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
@@ -68,7 +68,7 @@ def evaluate(
 
 def _judged(fitted: Fitted, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
     """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
-    images = judge.draw(fitted.model, generator(run.stream(seed, "judge"), fitted.device))
+    images = judge.draw(fitted.model, generator(stream(seed, "judge"), fitted.device))
     write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
     averaged = bool(getattr(fitted.model, "average", 0))
     return {"judge": judge.record | {"averaged": averaged}, "floor": _floats(judge.named(judge.floor)),

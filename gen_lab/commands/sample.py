@@ -17,7 +17,7 @@ from gen_lab.types import Draughtsman, Inpainter
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import inside, replacing
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count, Natural
 
 

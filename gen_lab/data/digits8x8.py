@@ -6,7 +6,7 @@ import torch
 
 from gen_lab.data.images import CPU, Images
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count
 
 

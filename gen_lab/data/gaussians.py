@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gen_lab.data.images import CPU, Images
 from rl_lab.core import room
-from rl_lab.core.learner import generator, stream
+from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural, Positive
 
 LEVELS = 256

@@ -13,7 +13,7 @@ from torch import Tensor
 from gen_lab.data.cache import File, Source, fetch
 from gen_lab.data.images import CPU, Images, bits, quantised
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator, stream
+from rl_lab.core.randomness import generator, stream
 
 # Sizes and checksums as TensorFlow Datasets prints them: url_checksums/{mnist, fashion_mnist, binarized_mnist}.txt.
 MNIST = Source(

@@ -9,7 +9,7 @@ from torch import Tensor
 from gen_lab.types import Spec
 from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator, restore_generator, stream
+from rl_lab.core.randomness import generator, restore_generator, stream
 from rl_lab.core.settings import Bound
 
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ from gen_lab.judging.pictures import side_by_side
 from gen_lab.types import Model
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Metrics, generator, stream
+from rl_lab.core.learner import Metrics
+from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count
 
 

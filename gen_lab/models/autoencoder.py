@@ -13,7 +13,8 @@ from gen_lab.likelihoods import nearest_level
 from gen_lab.losses import bernoulli_nll
 from gen_lab.types import Spec
 from rl_lab.core import distributed
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Unit
 
 FOLLOWED = 100  # updates, about so many of the last: what the moments of the codes average

@@ -12,7 +12,8 @@ from gen_lab.networks.causal.heads import Head
 from gen_lab.networks.causal.weight_norm import start
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, seeded
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import seeded
 from rl_lab.core.settings import Positive, Unit
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from gen_lab.losses import bits_per_dim
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, generator
+from rl_lab.core.learner import Learner, Metrics
+from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count, Positive
 
 

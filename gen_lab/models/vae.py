@@ -11,7 +11,8 @@ from gen_lab.networks.coders import labelled, with_label
 from gen_lab.types import Spec
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative
 
 # The four builders among the imports are for run folders that look for them here.

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rl_lab import exploration, losses
 from rl_lab.core import distributed
-from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import value_targets
 from rl_lab.networks.heads import PolicyValue

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses, returns
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
 from rl_lab.networks.heads import QNetwork
 from rl_lab.networks.torsos import TorsoFn

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, generator
+from rl_lab.core.learner import Learner
+from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count
 from rl_lab.planning import routes
 from rl_lab.types import Spec, Transition, View

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rl_lab import exploration
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
 from rl_lab.networks.heads import QNetwork

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from rl_lab import exploration, losses, returns
 from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take
 from rl_lab.networks.heads import QNetwork

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from rl_lab.core.learner import Learner, generator
+from rl_lab.core.learner import Learner
+from rl_lab.core.randomness import generator
 from rl_lab.types import Spec, Transition, View
 
 

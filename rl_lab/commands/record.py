@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rl_lab.core import files, locks, provenance, recording, run
+from rl_lab.core import files, locks, provenance, recording
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
+from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
 from rl_lab.core.settings import Count, Natural, Positive, Unit
 from rl_lab.playing.player import load, settings_of
@@ -135,7 +136,7 @@ def earlier_recording(folder: Path, about: dict) -> Recording | None:
 def expected(stage: Stage, goal: Goal, seed: int, shard_bytes: float, frames: bool) -> dict:
     """From a few episodes: how long and how large one is, so how many make a shard, and from how many envs."""
     count = min(PROBE, goal.episodes or PROBE)
-    probe = list(stage.episodes([count], run.stream(seed, "record/probe"), frames))
+    probe = list(stage.episodes([count], stream(seed, "record/probe"), frames))
     steps, memory = (sum(x) / count for x in zip(*((len(e.action), e.nbytes) for e in probe), strict=True))
     packing = len(recording.packed(probe[:1])) / probe[0].nbytes
     size = {"steps": steps, "memory_bytes": memory, "disk_bytes": memory * packing}

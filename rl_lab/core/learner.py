@@ -1,15 +1,14 @@
 """What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
+from rl_lab.core.randomness import restore_generator
 
 Metrics = dict[str, Tensor | float]
 OptimizerFn = Callable[..., torch.optim.Optimizer]
@@ -62,35 +61,6 @@ class Learner:
                 restore_generator(part, state[name])
             else:
                 setattr(self, name, state[name])
-
-
-def own_states(parts: dict) -> dict:
-    """Of each part what another rank would not know of it; of a run in one process, nothing."""
-    if distributed.size() == 1:
-        return {}
-    return {name: part.own_state() if isinstance(part, Learner) else part.state_dict() for name, part in parts.items()}
-
-
-def shared_out(saved: dict, parts: dict, stream: Callable[[str], int]) -> dict:
-    """What of a checkpoint this rank goes on with; ranks but the first draw by streams of their own from here on.
-
-    Raises UserError where so many ranks cannot learn these parts, or did not save them.
-    """
-    size, savers = distributed.size(), 1 + len(saved.get("ranks", ()))
-    if saved and savers != size:
-        remedy = f"with torchrun and {savers} processes" if savers > 1 else "without torchrun"
-        raise UserError(f"processes: {savers} began this run, and now there is {size}; go on with it {remedy}")
-    learners = {name: part for name, part in parts.items() if isinstance(part, Learner)}
-    able = learners and all(part.parallel for part in learners.values())
-    if size > 1 and not able:
-        what = next((type(part).__name__ for part in learners.values() if not part.parallel), "what this loop runs")
-        raise UserError(f"{what} learns in one process, and these are {size}; start it without torchrun")
-    if not distributed.rank():
-        return saved
-    for name, part in learners.items():
-        part.part_ways(stream(name))
-    own = saved["ranks"][distributed.rank() - 1] if saved else {}
-    return saved | {name: saved[name] | state for name, state in own.items()}
 
 
 def _state(part):
@@ -160,30 +130,6 @@ def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> T
         for p, x in zip(parameters, stay, strict=True):
             p[~good] = x
     return norm
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Parameters initialised in here follow `seed` alone; the global streams are left as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def generator(seed: int, device: torch.device) -> torch.Generator:
-    """A random stream of its own, carried in the state of whoever draws from it."""
-    return torch.Generator(device).manual_seed(seed)
-
-
-def stream(seed: int, name: str) -> int:
-    """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
-
-
-def restore_generator(rng: torch.Generator, state: Tensor) -> None:
-    """A stream saved on another kind of device cannot be continued on this one: it starts anew from its seed."""
-    if len(state) == len(rng.get_state()):
-        rng.set_state(state.cpu())
 
 
 class Decay:

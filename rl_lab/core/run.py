@@ -15,8 +15,10 @@ import torch
 
 from rl_lab.core import checkpoint, distributed, files, folders, locks, provenance, registry, signals, tracking
 from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.learner import Metrics, own_states, shared_out, stream
+from rl_lab.core.learner import Metrics
 from rl_lab.core.progress import Progress
+from rl_lab.core.randomness import stream
+from rl_lab.core.ranks import own_states, shared_out
 from rl_lab.core.rows import Mark, Rows, last_values, parsed
 
 ROWS_PER_SECOND, ROWS_AT_ONCE = 10, 1_000

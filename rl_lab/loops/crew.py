@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rl_lab.agents.a2c import A2C
 from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.learner import Learner, Metrics, generator, step
+from rl_lab.core.learner import Learner, Metrics, step
 from rl_lab.core.meters import Every, Means
+from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged
 from rl_lab.loops.bookkeeping import Episodes

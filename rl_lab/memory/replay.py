@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator, restore_generator
+from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.room import available as free_bytes
 from rl_lab.core.settings import Count, Positive, Unit
 from rl_lab.memory.priorities import Priorities

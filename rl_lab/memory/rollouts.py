@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl_lab import returns
 from rl_lab.core.errors import UserError
-from rl_lab.core.streams import Stream, permutation
+from rl_lab.core.randomness import Stream, permutation
 from rl_lab.types import Transition
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rl_lab.agents.random import Random
 from rl_lab.core import devices, settings
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator
+from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import pictures, worlds

@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 from gen_lab.models.gan.losses import Loss, discriminator_loss, generator_loss, gradient_penalty
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, seeded
-from rl_lab.core.learner import generator as random_stream
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator as random_stream
+from rl_lab.core.randomness import seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 
 

@@ -18,7 +18,8 @@ from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.unroll import Sequences
 from rl_lab.agents.vpn.walks import Walks, durations, ended
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend, generator, seeded
+from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Depth, Natural, Positive, Unit
 from rl_lab.types import Spec, Transition, View
 

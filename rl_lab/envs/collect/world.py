@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import generator, restore_generator
+from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.settings import Bound, Count, Envs, Natural, Unit
 from rl_lab.envs.collect.mazes import SIDE, pool
 from rl_lab.envs.collect.starts import Starts, mask

@@ -6,7 +6,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from rl_lab.core.streams import Stream, integers, uniform
+from rl_lab.core.randomness import Stream, integers, uniform
 
 MOST_TICKETS = 2**26  # entries of an outcome table: half a gigabyte of successors
 

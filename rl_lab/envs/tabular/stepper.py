@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core.devices import Device
-from rl_lab.core.learner import generator, restore_generator
+from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.settings import Bound, Envs
 from rl_lab.envs.tabular.lottery import Lottery
 from rl_lab.envs.tabular.mdp import MDP

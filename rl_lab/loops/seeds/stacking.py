@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
-from rl_lab.core.streams import Streams, integers
+from rl_lab.core.randomness import Streams, integers
 from rl_lab.memory import Replay
 from rl_lab.networks.torsos import Pixels
 from rl_lab.types import Spec, Transition

@@ -10,9 +10,9 @@ from rl_lab.core import distributed
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.meters import Every
+from rl_lab.core.randomness import streams
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Seeds
-from rl_lab.core.streams import streams
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.bookkeeping import Episodes
 from rl_lab.loops.judging import Judge, play

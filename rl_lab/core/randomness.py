@@ -1,11 +1,35 @@
-"""Random streams side by side: what several learners draw at once is what each would have drawn alone."""
+"""Randomness: named streams out of one seed, each carried in state; and several streams drawn from at once."""
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from rl_lab.core.learner import generator, restore_generator
+
+def stream(seed: int, name: str) -> int:
+    """A seed of its own for each named random stream: equal seeds would make streams repeat one another."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
+
+
+def generator(seed: int, device: torch.device) -> torch.Generator:
+    """A random stream of its own, carried in the state of whoever draws from it."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def restore_generator(rng: torch.Generator, state: Tensor) -> None:
+    """A stream saved on another kind of device cannot be continued on this one: it starts anew from its seed."""
+    if len(state) == len(rng.get_state()):
+        rng.set_state(state.cpu())
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Parameters initialised in here follow `seed` alone; the global streams are left as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 class Streams:

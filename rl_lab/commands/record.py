@@ -184,7 +184,7 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
         recording.write_index(folder, about)
         for number, count in work(about, goal, gone):
             quotas = [count // stage.env.num_envs + (i < count % stage.env.num_envs) for i in range(stage.env.num_envs)]
-            episodes = list(stage.episodes(quotas, run.stream(about["seed"], f"record/shard {number}"), frames, tick))
+            episodes = list(stage.episodes(quotas, stream(about["seed"], f"record/shard {number}"), frames, tick))
             first = sum(shard["episodes"] for shard in about["shards"][:number])
             about["shards"][number : number + 1] = [recording.write_shard(folder, number, episodes, first)]
             recording.write_index(folder, about)

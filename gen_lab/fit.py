@@ -11,9 +11,8 @@ from gen_lab.judging.pictures import WIDTH, side_by_side, write_sheet, write_tra
 from gen_lab.losses import active_units
 from gen_lab.types import Autoencoder, LatentModel, Model
 from rl_lab.core import distributed, room
-from rl_lab.core.errors import NotFinite
+from rl_lab.core.bookkeeping import Book
 from rl_lab.core.learner import Metrics
-from rl_lab.core.meters import Every, Means
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Natural
@@ -44,34 +43,25 @@ def fit(
     room.memory(pictured * (16 * math.prod(data.spec.shape) + 12 * WIDTH**2), f"loop.pictured={pictured}")
     data = data.to(run.device)
     with distributed.alone():
-        judge = judge(data) if run.leads else None
-    model = model(data.spec, device=run.device, seed=run.stream("model"))
-    batches, means = Batches(data, batch_size, run.stream("batches")), Means()
-    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
-    rows.due(0)
-    parts = {"model": model, "batches": batches, "means": means, "rows": rows, "evaluations": evaluations}
-    first = run.restore(parts)
-    run.begin(total_steps, "updates")
+        judged_by = judge(data) if run.leads else None
+    learner = model(data.spec, device=run.device, seed=run.stream("model"))
+    batches = Batches(data, batch_size, run.stream("batches"))
+
+    def evaluation() -> Metrics:
+        last = book.step >= total_steps
+        picture(learner, data, run, book.step, pictured)
+        if last:
+            film(run, total_steps)
+        return evaluate(learner, data, run.stream("eval"), iwae_samples if last else 0, judged_by)
+
+    book = Book(run, {"model": learner, "batches": batches}, evaluation, total=total_steps, eval_every=eval_every,
+                log_every=log_every, unit="updates")  # fmt: skip
     run.say(data.told)
-    if judge:
-        run.say(judge.told)
-    for step in range(first, total_steps):
-        run.pause(step, parts)
-        if evaluations.due(step) and run.leads:
-            run.log(evaluate(model, data, run.stream("eval"), judge=judge), step, keep=True)
-            picture(model, data, run, step, pictured)
-        try:
-            means.add(model.update(*batches.draw()), step + 1)
-            if rows.due(step + 1):
-                run.log(means.pop(), step + 1)
-        except NotFinite as error:
-            raise run.rescued(error, step + 1, parts) from None
-    run.save(total_steps, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    if run.leads:
-        run.log(evaluate(model, data, run.stream("eval"), iwae_samples, judge), total_steps, keep=True)
-        picture(model, data, run, total_steps, pictured)
-        film(run, total_steps)
-    return model
+    if judged_by:
+        run.say(judged_by.told)
+    for _ in book.steps():
+        book.add(learner.update(*batches.draw()))
+    return learner
 
 
 @torch.no_grad()
@@ -122,6 +112,6 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None
 
 def film(run: Run, step: int) -> None:
     """The samples of all evaluations one after another, each drawn from the same noise."""
-    sheets = run.found("pictures/samples_*.png")
+    sheets = run.folder.found("pictures/samples_*.png")
     if len(sheets) > 1:
         run.media("training", write_training_film(run.path("videos/training.gif"), sheets), step)

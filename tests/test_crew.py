@@ -110,7 +110,7 @@ def test_a_crew_of_another_agent_is_refused_in_a_line(tmp_path, capsys):
         run("experiment=a2c_four_rooms", "loop=crew", "tracker=none", "agent=dqn", f"hydra.run.dir={tmp_path / 'x'}")
         == 2
     )
-    assert "loop=crew is for A2C, and this agent is DQN; choose loop=train" in capsys.readouterr().err
+    assert "loop=crew is for rl_lab's A2C, and this agent is rl_lab's DQN; choose loop=train" in capsys.readouterr().err
 
 
 def test_advantages_standardised_over_all_groups_are_refused_in_a_line(tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_advantages_standardised_over_all_groups_are_refused_in_a_line(tmp_path,
     arguments = ["experiment=a2c_four_rooms", "loop=crew", "tracker=none", "device=cpu", "agent.standardise=true"]
     assert run(*arguments, f"hydra.run.dir={tmp_path / 'x'}") == 2
     assert capsys.readouterr().err == (
-        "rl-lab: agent.standardise=true is beyond loop=crew, whose groups learn apart; set it to false, or choose loop=train\n"
+        "rl-lab: agent.standardise=true is not for loop=crew, whose groups learn apart; set it to false, or choose loop=train\n"
     )
 
 

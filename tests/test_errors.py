@@ -374,7 +374,7 @@ def test_nan_stops_the_run_at_once_and_keeps_what_was_good(here, capsys):
 
 def test_a_fault_of_ours_is_a_whole_traceback(here):
     code = (
-        "import sys; from rl_lab.loops import bookkeeping; bookkeeping.Episodes.add = lambda *a: 1 / 0; from rl_lab.__main__ import main; "
+        "import sys; from rl_lab.loops import episodes; episodes.Episodes.add = lambda *a: 1 / 0; from rl_lab.__main__ import main; "
         f"sys.argv = ['rl-lab', 'train', *{TINY!r}]; sys.exit(main())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -289,7 +289,7 @@ def written(folder: Path, **arguments) -> None:
     ) as run:
         run.restore({})
         run.begin(30)
-        for step in range(run._step + 10, 31, 10):
+        for step in range(run.step + 10, 31, 10):
             run.log({"eval/return": step / 7}, step)
             if step < 30:
                 run.save(step, {})

@@ -131,8 +131,8 @@ def test_stopped_killed_and_resumed_equals_undisturbed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
     alone = subprocess.run([sys.executable, *command, "run=cut"], cwd=tmp_path, capture_output=True, text=True)
     assert alone.returncode == 2
-    assert alone.stderr == ("rl-lab: processes: 2 began this run, and now there is 1; go on with it with torchrun and "
-                            "2 processes\n")  # fmt: skip
+    assert alone.stderr == ("rl-lab: this run was trained by 2 processes, not 1; resume it with torchrun and 2 "
+                            "processes\n")  # fmt: skip
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
@@ -157,9 +157,9 @@ def test_torchrun_fits_a_model_as_one_process_does_with_the_joined_batch(tmp_pat
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["experiment=dqn_four_rooms"], "rl-lab: DQN learns in one process, and these are 2; start it without torchrun"),
+    (["experiment=dqn_four_rooms"], "rl-lab: DQN learns in one process, and torchrun started 2; start it without torchrun"),
     pytest.param(["experiment=value_iteration_four_rooms"],
-                 "rl-lab: what this loop runs learns in one process, and these are 2; start it without torchrun",
+                 "rl-lab: this loop learns in one process, and torchrun started 2; start it without torchrun",
                  marks=pytest.mark.slow),
     (["-m", "experiment=a2c_four_rooms", "seed=0,1"],
      "rl-lab: torchrun is for one run in several processes, -m and study= are for several runs: leave out one of them"),

@@ -11,12 +11,13 @@ import torch
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, tracking
+from rl_lab.core.bookkeeping import Every, Means
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.learner import Learner, descend
-from rl_lab.core.meters import Every, Means
 from rl_lab.core.randomness import seeded
-from rl_lab.core.run import ROWS_AT_ONCE, Run
+from rl_lab.core.rows import AT_ONCE
+from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Unit, conform
 
 
@@ -44,12 +45,12 @@ def test_rows_hold_step_seconds_and_values(tmp_path):
 def test_rows_are_thinned_only_beyond_a_thousand_at_once_and_evaluations_never(tmp_path):
     with open_run(tmp_path) as run:
         run.begin(10)
-        for step in range(ROWS_AT_ONCE + 500):
+        for step in range(AT_ONCE + 500):
             run.log({"x": 0.0}, step)
         run.log({"eval/return": 1.0}, 9_999, keep=True)
     steps = [row["step"] for row in rows(tmp_path)]
-    assert steps[:ROWS_AT_ONCE] == list(range(ROWS_AT_ONCE))
-    assert ROWS_AT_ONCE + 1 <= len(steps) < ROWS_AT_ONCE + 100 and steps[-1] == 9_999
+    assert steps[:AT_ONCE] == list(range(AT_ONCE))
+    assert AT_ONCE + 1 <= len(steps) < AT_ONCE + 100 and steps[-1] == 9_999
 
 
 def test_saving_right_after_rows_were_cut_off_remembers_where_the_file_ends_now(tmp_path):

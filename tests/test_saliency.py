@@ -14,7 +14,7 @@ from torch import nn
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.random import Random
-from rl_lab.agents.sb3 import SB3Agent
+from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.envs.atari import Atari
@@ -23,7 +23,6 @@ from rl_lab.envs.gym import Gym
 from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking.heat import Box, glowing
-from rl_lab.loops.sb3 import AsVecEnv
 from rl_lab.networks.torsos import nature_cnn
 from rl_lab.playing.player import Player
 from rl_lab.playing.saliency import Window, choice, grad_cam, gradient, laid_out, saliency_of, weighed

@@ -15,13 +15,12 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C, Acted
 from rl_lab.agents.dqn import DQN
 from rl_lab.agents.ppo import PPO
-from rl_lab.agents.sb3 import SB3Agent
+from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.launching import cli
 from rl_lab.envs.atari import Atari
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.stepper import MDPEnv
-from rl_lab.loops.sb3 import AsVecEnv
 from rl_lab.memory import Replay
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.optimizers import RMSpropTF
@@ -46,10 +45,12 @@ def test_sb3_is_told_what_was_truncated_and_what_came_last():
 
 
 def test_sb3_rewards_are_clipped_for_the_learner_and_counted_raw():
-    env = AsVecEnv(MDPEnv(gridworld("SG", rewards={"G": 7.0}), num_envs=1, time_limit=3), max_abs_reward=1.0)
+    seen = []
+    world = MDPEnv(gridworld("SG", rewards={"G": 7.0}), num_envs=1, time_limit=3)
+    env = AsVecEnv(world, max_abs_reward=1.0, watch=seen.append)
     env.reset()
     _, reward, _, _ = env.step(np.array([1]))
-    assert reward.item() == 1.0 and env.episodes.pop()["episode/return"] == 7.0
+    assert reward.item() == 1.0 and seen[0].reward.item() == 7.0
 
 
 def trained(tmp_path, *overrides: str) -> int:
@@ -83,7 +84,7 @@ def test_sb3_on_collect_has_one_gamma_and_says_that_it_counts_by_options(tmp_pat
         (["agent=dqn_cnn", "env.obs=index"], "env.obs=index is a bare number"),
         (["agent=sb3_dqn_cnn", "env=cartpole"], "Stable-Baselines3's DQN cannot be built for observations (4,): You should use "
                                                 "NatureCNN only with images"),
-        (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot"),
+        (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, which is no input for a network; use env.obs=one_hot"),
         (["agent=sb3_dqn", "+agent.policy_kwargs.no_such=1"], "Stable-Baselines3's DQN cannot be built for observations (104,): "),
     ],
 )  # fmt: skip

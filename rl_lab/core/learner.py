@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,28 +25,24 @@ class Learner:
     saved: tuple[str, ...] = ()
     memory: str | None = None
     many_seeds = False  # whether its code takes tensors [S, ...] too: S learners side by side
-    settled = True  # False while half a rollout is held: a checkpoint waits for the rest
-    parallel = False  # whether the ranks of a run may learn it together: all descend at the same updates
+    settled = True  # False while half a rollout is held: a checkpoint waits until it is full
+    parallel = False  # whether several ranks may learn it together: all of them descend at the same updates
 
     def announce(self, num_envs: int) -> str | None:
         """What there is to say before the first step."""
 
-    def state_dict(self, without: str | None = None) -> dict:
-        return {name: _state(getattr(self, name)) for name in self.saved if name != without}
-
-    def own_state(self) -> dict:
-        """What differs between the ranks of a run: all but networks and optimizers."""
-        return {name: _state(getattr(self, name)) for name in self.saved if not _is_shared(getattr(self, name))}
+    def state_dict(self, without: str | None = None) -> dict[str, Any]:
+        return {name: state_of(getattr(self, name)) for name in self.saved if name != without}
 
     def part_ways(self, seed: int) -> None:
-        """Draws from here on by another seed, with the parameters as they are: so do the ranks of a run."""
+        """From here on it draws by another seed, as each rank of a run does; its parameters stay as they are."""
         for i, part in enumerate(getattr(self, name) for name in self.saved):
             if isinstance(part, torch.Generator):
                 part.manual_seed(seed + i)
             elif isinstance(part, Learner):
                 part.part_ways(seed + i)
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises KeyError, RuntimeError or ValueError where the state is of another learner."""
         for name in self.saved:
             part = getattr(self, name)
@@ -63,14 +60,10 @@ class Learner:
                 setattr(self, name, state[name])
 
 
-def _state(part):
+def state_of(part: Any) -> Any:
     if isinstance(part, torch.Generator):
         return part.get_state()
-    return part.state_dict() if _is_shared(part) else part
-
-
-def _is_shared(part) -> bool:
-    return hasattr(part, "state_dict")
+    return part.state_dict() if hasattr(part, "state_dict") else part
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -1,33 +1,48 @@
-"""What of a run's parts each of its ranks keeps in the one checkpoint, and takes out of it."""
+"""A run in several processes, each of them a rank: which states a checkpoint holds of each, and how ranks differ."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner
+from rl_lab.core.learner import Learner, state_of
 
 
-def own_states(parts: dict) -> dict:
-    """Of each part what another rank would not know of it; of a run in one process, nothing."""
+class Part(Protocol):
+    """What a checkpoint holds by name."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def own_states(parts: dict[str, Part]) -> dict[str, Any]:
+    """Of each part what differs between ranks; nothing where the run is one process."""
     if distributed.size() == 1:
         return {}
-    return {name: part.own_state() if isinstance(part, Learner) else part.state_dict() for name, part in parts.items()}
+    return {name: own_state(part) if isinstance(part, Learner) else part.state_dict() for name, part in parts.items()}
 
 
-def shared_out(saved: dict, parts: dict, stream: Callable[[str], int]) -> dict:
-    """What of a checkpoint this rank goes on with; ranks but the first draw by streams of their own from here on.
+def own_state(learner: Learner) -> dict[str, Any]:
+    """All but networks and optimizers, which are the same in every rank."""
+    own = {name: getattr(learner, name) for name in learner.saved}
+    return {name: state_of(part) for name, part in own.items() if not hasattr(part, "state_dict")}
 
-    Raises UserError where so many ranks cannot learn these parts, or did not save them.
+
+def shared_out(saved: dict[str, Any], parts: dict[str, Part], stream: Callable[[str], int]) -> dict[str, Any]:
+    """What this rank resumes of a checkpoint; every rank but the first draws from streams of its own from here on.
+
+    Raises UserError where the number of ranks has changed, or a part cannot be learned by several.
     """
     size, savers = distributed.size(), 1 + len(saved.get("ranks", ()))
     if saved and savers != size:
         remedy = f"with torchrun and {savers} processes" if savers > 1 else "without torchrun"
-        raise UserError(f"processes: {savers} began this run, and now there is {size}; go on with it {remedy}")
+        trained = f"{savers} process{'es' * (savers > 1)}"
+        raise UserError(f"this run was trained by {trained}, not {size}; resume it {remedy}")
     learners = {name: part for name, part in parts.items() if isinstance(part, Learner)}
     able = learners and all(part.parallel for part in learners.values())
     if size > 1 and not able:
-        what = next((type(part).__name__ for part in learners.values() if not part.parallel), "what this loop runs")
-        raise UserError(f"{what} learns in one process, and these are {size}; start it without torchrun")
+        what = next((type(part).__name__ for part in learners.values() if not part.parallel), "this loop")
+        raise UserError(f"{what} learns in one process, and torchrun started {size}; start it without torchrun")
     if not distributed.rank():
         return saved
     for name, part in learners.items():

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from rl_lab.core import files
 NAME = "metrics.jsonl"
 LARGEST = 2**29  # bytes of a file that is read
 PLACES = 8  # damaged lines that are named one by one
+PER_SECOND, AT_ONCE = 10, 1_000  # rows that a run may write
 
 
 class Mark(NamedTuple):
@@ -76,6 +78,22 @@ class Rows:
     def close(self) -> None:
         with suppress(OSError):  # what could not be written was said when it was
             self._file.close()
+
+
+class Allowance:
+    """How many rows a run may write: 1,000 at once, and 10 a second after that."""
+
+    def __init__(self) -> None:
+        self._left, self._since = float(AT_ONCE), time.monotonic()
+
+    def take(self, always: bool) -> bool:
+        """Whether one more row is written; `always`: it is, and still counts."""
+        now = time.monotonic()
+        self._left, self._since = min(AT_ONCE, self._left + (now - self._since) * PER_SECOND), now
+        if self._left < 1 and not always:
+            return False
+        self._left -= 1
+        return True
 
 
 def content(path: Path) -> bytes:

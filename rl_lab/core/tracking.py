@@ -17,8 +17,6 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.folders import summary
 from rl_lab.core.rows import NAME, content, parsed
 
-STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
-
 FLUSH_EVERY = 1  # seconds, of what is logged to W&B's own files
 UNFLUSHED = 3.0  # seconds: of a killed process at most these rows are not in them
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.run import Stopped
+from rl_lab.core.interrupts import Stopped
 from rl_lab.looking.panels import AGENT, BAR, FAINT, number
 
 BESIDE, LEAST, GAP = 34, 16, 2  # characters: of the words, of a picture at least, between the two

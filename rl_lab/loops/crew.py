@@ -6,18 +6,19 @@ gradient of all, so this is synchronous A2C exactly, whichever thread comes firs
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rl_lab.agents.a2c import A2C
-from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.bookkeeping import Book
+from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, step
-from rl_lab.core.meters import Every, Means
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged
-from rl_lab.loops.bookkeeping import Episodes
+from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Transition, VectorEnv
 
@@ -33,7 +34,7 @@ class Member(Learner):
     def reset(self, seed: int) -> None:
         self.obs = self.env.reset(seed)
 
-    def rollout(self) -> tuple[list[Tensor], Metrics, Tensor, Tensor]:
+    def rollout(self) -> tuple[Sequence[Tensor], Metrics, Tensor, Tensor]:
         """The gradient of a rollout for each parameter, its metrics, and its rewards and ends [T, N]."""
         rollout = []
         for _ in range(self.agent.rollout_length):
@@ -81,57 +82,40 @@ def train(
     eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> A2C:
-    """As `loops.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
-    if len({env.num_envs for env in envs}) > 1:
-        raise UserError("loop.envs: groups of different size would not weigh the same; give each as many environments")
-    if getattr(agent, "func", A2C) is not A2C:
-        home, name = agent.func.__module__.partition(".")[0], agent.func.__name__
-        if home != "rl_lab":
-            raise UserError(f"loop=crew is for rl_lab's A2C, and this agent is {home}'s {name}; choose agent=a2c")
-        raise UserError(f"loop=crew is for A2C, and this agent is {name}; choose loop=train")
-    agent = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
-    if not isinstance(agent, A2C):
-        raise UserError(f"loop=crew is for A2C, and this agent is {type(agent).__name__}; choose loop=train")
-    if agent.standardise:
-        raise UserError("agent.standardise=true is beyond loop=crew, whose groups learn apart; set it to false, "
+    """As `training.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
+    check(envs, agent)
+    learner = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
+    if learner.standardise:
+        raise UserError("agent.standardise=true is not for loop=crew, whose groups learn apart; set it to false, "
                         "or choose loop=train")  # fmt: skip
-    members = [Member(agent, env, run.stream(f"agent/{i}")) for i, env in enumerate(envs)]
-    crew, num_envs = Crew(agent, members), sum(env.num_envs for env in envs)
-    episodes, means = Episodes(num_envs, envs[0].device), Means()
-    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
-    rows.due(0)
-    parts = {"agent": agent, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
-    parts |= {f"member/{i}": member for i, member in enumerate(members)}
-    done = start(members, run, parts)
-    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
-    run.begin(total_steps)
-    while done < total_steps:
-        run.pause(done, parts)
-        if evaluations.due(done):
-            run.log(judge(agent), done, keep=True)
-        metrics, reward, last = crew.learn()
-        done += reward.numel()
-        try:
-            means.add(metrics, done)
-            for r, ends in zip(reward, last, strict=True):
-                episodes.add(r, ends)
-            if rows.due(done):
-                run.log(means.pop() | episodes.pop(), done)
-        except NotFinite as error:
-            raise run.rescued(error, done, parts) from None
-    run.save(done, parts)
-    run.log(judge(agent), done, keep=True)
-    return agent
-
-
-def start(members: Sequence[Member], run: Run, parts: dict) -> int:
-    """The step to go on from: of a fresh run, or of one that was stopped."""
+    members = [Member(learner, env, run.stream(f"agent/{i}")) for i, env in enumerate(envs)]
     for i, member in enumerate(members):
         member.reset(run.stream(f"env/{i}"))
-    done = run.restore(parts)
-    if done and not members[0].env.state_dict():
-        for i, member in enumerate(members):
-            member.reset(run.stream(f"env/{i}/{done}"))
-        parts["episodes"].reset()
+    crew, num_envs = Crew(learner, members), sum(env.num_envs for env in envs)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    parts = {"agent": learner} | {f"member/{i}": member for i, member in enumerate(members)}
+    book = Book(
+        run, parts, partial(judge, learner), total=total_steps, eval_every=eval_every, log_every=log_every,
+        episodes=Episodes(num_envs, envs[0].device),
+    )  # fmt: skip
+    if book.step and not envs[0].state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")
-    return done
+        book.episodes.reset()
+        for i, member in enumerate(members):
+            member.reset(run.stream(f"env/{i}/{book.step}"))
+    for _ in book.steps(num_envs * learner.rollout_length):
+        metrics, reward, last = crew.learn()
+        for r, ends in zip(reward, last, strict=True):
+            book.episodes.add(r, ends)
+        book.add(metrics)
+    return learner
+
+
+def check(envs: Sequence[VectorEnv], agent: Callable[..., A2C]) -> None:
+    if len({env.num_envs for env in envs}) > 1:
+        raise UserError("loop.envs: groups of different size would not weigh the same; give each the same num_envs")
+    kind = getattr(agent, "func", agent)
+    if kind is not A2C:
+        home = kind.__module__.partition(".")[0]
+        remedy = "loop=train" if home == "rl_lab" else "agent=a2c"
+        raise UserError(f"loop=crew is for rl_lab's A2C, and this agent is {home}'s {kind.__name__}; choose {remedy}")

@@ -5,6 +5,7 @@ See Ernst, Geurts and Wehenkel (2005; https://jmlr.org/papers/v6/ernst05a.html);
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from rl_lab.agents.fitted_q import FittedQ
 from rl_lab.agents.random import Random
 from rl_lab.core import room
+from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
-from rl_lab.core.meters import Every
 from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, NonNegative, Unit
@@ -74,34 +75,27 @@ def fit_q(
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
     check_loop(agent, "fit_q")
     if not env.spec.obs_shape:
-        raise UserError("env.obs=index is a bare number, of which a regression makes nothing; use env.obs=one_hot")
-    agent = agent(env.spec, device=run.device, seed=run.stream("agent"))
+        raise UserError("env.obs=index is a bare number, which is no input for a regression; use env.obs=one_hot")
+    learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
     size = 2 * math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize + 25  # bytes of a transition
     room.memory(0 if data else size * random_steps, f"loop.random_steps={random_steps}")
     batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))
     batch = Transition(*(x.to(run.device) for x in batch[:6]))
-    evaluations = Every(eval_every)
-    evaluations.due(0)
-    parts = {"agent": agent, "evaluations": evaluations}
-    first = run.restore(parts)
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    book = Book(run, {"agent": learner}, partial(judge, learner), total=iterations, eval_every=eval_every,
+                log_every=1, unit="iterations")  # fmt: skip
+    if not book.step:
+        book.evaluations.due(0)  # before the first regression there is nothing to evaluate
     run.say(f"{len(batch.reward):,} transitions, {int(batch.last.sum()):,} episodes")
-    run.begin(iterations, "iterations")
-    iterates, step = fitted_q(batch, agent, gamma), first
-    while step < iterations:
-        run.pause(step, parts)
-        iterate, step = next(iterates), step + 1
-        row = {"fitted_q/residual": iterate.residual, "fitted_q/change": iterate.change,
-               "fitted_q/value": iterate.q.mean()}  # fmt: skip
-        if done := iterate.change <= tolerance:
-            run.say(f"settled after {step:,} iterations")
-        if evaluations.due(step) or done or step == iterations:
-            row |= judge(agent)
-        run.log(row, step, keep=True)
-        if done:
-            break
-    run.save(step, parts)
-    return agent
+    iterates = fitted_q(batch, learner, gamma)
+    for step in book.steps():
+        iterate = next(iterates)
+        book.add({"fitted_q/residual": iterate.residual, "fitted_q/change": iterate.change,
+                  "fitted_q/value": iterate.q.mean()})  # fmt: skip
+        if iterate.change <= tolerance:
+            run.say(f"converged after {step:,} iterations")
+            book.stop()
+    return learner
 
 
 def recorded(folder: str, env: VectorEnv) -> Transition:

@@ -35,9 +35,9 @@ def plan(
         raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
                         "choose a gridworld, or a learning agent")  # fmt: skip
     layout, actions = env.mdp.layout, env.mdp.actions
-    if run.before.get("state") == "finished" and _is_whole(run, layout is not None, film):
+    if run.folder.before.get("state") == "finished" and _is_whole(run, layout is not None, film):
         raise UserError(f"{run.dir} holds a finished plan: there is nothing to go on with; start a new run")
-    if run.before:
+    if run.folder.before:
         run.say("a plan is not gone on with: it is found anew, the same")
     run.anew()
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)

@@ -1,15 +1,16 @@
 """The loop of every agent of ours: act, step, update."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
 from rl_lab.core import distributed
-from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.meters import Every, Means
+from rl_lab.core.bookkeeping import Book
+from rl_lab.core.errors import UserError
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged
-from rl_lab.loops.bookkeeping import Episodes
+from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Agent, Transition, VectorEnv
 
@@ -25,43 +26,40 @@ def train(
     eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> Agent:
-    """Act, step, update; now and then log, evaluate, save. The same loop for every agent of ours.
+    """Act, step, update; the book keeps rows, evaluations and checkpoints.
 
-    Under torchrun each process has envs of its own, as many as one alone would have, and the steps of all count. They
-    learn together; the first one evaluates, while the others wait for its next gradient.
+    Under torchrun each process has `env.num_envs` environments of its own, and the steps of all of them count. They
+    learn together; the first process evaluates, while the others wait for its next gradient.
     """
     check_loop(agent, "train")
-    agent, stride = agent(env.spec, device=run.device, seed=run.stream("agent")), env.num_envs * distributed.size()
-    episodes, means = Episodes(env.num_envs, env.device), Means()
-    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
-    rows.due(0)
-    parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
-    step, obs = start(env, run, parts)
-    for words in agent.announce(env.num_envs), differing_gammas(agent, env):
+    learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    obs = env.reset(run.own_stream("env"))
+    book = Book(
+        run, {"agent": learner, "env": env}, partial(judge, learner), total=total_steps, eval_every=eval_every,
+        log_every=log_every, episodes=Episodes(env.num_envs, env.device),
+    )  # fmt: skip
+    obs = resumed(env, obs, book, run)
+    for words in learner.announce(env.num_envs), differing_gammas(learner, env):
         if words:
             run.say(words)
-    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
-    run.begin(total_steps)
-    while step < total_steps:
-        if agent.settled:
-            run.pause(step, parts)
-            if evaluations.due(step) and run.leads:
-                run.log(judge(agent), step, keep=True)
-        action = agent.act(obs)
-        answer = env.step(action)
-        step += stride
-        try:
-            means.add(agent.update(Transition(obs, action, *answer[:4], answer.duration)), step)
-            episodes.add(answer.reward, answer.last)
-            obs = answer.obs
-            if rows.due(step):
-                run.log(means.pop() | episodes.pop(), step)
-        except NotFinite as error:
-            raise run.rescued(error, step, parts) from None
-    run.save(step, parts)  # before the last row, so that a longer run taken up from here is as if never ended
-    if run.leads:
-        run.log(judge(agent), step, keep=True)
-    return agent
+    for _ in book.steps(env.num_envs * distributed.size(), learner):
+        action = learner.act(obs)
+        step = env.step(action)
+        book.add(learner.update(Transition(obs, action, *step[:4], step.duration)), step.reward, step.last)
+        obs = step.obs
+    return learner
+
+
+def resumed(env: VectorEnv, first: Tensor, book: Book, run: Run) -> Tensor:
+    """The observations to go on from: the `first` ones of a fresh run, those of the saved state, or new episodes."""
+    if not book.step:
+        return first
+    if env.state_dict():
+        return env.observe()
+    run.say("this environment's state cannot be saved: its episodes start anew")
+    book.episodes.reset()
+    return env.reset(run.own_stream(f"env/{book.step}"))
 
 
 def check_loop(agent: Callable, loop: str) -> None:
@@ -81,16 +79,3 @@ def differing_gammas(agent: Agent, env: VectorEnv) -> str | None:
         return None
     return (f"agent.gamma={own:g} and env.gamma={worlds:g} differ, and both discount: an option of d steps by "
             f"{own:g} x {worlds:g}^(d-1); set agent.gamma={worlds:g} for one discount")  # fmt: skip
-
-
-def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:
-    """The step to go on from and the first observation: of a fresh run, or of one that was stopped."""
-    obs = env.reset(run.own_stream("env"))
-    step = run.restore(parts)
-    if step and env.state_dict():
-        obs = env.observe()
-    elif step:
-        obs = env.reset(run.own_stream(f"env/{step}"))
-        parts["episodes"].reset()
-        run.say("this environment's state cannot be saved: its episodes start anew")
-    return step, obs

@@ -102,7 +102,7 @@ class Pixels(nn.Flatten):
 
 def _flat(spec: Spec) -> nn.Module:
     if not spec.obs_shape:
-        raise UserError("env.obs=index is a bare number, of which a network makes nothing; use env.obs=one_hot")
+        raise UserError("env.obs=index is a bare number, which is no input for a network; use env.obs=one_hot")
     return Pixels() if spec.obs_dtype == torch.uint8 else nn.Flatten()
 
 

@@ -142,8 +142,7 @@ def _planned(loop: dict, env: VectorEnv, device: torch.device, seed: int, state:
 
 
 def _baseline(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict):
-    from rl_lab.agents.sb3 import SB3Agent
-    from rl_lab.loops.sb3 import AsVecEnv
+    from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 
     agent = SB3Agent(hydra.utils.instantiate(loop["agent"])(env=AsVecEnv(env), seed=seed, device=device))
     agent.load_state_dict(state)

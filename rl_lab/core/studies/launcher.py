@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
-from rl_lab.core import signals
+from rl_lab.core import interrupts
 from rl_lab.core.studies.report import tell
 from rl_lab.core.studies.study import Study
 
@@ -109,20 +109,20 @@ def _told(study: Study, numbers: list[int]) -> Iterator[None]:
 @contextmanager
 def _stoppable(study: Study) -> Iterator[list[int]]:
     """The first signal asks every job to save and stop; a second one is not waited for."""
-    received, outputs = [], signals.terminals()
+    received, outputs = [], interrupts.terminals()
 
     def on_signal(number: int, _frame) -> None:
-        if signals.insists(number, received):
+        if interrupts.insists(number, received):
             raise _interruption(received)
         received.append(number)
-        signals.leave(outputs)
+        interrupts.leave(outputs)
         study.stop()
         print("stopping: every job saves first; once more stops at once", file=sys.stderr)
         for process in study.processes():
             os.kill(process, signal.SIGTERM)
 
     main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, on_signal) for s in signals.heard()} if main else {}
+    before = {s: signal.signal(s, on_signal) for s in interrupts.heard()} if main else {}
     try:
         yield received
     finally:
@@ -131,6 +131,6 @@ def _stoppable(study: Study) -> Iterator[list[int]]:
 
 
 def _interruption(received: list[int]) -> KeyboardInterrupt:
-    from rl_lab.core.run import Stopped
+    from rl_lab.core.interrupts import Stopped
 
     return Stopped(received[0] if received else signal.SIGINT)

@@ -1,47 +1,29 @@
 """Many seeds in one process: a run that holds a run for each of them, each as it would have been alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from rl_lab.core import files
 from rl_lab.core.errors import NotFinite
+from rl_lab.core.interrupts import Interrupts
 from rl_lab.core.learner import Metrics
+from rl_lab.core.progress import Progress
+from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
 
 
-class SeedRun(Run):
-    """The folder of one seed: an ordinary one, whose terminal and signals are those of the run of all."""
+class Rows(list[Metrics]):
+    """A row for each seed."""
 
-    def __init__(self, whole: Run, seed: int, loop: dict):
-        """`loop`: what its config has for the whole's own loop; None takes a setting away."""
-        self.whole = whole
-        super().__init__(
-            files.within(whole.dir, f"seed{seed}"), seed, str(whole.device), names={**whole.names, "seed": seed},
-            config=_alone(whole.config, seed, loop), tracker=whole._tracker, job_type=whole.job_type,
-            written=OmegaConf.to_yaml(OmegaConf.create(_alone(OmegaConf.create(whole._written), seed, loop))),
-        )  # fmt: skip
-        self.anew()  # the whole's checkpoint says where to go on
-
-    def _attend(self) -> None:
-        self.progress = Aside(lambda text: self.whole.say(f"seed {self.seed}: {text}"))
-        self._seconds_before = self.whole._seconds_before
-
-    def _note_in_checkpoint(self) -> None: ...  # the whole's next one has it
-
-    def state_dict(self) -> dict:
-        """Where its rows stand, and their newest figures."""
-        if self._rows is not None:
-            self._mark = self._rows.mark
-        return {**self._mark._asdict(), "fault": self._fault, "final": dict(self.final)}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._take_up({"written": state, "final": state.get("final", {}), "step": self.whole._step})
+    def __or__(self, others: Sequence[Metrics]) -> "Rows":
+        return Rows(row | other for row, other in zip(self, others, strict=True))
 
 
-class Aside:
-    """What stands for a progress bar where another one is on the screen."""
+class Aside(Progress):
+    """Stands for a progress bar where the run of all seeds has the screen; what is said, that run says."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._said = say, set()
@@ -58,11 +40,32 @@ class Aside:
 
 
 class Runs:
-    """The runs of S seeds, from the whole's own upwards; one that fails stops alone."""
+    """The runs of S seeds, from the whole's own upwards; one that fails stops alone.
 
-    def __init__(self, whole: Run, seeds: int, loop: dict):
-        self.whole, self.failed = whole, {}  # place among the seeds -> why
-        self.each = [SeedRun(whole, seed, loop) for seed in range(whole.seed, whole.seed + seeds)]
+    A `Book` is kept in it as in a single run. `parts` gives what the checkpoint of one seed holds, for its place.
+    """
+
+    leads = True
+
+    def __init__(self, whole: Run, seeds: int, loop: dict[str, Any]):
+        """`loop`: what the config of one seed has for the whole's own loop; None takes a setting away."""
+        self.whole = whole
+        self.failed: dict[int, str] = {}  # place among the seeds -> why
+        self.each = [self._of_seed(seed, loop) for seed in range(whole.seed, whole.seed + seeds)]
+        self.parts: Callable[[int], dict[str, Part]] = lambda i: {}
+
+    def _of_seed(self, seed: int, loop: dict[str, Any]) -> Run:
+        """An ordinary run in a folder of its own; the terminal, the signals and the checkpoint are the whole's."""
+        whole, config = self.whole, OmegaConf.create(self.whole.folder.written)
+        progress = Aside(lambda text: whole.say(f"seed {seed}: {text}"))
+        run = Run(
+            files.within(whole.dir, f"seed{seed}"), seed, str(whole.device), names={**whole.names, "seed": seed},
+            config=_alone(whole.config, seed, loop), tracker=whole.tracker.start, job_type=whole.job_type,
+            written=OmegaConf.to_yaml(OmegaConf.create(_alone(config, seed, loop))),
+            progress=progress, interrupts=Interrupts(whole.say, numbers=()),
+        )  # fmt: skip
+        run.anew()
+        return run
 
     def streams(self, name: str) -> list[int]:
         return [run.stream(name) for run in self.each]
@@ -72,21 +75,39 @@ class Runs:
             run.__enter__()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         with ExitStack() as stack:  # each is closed, whatever becomes of another
             for _, run in self.running():
                 stack.callback(run.__exit__, kind, error, trace)
 
-    def running(self) -> list[tuple[int, SeedRun]]:
+    def running(self) -> list[tuple[int, Run]]:
         return [(i, run) for i, run in enumerate(self.each) if i not in self.failed]
 
-    def begin(self, total: int) -> None:
-        self.whole.begin(total, f"steps of each of {len(self.each)} seeds", rows=False)
+    # -- what a book asks for
+
+    def restore(self, parts: dict[str, Part]) -> int:
+        return self.whole.restore(parts | {"runs": self})
+
+    def begin(self, total: int, unit: str = "steps") -> None:
+        self.whole.begin(total, f"{unit} of each of {len(self.each)} seeds", rows=False)
         for _, run in self.running():
             run.begin(total)
 
-    def log(self, rows: list[Metrics], step: int, keep: bool = False) -> None:
-        """A row for each seed; their means for the terminal."""
+    def pause(self, step: int, parts: dict[str, Part]) -> None:
+        self.whole.pause(step, parts | {"runs": self})
+
+    def save(self, step: int, parts: dict[str, Part]) -> None:
+        self.whole.save(step, parts | {"runs": self})
+
+    def rescued(self, error: NotFinite, step: int, parts: dict[str, Part]) -> NotFinite:
+        """Each seed that failed has saved what was good of it."""
+        return error
+
+    def log(self, rows: Sequence[Metrics], step: int, keep: bool = False) -> None:
+        """A row for each seed, their means for the terminal; with a row to `keep`, an evaluation, a checkpoint each."""
+        if keep:
+            for i, run in self.running():
+                run.save(step, self.parts(i))
         for i, run in self.running():
             try:
                 run.log(rows[i], step, keep)
@@ -98,15 +119,12 @@ class Runs:
         self.whole.final |= means
         self.whole.progress.show(means, step)
 
-    def save(self, step: int, parts: Callable[[int], dict]) -> None:
-        """A checkpoint for each seed, of what `parts` gives for its place."""
-        for i, run in self.running():
-            run.save(step, parts(i))
+    # -- seeds that fail
 
-    def stop(self, i: int, error: NotFinite, step: int, parts: dict) -> None:
-        """Where a seed that still runs has gone astray: keeps what was good of it, and closes its run."""
+    def stop(self, i: int, error: NotFinite, step: int) -> None:
+        """Closes the run of a seed whose figures are no longer finite, if it still runs; keeps what was good of it."""
         if i not in self.failed:
-            self.each[i].rescued(error, step, parts)
+            self.each[i].rescued(error, step, self.parts(i))
             self.fail(i, error)
 
     def fail(self, i: int, error: NotFinite) -> None:
@@ -125,21 +143,25 @@ class Runs:
                 f"{len(self.failed)} of {len(self.each)} seeds failed: {words} (a smaller learning rate may help)"
             )
 
-    def state_dict(self) -> dict:
-        return {"rows": [run.state_dict() for run in self.each], "failed": dict(self.failed)}
+    # -- in the whole's checkpoint
 
-    def load_state_dict(self, state: dict) -> None:
-        """Where each file of rows stood."""
+    def state_dict(self) -> dict[str, Any]:
+        """Where the rows of each seed stand, and their newest figures."""
+        return {"rows": [run.folder.about_rows() | {"final": dict(run.final)} for run in self.each],
+                "failed": dict(self.failed)}  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         rows = state["rows"] if "rows" in state else [{"bytes": size} for size in state["bytes"]]
         if len(rows) != len(self.each):
             raise ValueError(f"{len(rows)} seeds, not {len(self.each)}")
         self.failed = dict(state["failed"])
         for run, of_run in zip(self.each, rows, strict=True):
-            run.load_state_dict(of_run)
+            run.take_up({"written": of_run, "final": of_run.get("final", {}), "step": self.whole.step,
+                         "seconds": self.whole.position.seconds})  # fmt: skip
 
 
-def _alone(config, seed: int, loop: dict):
+def _alone(config: Any, seed: int, loop: dict[str, Any]) -> dict[str, Any]:
     """The config that a run of this seed alone would have."""
-    config = OmegaConf.to_container(OmegaConf.create(config), resolve=False) | {"seed": seed}
-    changed = config["loop"] | loop
-    return config | {"loop": {name: x for name, x in changed.items() if x is not None or name not in loop}}
+    plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=False)
+    changed = plain["loop"] | loop
+    return plain | {"seed": seed, "loop": {k: x for k, x in changed.items() if x is not None or k not in loop}}

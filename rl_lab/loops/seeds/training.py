@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import distributed
+from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Learner, Metrics
-from rl_lab.core.meters import Every
 from rl_lab.core.randomness import streams
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Seeds
 from rl_lab.envs.tabular.stepper import MDPEnv
-from rl_lab.loops.bookkeeping import Episodes
+from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge, play
-from rl_lab.loops.seeds.runs import Runs
+from rl_lab.loops.seeds.runs import Rows, Runs
 from rl_lab.loops.seeds.stacking import share, stacked
 from rl_lab.types import Actor, Step, Transition, VectorEnv
 
@@ -36,42 +36,27 @@ def train(
     """As `loops.train`, with a leading dimension of S seeds; each leaves a run folder as if it had been alone."""
     check(env, agent)
     runs = Runs(run, seeds, loop={"_target_": "rl_lab.loops.training.train", "seeds": None})
-    agent = stacked([agent(env.spec, device=run.device, seed=seed) for seed in runs.streams("agent")])
-    if words := agent.announce(env.num_envs):
+    learner = stacked([agent(env.spec, device=run.device, seed=seed) for seed in runs.streams("agent")])
+    runs.parts = lambda i: {"agent": Share(learner, i)}
+    if words := learner.announce(env.num_envs):
         run.say(words)
-    episodes, means = Episodes(env.num_envs, env.device, (seeds,)), Means()
-    rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
-    rows.due(0)
-    judge = Judges(eval_env, eval_episodes, runs.streams("eval"), run.say)
-    num_envs, env = env.num_envs, Worlds(env, seeds)
-    parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows,
-             "evaluations": evaluations, "runs": runs}  # fmt: skip
-    obs = env.reset(runs.streams("env"))
-    if step := run.restore(parts):
-        obs = env.observe()
+    judges = Judges(eval_env, eval_episodes, runs.streams("eval"), run.say)
+    num_envs, worlds = env.num_envs, Worlds(env, seeds)
+    obs = worlds.reset(runs.streams("env"))
+    book = Book(
+        runs, {"agent": learner, "env": worlds}, partial(judges, learner), total=total_steps, eval_every=eval_every,
+        log_every=log_every, means=Means(runs), episodes=SeedEpisodes(num_envs, env.device, (seeds,)),
+    )  # fmt: skip
+    if book.step:
+        obs = worlds.observe()
     with runs:
-        runs.begin(total_steps)
-        while step < total_steps:
-            if agent.settled:
-                run.pause(step, parts)
-                if evaluations.due(step):
-                    runs.save(step, partial(checkpointed, agent))
-                    runs.log(judge(agent), step, keep=True)
-            action = agent.act(obs)
-            answer = env.step(action)
-            step += num_envs
-            metrics = agent.update(Transition(obs, action, *answer[:4]))
-            for i, error in means.add(metrics, step):
-                runs.stop(i, error, step, checkpointed(agent, i))
-            episodes.add(answer.reward, answer.last)
-            obs = answer.obs
-            if rows.due(step):
-                runs.log([a | b for a, b in zip(means.pop(seeds), episodes.pops(), strict=True)], step)
-        run.save(step, parts)
-        runs.save(step, partial(checkpointed, agent))
-        runs.log(judge(agent), step, keep=True)
+        for _ in book.steps(num_envs, learner):
+            action = learner.act(obs)
+            step = worlds.step(action)
+            book.add(learner.update(Transition(obs, action, *step[:4])), step.reward, step.last)
+            obs = step.obs
     runs.check()
-    return agent
+    return learner
 
 
 def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
@@ -84,11 +69,6 @@ def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
     if not getattr(agent.func, "many_seeds", False):
         raise UserError(f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is "
                         f"{agent.func.__name__}; run the seeds one by one: -m seed=0,1,2")  # fmt: skip
-
-
-def checkpointed(agent: Learner, i: int) -> dict:
-    """The parts of the checkpoint of one seed: what can be judged and filmed, or learn on with a new memory."""
-    return {"agent": Share(agent, i)}
 
 
 class Share:
@@ -126,7 +106,7 @@ class Judges:
         self.regret, self.env = Judge(env, episodes, 0, say).regret, Worlds(env, len(seeds)).env
         self.episodes, self.seeds = episodes * len(seeds), seeds
 
-    def __call__(self, actor: Actor) -> list[Metrics]:
+    def __call__(self, actor: Actor) -> Rows:
         """Of who acts on obs [S, B, ...]."""
         count = len(self.seeds)
 
@@ -141,35 +121,41 @@ class Judges:
             with torch.no_grad():
                 chances = actor.probabilities(sights.expand(count, *sights.shape))
             rows = [row | {"eval/regret": self.regret(p)} for row, p in zip(rows, chances, strict=True)]
-        return rows
+        return Rows(rows)
+
+
+class SeedEpisodes(Episodes):
+    def pop(self) -> Rows:
+        return Rows(self.pops())
 
 
 class Means:
-    """As `meters.Means`, of metrics [S] or of all seeds alike; what is not finite is handed back, not raised."""
+    """As `bookkeeping.Means`, of metrics [S] or of all seeds alike; a seed that is not finite stops alone."""
 
-    def __init__(self):
+    def __init__(self, runs: Runs):
+        self._runs = runs
         self._sums: dict[str, Tensor | float] = {}
         self._count = 0
 
-    def add(self, metrics: Metrics, step: int) -> list[tuple[int, NotFinite]]:
-        """The seeds that went astray, and where. On a GPU looking would stop the queue: there the next row tells."""
+    def add(self, metrics: Metrics, step: int) -> None:
+        """On a GPU looking would stop the queue: there the next row finds what is not finite."""
         for name, x in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + (x.double() if isinstance(x, Tensor) else x)
         self._count += bool(metrics)
         values = {name: x for name, x in metrics.items() if isinstance(x, Tensor) and not x.is_cuda}
         if not values or (finite := torch.stack([*values.values()]).isfinite()).all():
-            return []
-        at = (~finite).nonzero().tolist()
+            return
         names = list(values)
-        first = {i: names[row] for row, i in reversed(at)}
-        return [(i, NotFinite(f"{name} is {float(values[name][i])} at step {step:,}")) for i, name in first.items()]
+        first = {i: names[row] for row, i in reversed((~finite).nonzero().tolist())}
+        for i, name in first.items():
+            self._runs.stop(i, NotFinite(f"{name} is {float(values[name][i])} at step {step:,}"), step)
 
-    def pop(self, seeds: int) -> list[Metrics]:
-        """A row for each seed."""
+    def pop(self) -> Rows:
+        seeds = len(self._runs.each)
         means = [torch.as_tensor(x / self._count, dtype=torch.float64) for x in self._sums.values()]
         table = [x.expand(seeds).tolist() for x in means]
         names, self._sums, self._count = list(self._sums), {}, 0
-        return [dict(zip(names, row, strict=True)) for row in zip(*table, strict=True)] or [{}] * seeds
+        return Rows(dict(zip(names, row, strict=True)) for row in zip(*table, strict=True)) or Rows([{}] * seeds)
 
     def state_dict(self) -> dict:
         return {"sums": dict(self._sums), "count": self._count}

@@ -1,4 +1,6 @@
-"""What every loop keeps account of."""
+"""The episodes that end while an agent learns."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +12,9 @@ from rl_lab.core.learner import Metrics
 class Episodes:
     """Mean return and length [steps] of the episodes that ended since the last `pop`, and mean return of the last 100.
 
-    The last is how Machado et al. (2018) judge an agent: by how it fares while it learns. With `seeds` = (S,) these are
-    the episodes of S learners side by side, each with so many envs; of several ranks those of all, and the last 100 of
-    each.
+    The last is how Machado et al. (2018) evaluate an agent: by its performance while it learns. With `seeds` = (S,)
+    these are the episodes of S learners side by side, each with `num_envs` envs; with several ranks the episodes of
+    all of them, and the last 100 of each.
     """
 
     def __init__(self, num_envs: int, device: torch.device, seeds: tuple[int, ...] = ()):
@@ -41,21 +43,22 @@ class Episodes:
         return self.pops()[0]
 
     def pops(self) -> list[Metrics]:
-        """Of each seed."""
+        """Of each seed; {} where none of its episodes ended."""
         sums = distributed.total(self._sums)
         last_100 = distributed.total(self._latest[..., :100].sum(-1)) / distributed.total(self._count.clamp(max=100))
         table = torch.stack([*sums.double(), last_100.double()]).view(4, -1).T.tolist()
         self._sums.zero_()
+        names = "episode/return", "episode/length", "episode/last_100"
         return [
-            {"episode/return": returns / count, "episode/length": lengths / count, "episode/last_100": mean}
-            if count else {} for count, returns, lengths, mean in table
-        ]  # fmt: skip
+            dict(zip(names, (returns / count, lengths / count, mean), strict=True)) if count else {}
+            for count, returns, lengths, mean in table
+        ]
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"return": self._return, "length": self._length, "sums": self._sums, "latest": self._latest,
                 "count": self._count}  # fmt: skip
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state["return"]) != len(self._zeros):
             raise ValueError(f"{len(state['return'])} envs, not {len(self._zeros)}")
         self._return, self._length, self._sums, self._latest, self._count = (

@@ -1,0 +1,173 @@
+"""What every loop keeps: rows, evaluations, checkpoints, and how it ends. The steps are the loop's own."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rl_lab.core import distributed
+from rl_lab.core.errors import NotFinite
+from rl_lab.core.learner import Metrics
+from rl_lab.core.ranks import Part
+
+Row = Any  # Metrics; or, of many seeds, a row for each
+
+
+class Meter(Part, Protocol):
+    """It counts steps, gives what it counted when a row is due, and is saved in between."""
+
+    def add(self, *what: Any) -> None: ...
+    def pop(self) -> Row: ...
+
+
+class Kept(Protocol):
+    """What a book is kept in: a `Run`, or the runs of many seeds."""
+
+    leads: bool  # whether this process evaluates and writes
+
+    def restore(self, parts: dict[str, Part]) -> int: ...
+    def begin(self, total: int, unit: str = ...) -> None: ...
+    def pause(self, step: int, parts: dict[str, Part]) -> None: ...
+    def save(self, step: int, parts: dict[str, Part]) -> None: ...
+    def rescued(self, error: NotFinite, step: int, parts: dict[str, Part]) -> NotFinite: ...
+    def log(self, row: Row, step: int, keep: bool = ..., /) -> None: ...
+
+
+class Stepper(Protocol):
+    settled: bool  # whether a checkpoint taken now would hold everything
+
+
+class Book:
+    """The rows, evaluations and checkpoints of a loop. The loop takes its steps and adds what they came to:
+
+        book = Book(run, {"agent": agent, "env": env}, evaluate, total=..., eval_every=...)
+        for _ in book.steps(env.num_envs):
+            book.add(metrics)
+
+    A row holds means over the updates since the last one. Before a step that is due for it the learner is evaluated,
+    and after the last step once more. Checkpoints are written while everything is whole, and when a signal asks for it.
+    """
+
+    def __init__(
+        self,
+        run: Kept,
+        parts: Mapping[str, Part],  # what a checkpoint holds, by name
+        evaluate: Callable[[], Row],
+        *,
+        total: int,  # steps
+        eval_every: int,  # steps
+        log_every: int | None = None,  # steps; None: 200 rows a run
+        means: Meter | None = None,  # of the metrics added; None: `Means`
+        episodes: Meter | None = None,  # of the episodes that ended
+        unit: str = "steps",
+    ):
+        self.run, self.evaluate, self.total, self.unit = run, evaluate, total, unit
+        self.means: Meter = means or Means()
+        self.episodes = episodes
+        self.rows, self.evaluations = Every(log_every or max(1, total // 200)), Every(eval_every)
+        self.rows.due(0)
+        self.parts = {**parts, **({"episodes": episodes} if episodes else {})}
+        self.parts |= {"means": self.means, "rows": self.rows, "evaluations": self.evaluations}
+        self.step = run.restore(self.parts)
+
+    def steps(self, stride: int = 1, learner: Stepper | None = None) -> Iterator[int]:
+        """The number of each step, counted from 1, until there are `total`; `stride` of them are taken at once.
+
+        With a `learner` it pauses only where that one is settled.
+        """
+        self.begin()
+        while self.step < self.total:
+            if learner is None or learner.settled:
+                self.pause()
+            self.step += stride
+            yield self.step
+        self.close()
+
+    def begin(self) -> None:
+        self.run.begin(self.total, self.unit)
+
+    def pause(self) -> None:
+        """Saves if it is time to, evaluates if that is due. Raises Stopped when a signal asked for it."""
+        self.run.pause(self.step, self.parts)
+        if self.step < self.total and self.evaluations.due(self.step) and self.run.leads:
+            self.run.log(self.evaluate(), self.step, True)
+
+    def add(self, metrics: Metrics, reward: Tensor | None = None, last: Tensor | None = None) -> None:
+        """What a step came to: metrics of the update, rewards and ends [N] of the environments.
+
+        Raises NotFinite, after the last good state was saved.
+        """
+        try:
+            self.means.add(metrics, self.step)
+            if self.episodes and reward is not None:
+                self.episodes.add(reward, last)
+            if self.rows.due(self.step):
+                row = self.means.pop()
+                self.run.log(row | self.episodes.pop() if self.episodes else row, self.step)
+        except NotFinite as error:
+            raise self.run.rescued(error, self.step, self.parts) from None
+
+    def close(self) -> None:
+        """The last checkpoint, then the last evaluation: a longer run resumed from here is as if it had never ended."""
+        self.run.save(self.step, self.parts)
+        if self.run.leads:
+            self.run.log(self.evaluate(), self.step, True)
+
+    def stop(self) -> None:
+        """The step that is being taken is the last one."""
+        self.total = self.step
+
+
+class Every:
+    """Due at step 0 and once in each `period` steps from there, at the first step asked about."""
+
+    def __init__(self, period: int):
+        self.period, self.next = period, 0
+
+    def due(self, step: int) -> bool:
+        if step < self.next:
+            return False
+        self.next = step - step % self.period + self.period
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next, "period": self.period}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """With another period than it had, it counts on from when it was due last."""
+        begun = state["next"] - state.get("period", self.period)
+        self.next = max(0, begun - begun % self.period + self.period)
+
+
+class Means:
+    """The mean of each metric over the updates, of all ranks, since the last `pop`; the sums stay on the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: Metrics, step: int) -> None:
+        """Raises NotFinite at once on a CPU; on a GPU looking would stop the queue, and the next row tells."""
+        for name, x in metrics.items():
+            if isinstance(x, float) or not x.is_cuda:
+                x = float(x)
+                if not math.isfinite(x):
+                    raise NotFinite(f"{name} is {x} at step {step:,}")
+            self._sums[name] = self._sums.get(name, 0.0) + x
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def pop(self) -> Metrics:
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return distributed.averaged(means)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raises NotFinite, so that no checkpoint is written over a good one after a GPU went astray."""
+        for name, total in self._sums.items():
+            if not math.isfinite(total):
+                raise NotFinite(f"{name} became {float(total)} since the last row")
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])

@@ -4,7 +4,7 @@ import os
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,7 +18,7 @@ LARGEST_TUPLE = 10_000  # values, what it shares counted each time: so long is i
 LARGEST_VIEW = 64_000_000  # bytes of a tensor that is more than what is stored of it
 
 
-def write(path: Path, state: dict) -> None:
+def write(path: Path, state: dict[str, Any]) -> None:
     """Never half a file: the previous checkpoint stands until the new one is on disk. Raises OSError."""
     try:
         with files.replacing(path) as beside, open(beside, "wb") as file:
@@ -27,7 +27,7 @@ def write(path: Path, state: dict) -> None:
         raise OSError(f"could not write {path}: {error}") from error
 
 
-def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> dict:
+def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> dict[str, Any]:
     """Tensors, numbers and texts only; nothing in the file can run. Raises UserError where it is not one of ours.
 
     `mapped` tensors stay in the file until they are used: for whoever wants a small part of a large checkpoint.
@@ -81,20 +81,22 @@ def _odd_index(pickled: bytes) -> str | None:
     Read as it stands, without building anything: a pickle is a list of simple orders to a machine with a stack, and
     here each thing on it is how many values it comes to.
     """
-    stack, marks, memo = [], [], {}
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
     try:
         for count, (order, argument, _) in enumerate(pickletools.genops(pickled)):
             name = order.name
             if count > MOST_OPCODES:
                 return "its index is longer than any of ours"
-            if name in ("GLOBAL", "INST") and not argument.startswith(("torch", "collections OrderedDict")):
+            if name in ("GLOBAL", "INST") and not str(argument).startswith(("torch", "collections OrderedDict")):
                 return f"it holds more than tensors, numbers and texts ({files.printable(argument)[:60]})"
             if name == "MARK":
                 marks.append(len(stack))
             elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
-                memo[len(memo) if argument is None else int(argument)] = stack[-1]
+                memo[len(memo) if argument is None else int(str(argument))] = stack[-1]
             elif name in ("BINGET", "LONG_BINGET", "GET"):
-                stack.append(memo[int(argument)])
+                stack.append(memo[int(str(argument))])
             elif any(kind is pickletools.markobject for kind in order.stack_before):
                 held, stack = stack[marks[-1] :], stack[: marks.pop()]
                 before = stack.pop() if name in ("APPENDS", "SETITEMS", "ADDITEMS") else 0
@@ -109,7 +111,7 @@ def _odd_index(pickled: bytes) -> str | None:
     return None
 
 
-def _fault(state: dict) -> str | None:
+def _fault(state: dict[str, Any]) -> str | None:
     """What no run of ours would have written: impossible numbers, tensors larger than what is stored of them."""
     for name, least in {"step": 0, "bytes": 0, "seconds": 0}.items():
         value = state.get(name, least)
@@ -120,7 +122,8 @@ def _fault(state: dict) -> str | None:
     rows = written.get("bytes", 0) if isinstance(written, dict) else state.get("bytes", 0)
     if isinstance(rows, int) and rows > LONGEST_ROW * (1_000 + ROWS_A_SECOND * (state.get("seconds", 0) + 60)):
         return f"{rows:,} bytes of rows in {state.get('seconds', 0):,.0f} seconds are impossible"
-    seen, left = set(), [state]
+    left: list[object] = [state]
+    seen: set[int] = set()
     while left:
         node = left.pop()
         if id(node) in seen:

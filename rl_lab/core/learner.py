@@ -66,7 +66,7 @@ def state_of(part: Any) -> Any:
     return part.state_dict() if hasattr(part, "state_dict") else part
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Its moments from the checkpoint, its hyperparameters from the config: a resumed run may change them."""
     wanted = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -85,7 +85,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], m
         loss.sum().backward()
         return step_each(optimizer, max_norm)
     for part in (loss,) if isinstance(loss, Tensor) else loss:
-        part.backward()
+        part.backward()  # type: ignore[no-untyped-call]
     return step(optimizer, max_norm)
 
 
@@ -99,7 +99,7 @@ def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     distributed.average(p.grad for p in parameters if p.grad is not None)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     if norm.is_cuda or math.isfinite(norm):
         optimizer.step()
     return norm
@@ -109,7 +109,7 @@ def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> T
     """As `step`, of S learners whose parameters are [S, ...]: each has a norm [S] of its own, and is clipped by it."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     rows = [p.grad.view(len(p), -1) for p in parameters]
-    norm = torch.stack([x.norm(dim=1) for x in rows]).norm(dim=0)
+    norm: Tensor = torch.stack([x.norm(dim=1) for x in rows]).norm(dim=0)
     if max_norm < math.inf:
         torch._foreach_mul_(rows, [(max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)] * len(rows))
     if norm.is_cuda or (good := norm.isfinite()).all():
@@ -139,7 +139,7 @@ class Decay:
         return share
 
 
-def build_optimizer(optimizer: OptimizerFn, parameters) -> torch.optim.Optimizer:
+def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Raises UserError where torch refuses a hyperparameter."""
     try:
         return optimizer(parameters)

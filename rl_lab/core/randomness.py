@@ -44,7 +44,7 @@ class Streams:
 
     def fill(self, x: Tensor, draw: Callable[..., object]) -> Tensor:
         """x [M, ...], filled in place by `draw`, such as Tensor.uniform_."""
-        for rows, rng in zip(x.unflatten(0, (len(self), -1)).unbind(), self.generators, strict=True):
+        for rows, rng in zip(x.view(len(self), -1, *x.shape[1:]).unbind(), self.generators, strict=True):
             draw(rows, generator=rng)
         return x
 
@@ -61,10 +61,10 @@ class Streams:
         for rng, state in zip(self.generators, states, strict=True):
             restore_generator(rng, state.clone())  # torch takes no view of a larger tensor here
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Tensor]:
         return {"states": self.get_state()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.set_state(state["states"])
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from rl_lab.core import files
 
@@ -19,11 +19,15 @@ PLACES = 8  # damaged lines that are named one by one
 PER_SECOND, AT_ONCE = 10, 1_000  # rows that a run may write
 
 
+Row = dict[str, float]  # step, seconds and metrics
+Line = tuple[int, bytes, Row]  # number, from 1, text and what it says
+
+
 class Mark(NamedTuple):
     """Where the file stood when a checkpoint or a summary was written; None: not noted by earlier versions."""
 
     bytes: int = 0
-    count: int | None = None  # of rows
+    count: int | None = None  # type: ignore[assignment]  # of rows; a tuple has a method of that name
     step: float | None = None  # of the last row
     sha256: str | None = None  # of all those bytes
 
@@ -44,12 +48,13 @@ class Rows:
 
     def __init__(self, folder: Path | None, mark: Mark = Mark()):
         """Nothing is written yet; without a folder nothing ever is."""
-        self._folder, self._file = folder, io.BytesIO()
+        self._folder = folder
+        self._file: BinaryIO = io.BytesIO()
         data = content(files.inside(folder, NAME)) if folder else b""
         kept, self.fault = whole(data, mark)
         self.kept = kept  # until it is opened
         self._hash, self._bytes, self._count = hashlib.sha256(kept), len(kept), kept.count(b"\n")
-        self._step = _row(kept.splitlines()[-1])["step"] if kept else None
+        self._step = parsed(kept)[0][-1][2]["step"] if kept else None
         self._mended = None if data.startswith(kept) else kept
 
     def open(self) -> None:
@@ -65,7 +70,7 @@ class Rows:
     def mark(self) -> Mark:
         return Mark(self._bytes, self._count, self._step, self._hash.hexdigest())
 
-    def add(self, row: dict) -> None:
+    def add(self, row: Row) -> None:
         """Raises OSError; the mark then stays where it was."""
         line = json.dumps(row).encode() + b"\n"
         self._file.write(line)
@@ -105,7 +110,7 @@ def content(path: Path) -> bytes:
         return b""
 
 
-def parsed(data: bytes) -> tuple[list[tuple[int, bytes, dict]], list[int]]:
+def parsed(data: bytes) -> tuple[list[Line], list[int]]:
     """Numbers, from 1, and texts of the lines that are rows, with the rows; and the numbers of those that are none."""
     lines, broken = [], []
     for number, line in enumerate(data.splitlines(), 1):
@@ -114,7 +119,7 @@ def parsed(data: bytes) -> tuple[list[tuple[int, bytes, dict]], list[int]]:
     return lines, broken
 
 
-def _row(line: bytes) -> dict | None:
+def _row(line: bytes) -> Row | None:
     """Step, seconds and other numbers, as `Run.log` writes them; None for anything else."""
     try:
         row = json.loads(line)
@@ -158,7 +163,7 @@ def _named(broken: list[int]) -> str:
     return f"row{'s' * (len(broken) > 1)} {names} {'are' if len(broken) > 1 else 'is'} damaged" if broken else ""
 
 
-def _lacking(lines: list[tuple], kept: bytes, broken: bool, mark: Mark) -> str:
+def _lacking(lines: list[Line], kept: bytes, broken: bool, mark: Mark) -> str:
     """In words."""
     there, last = len(lines), lines[-1][2]["step"] if lines else None
     if mark.count is None:
@@ -174,7 +179,7 @@ def _lacking(lines: list[tuple], kept: bytes, broken: bool, mark: Mark) -> str:
 class Read(NamedTuple):
     """What the file of a run says."""
 
-    rows: list[dict]
+    rows: list[Row]
     fault: str  # "" if nothing is wrong
 
 
@@ -199,9 +204,9 @@ def read(folder: Path, mark: Mark | None, ended: bool) -> Read:
     return Read([row for _, _, row in lines], fault)
 
 
-def last_values(rows: Iterable[dict]) -> dict[str, float]:
+def last_values(rows: Iterable[Row]) -> dict[str, float]:
     """The newest of each metric."""
-    final = {}
+    final: Row = {}
     for row in rows:
         final |= row
     return {name: x for name, x in final.items() if name not in ("step", "seconds")}

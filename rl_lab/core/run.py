@@ -15,7 +15,7 @@ from torch import Tensor
 from rl_lab.core import distributed, provenance, tracking
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.interrupts import Interrupts, Stopped
-from rl_lab.core.learner import Metrics
+from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.ranks import Part, own_states, shared_out
@@ -207,8 +207,8 @@ class Run:
                          "(a smaller learning rate may help)")  # fmt: skip
 
     def _sized(self, part: Part) -> dict[str, Any]:
-        memory = getattr(part, "memory", None)
-        if memory and (size := getattr(part, memory).nbytes / 1e9) > self.max_memory_gb:
+        memory = part.memory if isinstance(part, Learner) else None
+        if isinstance(part, Learner) and memory and (size := getattr(part, memory).nbytes / 1e9) > self.max_memory_gb:
             self.say(f"replay of {size:.1f} GB left out of the checkpoint (checkpoint.max_memory_gb="
                      f"{self.max_memory_gb:g}); a resumed run refills it", once=True)  # fmt: skip
             return part.state_dict(without=memory)

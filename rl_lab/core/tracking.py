@@ -33,7 +33,7 @@ def wandb_run(
     name: str,
     group: str | None = None,
     job_type: str,
-    config: dict,
+    config: dict[str, Any],
     id: str | None = None,
     project: str | None = None,  # None: WANDB_PROJECT, or rl-lab
     entity: str | None = None,  # None: WANDB_ENTITY, or the key's own
@@ -43,15 +43,15 @@ def wandb_run(
     dir: str = "runs",  # one W&B folder for all runs, so that its local viewer lists them together
     init_timeout: float = 10.0,  # seconds
     finish_timeout: float = 10.0,  # seconds
-):
+) -> Any:
     """An open wandb.Run whose x-axis is our own `step`; the same `id` again continues it.
 
     Without a key, or when the server does not answer within `init_timeout`, the run is kept offline under
     `dir`/wandb for a later `wandb sync`.
     """
-    mode = mode or os.environ.get("WANDB_MODE")
-    if mode and mode not in MODES:
-        raise UserError(f"WANDB_MODE={mode} is none of W&B's; choose from {', '.join(MODES)}, or run with tracker=none")
+    how = mode or os.environ.get("WANDB_MODE")
+    if how and how not in MODES:
+        raise UserError(f"WANDB_MODE={how} is none of W&B's; choose from {', '.join(MODES)}, or run with tracker=none")
     wandb = _imported()
     logging.getLogger("wandb").setLevel(logging.ERROR)
     try:
@@ -59,7 +59,7 @@ def wandb_run(
     except ValueError as error:  # of the environment
         reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"W&B does not take its settings ({reason}); mend WANDB_..., or run with tracker=none"
+            f"W&B does not take its settings ({reason}); correct WANDB_..., or run with tracker=none"
         ) from error
     settings = wandb.Settings(
         init_timeout=init_timeout, finish_timeout=finish_timeout, silent=True, console="off",
@@ -70,12 +70,12 @@ def wandb_run(
     arguments = dict(project=project, entity=entity, name=name, group=group, job_type=job_type, config=config, id=id,
                      tags=tags, notes=notes, dir=os.path.abspath(dir), resume="allow",
                      reinit="create_new", settings=settings)  # fmt: skip
-    if not mode:
-        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-    if mode == "online" and not reachable(wandb.setup().settings.base_url, init_timeout):
-        mode = _offline(init_timeout)
+    if not how:
+        how = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    if how == "online" and not reachable(wandb.setup().settings.base_url, init_timeout):
+        how = _offline(init_timeout)
     try:
-        run = wandb.init(mode=mode, **arguments)
+        run = wandb.init(mode=how, **arguments)
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         if isinstance(error, wandb.errors.UsageError) or re.search(REFUSED, str(error)):
             raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error
@@ -88,7 +88,7 @@ def wandb_run(
     return run
 
 
-def _imported():
+def _imported() -> Any:
     """wandb. Raises UserError where it is not there, or not whole."""
     try:
         import wandb
@@ -118,11 +118,11 @@ def identity(folder: Path, name: str) -> dict[str, str]:
     return {"id": ident, "name": f"{name}-{folder.name}", "folder": home}
 
 
-def catch_up(run, folder: Path, before: dict) -> None:
+def catch_up(run: Any, folder: Path, before: dict[str, Any]) -> None:
     """Of the rows that a run taken up again has already, logs those that W&B lacks: a killed process sent no more.
 
-    Offline nothing is known of what W&B has. There the first sitting's own folder holds them all, but for the last
-    seconds before it was killed: those are logged again. `before` is the summary that the sitting left.
+    Offline nothing is known of what W&B has. There the first session's own folder holds them all, but for the last
+    seconds before it was killed: those are logged again. `before` is the summary that the session left.
     """
     rows = [row for _, _, row in parsed(content(folder / NAME))[0]]
     if run.resumed:
@@ -136,7 +136,7 @@ def catch_up(run, folder: Path, before: dict) -> None:
         run.log(row)
 
 
-def finish(run, exit_code: int = 0, whole: bool = True) -> None:
+def finish(run: Any, exit_code: int = 0, whole: bool = True) -> None:
     """Waits until what was logged has arrived, but no longer than `finish_timeout`; says what then is left to do.
 
     `whole`: whether it took everything that it was given.

@@ -45,7 +45,7 @@ def play(
         keys = bindings(player.env.spec.actions)
         foot = legend(player.env.spec.actions, keys)
         with open_screen(view, [player], port=port, foot=foot, listens=True) as screen:
-            own = getattr(player.env, "frames_per_second", None)
+            own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
             end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency)
         print(f"you: {told(end.reward, end.step, end.ending or 'left')}")

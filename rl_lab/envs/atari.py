@@ -98,6 +98,9 @@ class Atari:
         """uint8 [N, 210, 160, 3], in colour; needs `camera`."""
         return self._picture[:, -1]
 
+    def sees_picture(self) -> bool:
+        return True
+
     def _tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x).to(self.device, non_blocking=True)
 

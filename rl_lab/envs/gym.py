@@ -105,6 +105,9 @@ class Gym:
         with answers_checked(self._id, "render"):
             return np.stack([frames.as_picture(frame, self._id) for frame in self._env.render()])
 
+    def sees_picture(self) -> bool:
+        return self.picture().shape[1:3] == self.spec.obs_shape[1:]
+
     def _tensor(self, obs: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.array(obs)).to(self.device)
         if isinstance(self._space, spaces.Discrete):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.envs.collect.world import Collect, mixed
-from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.envs.abilities import Functional
+from rl_lab.envs.collect.world import mixed
 from rl_lab.gymnasium_api import registration
 from rl_lab.looking import worlds
 
@@ -43,7 +43,7 @@ class World(gymnasium.Env):
         step = self._env.advance(self._env.walkers, torch.tensor([action], device=self._env.device), *self._env.draw())
         self._env.walkers, self._state = step.walkers, step.successor
         obs, terminated, last = self._env.look(step.successor), not step.discount, bool(step.last)
-        info = {"duration": int(step.duration)} if isinstance(self._env, Collect) else {}
+        info = {} if step.duration is None else {"duration": int(step.duration)}
         return self._seen(obs), float(step.reward), terminated, last and not terminated, info
 
     def _seen(self, obs: Tensor) -> Any:
@@ -137,7 +137,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
 # -- what both need
 
 
-def build(world: str, device: str = "cpu", obs: str | None = None, **changes) -> MDPEnv | Collect:
+def build(world: str, device: str = "cpu", obs: str | None = None, **changes) -> Functional:
     """The env of conf/env/<world>.yaml with `changes` merged into it, checked. Raises UserError."""
     if world not in (names := registration.worlds()):
         raise UserError(f"no world '{world}'{nearest(world, names)}")
@@ -172,18 +172,18 @@ def _read(world: str) -> DictConfig:
     return OmegaConf.merge(*bases, written)
 
 
-def spaces_of(env: MDPEnv | Collect) -> tuple[spaces.Space, spaces.Discrete]:
+def spaces_of(env: Functional) -> tuple[spaces.Space, spaces.Discrete]:
     """Of the observations and the actions of one walker."""
     actions = spaces.Discrete(env.spec.num_actions)
+    low, high = env.bounds
     if env.spec.obs_dtype == torch.int64:
-        return spaces.Discrete(len(env.mdp.start)), actions
-    low = 0.0 if isinstance(env, Collect) else env.form.low
-    return spaces.Box(low, 1.0, env.spec.obs_shape, np.float32), actions
+        return spaces.Discrete(int(high) + 1), actions
+    return spaces.Box(low, high, env.spec.obs_shape, np.float32), actions
 
 
-def modes(wanted: str | None, world: str, env: MDPEnv | Collect) -> tuple[dict, str | None]:
+def modes(wanted: str | None, world: str, env: Functional) -> tuple[dict, str | None]:
     """The metadata of this world, which without a map has no picture, and the mode if it is one. Raises UserError."""
-    names = METADATA["render_modes"] if worlds.has_map(env) else []
+    names = METADATA["render_modes"] if worlds.mapped(env) else []
     if wanted not in (None, *names):
         there_are = f"choose {' or '.join(names)}" if names else f"{world} has no map to draw"
         raise UserError(f"render_mode={wanted} is refused: {there_are}")
@@ -196,9 +196,9 @@ def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
     return mask
 
 
-def frames(env: MDPEnv | Collect, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
+def frames(env: Functional, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
     """Of each walker the map with it on: uint8 [H, W, 3], or text with @ for the walker."""
-    obs = env.look(state)
-    if mode == "rgb_array":
-        return [np.array(picture) for picture in worlds.drawn(env, obs)]
-    return [*worlds.written(env, obs)] if mode == "ansi" else [None] * len(obs)
+    if mode is None or (world := worlds.mapped(env)) is None:
+        return [None] * env.num_envs
+    maps = world.maps(env.look(state))
+    return [worlds.text(seen) if mode == "ansi" else np.array(worlds.picture(seen)) for seen in maps]

@@ -1,7 +1,6 @@
 """Gridworlds from above: values as colours, the best actions as arrows, or the four Q-values of each cell."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -63,26 +62,13 @@ class Board:
         """Of a cell, in pixels (x, y) of the picture."""
         return self.left + int((x + 0.5) * self.cell), RIM + int((y + 0.5) * self.cell)
 
-    def with_agent(self, state: int) -> Image.Image:
-        """Without it where the state has no cell."""
-        return self.with_disc(*self.layout.cells[state]) if state < len(self.layout.cells) else self.picture.copy()
-
-    def with_disc(self, y: int, x: int) -> Image.Image:
-        picture, (x, y) = self.picture.copy(), self.centre(y, x)
-        picture.paste(self._disc, (x - self._disc.width // 2, y - self._disc.height // 2), self._disc)
+    def with_agent(self, cell: tuple[int, int] | None) -> Image.Image:
+        """The picture with the agent in its cell; without it where that is None, off the map."""
+        picture = self.picture.copy()
+        if cell:
+            x, y = self.centre(*cell)
+            picture.paste(self._disc, (x - self._disc.width // 2, y - self._disc.height // 2), self._disc)
         return picture
-
-
-def world(layout: Layout, state: int) -> Image.Image:
-    """The bare map with the agent on it."""
-    board = _bare(layout.rows, tuple(layout.cell_reward.items()), layout.ends, tuple(layout.jumps.items()))
-    return board.with_disc(*layout.cells[state]) if state < len(layout.cells) else board.picture.copy()
-
-
-@lru_cache(8)
-def _bare(rows: tuple[str, ...], rewards: tuple, ends: frozenset, jumps: tuple) -> Board:
-    cells = tuple((y, x) for y, row in enumerate(rows) for x, glyph in enumerate(row) if glyph != "#")
-    return Board(Layout(rows, cells, dict(rewards), ends, dict(jumps)))
 
 
 class Grid:

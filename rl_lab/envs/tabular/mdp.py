@@ -19,6 +19,13 @@ class Layout(NamedTuple):
     ends: frozenset[tuple[int, int]] = frozenset()  # cells where an episode ends
     jumps: dict[tuple[int, int], tuple[int, int]] = {}  # from a cell to the one any action leads to
 
+    def __hash__(self) -> int:
+        return hash((self.rows, self.ends))  # dictionaries have none; equality still compares them
+
+    def cell(self, state: int) -> tuple[int, int] | None:
+        """Where a state lies; None where it has no place."""
+        return self.cells[state] if state < len(self.cells) else None
+
 
 class MDP(NamedTuple):
     """The whole model. K successors a state and action, some of probability 0.

@@ -12,7 +12,8 @@ class Index:
 
     shape, dtype = (), torch.int64
 
-    def __init__(self, mdp: MDP): ...
+    def __init__(self, mdp: MDP):
+        self.bounds = 0.0, len(mdp.start) - 1.0
 
     def draw(self, state: Tensor) -> Tensor:
         return state
@@ -24,7 +25,7 @@ class Index:
 class OneHot:
     """float32 [S], a 1 at the state: a linear function of it is a table."""
 
-    dtype, low = torch.float32, 0.0
+    dtype, bounds = torch.float32, (0.0, 1.0)
 
     def __init__(self, mdp: MDP):
         self.shape = (len(mdp.start),)
@@ -58,7 +59,7 @@ class Cells:
 class Planes:
     """float32 [4, H, W], each 0 or 1: walls, the agent, cells that pay, cells that cost. Off the map: no agent."""
 
-    dtype, low = torch.float32, 0.0
+    dtype, bounds = torch.float32, (0.0, 1.0)
 
     def __init__(self, mdp: MDP):
         self._cells, layout = Cells(mdp, "planes"), mdp.layout
@@ -85,7 +86,7 @@ class Planes:
 class Coordinates:
     """float32 [2], (y, x) from (0, 0) in the upper left corner to (1, 1); (-1, -1) off the map."""
 
-    shape, dtype, low = (2,), torch.float32, -1.0
+    shape, dtype, bounds = (2,), torch.float32, (-1.0, 1.0)
 
     def __init__(self, mdp: MDP):
         self._cells = Cells(mdp, "coordinates")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rl_lab.envs.tabular.mdp import MDP, Layout
@@ -80,3 +81,10 @@ class Functional(VectorEnv, Protocol):
     def draw(self) -> tuple[Any, Any]: ...  # what chance decides in a step
     def advance(self, walkers: Any, action: Tensor, chance: Any, more_chance: Any, /) -> Advance[Any, Any]: ...
     def look(self, state: Any, /) -> Tensor: ...  # [N, *obs_shape]
+
+
+def mixed(mask: Tensor, ones: Any, others: Any) -> Any:
+    """Those of `ones` where the mask [N] is set, else those of `others`: tensors [N, ...], or tuples of them."""
+    if isinstance(ones, Tensor):
+        return torch.where(mask.view(-1, *[1] * (ones.ndim - 1)), ones, others)
+    return type(ones)(*(mixed(mask, x, y) for x, y in zip(ones, others, strict=True)))

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.envs.abilities import Functional
-from rl_lab.envs.collect.world import mixed
+from rl_lab.envs.abilities import Functional, mixed
 from rl_lab.gymnasium_api import registration
 from rl_lab.looking import worlds
 

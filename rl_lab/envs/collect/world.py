@@ -13,7 +13,7 @@ from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.settings import Bound, Count, Envs, Natural, Unit
-from rl_lab.envs.abilities import Advance, Map
+from rl_lab.envs.abilities import Advance, Map, mixed
 from rl_lab.envs.collect.mazes import SIDE, pool
 from rl_lab.envs.collect.starts import Starts, mask
 from rl_lab.envs.tabular.gridworld import MOVES
@@ -256,10 +256,3 @@ class Collect:
 def maze_of(rows: tuple[str, ...]) -> Layout:
     free = ((y, x) for y, row in enumerate(rows) for x, glyph in enumerate(row) if glyph != "#")
     return Layout(rows, tuple(free), {})
-
-
-def mixed(mask: Tensor, ones: Tensor | tuple, others: Tensor | tuple) -> Tensor | tuple:
-    """Those of `ones` where the mask [N] is set, else those of `others`: tensors [N, ...], or tuples of them."""
-    if isinstance(ones, Tensor):
-        return torch.where(mask.view(-1, *[1] * (ones.ndim - 1)), ones, others)
-    return type(ones)(*(mixed(mask, x, y) for x, y in zip(ones, others, strict=True)))

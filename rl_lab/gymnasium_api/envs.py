@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from rl_lab.core import conf_dir, settings
@@ -19,7 +19,7 @@ from rl_lab.envs.abilities import Functional, mixed
 from rl_lab.gymnasium_api import registration
 from rl_lab.looking import worlds
 
-METADATA = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
 
 
 class World(gymnasium.Env):
@@ -100,8 +100,8 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         """The walkers of `advance` stand at their next start already where an episode ended: a reset shows them."""
         if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise gymnasium.error.ResetNeeded('episodes are over: reset them with options={"reset_mask": ...}')
-        before, actions = self._env.walkers, torch.as_tensor(actions, device=self._env.device)
-        step = self._env.advance(before, actions, *self._env.draw())
+        before = self._env.walkers
+        step = self._env.advance(before, torch.as_tensor(actions, device=self._env.device), *self._env.draw())
         reward, last, terminated = step.reward.double(), step.last, step.discount == 0
         self._env.walkers, self._state, info = step.walkers, step.successor, {}
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:  # who ended in the last step now only begins
@@ -112,8 +112,8 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         elif self.autoreset_mode is AutoresetMode.SAME_STEP:
             info, self._state = self._final(step.successor, last.cpu().numpy()), self._env.state
         self._over = last
-        numbers = (x.cpu().numpy() for x in (reward, terminated, last & ~terminated))
-        return self._seen(self._state), *numbers, info
+        truncated = last & ~terminated
+        return self._seen(self._state), reward.cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy(), info
 
     def _final(self, successor: Tensor, last: np.ndarray) -> dict:
         """What SyncVectorEnv tells of the episodes that ended in this step."""
@@ -127,7 +127,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
     def _seen(self, state: Tensor) -> np.ndarray:
         return self._env.look(state).cpu().numpy().copy()
 
-    def render(self) -> tuple[np.ndarray | str, ...] | None:
+    def render(self) -> tuple[Any, ...] | None:
         if self.render_mode is None:
             return None
         return tuple(frames(self._env, self._state, self.render_mode))
@@ -164,9 +164,9 @@ def _check_plain(value: Any, path: str) -> None:
         raise UserError(f"{path} is refused: it holds ${{, and settings of a world refer to nothing")
 
 
-def _read(world: str) -> DictConfig:
-    """The file, on those that its defaults name."""
-    written = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
+def _read(world: str) -> Any:
+    """A DictConfig of the file, on those that its defaults name."""
+    written: Any = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
     bases = [_read(base) for base in written.pop("defaults", []) if base != "_self_"]
     return OmegaConf.merge(*bases, written)
 

@@ -41,7 +41,8 @@ class Board:
         size: int = SIZE,  # pixels, about
     ):
         self.layout, self.grid = layout, (grid := Grid(layout, size, largest=96))
-        self.cell, texts, height = grid.cell, [], 0
+        self.cell, height = grid.cell, 0
+        texts: list[str] = []
         shades = np.full((len(grid.free), 3), _rgb(FLOOR), np.uint8)
         if value is not None:
             scale = scale or limits(value[grid.free])
@@ -160,7 +161,7 @@ def _draw_policy(
     draw, cell = ImageDraw.Draw(board), grid.cell
     height = (0.41 if raised else 0.5) * cell
     for (y, x), shade, row in zip(grid.places, shades, best(bars), strict=True):
-        names = [actions[a] for a in np.flatnonzero(row)]
+        names = [actions[a] for a in np.flatnonzero(row).tolist()]
         if moves := tuple(MOVES[name] for name in names if name in MOVES):
             board.paste(ink(shade), (x * cell, y * cell), sprites.arrows(cell, moves, raised))
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import torch
@@ -120,7 +120,8 @@ def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, c
 
 
 def _resolved(cfg: DictConfig) -> dict:
-    return reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    return reading.resolved(written)
 
 
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:

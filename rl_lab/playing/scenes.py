@@ -138,13 +138,14 @@ class Page:
     """What draws a moment whole: title, picture, what the agent imagines if it does, panel."""
 
     def __init__(self, player: Player):
-        self.player, self.panel = player, None
+        self.player = player
+        self.panel: panels.Panel | None = None
 
     def __call__(self, moment: Moment, episode: str) -> Image.Image:
         player, picture, view, facts = self.player, moment.picture, moment.view, facts_of(moment, episode)
         actions = player.env.spec.actions
-        self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, picture.height)
-        beside = self.panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
+        panel = self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, picture.height)
+        beside = panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
         tree = [trees.tree(moment.plan, actions, picture.height)] if moment.plan else []
         return panels.titled(panels.side_by_side([picture, *tree, beside]), player.name, player.words)
 
@@ -153,18 +154,23 @@ class Lines:
     """What draws a moment for a terminal: the picture, and the rest as lines of words."""
 
     def __init__(self, player: Player):
-        self.player, self.words = player, None
+        self.player = player
+        self.words: Words | None = None
 
     def __call__(self, moment: Moment, episode: str) -> tuple[Image.Image, list[str]]:
         player, view = self.player, moment.view
-        self.words = self.words or Words(player.name, player.words, player.env.spec.actions, view.kind)
+        words = self.words = self.words or Words(player.name, player.words, player.env.spec.actions, view.kind)
         facts = facts_of(moment, episode)
-        return moment.picture, self.words.draw(facts, moment.ending, view.bars[0].tolist(), moment.action)
+        return moment.picture, words.draw(facts, moment.ending, view.bars[0].tolist(), moment.action)
 
 
 def facts_of(moment: Moment, episode: str) -> dict[str, str]:
-    return {"episode": episode, "step": f"{moment.step:,}", "reward so far": f"{moment.reward:,.6g}",
-            "value": panels.number(float(moment.view.value))}  # fmt: skip
+    return {
+        "episode": episode,
+        "step": f"{moment.step:,}",
+        "reward so far": f"{moment.reward:,.6g}",
+        "value": panels.number(float(moment.view.value)),
+    }
 
 
 def rate_of(player: Player, fps: float | None) -> float:

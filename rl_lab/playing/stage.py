@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import numpy as np
@@ -63,7 +63,8 @@ def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
         arguments["camera"] = True
     env = hydra.utils.instantiate(node, **arguments)
     agent = Random(env.spec, env.device, seed=0)
-    return Stage(env, agent, node["num_envs"], OmegaConf.to_container(node, resolve=True), {"name": "random"})
+    written: Any = OmegaConf.to_container(node, resolve=True)
+    return Stage(env, agent, node["num_envs"], written, {"name": "random"})
 
 
 def camera(env: VectorEnv, size: tuple[int, int] | None) -> Callable[[], np.ndarray]:

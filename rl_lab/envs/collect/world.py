@@ -73,8 +73,10 @@ class Collect:
         self.rng, self.spec = generator(0, self.device), Spec((4, size, size), torch.float32, tuple(MOVES))
         self._ids = torch.arange(num_envs, device=self.device)
         if goals >= self.width**2:
-            raise UserError(f"env.goals={goals} is impossible: a maze of env.size={size} has {self.width**2} cells, "
-                            "and the agent needs one; take fewer goals")  # fmt: skip
+            raise UserError(
+                f"env.goals={goals} is impossible: a maze of env.size={size} has {self.width**2} cells, "
+                "and the agent needs one; take fewer goals"
+            )
         self.longest = min(self.width - 1, time_limit) if options else 1  # primitive steps of an option
         steps = np.arange(self.longest + 1)
         weight = option_gamma ** np.maximum(steps - 1, 0) * (steps > 0)  # of the last of so many steps
@@ -122,9 +124,11 @@ class Collect:
     @cached_property
     def _starts(self) -> Starts:
         made = pool(self.width, self.holes, self.mazes, self.maze_seed)
-        if (fewest := int(made.count.min())) <= self.goals:
-            raise UserError(f"env.goals={self.goals} is impossible: some mazes have {fewest} open cells, and the agent "
-                            f"needs one; take {fewest - 1} at most")  # fmt: skip
+        if (fewest := int(made.sizes.min())) <= self.goals:
+            raise UserError(
+                f"env.goals={self.goals} is impossible: some mazes have {fewest} open cells, and the agent "
+                f"needs one; take {fewest - 1} at most"
+            )
         return Starts(made, self.width, 1 + self.goals, self.device)
 
     def begun(self) -> Walkers:
@@ -234,8 +238,8 @@ class Collect:
     def maps(self, obs: Tensor) -> Iterator[Map]:
         for walls, agent, goals, left in obs.cpu().numpy():
             rows = tuple("".join("#" if wall else "." for wall in row) for row in walls)
-            (here,), places = np.argwhere(agent).tolist(), np.argwhere(goals).tolist()
-            yield Map(maze_of(rows), tuple(here), tuple(map(tuple, places)), float(left[0, 0]))
+            [(y, x)], places = np.argwhere(agent).tolist(), np.argwhere(goals).tolist()
+            yield Map(maze_of(rows), (y, x), tuple((y, x) for y, x in places), float(left[0, 0]))
 
     # -- stopping and going on
 

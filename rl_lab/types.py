@@ -1,7 +1,7 @@
 """The nouns of the house. Shapes: N envs, T steps, B samples, A actions, S states."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -69,6 +69,10 @@ class VectorEnv(Protocol):
     num_envs: int
     device: torch.device
 
+    @property
+    def time_limit(self) -> int | None: ...  # steps of an episode; None: it may never end
+    @property
+    def frames_per_second(self) -> float | None: ...  # the speed of its time; None: it waits for each action
     def reset(self, seed: int) -> Tensor: ...
     def step(self, action: Tensor) -> Step: ...
     def observe(self) -> Tensor: ...  # [N, ...] what `act` should see now: after a reset, a step, or a restored state
@@ -77,6 +81,7 @@ class VectorEnv(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class Actor(Protocol):
     """Who can be judged. `probabilities` are those by which `act(obs, greedy=True)` draws: of one action 1, if it never
     draws. In a known world they are what its exact regret is worked out from."""
@@ -94,3 +99,16 @@ class Agent(Actor, Protocol):
     def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
     def state_dict(self) -> dict: ...
     def load_state_dict(self, state: dict) -> None: ...
+
+
+class Viewed(Actor, Protocol):
+    """An actor that shows what it thinks: all that a film, a recording or an evaluation needs of an agent."""
+
+    def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """An agent that draws its actions, from a stream of its own."""
+
+    rng: torch.Generator

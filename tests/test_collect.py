@@ -59,7 +59,7 @@ def test_mazes_are_those_of_plain_python():
         carve(again[0][maze], rng)
         for _ in range(5):
             pierce(again[0][maze], rng)
-        rng.random(int(made.count[maze]) - 1)  # their order
+        rng.random(int(made.sizes[maze]) - 1)  # their order
     assert (again[0] == made.open).all()
 
 

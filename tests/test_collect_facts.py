@@ -28,17 +28,17 @@ def test_mazes_obey_the_laws_of_the_generator():
     means = {0: 40.75, 1: 41.66, 2: 42.61, 3: 43.45, 5: 44.51}
     for holes, mean in means.items():
         made = collect_mazes.pool(8, holes, 4_000, 0)
-        assert (made.open.sum((1, 2)) == made.count).all()
-        assert abs(made.count.mean() - mean) < 4 * 2**0.5 * made.count.std() / 4_000**0.5
+        assert (made.open.sum((1, 2)) == made.sizes).all()
+        assert abs(made.sizes.mean() - mean) < 4 * 2**0.5 * made.sizes.std() / 4_000**0.5
         assert all(ndimage.label(maze)[1] == 1 for maze in made.open[:300])
         edges = (made.open & np.roll(made.open, 1, 1))[:, 1:].sum((1, 2))
         edges += (made.open & np.roll(made.open, 1, 2))[:, :, 1:].sum((1, 2))
-        rings = edges - made.count + 1
+        rings = edges - made.sizes + 1
         assert (rings <= holes).all()
         for maze in made.open[rings < holes][:20]:  # nowhere left for one more
             assert not collect_mazes.pierce.py_func(maze.copy(), np.random.default_rng(0))
     ways = neighbours(made.open)
-    assert abs(made.count.std() - 1.49) < 0.08 and made.count.min() >= 35 and made.count.max() <= 50
+    assert abs(made.sizes.std() - 1.49) < 0.08 and made.sizes.min() >= 35 and made.sizes.max() <= 50
     for cells, mean in (((ways >= 3) & made.open, 11.65), ((ways == 1) & made.open, 8.12)):
         counts = cells.sum((1, 2))
         assert abs(counts.mean() - mean) < 4 * 2**0.5 * counts.std() / 4_000**0.5
@@ -66,7 +66,7 @@ def test_no_corridor_zigzags():
 
 def test_small_mazes_lie_within_their_border():
     made = collect_mazes.pool(4, 3, 300, 0)
-    assert not made.open[:, 4:].any() and not made.open[:, :, 4:].any() and made.count.min() > 7
+    assert not made.open[:, 4:].any() and not made.open[:, :, 4:].any() and made.sizes.min() > 7
     env = Collect(300, size=6, goals=2, mazes=300)
     walls = env.reset(0)[:, 0]
     assert walls.shape == (300, 6, 6) and (walls[:, [0, -1]] == 1).all() and (walls[:, :, [0, -1]] == 1).all()

@@ -19,7 +19,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.commands.watch import Channel
 from rl_lab.core.launching import cli
 from rl_lab.envs.collect.world import Collect
-from rl_lab.looking import maze_pictures, panels, pictures
+from rl_lab.looking import panels, pictures, worlds
 from rl_lab.playing import scenes
 from rl_lab.playing.player import load
 from rl_lab.playing.stage import of_world
@@ -133,15 +133,15 @@ def test_a_film_shows_where_the_agent_is_and_what_is_left(greedy_run):
     moments = list(scenes.play(player, episodes=1, seed=4, max_steps=100))
     obs = player.env.reset(4)
     assert moments[-1].ending == "terminated" and len(moments) > 5
-    assert moments[0].picture.tobytes() == maze_pictures.maze(obs[0].numpy()).tobytes()
+    assert moments[0].picture.tobytes() == worlds.picture(*player.env.maps(obs)).tobytes()
     assert len({moment.picture.tobytes() for moment in moments}) == len(moments)
 
 
 def test_what_a_picture_shows():
     env = Collect(1, **SMALL)
     env.reset(0)
-    obs = env.look(walkers_of(env, "A.g #.#", left=5))[0].numpy()
-    board, picture = maze_pictures.bare(maze_pictures.board_rows(obs), panels.SIZE), maze_pictures.maze(obs)
+    (seen,) = env.maps(env.look(walkers_of(env, "A.g #.#", left=5)))
+    board, picture = worlds.board_of(seen), worlds.picture(seen)
     colours = {place: picture.getpixel(board.centre(*place)) for place in ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3))}
     wanted = [panels.AGENT, pictures.FLOOR, pictures.GOAL, pictures.FLOOR, pictures.WALL]
     assert list(colours.values()) == [ImageColor.getrgb(colour) for colour in wanted]
@@ -154,7 +154,8 @@ def test_random_play_is_recorded_with_its_pictures():
     stage = of_world(OmegaConf.create(node), 2, "cpu", True)
     (episode, *_) = stage.episodes([1, 1], 0, True)
     assert episode.frames.shape[0] == len(episode.action) and episode.frames.dtype == np.uint8
-    assert (episode.frames[0] == np.asarray(maze_pictures.maze(episode.obs[0]))).all()
+    (seen,) = stage.env.maps(torch.from_numpy(episode.obs[:1]))
+    assert (episode.frames[0] == np.asarray(worlds.picture(seen))).all()
 
 
 def test_two_discounts_that_differ_are_said(tmp_path, capsys):

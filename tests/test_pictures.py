@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 
 from rl_lab.core.errors import UserError
+from rl_lab.envs.abilities import Map
 from rl_lab.envs.tabular.gridworld import MOVES, gridworld
 from rl_lab.envs.tabular.mdp import Layout
 from rl_lab.looking import panels, pictures, plan_pictures
 from rl_lab.looking.panels import INK, PAPER
-from rl_lab.looking.pictures import FLOOR, GOAL, PIT, VIRIDIS, WALL, Board, world
+from rl_lab.looking.pictures import FLOOR, GOAL, PIT, VIRIDIS, WALL, Board
 from rl_lab.looking.plan_pictures import Sweeps, draw, triangles
+from rl_lab.looking.worlds import picture
 from rl_lab.planning import Plan, value_iteration
 
 BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state", "gamma": 1.0}
@@ -58,8 +60,10 @@ def test_the_four_by_three_world():
     value, q, _ = solved(mdp)
     board = Board(mdp.layout, mdp.actions, value, q)
     assert board.cell == 96 and board.picture.size == (4 * 96 + 6, 3 * 96 + 6 + 34)
-    assert np.array_equal(np.array(board.with_agent(11)), np.array(board.picture))  # the world has ended
-    assert board.with_agent(0).getpixel(board.centre(0, 0)) == rgb(panels.AGENT)
+    assert np.array_equal(
+        np.array(board.with_agent(mdp.layout.cell(11))), np.array(board.picture)
+    )  # the world has ended
+    assert board.with_agent(mdp.layout.cell(0)).getpixel(board.centre(0, 0)) == rgb(panels.AGENT)
     assert board.picture.getpixel(board.centre(0, 0)) != rgb(panels.AGENT)
     assert (square(board, 1, 1) == rgb(WALL)).all()
     for (y, x), colour in {(0, 2): VIRIDIS[-1], (2, 3): VIRIDIS[0]}.items():  # .918 and .388
@@ -343,16 +347,15 @@ def test_a_film_that_cannot_be_written(tmp_path):
 
 
 def test_a_bare_world():
-    mdp = gridworld(**BOOK)
-    seen, ended = np.array(world(mdp.layout, 0)), np.array(world(mdp.layout, 11))
+    layout = gridworld(**BOOK).layout
+    seen, ended, moved = (np.array(picture(Map(layout, layout.cell(state)))) for state in (0, 11, 10))
     assert seen.shape == ended.shape == (294, 390, 3)
     assert (seen[51, 51] == rgb(panels.AGENT)).all() and (ended[51, 51] == rgb(FLOOR)).all()
     assert (ended[147, 147] == rgb(WALL)).all() and (ended[5, 200 + 96] == rgb(GOAL)).all()
-    moved = np.array(world(mdp.layout, 10))  # the last cell, in the lower right corner
     assert (moved[2 * 96 + 51, 3 * 96 + 51] == rgb(panels.AGENT)).all() and (moved[51, 51] == rgb(FLOOR)).all()
     start = time.perf_counter()
     for state in range(100):
-        world(mdp.layout, state % 11)
+        picture(Map(layout, layout.cell(state % 11)))
     assert time.perf_counter() - start < 0.5  # it is drawn once
 
 

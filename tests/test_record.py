@@ -19,11 +19,12 @@ from rl_lab.core import recording
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.recording import Episode, Recording
+from rl_lab.envs.abilities import Map
 from rl_lab.envs.atari import Atari
 from rl_lab.envs.gym import Gym
 from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.stepper import MDPEnv
-from rl_lab.looking import pictures
+from rl_lab.looking import worlds
 from rl_lab.memory.episodes import play_episodes, transitions
 from rl_lab.playing.player import load
 from rl_lab.types import Transition
@@ -156,10 +157,10 @@ def test_frames_are_what_was_seen(tmp_path):
     """A picture belongs to the observation before the action, in a gridworld and on Atari's second emulator."""
     common = ["device=cpu", "frames=true"]
     assert rl_lab("record", "env=russell_norvig", "episodes=3", f"out={tmp_path / 'grid'}", *common) == 0
-    mdp = gridworld(MAP, rewards={"G": 1.0, "X": -1.0})
+    layout = gridworld(MAP, rewards={"G": 1.0, "X": -1.0}).layout
     for e in Recording(tmp_path / "grid").episodes():
         for frame, obs in zip(e.frames, e.obs, strict=False):
-            assert np.array_equal(frame, np.asarray(pictures.world(mdp.layout, int(obs.argmax()))))
+            assert np.array_equal(frame, np.asarray(worlds.picture(Map(layout, layout.cell(int(obs.argmax()))))))
     pong = ["env=atari", "env.game=pong", "env.max_frames=800", "episodes=1"]
     assert rl_lab("record", *pong, f"out={tmp_path / 'pong'}", *common) == 0
     (e,) = Recording(tmp_path / "pong").episodes()

@@ -32,9 +32,41 @@ def test_every_world_of_conf_is_registered_when_rl_lab_is_imported():
     assert gymnasium.spec(ROOMS).kwargs == {"world": "four_rooms"}
 
 
-def test_registering_needs_neither_torch_nor_yaml():
-    code = "import sys, rl_lab; sys.exit(bool({'torch', 'yaml', 'omegaconf', 'hydra'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_importing_rl_lab_imports_nothing_else():
+    heavy = {"torch", "gymnasium", "numpy", "yaml", "omegaconf", "hydra"}
+    assert python(f"import sys, rl_lab; print({heavy} & set(sys.modules))") == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import rl_lab, gymnasium",
+        "import gymnasium, rl_lab",
+        "import rl_lab; from gymnasium import spaces; import gymnasium",
+        "import rl_lab, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",  # looked for first
+    ],
+)
+def test_the_worlds_are_registered_in_whichever_order_one_imports(imports):
+    """And nothing waits any longer then: gymnasium is loaded by its own loader."""
+    told = "import sys; print('rl_lab/FourRooms-v0' in gymnasium.registry, type(gymnasium.__spec__.loader).__name__)"
+    waiting = "print(any(type(finder).__name__ == 'Waiting' for finder in sys.meta_path))"
+    assert python(f"{imports}; {told}; {waiting}") == "True SourceFileLoader\nFalse\n"
+
+
+def test_a_world_is_registered_by_what_it_is_built_of(tmp_path, monkeypatch):
+    """Not those of Gymnasium itself, nor those that need a file or a name."""
+    (tmp_path / "env").mkdir()
+    files = {"base": "_target_: rl_lab.envs.collect.world.Collect\n", "mine": "# mine\ndefaults: [base, _self_]\n",
+             "theirs": "_target_: rl_lab.envs.gym.Gym\nid: CartPole-v1\n", "again": "defaults: [theirs]\n",
+             "odd": "mdp:\n  _target_: rl_lab.envs.tabular.stepper.MDPEnv\n"}  # fmt: skip
+    for stem, text in files.items():
+        (tmp_path / "env" / f"{stem}.yaml").write_text(text)
+    monkeypatch.setattr("rl_lab.gymnasium_api.registration.conf_dir", lambda: tmp_path)
+    assert worlds() == ["base", "mine"]
 
 
 @pytest.mark.parametrize("world", [w for w in worlds() if w not in ("car_rental", "scattered")])

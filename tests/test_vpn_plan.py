@@ -13,7 +13,9 @@ from rl_lab.agents.vpn.model import FrameEncoder, ValuePrediction
 from rl_lab.agents.vpn.planner import Imagined, action_values, look_ahead, path, widths
 from rl_lab.agents.vpn.unroll import Sequences, k_step_losses, predictable
 from rl_lab.core.errors import UserError
-from rl_lab.looking import maze_pictures, panels, pictures, trees
+from rl_lab.envs.abilities import Map
+from rl_lab.envs.collect.world import maze_of
+from rl_lab.looking import panels, pictures, trees, worlds
 from rl_lab.types import Spec
 
 # -- the planner
@@ -268,11 +270,9 @@ def test_an_imagined_observation_has_the_size_of_a_true_one_and_is_encoded_anew(
 # -- the plan made visible
 
 
-def hall() -> tuple[np.ndarray, tuple]:
+def hall() -> tuple[Map, tuple]:
     """An empty hall with the agent in its corner, and Chain's plan: options 1, 0, 1 of three steps each."""
-    maze = np.zeros((4, 5, 7), np.float32)
-    maze[0] = np.pad(np.zeros((3, 5)), 1, constant_values=1)
-    maze[1, 1, 1] = 1
+    maze = Map(maze_of(("#######", *["#.....#"] * 3, "#######")), (1, 1), time_left=0.0)
     plan = look_ahead(Chain(), torch.zeros(1, 1, 1, 1), (2, 2, 2), 1.0)
     return maze, tuple(level._replace(duration=3 * level.duration) for level in plan)
 
@@ -293,7 +293,7 @@ def test_the_tree_shows_every_branch_and_the_best_path_over_them():
 
 def test_the_way_is_drawn_below_the_agent():
     maze, plan = hall()
-    before, board = maze_pictures.maze(maze), maze_pictures.bare(maze_pictures.board_rows(maze), panels.SIZE)
+    before, board = worlds.picture(maze), worlds.board_of(maze)
     after = trees.with_way(before, maze, plan, ("down", "right"))
     changed = [c for c in np.ndindex(5, 7) if after.getpixel(board.centre(*c)) != before.getpixel(board.centre(*c))]
     assert set(changed) <= {(1, 2), (1, 3), (1, 4), (2, 4), (3, 4), (3, 5)} and {(1, 4), (3, 4), (3, 5)} <= set(changed)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -42,8 +43,13 @@ def evaluate_runs(
         player.env.close()
         files.write(files.inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
         mean, error, length, *regret = record["scores"].values()
-        figures = (f"{mean:,.6g}", "-" if error is None else f"{error:.2g}", f"{length:,.1f}",
-                   f"{record['episodes']:,}", f"{regret[0]:.6g}" if regret else "-")  # fmt: skip
+        figures = (
+            f"{mean:,.6g}",
+            "-" if error is None else f"{error:.2g}",
+            f"{length:,.1f}",
+            f"{record['episodes']:,}",
+            f"{regret[0]:.6g}" if regret else "-",
+        )
         table.add_row(Text(str(folder)), f"{player.step:,} {player.unit}", *figures)
     Console(width=max(120, Console().width)).print(table)
 
@@ -52,8 +58,17 @@ def evaluation(player: Player, episodes: int, seed: int) -> dict:
     """What evaluation.json holds; the standard error of a single episode is None. In a known world the exact regret."""
     returns, lengths = (x.double() for x in play(player.env, player.act, episodes, seed))
     error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
-    scores = {"eval/return": float(returns.mean()), "eval/return_se": error, "eval/length": float(lengths.mean())}
+    scores: dict[str, Any] = {
+        "eval/return": float(returns.mean()),
+        "eval/return_se": error,
+        "eval/length": float(lengths.mean()),
+    }
     scores |= Judge(player.env, episodes, seed).exact(player.agent)
-    record = {"step": player.step, "episodes": len(returns), "seed": seed, "device": str(player.env.device),
-              "changes": list(player.changes)}  # fmt: skip
+    record = {
+        "step": player.step,
+        "episodes": len(returns),
+        "seed": seed,
+        "device": str(player.env.device),
+        "changes": list(player.changes),
+    }
     return {**record, "scores": scores, "returns": returns.tolist()}

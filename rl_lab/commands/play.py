@@ -39,13 +39,15 @@ def play(
     """One episode by hand, and then the agent's own from the same seed. Raises UserError."""
     if len(runs) + (env is not None) != 1:
         raise UserError("play in the world of one run, rl-lab play run=<folder>, or in any, rl-lab play env=<name>")
-    how = dict(max_envs=1, device=device, seed=seed, camera=True, changes=changes)
-    player = load(runs[0], **how) if runs else guest(env, device)
+    if env is None:
+        player = load(runs[0], max_envs=1, device=device, seed=seed, camera=True, changes=changes)
+    else:
+        player = guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
         foot = legend(player.env.spec.actions, keys)
         with open_screen(view, [player], port=port, foot=foot, listens=True) as screen:
-            own = getattr(player.env, "frames_per_second", None)
+            own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
             end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency)
         print(f"you: {told(end.reward, end.step, end.ending or 'left')}")
@@ -82,7 +84,8 @@ class Hand:
 
     def __init__(self, screen: Screen, keys: Mapping[str, int], rate: float | None):
         self.screen, self.keys, self.rate = screen, keys, rate
-        self.down, self.due = None, 0.0
+        self.down: str | None = None
+        self.due = 0.0
 
     def choose(self, moment: Moment) -> int | None:
         """The action to take now; None to leave. The first key is always waited for."""
@@ -95,14 +98,16 @@ class Hand:
                 self.down = key
                 if waits:
                     break
-        if not waits:
+        if self.rate:
             self.due = max(self.due, time.monotonic()) + 1 / self.rate
-        return moment.action if self.down == HAND_OVER else self.keys[self.down]
+        if self.down is None or self.down == HAND_OVER:
+            return moment.action
+        return self.keys[self.down]
 
 
 def bindings(actions: Sequence[str]) -> dict[str, int]:
     """Which action each key stands for; actions of unknown names have their number's digit, or a letter."""
-    keys = {}
+    keys: dict[str, int] = {}
     for i, action in enumerate(actions):
         plain = action.removesuffix("fire")
         wanted = KEYS.get(action) or (tuple(k.upper() for k in KEYS[plain][-1:]) if plain in KEYS else ())
@@ -117,8 +122,10 @@ def bindings(actions: Sequence[str]) -> dict[str, int]:
 
 
 def legend(actions: Sequence[str], keys: Mapping[str, int]) -> str:
-    words = [f"{action}: {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
-             for number, action in enumerate(actions)]  # fmt: skip
+    words = [
+        f"{action}: {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
+        for number, action in enumerate(actions)
+    ]
     return "   ".join([*words, "as the agent would: enter", "leave: q"])
 
 

@@ -43,13 +43,15 @@ def record(
     """Records, or goes on where the folder's recording stopped; returns the folder. Raises UserError."""
     if len(runs) + (env is not None) != 1:
         raise UserError("record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>")
-    if frame_size and not (frames and re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", str(frame_size))):
-        raise UserError(f"frame_size={frame_size} is impossible: it is height x width, as in 42x42, of frames=true")
+    size = dimensions(frame_size, frames)
     goal = Goal(episodes or (None if steps else 100), steps)
 
     def stage(num_envs: int) -> Stage:
-        found = of_run(runs[0], num_envs, device, frames, changes) if runs else of_world(env, num_envs, device, frames)
-        return found._replace(epsilon=epsilon, size=frame_size and tuple(map(int, frame_size.split("x"))))
+        if env is None:
+            found = of_run(runs[0], num_envs, device, frames, changes)
+        else:
+            found = of_world(env, num_envs, device, frames)
+        return found._replace(epsilon=epsilon, size=size)
 
     probe = stage(1)
     try:
@@ -66,6 +68,15 @@ def record(
         afford(folder, about, goal)
         fill(folder, about, goal, gone, stage(about["num_envs"]), frames)
     return told(folder)
+
+
+def dimensions(size: str | int | None, frames: bool) -> tuple[int, int] | None:
+    """Height and width, of text such as 42x42. Raises UserError."""
+    if not size:
+        return None
+    if not (frames and (found := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", str(size)))):
+        raise UserError(f"frame_size={size} is impossible: it is height x width, as in 42x42, of frames=true")
+    return int(found[1]), int(found[2])
 
 
 def of_run(folder: Path, num_envs: int, device: str, frames: bool, changes: Sequence[str]) -> Stage:
@@ -101,10 +112,20 @@ def described(stage: Stage, seed: int, frames: bool) -> dict:
     shape = list(spec.obs_shape[1:] if spec.frame_stack > 1 else spec.obs_shape)
     obs = {"shape": shape, "dtype": str(spec.obs_dtype).removeprefix("torch.")}
     size = "own" if stage.size is None else list(stage.size)
-    return {"format": recording.FORMAT, "env": env, "agent": stage.words, "epsilon": stage.epsilon, "seed": seed,
-            "actions": list(spec.actions), "frame_stack": spec.frame_stack, "obs": obs,
-            "frames": size if frames else None, "versions": provenance.versions(), "git": provenance.revision(),
-            "command": " ".join(sys.argv)}  # fmt: skip
+    return {
+        "format": recording.FORMAT,
+        "env": env,
+        "agent": stage.words,
+        "epsilon": stage.epsilon,
+        "seed": seed,
+        "actions": list(spec.actions),
+        "frame_stack": spec.frame_stack,
+        "obs": obs,
+        "frames": size if frames else None,
+        "versions": provenance.versions(),
+        "git": provenance.revision(),
+        "command": " ".join(sys.argv),
+    }
 
 
 def default_folder(runs: Sequence[Path], about: dict) -> Path:
@@ -128,8 +149,10 @@ def earlier_recording(folder: Path, about: dict) -> Recording | None:
     earlier = Recording(folder)
     for key in SAME:
         if (there := earlier.about.get(key)) != about[key]:
-            raise UserError(f"{folder} holds a recording with another {key} ({_brief(there)}, not "
-                            f"{_brief(about[key])}); choose another out=<folder>")  # fmt: skip
+            raise UserError(
+                f"{folder} holds a recording with another {key} ({_brief(there)}, not "
+                f"{_brief(about[key])}); choose another out=<folder>"
+            )
     return earlier
 
 
@@ -155,11 +178,15 @@ def afford(folder: Path, about: dict, goal: Goal) -> None:
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if left * disk > free:
-        raise UserError(f"{folder} needs about {left * disk / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB left; "
-                        "record fewer episodes or steps, or choose another out=<folder>")  # fmt: skip
-    print(f"{folder}: about {left:,} episodes of {one['steps']:,.0f} steps, {left * disk / 1e6:,.3g} MB, as {shards:,} "
-          f"shard(s) of {full * disk / 1e6:,.3g} MB ({full * one['memory_bytes'] / 1e6:,.3g} MB in memory)",
-          file=sys.stderr)  # fmt: skip
+        raise UserError(
+            f"{folder} needs about {left * disk / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB left; "
+            "record fewer episodes or steps, or choose another out=<folder>"
+        )
+    print(
+        f"{folder}: about {left:,} episodes of {one['steps']:,.0f} steps, {left * disk / 1e6:,.3g} MB, as {shards:,} "
+        f"shard(s) of {full * disk / 1e6:,.3g} MB ({full * one['memory_bytes'] / 1e6:,.3g} MB in memory)",
+        file=sys.stderr,
+    )
 
 
 # -- recording
@@ -189,8 +216,9 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
             about["shards"][number : number + 1] = [recording.write_shard(folder, number, episodes, first)]
             recording.write_index(folder, about)
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror or error}; what is whole is kept: make room, and the same command "
-                        "goes on") from error  # fmt: skip
+        raise UserError(
+            f"{folder}: {error.strerror or error}; what is whole is kept: make room, and the same command goes on"
+        ) from error
     except KeyboardInterrupt:
         progress.say("stopped: whole shards are kept, and the same command goes on")
         raise
@@ -212,8 +240,10 @@ def work(about: dict, goal: Goal, gone: list[int]) -> Iterator[tuple[int, int]]:
 def told(folder: Path) -> Path:
     found = Recording(folder)
     reward, size = (sum(shard[key] for shard in found.about["shards"]) for key in ("total_reward", "bytes"))
-    print(f"{folder}: {found.num_episodes:,} episodes, {found.num_steps:,} steps, mean return "
-          f"{reward / found.num_episodes:,.6g}, {size / 1e6:,.3g} MB")  # fmt: skip
+    print(
+        f"{folder}: {found.num_episodes:,} episodes, {found.num_steps:,} steps, mean return "
+        f"{reward / found.num_episodes:,.6g}, {size / 1e6:,.3g} MB"
+    )
     return folder
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from PIL import Image
 
@@ -49,7 +49,7 @@ def render(
             write_still(path, still(players, seed, saliency))
         else:
             rates = [rate_of(p, fps) for p in players]
-            shown = dict(episodes=episodes, seed=seed, max_steps=max_steps, saliency=saliency)
+            shown: dict[str, Any] = dict(episodes=episodes, seed=seed, max_steps=max_steps, saliency=saliency)
             films = [at_rate(film(p, rate, **shown), rate, max(rates)) for p, rate in zip(players, rates, strict=True)]
             for line in write(path, watched(together(films)), max(rates), gif=gif):
                 print(line)
@@ -79,8 +79,10 @@ def place(out: str | None, players: list[Player]) -> Path:
     if not Path(out).suffix:
         out += ".mp4"
     if (kind := Path(out).suffix) not in (".mp4", ".gif", ".png"):
-        raise UserError(f"out={out} is impossible: it must be a film (.mp4, and the .gif beside it), a still (.png) or "
-                        "a folder that is there")  # fmt: skip
+        raise UserError(
+            f"out={out} is impossible: it must be a film (.mp4, and the .gif beside it), a still (.png) or "
+            "a folder that is there"
+        )
     return Path(out) if kind == ".png" else Path(out).with_suffix(".mp4")
 
 

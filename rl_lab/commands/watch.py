@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import summary
 from rl_lab.core.settings import Count, Natural, Positive
-from rl_lab.playing.player import load, settings_of
+from rl_lab.playing.player import Player, load, settings_of
 from rl_lab.playing.saliency import Saliency
 from rl_lab.playing.scenes import Screen, Where, abreast, at_rate, open_screen, play, rate_of, stay
 
@@ -37,12 +38,14 @@ def watch(
         for folder in runs:
             channels.append(channel := Channel(folder, seed, device, changes))
             stack.callback(channel.close)
-        screen = stack.enter_context(open_screen(view, [c.player for c in channels], port=port))
         rates = [rate_of(c.player, fps) for c in channels]
-        shows = [at_rate(c.show(screen, rate, episodes, max_steps=max_steps, saliency=saliency), rate, max(rates))
-                 for c, rate in zip(channels, rates, strict=True)]  # fmt: skip
-        for parts in paced(abreast(shows), max(rates), screen.fps):
-            screen.show(parts)
+        with open_screen(view, [c.player for c in channels], port=port) as screen:
+            shows = [
+                at_rate(c.show(screen, rate, episodes, max_steps=max_steps, saliency=saliency), rate, max(rates))
+                for c, rate in zip(channels, rates, strict=True)
+            ]
+            for parts in paced(abreast(shows), max(rates), screen.fps):
+                screen.show(parts)
 
 
 class Channel:
@@ -51,20 +54,23 @@ class Channel:
     def __init__(self, folder: Path, seed: int, device: str, changes: Sequence[str] = ()):
         settings_of(folder, changes)
         self.folder, self.seed, self.device, self.changes = folder, seed, device, changes
-        self.path, self.player, self._stamp = folder / "checkpoint.pt", None, None
+        self.path = folder / "checkpoint.pt"
         if self._newest() is None and _is_running(folder):
             print(f"waiting for the first checkpoint of {folder}; training writes one now and then", file=sys.stderr)
             while self._newest() is None and _is_running(folder):
                 time.sleep(POLL)
-        self.tune()
+        self._stamp, self.player = self._newest(), self._load()
+
+    def _load(self) -> Player:
+        how: dict[str, Any] = dict(device=self.device, seed=self.seed, changes=self.changes)
+        return load(self.folder, max_envs=1, camera=True, **how)
 
     def tune(self) -> bool:
         """Takes up the latest checkpoint; whether that is another than before. Raises UserError."""
         stamp = self._newest()
-        if self.player and stamp in (None, self._stamp):
+        if stamp in (None, self._stamp):
             return False
-        how = dict(device=self.device, seed=self.seed, changes=self.changes)
-        player = load(self.folder, max_envs=1, camera=True, **how)
+        player = self._load()
         self.close()
         self.player, self._stamp = player, stamp
         return True
@@ -82,8 +88,7 @@ class Channel:
                     yield part
 
     def close(self) -> None:
-        if self.player:
-            self.player.env.close()
+        self.player.env.close()
 
     def _newest(self) -> tuple | None:
         """What tells a checkpoint from the one before: each is a new file, whole, in the place of the last."""

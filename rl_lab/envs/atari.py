@@ -1,8 +1,10 @@
 """ale-py's vector env behind our protocol (Bellemare et al., 2013): numpy and autoreset end in this file."""
 
+from typing import Any
+
 import numpy as np
 import torch
-from ale_py import Action, roms
+from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
@@ -41,19 +43,27 @@ class Atari:
     ):
         if game not in roms.get_all_rom_ids():
             raise UserError(f"no Atari game '{game}'{nearest(game, roms.get_all_rom_ids())}")
-        arguments = dict(
-            game=game, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, reward_clipping=False,
-            life_loss_info=life_loss_terminal, frameskip=frame_skip, repeat_action_probability=sticky,
-            noop_max=noop_max, use_fire_reset=fire_reset, full_action_space=full_actions,
-            max_num_frames_per_episode=UNLIMITED, num_threads=num_threads,
-        )  # fmt: skip
+        arguments: dict[str, Any] = dict(
+            game=game,
+            num_envs=num_envs,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            reward_clipping=False,
+            life_loss_info=life_loss_terminal,
+            frameskip=frame_skip,
+            repeat_action_probability=sticky,
+            noop_max=noop_max,
+            use_fire_reset=fire_reset,
+            full_action_space=full_actions,
+            max_num_frames_per_episode=UNLIMITED,
+            num_threads=num_threads,
+        )
         self._env = AtariVectorEnv(**arguments)
-        colour = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
+        colour: dict[str, Any] = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
         self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
         self.num_envs, self.device, self.frames_per_second = num_envs, torch.device(device), 60 / frame_skip
         self.time_limit = -(-max_frames // frame_skip)  # steps
-        names = tuple(Action(a).name.lower() for a in self._env.ale.get_action_set())
-        self.spec = Spec(self._env.single_observation_space.shape, torch.uint8, names, frame_stack=4)
+        names = tuple(action.name.lower() for action in self._env.ale.get_action_set())
+        self.spec = Spec(tuple(self._env.single_observation_space.shape or ()), torch.uint8, names, frame_stack=4)
 
     def reset(self, seed: int) -> Tensor:
         obs, info = self._env.reset(seed=seed)
@@ -64,10 +74,10 @@ class Atari:
         return self._obs
 
     def step(self, action: Tensor) -> Step:
-        action = action.cpu().numpy()
-        obs, reward, terminated, _, info = self._env.step(action)
+        actions = action.cpu().numpy()
+        obs, reward, terminated, _, info = self._env.step(actions)
         if self._twin:
-            self._picture, *_ = self._twin.step(action)
+            self._picture, *_ = self._twin.step(actions)
         # Under life_loss_info `terminated` marks a lost life too; only a reset turns the frame counter back.
         frame = info["episode_frame_number"].copy()
         over = terminated & (frame <= self._frame)
@@ -97,6 +107,9 @@ class Atari:
     def picture(self) -> np.ndarray:
         """uint8 [N, 210, 160, 3], in colour; needs `camera`."""
         return self._picture[:, -1]
+
+    def sees_picture(self) -> bool:
+        return True
 
     def _tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x).to(self.device, non_blocking=True)

@@ -4,7 +4,7 @@ import functools
 import re
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from rl_lab.envs import frames
 from rl_lab.types import Spec, Step
 
 # Where an exception comes from, if an answer of an environment could not be used.
-INTERFACE = [*(str(Path(module.__file__).parent) for module in (gymnasium, np)), functools.__file__, __file__]
+INTERFACE = [*(str(Path(str(module.__file__)).parent) for module in (gymnasium, np)), functools.__file__, __file__]
 
 
 class Gym:
@@ -58,11 +58,13 @@ class Gym:
                 f"env.id={id} is refused: its actions are {actions}, and agents here choose among discrete ones"
             )
         self._space, self._first_action = self._env.single_observation_space, int(actions.start)
-        self._is_image = self._space.dtype == np.uint8 and len(self._space.shape) == 3
-        self._channels = channels_of(id, self._space.shape, channels) if self._is_image else None
+        shape = self._space.shape or ()
+        self._is_image = self._space.dtype == np.uint8 and len(shape) == 3
+        self._channels = channels_of(id, shape, channels) if self._is_image else None
         self.num_envs, self.device = num_envs, torch.device(device)
         self.frames_per_second = frames.speed(self._env.metadata.get("render_fps"))
-        limit = self._env.spec.kwargs.get("max_episode_steps", self._env.spec.max_episode_steps)
+        made_by = self._env.spec
+        limit = made_by and made_by.kwargs.get("max_episode_steps", made_by.max_episode_steps)
         self.time_limit = limit if limit and limit > 0 else None  # steps; None: an episode may never end
         self.spec = Spec(*self._shape(id), tuple(str(a) for a in range(int(actions.n))))
 
@@ -94,8 +96,8 @@ class Gym:
             for i in np.flatnonzero(last):
                 true[i] = info["final_obs"][i]
             next_obs = self._tensor(true)
-        numbers = torch.from_numpy(np.stack([reward, 1.0 - terminated]).astype(np.float32)).to(self.device)
-        return Step(*numbers, torch.from_numpy(last).to(self.device), next_obs, self._obs)
+        paid, discount = torch.from_numpy(np.stack([reward, 1.0 - terminated]).astype(np.float32)).to(self.device)
+        return Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs)
 
     def observe(self) -> Tensor:
         return self._obs
@@ -103,7 +105,11 @@ class Gym:
     def picture(self) -> np.ndarray:
         """uint8 [N, H, W, 3]; needs `camera`. Raises UserError where nothing is drawn."""
         with answers_checked(self._id, "render"):
-            return np.stack([frames.as_picture(frame, self._id) for frame in self._env.render()])
+            drawn: Any = self._env.render()
+            return np.stack([frames.as_picture(frame, self._id) for frame in drawn])
+
+    def sees_picture(self) -> bool:
+        return self.picture().shape[1:3] == self.spec.obs_shape[1:]
 
     def _tensor(self, obs: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.array(obs)).to(self.device)
@@ -133,8 +139,9 @@ class Own(gymnasium.Wrapper):
         obs, _ = self.env.reset(**how)
         return np.array(obs), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        obs, reward, terminated, truncated, _ = self.env.step(action)
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        answer: tuple[Any, Any, bool, bool, dict] = self.env.step(action)
+        obs, reward, terminated, truncated, _ = answer
         if not isinstance(reward, float | int | np.generic) and (reward is None or np.ndim(reward)):
             raise TypeError(f"a reward is a number, and {reward!r} is not")
         return obs.copy() if isinstance(obs, np.ndarray) else np.array(obs), reward, terminated, truncated, {}
@@ -160,8 +167,10 @@ def made(id: str, num_envs: int, options: dict, camera: dict) -> gymnasium.vecto
         raise UserError(f"env.id={id} with env.options {options}: {words}") from error
     if (mode := env.metadata.get("autoreset_mode")) is not AutoresetMode.SAME_STEP:
         env.close()
-        raise UserError(f"env.id={id} is refused: it is registered with autoreset_mode={getattr(mode, 'value', mode)}; "
-                        "here an episode begins in the step that ends the one before")  # fmt: skip
+        raise UserError(
+            f"env.id={id} is refused: it is registered with autoreset_mode={getattr(mode, 'value', mode)}; "
+            "here an episode begins in the step that ends the one before"
+        )
     return env
 
 
@@ -173,15 +182,16 @@ def game_of(id: str) -> str | None:
     return {game.replace("_", ""): game for game in roms.get_all_rom_ids()}.get(name)
 
 
-def channels_of(id: str, shape: tuple[int, int, int], wanted: str | None) -> str:
+def channels_of(id: str, shape: tuple[int, ...], wanted: str | None) -> str:
     """Which side of an image counts its channels. Raises UserError where it could be either."""
     first, middle, last = shape
     if wanted:
         return wanted
     if min(middle, last) > first or min(first, middle) > last:
         return "first" if first < last else "last"
-    raise UserError(f"env.id={id}: which side of its images {shape} counts the channels? "
-                    "env.channels=first or env.channels=last")  # fmt: skip
+    raise UserError(
+        f"env.id={id}: which side of its images {shape} counts the channels? env.channels=first or env.channels=last"
+    )
 
 
 @contextmanager
@@ -196,8 +206,10 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
         if any(not _of_interface(file) for file in files):
             raise
         words = " ".join(str(error).split())[:200]
-        raise UserError(f"env.id={id}: what its {method}() answers is not as Gymnasium {gymnasium.__version__} has it "
-                        f"({words}); see gymnasium.utils.env_checker") from error  # fmt: skip
+        raise UserError(
+            f"env.id={id}: what its {method}() answers is not as Gymnasium {gymnasium.__version__} has it "
+            f"({words}); see gymnasium.utils.env_checker"
+        ) from error
 
 
 def _of_interface(file: str) -> bool:
@@ -207,11 +219,10 @@ def _of_interface(file: str) -> bool:
 
 def drawing(id: str) -> dict:
     """What asks for pictures, or else for text; of a world that says it has neither, for none."""
-    try:
+    creator: Any = None
+    with suppress(gymnasium.error.Error, ImportError, AttributeError):
         creator = gymnasium.spec(id).entry_point
         creator = gymnasium.envs.registration.load_env_creator(creator) if isinstance(creator, str) else creator
-    except (gymnasium.error.Error, ImportError, AttributeError):
-        creator = None
     said = (getattr(creator, "metadata", None) or {}).get("render_modes")
     modes = {"rgb_array"} if said is None else {*said}
     mode = "rgb_array" if {"rgb_array", "rgb_array_list"} & modes else "ansi" if "ansi" in modes else None

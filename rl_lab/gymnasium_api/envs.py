@@ -10,17 +10,16 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from rl_lab.core import conf_dir, settings
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.envs.collect.world import Collect, mixed
-from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.envs.abilities import Functional, mixed
 from rl_lab.gymnasium_api import registration
 from rl_lab.looking import worlds
 
-METADATA = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
 
 
 class World(gymnasium.Env):
@@ -43,7 +42,7 @@ class World(gymnasium.Env):
         step = self._env.advance(self._env.walkers, torch.tensor([action], device=self._env.device), *self._env.draw())
         self._env.walkers, self._state = step.walkers, step.successor
         obs, terminated, last = self._env.look(step.successor), not step.discount, bool(step.last)
-        info = {"duration": int(step.duration)} if isinstance(self._env, Collect) else {}
+        info = {} if step.duration is None else {"duration": int(step.duration)}
         return self._seen(obs), float(step.reward), terminated, last and not terminated, info
 
     def _seen(self, obs: Tensor) -> Any:
@@ -101,8 +100,8 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         """The walkers of `advance` stand at their next start already where an episode ended: a reset shows them."""
         if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise gymnasium.error.ResetNeeded('episodes are over: reset them with options={"reset_mask": ...}')
-        before, actions = self._env.walkers, torch.as_tensor(actions, device=self._env.device)
-        step = self._env.advance(before, actions, *self._env.draw())
+        before = self._env.walkers
+        step = self._env.advance(before, torch.as_tensor(actions, device=self._env.device), *self._env.draw())
         reward, last, terminated = step.reward.double(), step.last, step.discount == 0
         self._env.walkers, self._state, info = step.walkers, step.successor, {}
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:  # who ended in the last step now only begins
@@ -113,8 +112,8 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         elif self.autoreset_mode is AutoresetMode.SAME_STEP:
             info, self._state = self._final(step.successor, last.cpu().numpy()), self._env.state
         self._over = last
-        numbers = (x.cpu().numpy() for x in (reward, terminated, last & ~terminated))
-        return self._seen(self._state), *numbers, info
+        truncated = last & ~terminated
+        return self._seen(self._state), reward.cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy(), info
 
     def _final(self, successor: Tensor, last: np.ndarray) -> dict:
         """What SyncVectorEnv tells of the episodes that ended in this step."""
@@ -128,7 +127,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
     def _seen(self, state: Tensor) -> np.ndarray:
         return self._env.look(state).cpu().numpy().copy()
 
-    def render(self) -> tuple[np.ndarray | str, ...] | None:
+    def render(self) -> tuple[Any, ...] | None:
         if self.render_mode is None:
             return None
         return tuple(frames(self._env, self._state, self.render_mode))
@@ -137,7 +136,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
 # -- what both need
 
 
-def build(world: str, device: str = "cpu", obs: str | None = None, **changes) -> MDPEnv | Collect:
+def build(world: str, device: str = "cpu", obs: str | None = None, **changes) -> Functional:
     """The env of conf/env/<world>.yaml with `changes` merged into it, checked. Raises UserError."""
     if world not in (names := registration.worlds()):
         raise UserError(f"no world '{world}'{nearest(world, names)}")
@@ -165,25 +164,25 @@ def _check_plain(value: Any, path: str) -> None:
         raise UserError(f"{path} is refused: it holds ${{, and settings of a world refer to nothing")
 
 
-def _read(world: str) -> DictConfig:
-    """The file, on those that its defaults name."""
-    written = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
+def _read(world: str) -> Any:
+    """A DictConfig of the file, on those that its defaults name."""
+    written: Any = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
     bases = [_read(base) for base in written.pop("defaults", []) if base != "_self_"]
     return OmegaConf.merge(*bases, written)
 
 
-def spaces_of(env: MDPEnv | Collect) -> tuple[spaces.Space, spaces.Discrete]:
+def spaces_of(env: Functional) -> tuple[spaces.Space, spaces.Discrete]:
     """Of the observations and the actions of one walker."""
     actions = spaces.Discrete(env.spec.num_actions)
+    low, high = env.bounds
     if env.spec.obs_dtype == torch.int64:
-        return spaces.Discrete(len(env.mdp.start)), actions
-    low = 0.0 if isinstance(env, Collect) else env.form.low
-    return spaces.Box(low, 1.0, env.spec.obs_shape, np.float32), actions
+        return spaces.Discrete(int(high) + 1), actions
+    return spaces.Box(low, high, env.spec.obs_shape, np.float32), actions
 
 
-def modes(wanted: str | None, world: str, env: MDPEnv | Collect) -> tuple[dict, str | None]:
+def modes(wanted: str | None, world: str, env: Functional) -> tuple[dict, str | None]:
     """The metadata of this world, which without a map has no picture, and the mode if it is one. Raises UserError."""
-    names = METADATA["render_modes"] if worlds.has_map(env) else []
+    names = METADATA["render_modes"] if worlds.mapped(env) else []
     if wanted not in (None, *names):
         there_are = f"choose {' or '.join(names)}" if names else f"{world} has no map to draw"
         raise UserError(f"render_mode={wanted} is refused: {there_are}")
@@ -196,9 +195,9 @@ def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
     return mask
 
 
-def frames(env: MDPEnv | Collect, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
+def frames(env: Functional, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
     """Of each walker the map with it on: uint8 [H, W, 3], or text with @ for the walker."""
-    obs = env.look(state)
-    if mode == "rgb_array":
-        return [np.array(picture) for picture in worlds.drawn(env, obs)]
-    return [*worlds.written(env, obs)] if mode == "ansi" else [None] * len(obs)
+    if mode is None or (world := worlds.mapped(env)) is None:
+        return [None] * env.num_envs
+    maps = world.maps(env.look(state))
+    return [worlds.text(seen) if mode == "ansi" else np.array(worlds.picture(seen)) for seen in maps]

@@ -1,14 +1,16 @@
 """The worlds of conf/env as Gymnasium environments: four_rooms is rl_lab/FourRooms-v0. Nothing is built here."""
 
+import re
 import sys
-from importlib.abc import MetaPathFinder
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from types import ModuleType
 
 from rl_lab.core import conf_dir
 
-NEED_MORE = {"atari", "gym", "toy_text", "mdp_file"}  # without a name or a file of yours these are no world
-GYMNASIUMS_OWN = {"cartpole", "acrobot", "mountain_car"}
+# Worlds whose step is a function (envs.abilities.Functional): what World and VectorWorld are made of.
+FUNCTIONAL = "rl_lab.envs.tabular.stepper.MDPEnv", "rl_lab.envs.collect.world.Collect"
 
 
 def register_with_gymnasium() -> None:
@@ -19,22 +21,28 @@ def register_with_gymnasium() -> None:
         sys.meta_path.insert(0, Waiting())
 
 
-class Waiting(MetaPathFinder):
-    """Finds gymnasium as everybody does, and registers the worlds once it has been imported."""
+class Waiting(MetaPathFinder, Loader):
+    """Finds gymnasium as all other finders do, and registers the worlds once it has been imported."""
 
-    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
-        if fullname != "gymnasium" or self not in sys.meta_path:
+    loader: Loader
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "gymnasium":
             return None
-        sys.meta_path.remove(self)
-        if (spec := find_spec(fullname)) and spec.loader:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module) -> None:
-                execute(module)
-                register()
-
-            spec.loader.exec_module = execute_and_register
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
+        if spec and spec.loader:
+            self.loader, spec.loader = spec.loader, self
         return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__:
+            module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        register()
+        sys.meta_path.remove(self)
 
 
 def register() -> None:
@@ -51,8 +59,17 @@ def register() -> None:
 
 
 def worlds() -> list[str]:
-    """Read from the names of the files, without opening them: this runs whenever Gymnasium is imported."""
-    return sorted({path.stem for path in (conf_dir() / "env").glob("*.yaml")} - NEED_MORE - GYMNASIUMS_OWN)
+    """Read from the files as text, two milliseconds for all: this runs whenever Gymnasium is imported."""
+    return sorted(path.stem for path in (conf_dir() / "env").glob("*.yaml") if target(path.stem) in FUNCTIONAL)
+
+
+def target(world: str) -> str | None:
+    """What conf/env/<world>.yaml builds, or else the file that its defaults begin with."""
+    text = (conf_dir() / "env" / f"{world}.yaml").read_text()
+    if found := re.search(r"^_target_: (\S+)", text, re.MULTILINE):
+        return found[1]
+    base = re.search(r"^defaults: \[(\w+)", text, re.MULTILINE)
+    return target(base[1]) if base else None
 
 
 def name(world: str) -> str:

@@ -55,8 +55,9 @@ class Browser:
         self.draw, self.wanted, self.token = draw, port, secrets.token_urlsafe(16)
         words = dict(title=html.escape(title), foot=html.escape(foot), listens=str(listens).lower())
         self.page = PAGE.format(**words).encode()
-        self._keys, self._turn = queue.SimpleQueue(), threading.Condition()
-        self._picture, self._number, self._jpeg, self._closed = None, 0, (0, b""), False
+        self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._turn, self._picture = threading.Condition(), Image.new("RGB", (2, 2))
+        self._number, self._jpeg, self._closed = 0, (0, b""), False
 
     def __enter__(self) -> "Browser":
         try:

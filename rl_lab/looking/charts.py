@@ -1,6 +1,7 @@
 """Charts of plans for worlds without a map."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -22,7 +23,8 @@ class Chart:
         """`value` [..., S] of all plans to be drawn, `shown` [S] bool: states to be drawn."""
         self.shown = shown
         states, (self.levels, numeric) = np.arange(value.shape[-1]), _levels(actions)
-        with rc_context(STYLE | {"font.size": 11}):
+        style: dict[Any, Any] = STYLE | {"font.size": 11}
+        with rc_context(style):
             self.figure = Figure((8, 5.2), dpi=120, layout="constrained")
             self.canvas = FigureCanvasAgg(self.figure)
             above, below = self.figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))

@@ -23,7 +23,8 @@ def write(path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool) -
 
     Frames are of one, even size. Raises UserError.
     """
-    stills, every, i = [], math.ceil(fps / GIF_FPS), 0
+    stills: list[Image.Image] = []
+    every, i = math.ceil(fps / GIF_FPS), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as beside:

@@ -17,7 +17,7 @@ PANEL, TOP = 272, 150  # pixels: the panel's width, and where its bars begin
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

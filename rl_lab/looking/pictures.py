@@ -1,7 +1,6 @@
 """Gridworlds from above: values as colours, the best actions as arrows, or the four Q-values of each cell."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -42,7 +41,8 @@ class Board:
         size: int = SIZE,  # pixels, about
     ):
         self.layout, self.grid = layout, (grid := Grid(layout, size, largest=96))
-        self.cell, texts, height = grid.cell, [], 0
+        self.cell, height = grid.cell, 0
+        texts: list[str] = []
         shades = np.full((len(grid.free), 3), _rgb(FLOOR), np.uint8)
         if value is not None:
             scale = scale or limits(value[grid.free])
@@ -63,26 +63,13 @@ class Board:
         """Of a cell, in pixels (x, y) of the picture."""
         return self.left + int((x + 0.5) * self.cell), RIM + int((y + 0.5) * self.cell)
 
-    def with_agent(self, state: int) -> Image.Image:
-        """Without it where the state has no cell."""
-        return self.with_disc(*self.layout.cells[state]) if state < len(self.layout.cells) else self.picture.copy()
-
-    def with_disc(self, y: int, x: int) -> Image.Image:
-        picture, (x, y) = self.picture.copy(), self.centre(y, x)
-        picture.paste(self._disc, (x - self._disc.width // 2, y - self._disc.height // 2), self._disc)
+    def with_agent(self, cell: tuple[int, int] | None) -> Image.Image:
+        """The picture with the agent in its cell; without it where that is None, off the map."""
+        picture = self.picture.copy()
+        if cell:
+            x, y = self.centre(*cell)
+            picture.paste(self._disc, (x - self._disc.width // 2, y - self._disc.height // 2), self._disc)
         return picture
-
-
-def world(layout: Layout, state: int) -> Image.Image:
-    """The bare map with the agent on it."""
-    board = _bare(layout.rows, tuple(layout.cell_reward.items()), layout.ends, tuple(layout.jumps.items()))
-    return board.with_disc(*layout.cells[state]) if state < len(layout.cells) else board.picture.copy()
-
-
-@lru_cache(8)
-def _bare(rows: tuple[str, ...], rewards: tuple, ends: frozenset, jumps: tuple) -> Board:
-    cells = tuple((y, x) for y, row in enumerate(rows) for x, glyph in enumerate(row) if glyph != "#")
-    return Board(Layout(rows, cells, dict(rewards), ends, dict(jumps)))
 
 
 class Grid:
@@ -174,7 +161,7 @@ def _draw_policy(
     draw, cell = ImageDraw.Draw(board), grid.cell
     height = (0.41 if raised else 0.5) * cell
     for (y, x), shade, row in zip(grid.places, shades, best(bars), strict=True):
-        names = [actions[a] for a in np.flatnonzero(row)]
+        names = [actions[a] for a in np.flatnonzero(row).tolist()]
         if moves := tuple(MOVES[name] for name in names if name in MOVES):
             board.paste(ink(shade), (x * cell, y * cell), sprites.arrows(cell, moves, raised))
         else:

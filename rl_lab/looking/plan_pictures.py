@@ -30,7 +30,7 @@ def draw(
 
         good = pictures.best(q)
         first = np.where(good[np.arange(len(q)), policy], good.argmax(-1), policy)
-        return {"values": Chart(actions, value, q.any(-1)).draw(value, first)}
+        return {"values": Chart(actions, value, np.asarray(q.any(-1))).draw(value, first)}
     drawn = {"values": pictures.Board(layout, actions, value, q).picture, "q": triangles(layout, actions, q)}
     return {name: picture for name, picture in drawn.items() if picture}
 
@@ -52,7 +52,7 @@ def triangles(layout: Layout, actions: Sequence[str], q: np.ndarray) -> Image.Im
     draw, cuts = ImageDraw.Draw(board), sprites.diagonals(grid.cell)
     for i, (y, x) in enumerate(grid.places):
         board.paste(pictures.WALL, (x * grid.cell, y * grid.cell), cuts)
-        for a in np.flatnonzero(pictures.best(q[i])):
+        for a in np.flatnonzero(pictures.best(q[i])).tolist():
             board.paste(pictures.ink(shades[i, a]), (x * grid.cell, y * grid.cell), sprites.outline(grid.cell, a))
         for a, (dy, dx) in enumerate(MOVES.values() if texts else ()):
             at = (x + 0.5 + 0.31 * dx) * grid.cell, (y + 0.5 + 0.34 * dy) * grid.cell
@@ -77,10 +77,11 @@ class Sweeps:
     """
 
     def __init__(self, layout: Layout | None, actions: Sequence[str]):
-        self.layout, self.actions, self.snapshots = layout, actions, []
+        self.layout, self.actions = layout, actions
+        self.snapshots: list[Snapshot] = []
         self._tiny = layout is not None and pictures.Grid(layout, pictures.SIZE, largest=96).cell < pictures.ARROWS
         self._density = 64  # sweeps kept of each doubling
-        self._latest = None  # not a copy: it is the last of all once the film is written
+        self._latest: tuple[int, Plan]  # not a copy: it is the last of all once the film is written
 
     def add(self, sweep: int, plan: Plan) -> None:
         """After the sweep, counted from 1; of the plan only what is kept is looked at, and copied."""
@@ -123,14 +124,14 @@ class Sweeps:
 
     def _scene(self) -> Callable[[Snapshot], Image.Image]:
         values = [s.value for s in self.snapshots]
-        if self.layout is None:
+        if (layout := self.layout) is None:
             from rl_lab.looking.charts import Chart
 
-            shown = self._latest[1].q.cpu().numpy().any(-1)
+            shown = np.asarray(self._latest[1].q.cpu().numpy().any(-1))
             chart = Chart(self.actions, np.stack(values), shown)
             return lambda s: chart.draw(s.value, s.best)
-        free = pictures.Grid(self.layout, pictures.SIZE, largest=96).free
+        free = pictures.Grid(layout, pictures.SIZE, largest=96).free
         ends = [pictures.limits(v[free]) for v in values]
         scale = min(low for low, _ in ends), max(high for _, high in ends)
         bars = lambda s: None if self._tiny else s.best.astype(float)
-        return lambda s: pictures.Board(self.layout, self.actions, s.value, bars(s), scale=scale).picture
+        return lambda s: pictures.Board(layout, self.actions, s.value, bars(s), scale=scale).picture

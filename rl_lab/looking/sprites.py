@@ -90,5 +90,5 @@ def _draw_curve(draw: ImageDraw.ImageDraw, ends: np.ndarray, unit: int, seam: fl
     along = (stop - bow) / np.linalg.norm(stop - bow)
     side, head = np.array([-along[1], along[0]]) * (0.055 * unit + 1.6 * seam), along * 0.15 * unit
     draw.line([tuple(p) for p in points[:-4]], 255, round(max(1.5 * FINE, 0.025 * unit) + 2 * seam), joint="curve")
-    draw.polygon([tuple(p) for p in (stop + 2 * seam * along, stop - head - seam * along + side,
-                                     stop - head - seam * along - side)], 255)  # fmt: skip
+    corners = stop + 2 * seam * along, stop - head - seam * along + side, stop - head - seam * along - side
+    draw.polygon([tuple(corner) for corner in corners], 255)

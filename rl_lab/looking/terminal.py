@@ -31,7 +31,9 @@ class Terminal:
     def __init__(self, draw: Callable, *, foot: str = "", listens: bool = False):
         """`draw(player)` makes what draws the moments of a player, as a picture and lines of words."""
         self.draw, self.foot, self.listens = draw, foot, listens
-        self._lines, self._size, self._typed = [], None, ""
+        self._lines: list[str] = []
+        self._size: os.terminal_size | None = None
+        self._typed = ""
         if not (sys.stdout.isatty() and (sys.stdin.isatty() or not listens)):
             raise UserError("view=terminal needs a terminal to draw in, not a pipe or a file; take view=browser")
 
@@ -67,8 +69,11 @@ class Terminal:
         blocks = [block(picture, words, columns - 1, rows) for picture, words in parts]
         lines = [" ".join(row) for row in zip_longest(*blocks, fillvalue=" " * (columns - 1))]
         lines += [""] * (rows - len(lines)) + [coloured(line, FAINT) for line in foot]
-        changed = [f"\x1b[{i};1H{line}\x1b[0m\x1b[K" for i, (line, old)
-                   in enumerate(zip_longest(lines, self._lines[: len(lines)]), 1) if line != old]  # fmt: skip
+        changed = [
+            f"\x1b[{i};1H{line}\x1b[0m\x1b[K"
+            for i, (line, old) in enumerate(zip_longest(lines, self._lines[: len(lines)]), 1)
+            if line != old
+        ]
         _write("".join(changed))
         self._lines = lines
 
@@ -80,7 +85,7 @@ class Terminal:
             self._typed = os.read(sys.stdin.fileno(), 64).decode(errors="replace").replace("\x1bO", "\x1b[")
             if not self._typed:  # the terminal is gone
                 raise Stopped(signal.SIGHUP)
-        key = KEY.match(self._typed)[0]
+        key = KEY.findall(self._typed)[0]
         self._typed = self._typed[len(key) :]
         return NAMED.get(key, key)
 
@@ -107,8 +112,10 @@ def block(picture: Image.Image, words: Sequence[str], columns: int, rows: int) -
     if below:
         return [padded(line, columns) for line in [*painted, *words][:rows]]
     beside = columns - width - GAP
-    return [(left or " " * width) + " " * GAP + padded(right or "", beside)
-            for left, right in zip_longest(painted, words[:rows])]  # fmt: skip
+    return [
+        (left or " " * width) + " " * GAP + padded(right or "", beside)
+        for left, right in zip_longest(painted, words[:rows])
+    ]
 
 
 def half_blocks(pixels: np.ndarray) -> list[str]:

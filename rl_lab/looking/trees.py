@@ -6,10 +6,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rl_lab.agents.vpn.planner import Level, path
+from rl_lab.envs.abilities import Map
 from rl_lab.envs.tabular.gridworld import MOVES
-from rl_lab.looking.maze_pictures import bare, board_rows
 from rl_lab.looking.panels import AGENT, EDGE, FAINT, INK, PAPER, SIZE, font, number
 from rl_lab.looking.pictures import limits, viridis
+from rl_lab.looking.worlds import board_of
 
 FINE = 3  # lines are drawn so many times larger, then averaged
 LEFT, STEP, TOP, BELOW = 26, 96, 34, 112  # pixels: of the root, between depths, above the tree, below it
@@ -84,18 +85,19 @@ def _draw_expected(
             draw.text(at, text, INK if row else AGENT, font(12), "ms")
 
 
-def way(planes: np.ndarray, plan: Sequence[Level], actions: Sequence[str]) -> list[list[tuple[int, int]]]:
-    """The cells (y, x) that each option of the best path would pass on the map, from the one it begins in.
+def way(world: Map, plan: Sequence[Level], actions: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """The cells (y, x) that each option of the best path would pass on the map, from the agent's own.
 
-    As many steps as the model expects it to take, until a wall is ahead: the world itself is not asked.
+    Each takes as many steps as the model expects, until a wall is ahead: the world itself is not asked.
     """
-    y, x = map(int, np.argwhere(planes[1])[0])
-    legs = []
+    if world.agent is None:
+        return []
+    (y, x), legs = world.agent, []
     for level, child in zip(plan, (int(node[0]) for node in path(plan)), strict=True):
-        dy, dx = MOVES[actions[_option(level, child)]]
+        dy, dx = MOVES.get(actions[_option(level, child)], (0, 0))
         leg = [(y, x)]
         for _ in range(round(float(level.duration[0].flatten()[child]))):
-            if planes[0, y + dy, x + dx]:
+            if (y + dy, x + dx) not in world.layout.cells:
                 break
             y, x = y + dy, x + dx
             leg.append((y, x))
@@ -103,20 +105,20 @@ def way(planes: np.ndarray, plan: Sequence[Level], actions: Sequence[str]) -> li
     return legs
 
 
-def with_way(picture: Image.Image, planes: np.ndarray, plan: Sequence[Level], actions: Sequence[str]) -> Image.Image:
-    """`maze_pictures.maze` of an observation [4, H, W], and the way the plan means to go, paler with each depth."""
-    board, fine = bare(board_rows(planes), SIZE), Image.new("L", (picture.width * FINE, picture.height * FINE))
+def with_way(picture: Image.Image, world: Map, plan: Sequence[Level], actions: Sequence[str]) -> Image.Image:
+    """The `worlds.picture` of a map, and the way the plan means to go, paler with each depth."""
+    board, fine = board_of(world), Image.new("L", (picture.width * FINE, picture.height * FINE))
     draw = ImageDraw.Draw(fine)
-    legs = way(planes, plan, actions)
+    if not (legs := way(world, plan, actions)):
+        return picture
     for depth, leg in reversed(list(enumerate(legs))):
         shade, off = round(235 - 150 * depth / max(1, len(legs))), 3.0 * (depth - (len(legs) - 1) / 2)
         points = [(FINE * (x + off), FINE * (y + off)) for x, y in (board.centre(*cell) for cell in leg)]
         draw.line(points, shade, FINE * 5, joint="curve")
         (x, y), radius = points[-1], FINE * 6
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), shade)
-    (y, x), radius = np.argwhere(planes[1])[0], FINE * 0.31 * board.cell
-    x, y = (FINE * z for z in board.centre(y, x))
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), 0)  # the agent stands above it
+    (x, y), clear = points[0], FINE * 0.31 * board.cell
+    draw.ellipse((x - clear, y - clear, x + clear, y + clear), 0)  # the agent stands above it
     result = picture.copy()
     result.paste(AGENT, (0, 0), fine.reduce(FINE))
     return result

@@ -1,39 +1,67 @@
-"""Worlds of ours, in pictures and in letters, by what an agent sees of them."""
+"""Worlds on a map, in pictures and in letters: agent, goals that are left, and the time that is left as a bar below."""
 
-from collections.abc import Iterator
+from functools import lru_cache
 
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageDraw
 
-from rl_lab.envs.collect.world import Collect
+from rl_lab.envs.abilities import Map, Mapped
 from rl_lab.envs.tabular.mdp import Layout
-from rl_lab.envs.tabular.stepper import MDPEnv
-from rl_lab.looking import maze_pictures, pictures
+from rl_lab.looking import sprites
+from rl_lab.looking.panels import AGENT, GROOVE, INK, PAPER, SIZE
+from rl_lab.looking.pictures import GOAL, RIM, Board
 from rl_lab.types import VectorEnv
 
-
-def has_map(env: VectorEnv) -> bool:
-    """Without one there is nothing to draw."""
-    return isinstance(env, Collect) or (isinstance(env, MDPEnv) and env.mdp.layout is not None)
+GAP, BAR = 8, 10  # pixels: between map and bar, and the bar's height
 
 
-def drawn(env: MDPEnv | Collect, obs: Tensor) -> Iterator[Image.Image]:
-    """The map around each walker, and the walker in it, of its observation [N, ...]."""
-    if isinstance(env, Collect):
-        return map(maze_pictures.maze, obs.cpu().numpy())
-    return (pictures.world(env.mdp.layout, state) for state in env.states(obs).tolist())
+def mapped(env: VectorEnv) -> Mapped | None:
+    """The world itself, if there is a map of it to draw."""
+    return env if isinstance(env, Mapped) and env.has_map else None
 
 
-def written(env: MDPEnv | Collect, obs: Tensor) -> Iterator[str]:
-    """The same in letters: '#' wall, '@' the walker."""
-    if isinstance(env, Collect):
-        return map(maze_pictures.text, obs.cpu().numpy())
-    return (in_letters(env.mdp.layout, state) for state in env.states(obs).tolist())
+def picture(world: Map) -> Image.Image:
+    board = board_of(world)
+    picture = board.with_agent(world.agent)
+    if world.goals:
+        goal = sprites.disc(max(7, int(board.cell * 0.42) // 2 * 2 + 1), INK, PAPER, GOAL)
+    for place in world.goals:
+        x, y = board.centre(*place)
+        picture.paste(goal, (x - goal.width // 2, y - goal.height // 2), goal)
+    if world.time_left is not None:
+        _draw_time(picture, world.time_left)
+    return picture
 
 
-def in_letters(layout: Layout, state: int) -> str:
-    rows = [list(row) for row in layout.rows]
-    if state < len(layout.cells):
-        y, x = layout.cells[state]
+def _draw_time(picture: Image.Image, left: float) -> None:
+    right, top = picture.width - RIM - 1, picture.height - BAR
+    for share, colour in ((1.0, GROOVE), (left, AGENT)):
+        if share > 0:
+            box = (RIM, top, RIM + round(share * (right - RIM)), picture.height - 1)
+            ImageDraw.Draw(picture).rounded_rectangle(box, BAR // 2, colour)
+
+
+def text(world: Map) -> str:
+    """The same in letters: '#' wall, '@' agent, 'G' goal."""
+    rows = [list(row) for row in world.layout.rows]
+    for y, x in world.goals:
+        rows[y][x] = "G"
+    if world.agent:
+        y, x = world.agent
         rows[y][x] = "@"
     return "\n".join(map("".join, rows)) + "\n"
+
+
+def board_of(world: Map) -> Board:
+    """The map alone, with room for the bar if there is one."""
+    return _board(world.layout, world.time_left is not None)
+
+
+@lru_cache(64)
+def _board(layout: Layout, timed: bool) -> Board:
+    free = ((y, x) for y, row in enumerate(layout.rows) for x, glyph in enumerate(row) if glyph != "#")
+    board = Board(layout._replace(cells=tuple(free)), size=SIZE)
+    if timed:
+        page = Image.new("RGB", (board.picture.width, board.picture.height + GAP + BAR), PAPER)
+        page.paste(board.picture, (0, 0))
+        board.picture = page
+    return board

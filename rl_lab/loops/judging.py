@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
-from rl_lab.envs.tabular.stepper import MDPEnv
+from rl_lab.envs.abilities import Tabular
 from rl_lab.planning import Regret
 from rl_lab.types import Actor, Policy, VectorEnv
 
@@ -22,7 +22,7 @@ class Judge:
 
     def __init__(self, env: VectorEnv, episodes: int, seed: int, say: Callable[[str], None] = lambda text: None):
         self.env, self.episodes, self.seed, self.say, self.regret = env, episodes, seed, say, None
-        if isinstance(env, MDPEnv) and len(env.mdp.start) <= self.LARGEST:
+        if isinstance(env, Tabular) and len(env.mdp.start) <= self.LARGEST:
             try:
                 self.regret = Regret(env.mdp, env.time_limit)
             except UserError as error:
@@ -36,7 +36,7 @@ class Judge:
     @torch.no_grad()
     def exact(self, actor: Actor) -> Metrics:
         """The regret of the policy that played, by the chances with which it draws; {} where it cannot be known."""
-        if self.regret and not hasattr(actor, "probabilities"):
+        if self.regret and not isinstance(actor, Actor):
             self.say(f"eval/regret is left out: {type(actor).__name__} does not say its probabilities")
             self.regret = None
         return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))} if self.regret else {}
@@ -58,7 +58,7 @@ def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tens
     ids = torch.arange(env.num_envs, device=env.device)
     episode = torch.zeros_like(ids)
     obs, steps, tell = env.reset(seed), 0, LONG
-    look = math.inf if getattr(env, "time_limit", None) else LONG
+    look = math.inf if env.time_limit else LONG
     while (episode < quota).any():
         step = env.step(policy(obs))
         table[:, episode, ids] += torch.stack([step.reward, torch.ones_like(step.reward)])

@@ -13,8 +13,8 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged
+from rl_lab.envs.abilities import Tabular
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import plan_pictures
 from rl_lab.loops.judging import Judge
 from rl_lab.planning import Plan
@@ -31,7 +31,7 @@ def plan(
     film: bool = True,  # of the sweeps
 ) -> Plan:
     """Sweep until the planner is done; leave plan.npz, pictures and a film; then walk its policy in the same env."""
-    if not isinstance(env, MDPEnv):
+    if not isinstance(env, Tabular):
         raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
                         "choose a gridworld, or a learning agent")  # fmt: skip
     layout, actions = env.mdp.layout, env.mdp.actions

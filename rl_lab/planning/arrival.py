@@ -10,9 +10,8 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 from torch import Tensor
 
-from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.elimination import solved
-from rl_lab.planning.plan import FAR, Backup, Plan, tie
+from rl_lab.planning.plan import FAR, Backup, Discounted, Plan, tie
 
 NOTHING = 1e-10  # a value that rounding alone keeps from 0
 
@@ -20,8 +19,7 @@ NOTHING = 1e-10  # a value that rounding alone keeps from 0
 class Graph:
     """Who may lead to whom. `allowed` [N, A] bool are actions, `target` [N] bool states."""
 
-    def __init__(self, mdp: MDP):
-        """`mdp` with gamma as a tensor."""
+    def __init__(self, mdp: Discounted):
         step, actions = Backup(mdp), len(mdp.actions)
         self.onto = step.index.cpu().numpy().reshape(-1, actions, mdp.next_state.shape[-1])
         self.possible = (mdp.probability > 0).cpu().numpy().reshape(self.onto.shape)

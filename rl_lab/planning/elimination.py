@@ -53,14 +53,17 @@ def eliminated(ahead: csr_array, leave: ndarray, reward: ndarray, near: ndarray)
     """
     order = _outermost_first(ahead, near)
     ahead, count = ahead[order][:, order], len(order)
-    ends, blocks, kept = np.stack([leave[order], reward[order]], 1), [], 0
+    ends, kept = np.stack([leave[order], reward[order]], 1), 0
+    blocks: list[Block] = []
     for low in range(0, count, BLOCK):
         high = min(count, low + BLOCK)
         blocks.append(_eliminate(ahead[low:high], ends[low:high].copy(), low, blocks))
         kept += blocks[-1].ahead.size
         if kept > ROOM:
-            raise UserError(f"gamma is too near 1 for a policy that hardly ever ends in a world of {count:,} states: "
-                            "its exact values would not fit the memory; choose a smaller gamma")  # fmt: skip
+            raise UserError(
+                f"gamma is too near 1 for a policy that hardly ever ends in a world of {count:,} states: "
+                "its exact values would not fit the memory; choose a smaller gamma"
+            )
     x = np.zeros(count)
     for low, high, end, row, of_end, pivot, _ in reversed(blocks):
         known = of_end[:, 1] + row[:, high - low :] @ x[high:end]

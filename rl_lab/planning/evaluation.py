@@ -10,7 +10,7 @@ from torch import Tensor
 from rl_lab.core.errors import UserError
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.elimination import eliminated, onward, solved
-from rl_lab.planning.plan import Backup, discounted, follow
+from rl_lab.planning.plan import Backup, Discounted, discounted, follow
 
 
 def evaluate_policy(mdp: MDP, policy: Tensor, gamma: float | None = None) -> Tensor:
@@ -25,7 +25,7 @@ def evaluate_policy(mdp: MDP, policy: Tensor, gamma: float | None = None) -> Ten
     return v
 
 
-def values(mdp: MDP, policy: Tensor) -> Tensor:
+def values(mdp: Discounted, policy: Tensor) -> Tensor:
     """v [S] of a policy, gamma being a tensor: the sum of the discounted rewards, however long it takes.
 
     Without discount it may be infinite; or NaN, where the rewards of a way that never ends cancel in the mean alone.

@@ -33,13 +33,17 @@ def linear_programming(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]
     constraints = (ahead - stay).tocsr()[kept][:, going_on]  # of v where it is not 0
     rests = may_rest(mdp).flatten().cpu().numpy()[going_on]
     answer = linprog(
-        np.ones(len(going_on)), constraints, -step.reward.flatten().cpu().numpy()[kept],
+        np.ones(len(going_on)),
+        constraints,
+        -step.reward.flatten().cpu().numpy()[kept],
         bounds=np.stack([np.where(rests, 0.0, -np.inf), np.full(len(rests), np.inf)], 1),
-        method="highs", options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )  # fmt: skip
+        method="highs",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
     if answer.x is None:
-        raise UserError(f"the linear programme has no solution ({' '.join(answer.message.split())}): "
-                        "choose a smaller planner.gamma")  # fmt: skip
+        raise UserError(
+            f"the linear programme has no solution ({' '.join(answer.message.split())}): choose a smaller planner.gamma"
+        )
     v = torch.zeros(states, dtype=torch.float64)
     v[going_on] = torch.from_numpy(answer.x)
     v = v.to(mdp.start.device).view(mdp.start.shape)

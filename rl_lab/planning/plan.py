@@ -4,7 +4,7 @@ Shapes are those of one MDP; a batch of them (`mdp.stack`) has a leading dimensi
 """
 
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,12 +13,19 @@ from torch.nn.functional import one_hot
 from rl_lab.envs.tabular.mdp import MDP
 
 Rule = Literal["value", "policy", "span", "residual"]
+World = TypeVar("World", bound=MDP)
+
+
+class Discounted(MDP):
+    """An MDP whose gamma is a float64 tensor, [] or [B]: what planners work on."""
+
+    gamma: Tensor
 
 
 class Backup:
     """q(s, a) = E[r + gamma v(s')] [S, A] of v [S] that is 0 in terminal states; indices alone, never S x S."""
 
-    def __init__(self, mdp: MDP):
+    def __init__(self, mdp: Discounted):
         *batch, states, _, _ = mdp.next_state.shape
         self.shape = mdp.next_state.shape
         self.probability, self.gamma = mdp.probability, mdp.gamma[..., None, None]
@@ -48,8 +55,17 @@ class Plan:
     `q` [S, A] and the greedy `policy` [S], is worked out when it is asked for.
     """
 
-    def __init__(self, mdp: MDP, value: Tensor, residual: Tensor, *, low: Tensor | None = None,
-                 high: Tensor | None = None, q: Tensor | None = None, policy: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        mdp: Discounted,
+        value: Tensor,
+        residual: Tensor,
+        *,
+        low: Tensor | None = None,
+        high: Tensor | None = None,
+        q: Tensor | None = None,
+        policy: Tensor | None = None,
+    ):
         self.mdp, self.value, self.residual = mdp, value, residual
         self.low = torch.full_like(residual, -torch.inf) if low is None else low
         self.high = torch.full_like(residual, torch.inf) if high is None else high
@@ -67,25 +83,25 @@ class Plan:
         return self.q.argmax(-1)
 
 
-def discounted(mdp: MDP, gamma: float | None = None) -> MDP:
-    """With gamma as a float64 tensor, [] or [B]; another one than the world's own if that is given."""
-    gamma = torch.as_tensor(mdp.gamma if gamma is None else gamma, dtype=torch.float64, device=mdp.start.device)
-    return mdp._replace(gamma=gamma.expand(mdp.start.shape[:-1]))
+def discounted(mdp: MDP, gamma: float | None = None) -> Discounted:
+    """With gamma as a tensor; another one than the world's own if that is given."""
+    given = torch.as_tensor(mdp.gamma if gamma is None else gamma, dtype=torch.float64, device=mdp.start.device)
+    return Discounted(*mdp._replace(gamma=given.expand(mdp.start.shape[:-1])))
 
 
 FAR = 1 - 1e-4  # a gamma above it is so near 1 that what a sweep moves says little of how far its values are off
 
 
-def tie(mdp: MDP) -> Tensor:
+def tie(mdp: Discounted) -> Tensor:
     """[], by how much of 1 + |q| two action values may differ and count as the same: less than what a step costs."""
     return torch.where(mdp.gamma < 1, ((1 - mdp.gamma) / 100).clamp(1e-14, 1e-10), 1e-10)
 
 
-def far_sighted(mdp: MDP) -> bool:
+def far_sighted(mdp: Discounted) -> bool:
     return bool((mdp.gamma > FAR).any())
 
 
-def follow(mdp: MDP, policy: Tensor) -> MDP:
+def follow(mdp: World, policy: Tensor) -> World:
     """The world that is left when the policy chooses: one action. `policy` is actions [S] or probabilities [S, A].
 
     To plan in it is to evaluate the policy.
@@ -102,7 +118,7 @@ def follow(mdp: MDP, policy: Tensor) -> MDP:
     )
 
 
-def measured(mdp: MDP, before: Tensor, after: Tensor, **known: Tensor) -> Plan:
+def measured(mdp: Discounted, before: Tensor, after: Tensor, **known: Tensor) -> Plan:
     """A plan with MacQueen's bounds (1966), from a sweep that took v `before` to T v `after`."""
     change = after - before
     if (reach := mdp.gamma / (1 - mdp.gamma)).isfinite().all():

@@ -12,12 +12,24 @@ from rl_lab.core.settings import Count, Natural, Positive, Unit
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.arrival import Graph, arriving
 from rl_lab.planning.evaluation import values
-from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled, tie
+from rl_lab.planning.plan import (
+    Backup,
+    Discounted,
+    Plan,
+    Rule,
+    centred,
+    discounted,
+    far_sighted,
+    follow,
+    measured,
+    settled,
+    tie,
+)
 
 PATIENCE = 1_000  # sweeps at least, and as many as there are states, before policy iteration takes over
 
 
-def judged(mdp: MDP, gamma: float | None = None) -> MDP:
+def judged(mdp: MDP, gamma: float | None = None) -> Discounted:
     """With gamma as a float64 tensor, for an endless future. Raises UserError where gamma is 1 and some v* infinite."""
     mdp = discounted(mdp, gamma)
     if (mdp.gamma == 1).any():
@@ -26,7 +38,7 @@ def judged(mdp: MDP, gamma: float | None = None) -> MDP:
     return mdp
 
 
-def settling_policy(mdp: MDP) -> Tensor:
+def settling_policy(mdp: Discounted) -> Tensor:
     """Actions [S] that rest for ever where that costs and pays nothing, and elsewhere lead to rest or to an end, fast.
 
     What they come to is no more than v*, and 0 where one can rest: from there policies and sweeps only rise to v*.
@@ -40,13 +52,15 @@ def settling_policy(mdp: MDP) -> Tensor:
     settles, nearer = graph.surely(everything, resting | ~graph.far)
     if (stuck := ~settles & graph.endless).any():
         state = int(np.flatnonzero(stuck)[0]) % mdp.start.shape[-1]
-        raise UserError(f"gamma=1 needs an end that every state can reach, and state {state} reaches none: "
-                        "its value may be infinite; choose a gamma below 1")  # fmt: skip
+        raise UserError(
+            f"gamma=1 needs an end that every state can reach, and state {state} reaches none: "
+            "its value may be infinite; choose a gamma below 1"
+        )
     policy = np.where(resting, rest.argmax(-1), np.where(graph.far & settles, nearer, 0))
     return torch.from_numpy(policy).to(mdp.start.device).view(mdp.start.shape)
 
 
-def _check_bounded(mdp: MDP) -> None:
+def _check_bounded(mdp: Discounted) -> None:
     """Raises UserError where without discount it pays never to end."""
     graph = Graph(mdp)
     stays, component = graph.staying(graph.endless[:, None] & np.ones(graph.reward.shape, bool))
@@ -63,14 +77,14 @@ def _check_bounded(mdp: MDP) -> None:
             pass
 
 
-def _infinite(states: np.ndarray, mdp: MDP) -> UserError:
+def _infinite(states: np.ndarray, mdp: Discounted) -> UserError:
     state = int(np.flatnonzero(states)[0]) % mdp.start.shape[-1]
     return UserError(
         f"gamma=1: in state {state} it pays never to end, so its value is infinite; choose a gamma below 1"
     )
 
 
-def first_values(mdp: MDP) -> Tensor:
+def first_values(mdp: Discounted) -> Tensor:
     """v [S] from which sweeps come to v*: zeros, unless without discount one may rest and rewards of both signs tempt.
 
     There zeros may settle above v*: who waits for ever beside a reward that is paid for later would count it.
@@ -93,9 +107,10 @@ def policy_iteration(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]:
     yield from improvements(mdp, settling_policy(mdp))
 
 
-def improvements(mdp: MDP, policy: Tensor) -> Iterator[Plan]:
+def improvements(mdp: Discounted, policy: Tensor) -> Iterator[Plan]:
     """Policy iteration from a policy on; for a gamma next to 1, one worth 0 or more where one can rest."""
-    q_of, v, rises = Backup(mdp), torch.zeros_like(mdp.start), True
+    q_of, v = Backup(mdp), torch.zeros_like(mdp.start)
+    rises: Tensor | bool = True
     for number in count():
         new_v = values(mdp, policy)
         if not new_v.isfinite().all():
@@ -107,8 +122,15 @@ def improvements(mdp: MDP, policy: Tensor) -> Iterator[Plan]:
         better = rises & (best > q.gather(-1, policy[..., None]).squeeze(-1) + tie(mdp)[..., None] * (1 + new_v.abs()))
         plan = measured(mdp, new_v, best)
         policy = torch.where(better, q.argmax(-1), policy)
-        plan = Plan(mdp, new_v, (new_v - v).abs().max(-1).values, low=torch.zeros_like(plan.high),
-                    high=(plan.high + plan.residual).clamp_min(0), q=q, policy=policy)  # fmt: skip
+        plan = Plan(
+            mdp,
+            new_v,
+            (new_v - v).abs().max(-1).values,
+            low=torch.zeros_like(plan.high),
+            high=(plan.high + plan.residual).clamp_min(0),
+            q=q,
+            policy=policy,
+        )
         if not better.any():
             yield _proven(plan)
             return
@@ -135,7 +157,7 @@ def concluded(plan: Plan) -> Plan:
     return plan
 
 
-def optimal(mdp: MDP, policy: Tensor) -> Plan:
+def optimal(mdp: Discounted, policy: Tensor) -> Plan:
     """The exact plan, from a policy that is good already: the last of policy iteration's."""
     resting = may_rest(mdp)
     v = values(mdp, policy)
@@ -145,14 +167,14 @@ def optimal(mdp: MDP, policy: Tensor) -> Plan:
     return plan
 
 
-def may_rest(mdp: MDP) -> Tensor:
+def may_rest(mdp: Discounted) -> Tensor:
     """Where [S] bool one can stay for ever without discount, and neither pay nor be paid."""
     graph = Graph(mdp)
     rest = graph.resting(np.ones(graph.reward.shape, bool)).any(-1)
     return torch.from_numpy(rest).to(mdp.start.device).view(mdp.start.shape)
 
 
-def waited(mdp: MDP, sweeps: int) -> bool:
+def waited(mdp: Discounted, sweeps: int) -> bool:
     """Whether so many are enough to leave the rest to `concluded`."""
     return far_sighted(mdp) and sweeps >= max(PATIENCE, mdp.start.shape[-1])
 
@@ -181,8 +203,12 @@ def modified_policy_iteration(
             yield concluded(centred(plan) if stop == "span" else plan)
             return
         yield plan
-        v, of_policy = best, Backup(follow(mdp, policy)) if evaluation_sweeps else None
-        for _ in range(evaluation_sweeps):
-            v = of_policy(v).squeeze(-1)
-    raise UserError(f"modified policy iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} "
-                    "improvements: give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+        v = best
+        if evaluation_sweeps:
+            of_policy = Backup(follow(mdp, policy))
+            for _ in range(evaluation_sweeps):
+                v = of_policy(v).squeeze(-1)
+    raise UserError(
+        f"modified policy iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} "
+        "improvements: give it more (planner.max_sweeps), or a smaller planner.gamma"
+    )

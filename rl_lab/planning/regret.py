@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.evaluation import values
-from rl_lab.planning.plan import Backup, follow
+from rl_lab.planning.plan import Backup, Discounted, follow
 from rl_lab.planning.policies import judged, modified_policy_iteration, optimal
 
 ROUNDS = 200  # of sweeps, before the rest is left to exact policy iteration
@@ -44,7 +44,7 @@ class Regret:
         """What the best first decisions come to in `horizon` steps, []."""
         return self._within_horizon(self.mdp)
 
-    def _within_horizon(self, mdp: MDP) -> Tensor:
+    def _within_horizon(self, mdp: Discounted) -> Tensor:
         sweep, v = Backup(mdp), torch.zeros_like(mdp.start)
         for _ in range(self.horizon):
             v = sweep(v).max(-1).values

@@ -58,11 +58,11 @@ def best_order(
         wanted = pay >= value[i] - 1e-9
         if earliest:
             wanted &= tour == tour[wanted].min()
-        for chosen in np.flatnonzero(wanted):
+        for best in np.flatnonzero(wanted):
             way = np.empty(len(wall), np.int64)
             for cell in _around(agent[i], width):
-                way[cell] = _tour(chosen, ways[:, cell], rest)
-            way[agent[i]] = tour[chosen] if chosen else 1  # with nothing to collect any move will do
+                way[cell] = _tour(best, ways[:, cell], rest)
+            way[agent[i]] = tour[best] if best else 1  # with nothing to collect any move will do
             _share(chance[i], wall, way, agent[i], width)
     return chance, value
 

@@ -12,7 +12,18 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Positive, Unit
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.planning.arrival import arriving
-from rl_lab.planning.plan import Backup, Plan, Rule, centred, discounted, far_sighted, follow, measured, settled
+from rl_lab.planning.plan import (
+    Backup,
+    Discounted,
+    Plan,
+    Rule,
+    centred,
+    discounted,
+    far_sighted,
+    follow,
+    measured,
+    settled,
+)
 from rl_lab.planning.policies import concluded, first_values, judged, waited
 
 
@@ -42,21 +53,23 @@ def value_iteration(
         if done := (number % check_every == 0 and settled(plan, stop, epsilon)) or waited(mdp, number):
             plan = concluded(centred(plan) if stop == "span" else plan)
         elif number == max_sweeps:
-            raise UserError(f"value iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
-                            "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+            raise UserError(
+                f"value iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
+                "give it more (planner.max_sweeps), or a smaller planner.gamma"
+            )
         yield plan
         if done:
             return
 
 
-def _synchronous(mdp: MDP, v: Tensor) -> Iterator[Plan]:
+def _synchronous(mdp: Discounted, v: Tensor) -> Iterator[Plan]:
     q_of = Backup(mdp)
     while True:
         q = q_of(v)
         yield measured(mdp, v, v := q.max(-1).values, q=q)
 
 
-def _in_place(mdp: MDP, initial: str, sweep: str) -> Iterator[Plan]:
+def _in_place(mdp: Discounted, initial: str, sweep: str) -> Iterator[Plan]:
     from rl_lab.planning.kernels import relax
 
     tables = _tables(mdp)
@@ -67,13 +80,13 @@ def _in_place(mdp: MDP, initial: str, sweep: str) -> Iterator[Plan]:
         yield _bounded(mdp, v.clone(), worst)
 
 
-def _bounded(mdp: MDP, v: Tensor, change: float) -> Plan:
+def _bounded(mdp: Discounted, v: Tensor, change: float) -> Plan:
     """After a sweep in place that moved no value by more than `change`: it contracts by gamma, as a synchronous one."""
     error = mdp.gamma / (1 - mdp.gamma) * change
     return Plan(mdp, v, torch.full_like(mdp.gamma, change), low=-error, high=error)
 
 
-def _first_values(mdp: MDP, initial: str) -> Tensor:
+def _first_values(mdp: Discounted, initial: str) -> Tensor:
     """v [S]: `first_values`, or what the least of the best expected rewards would come to for ever, 0 at most.
 
     The latter is never above v*, and no sweep lowers it: values rise to v* from below, and a sweep carries good news
@@ -120,23 +133,26 @@ def prioritised_sweeping(
             yield concluded(plan)
             return
         yield plan
-    raise UserError(f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} rounds: "
-                    "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+    raise UserError(
+        f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} rounds: "
+        "give it more (planner.max_sweeps), or a smaller planner.gamma"
+    )
 
 
-def _tables(mdp: MDP) -> tuple[np.ndarray, ...]:
+def _tables(mdp: Discounted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the kernels read. Raises UserError on a GPU, where sweeps in place have no sense."""
     from rl_lab.planning.kernels import tables
 
     if mdp.start.is_cuda:
         raise UserError("sweeps in place run on the CPU only: choose device=cpu, or planner.sweep=synchronous")
-    batch = (mdp.next_state, mdp.probability, mdp.reward) if mdp.start.dim() == 2 else (
-        mdp.next_state[None], mdp.probability[None], mdp.reward[None])  # fmt: skip
-    return tables(*(x.numpy() for x in batch), np.atleast_1d(mdp.gamma.numpy()))
+    shape = -1, *mdp.next_state.shape[-3:]
+    next_state, probability, reward = (x.view(shape).numpy() for x in (mdp.next_state, mdp.probability, mdp.reward))
+    return tables(next_state, probability, reward, np.atleast_1d(mdp.gamma.numpy()))
 
 
-def q_iteration(mdp: MDP, *, gamma: Unit | None = None, epsilon: Positive = 1e-9, max_sweeps: Count = 100_000
-                ) -> Iterator[Plan]:  # fmt: skip
+def q_iteration(
+    mdp: MDP, *, gamma: Unit | None = None, epsilon: Positive = 1e-9, max_sweeps: Count = 100_000
+) -> Iterator[Plan]:
     """Sweeps q <- E[r + gamma max_b q(s', b)], until every q is within epsilon of q*. Raises UserError."""
     mdp = judged(mdp, gamma)
     q_of, q = Backup(mdp), first_values(mdp)[..., None].expand(mdp.next_state.shape[:-1])
@@ -149,8 +165,10 @@ def q_iteration(mdp: MDP, *, gamma: Unit | None = None, epsilon: Positive = 1e-9
             yield concluded(plan)
             return
         yield plan
-    raise UserError(f"Q-iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
-                    "give it more (planner.max_sweeps), or a smaller planner.gamma")  # fmt: skip
+    raise UserError(
+        f"Q-iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
+        "give it more (planner.max_sweeps), or a smaller planner.gamma"
+    )
 
 
 def finite_horizon(mdp: MDP, *, horizon: Count, gamma: Unit | None = None) -> Iterator[Plan]:
@@ -183,16 +201,18 @@ def policy_evaluation(
         chosen = torch.full((*mdp.start.shape, actions), 1 / actions, dtype=torch.float64, device=mdp.start.device)
     else:
         if len(policy) != states or not all(isinstance(a, int) and 0 <= a < actions for a in policy):
-            raise UserError(f"planner.policy must be `random`, or one of the actions 0 to {actions - 1} "
-                            f"for each of {states} states")  # fmt: skip
+            raise UserError(
+                f"planner.policy must be `random`, or one of the actions 0 to {actions - 1} for each of {states} states"
+            )
         chosen = torch.tensor(policy, device=mdp.start.device)
     of_policy = value_iteration(
         follow(mdp, chosen), gamma=gamma, epsilon=epsilon, stop=stop, sweep=sweep, max_sweeps=max_sweeps
     )
-    world, last = discounted(mdp, gamma), None
-    for plan in of_policy:
-        if last:
-            yield last
-        last = Plan(world, plan.value, plan.residual, low=plan.low, high=plan.high)
+    world = discounted(mdp, gamma)
+    plans = (Plan(world, plan.value, plan.residual, low=plan.low, high=plan.high) for plan in of_policy)
+    last = next(plans)
+    for plan in plans:
+        yield last
+        last = plan
     last.policy = arriving(last)
     yield last

@@ -1,9 +1,8 @@
 """From a run folder back to something that plays: its environment, and its agent as the last checkpoint left it."""
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import torch
@@ -12,13 +11,16 @@ from torch import Tensor
 
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
+from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed
 from rl_lab.core.learner import Learner
 from rl_lab.core.settings import Count, Threads
+from rl_lab.envs.abilities import Tabular
 from rl_lab.parts import PARTS
-from rl_lab.types import VectorEnv, View
+from rl_lab.playing.stage import has_camera
+from rl_lab.types import VectorEnv, View, Viewed
 
 
 class Player(NamedTuple):
@@ -28,15 +30,20 @@ class Player(NamedTuple):
     group: str  # the run's name without its seed
     folder: Path
     env: VectorEnv
-    agent: object
+    agent: Viewed
     step: int  # of the checkpoint
     unit: str  # of that step
     changes: Sequence[str] = ()  # of the run's settings, for this once
 
     @property
+    def is_random(self) -> bool:
+        """Whether it has learned nothing, and there is nothing of it to draw."""
+        return isinstance(self.agent, Random)
+
+    @property
     def words(self) -> str:
         """How it plays."""
-        if isinstance(self.agent, Random):
+        if self.is_random:
             return "random actions"
         return ", ".join([f"greedy after {self.step:,} {self.unit}", *self.changes])
 
@@ -48,9 +55,9 @@ class Player(NamedTuple):
     def view(self, obs: Tensor) -> View:
         return self.agent.view(obs)
 
-    def plan(self, obs: Tensor) -> tuple | None:
-        """The levels of what it imagines (rl_lab.agents.vpn.planner), where it looks ahead."""
-        return self.agent.plan(obs) if hasattr(self.agent, "plan") else None
+    def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
+        """What it imagines, where it looks ahead."""
+        return self.agent.plan(obs) if isinstance(self.agent, Planning) else None
 
 
 def load(
@@ -103,7 +110,7 @@ def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, c
         raise UserError(f"loop.env={node} is no environment; a run's config has a mapping with _target_ there")
     settings.check(cfg.loop, "loop")
     node.num_envs = min(node.num_envs, max_envs)
-    if camera and "camera" in inspect.signature(settings.locate(node._target_)).parameters:
+    if camera and has_camera(node._target_):
         node.camera = True
     if isinstance(cfg.loop.get("agent"), DictConfig) and "buffer_size" in cfg.loop.agent:
         cfg.loop.agent.buffer_size = 1  # SB3 allocates its replay at once
@@ -113,7 +120,8 @@ def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, c
 
 
 def _resolved(cfg: DictConfig) -> dict:
-    return reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    return reading.resolved(written)
 
 
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
@@ -135,6 +143,8 @@ def _learner(loop: dict, env: VectorEnv, device: torch.device, seed: int, state:
 
 
 def _planned(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned:
+    if not isinstance(env, Tabular):
+        raise ValueError("a plan needs a world of known states")
     states, actions = env.mdp.next_state.shape[:2]
     if state["q"].shape != (states, actions) or state["policy"].shape != (states,):
         raise ValueError(f"a plan of {tuple(state['q'].shape)} states and actions, not {(states, actions)}")

@@ -48,7 +48,7 @@ def grad_cam(score: Score, obs: Tensor) -> Tensor:
         raise UserError("saliency=grad_cam needs a network with convolutions; saliency=gradient takes any network")
     last = reached[-1]
     heat = weighed(outputs[last].detach().float(), slopes[last].float())
-    return laid_out(heat, [layer.window for layer in layers[: last + 1]], obs.shape[-2:])
+    return laid_out(heat, [layer.window for layer in layers[: last + 1]], (obs.shape[-2], obs.shape[-1]))
 
 
 def weighed(features: Tensor, slopes: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def traced(score: Score, obs: Tensor) -> tuple[Tensor, Tensor, list[Layer]]:
 @contextmanager
 def _layers(count: int) -> Iterator[list[Layer]]:
     """Convolutions and whatever else makes pictures [count, K, h, w] after them, as they run in any network."""
-    layers = []
+    layers: list[Layer] = []
 
     def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         begins = isinstance(module, nn.Conv2d)

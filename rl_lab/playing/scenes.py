@@ -8,13 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rl_lab.agents.random import Random
 from rl_lab.agents.vpn.planner import Level
 from rl_lab.core.errors import UserError
-from rl_lab.envs.collect.world import Collect
+from rl_lab.envs.abilities import Filmed, Tabular
 from rl_lab.envs.frames import FASTEST, SLOWEST
-from rl_lab.envs.gym import Gym
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import panels, pictures, trees, worlds
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.heat import Box, glowing
@@ -51,18 +48,19 @@ def play(
     Whoever looks may `send` the action to be taken instead of the moment's.
     """
     env, scene = player.env, scenery(player, saliency)
+    plain = None if isinstance(env, Tabular) else worlds.mapped(env)  # a map that shows no values
     obs = env.reset(seed)
     for episode in range(1, episodes + 1):
         reward, step, last = 0.0, 0, False
         while not last and step < max_steps:
             action, plan, picture = player.act(obs), player.plan(obs), scene(obs)
-            if plan and isinstance(env, Collect):
-                picture = trees.with_way(picture, obs[0].cpu().numpy(), plan, env.spec.actions)
+            if plan and plain:
+                picture = trees.with_way(picture, next(plain.maps(obs)), plan, env.spec.actions)
             moment = Moment(picture, player.view(obs), int(action), reward, step, episode, "", plan)
             instead = yield moment
             answer = env.step(action if instead is None else torch.full_like(action, instead))
             obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
-        shows_next = last and hasattr(env, "picture")  # Atari and Gymnasium have begun the next episode by now
+        shows_next = last and isinstance(env, Filmed)  # it has begun the next episode by now
         picture = moment.picture if shows_next else scene(answer.next_obs)
         ending = f"cut at {step:,}" if not last else "time limit" if answer.discount > 0 else "terminated"
         yield moment._replace(picture=picture, reward=reward, step=step, ending=ending)
@@ -76,21 +74,21 @@ def play(
 def scenery(player: Player, saliency: Saliency | None = None) -> Callable[[Tensor], Image.Image]:
     """What draws the environment as it is now, given its observation [1, ...]; a map's values give way to saliency."""
     env = player.env
-    if hasattr(env, "picture"):
+    if isinstance(env, Filmed):
         scene = lambda obs: panels.enlarged(env.picture()[0])
-    elif not worlds.has_map(env):
+    elif (world := worlds.mapped(env)) is None:
         raise UserError(f"{player.folder}: its environment has no picture to film")
-    elif saliency or isinstance(player.agent, Random) or (board := board_of(player)) is None:
-        scene = lambda obs: next(worlds.drawn(env, obs))
+    elif saliency or player.is_random or (board := board_of(player)) is None:
+        scene = lambda obs: worlds.picture(next(world.maps(obs)))
     else:
-        scene = lambda obs: board.with_agent(int(env.states(obs)))
+        scene = lambda obs: board.with_agent(next(world.maps(obs)).agent)
     return with_saliency(player, scene, saliency) if saliency else scene
 
 
 def board_of(player: Player, size: int = panels.SIZE) -> pictures.Board | None:
     """The gridworld a run plays in, with the values and the policy it has learned; None for any other world."""
     env = player.env
-    if not isinstance(env, MDPEnv) or env.mdp.layout is None:
+    if not isinstance(env, Tabular) or env.mdp.layout is None:
         return None
     view = player.view(env.all_observations())
     value, bars = view.value.cpu().numpy(), view.bars.cpu().numpy()
@@ -102,15 +100,15 @@ def with_saliency(player: Player, scene: Callable[[Tensor], Image.Image], method
     env, shape = player.env, player.env.spec.obs_shape
     if len(shape) != 3:
         seen = "its state's number" if not shape else f"{' x '.join(map(str, shape))} numbers"
-        remedy = "; train it with env.obs=planes agent=dqn_mlp" if isinstance(env, MDPEnv) else ""
+        remedy = "; train it with env.obs=planes agent=dqn_mlp" if isinstance(env, Tabular) else ""
         raise UserError(f"saliency={method} needs an agent that sees a picture, and {player.group} sees {seen}{remedy}")
 
     def draw(obs: Tensor) -> Image.Image:
         picture, heat = scene(obs), saliency_of(method, player.agent.view, obs)[0].cpu().numpy()
-        if not hasattr(env, "picture"):
+        if not isinstance(env, Filmed):
             side = picture.width - 2 * pictures.RIM  # of the map, a bar may lie below it
             return glowing(picture, heat, Box(pictures.RIM, pictures.RIM, side, side * shape[1] // shape[2]), False)
-        if isinstance(env, Gym) and env.picture().shape[1:3] != shape[1:]:
+        if not env.sees_picture():
             raise UserError(
                 f"saliency={method}: what {player.group} sees is another picture than the one that is drawn"
             )
@@ -140,13 +138,14 @@ class Page:
     """What draws a moment whole: title, picture, what the agent imagines if it does, panel."""
 
     def __init__(self, player: Player):
-        self.player, self.panel = player, None
+        self.player = player
+        self.panel: panels.Panel | None = None
 
     def __call__(self, moment: Moment, episode: str) -> Image.Image:
         player, picture, view, facts = self.player, moment.picture, moment.view, facts_of(moment, episode)
         actions = player.env.spec.actions
-        self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, picture.height)
-        beside = self.panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
+        panel = self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, picture.height)
+        beside = panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
         tree = [trees.tree(moment.plan, actions, picture.height)] if moment.plan else []
         return panels.titled(panels.side_by_side([picture, *tree, beside]), player.name, player.words)
 
@@ -155,25 +154,30 @@ class Lines:
     """What draws a moment for a terminal: the picture, and the rest as lines of words."""
 
     def __init__(self, player: Player):
-        self.player, self.words = player, None
+        self.player = player
+        self.words: Words | None = None
 
     def __call__(self, moment: Moment, episode: str) -> tuple[Image.Image, list[str]]:
         player, view = self.player, moment.view
-        self.words = self.words or Words(player.name, player.words, player.env.spec.actions, view.kind)
+        words = self.words = self.words or Words(player.name, player.words, player.env.spec.actions, view.kind)
         facts = facts_of(moment, episode)
-        return moment.picture, self.words.draw(facts, moment.ending, view.bars[0].tolist(), moment.action)
+        return moment.picture, words.draw(facts, moment.ending, view.bars[0].tolist(), moment.action)
 
 
 def facts_of(moment: Moment, episode: str) -> dict[str, str]:
-    return {"episode": episode, "step": f"{moment.step:,}", "reward so far": f"{moment.reward:,.6g}",
-            "value": panels.number(float(moment.view.value))}  # fmt: skip
+    return {
+        "episode": episode,
+        "step": f"{moment.step:,}",
+        "reward so far": f"{moment.reward:,.6g}",
+        "value": panels.number(float(moment.view.value)),
+    }
 
 
 def rate_of(player: Player, fps: float | None) -> float:
     """Pictures a second: `fps`, or else the world's own speed, if it has one. Raises UserError."""
     if fps is not None and not SLOWEST <= fps <= FASTEST:
         raise UserError(f"fps={fps:g} is impossible: it must be between {SLOWEST:g} and {FASTEST:g}")
-    return fps or getattr(player.env, "frames_per_second", GRIDWORLD_FPS)
+    return fps or player.env.frames_per_second or GRIDWORLD_FPS
 
 
 def at_rate(frames: Iterable[Image.Image], rate: float, fps: float) -> Iterator[Image.Image]:

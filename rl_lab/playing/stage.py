@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import numpy as np
@@ -17,17 +17,17 @@ from rl_lab.core import devices, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
-from rl_lab.envs.tabular.stepper import MDPEnv
-from rl_lab.looking import pictures, worlds
+from rl_lab.envs.abilities import Filmed
+from rl_lab.looking import worlds
 from rl_lab.memory.episodes import play_episodes
-from rl_lab.types import VectorEnv
+from rl_lab.types import Drawing, VectorEnv, Viewed
 
 
 class Stage(NamedTuple):
     """An environment, who plays in it, and what recording.json says of both."""
 
     env: VectorEnv
-    agent: object
+    agent: Viewed
     num_envs: int  # that the settings ask for
     settings: dict  # of the environment
     words: dict  # of the agent
@@ -37,8 +37,8 @@ class Stage(NamedTuple):
     def episodes(self, quotas: Sequence[int], seed: int, frames: bool, tick=lambda steps: None) -> Iterator[Episode]:
         """Everything that draws begins from `seed`: the env, the exploration, and an agent that draws its actions."""
         rng = generator(seed, self.env.device)
-        if isinstance(own := getattr(self.agent, "rng", None), torch.Generator):
-            own.manual_seed(seed)
+        if isinstance(self.agent, Drawing):
+            self.agent.rng.manual_seed(seed)
 
         def policy(obs: Tensor) -> Tensor:
             action = self.agent.act(obs, greedy=True)
@@ -51,14 +51,20 @@ class Stage(NamedTuple):
         return play_episodes(self.env, policy, quotas, seed, picture, tick)
 
 
+def has_camera(target: str) -> bool:
+    """Whether the world that is built by this dotted name has the setting: its signature is the schema."""
+    return "camera" in inspect.signature(settings.locate(target)).parameters
+
+
 def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
     device = devices.chosen(device)
     arguments = {"num_envs": num_envs, "device": device}
-    if frames and "camera" in inspect.signature(settings.locate(node["_target_"])).parameters:
+    if frames and has_camera(node["_target_"]):
         arguments["camera"] = True
     env = hydra.utils.instantiate(node, **arguments)
     agent = Random(env.spec, env.device, seed=0)
-    return Stage(env, agent, node["num_envs"], OmegaConf.to_container(node, resolve=True), {"name": "random"})
+    written: Any = OmegaConf.to_container(node, resolve=True)
+    return Stage(env, agent, node["num_envs"], written, {"name": "random"})
 
 
 def camera(env: VectorEnv, size: tuple[int, int] | None) -> Callable[[], np.ndarray]:
@@ -67,11 +73,9 @@ def camera(env: VectorEnv, size: tuple[int, int] | None) -> Callable[[], np.ndar
     def fitted(picture: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BOX)) if size else picture
 
-    if hasattr(env, "picture"):
+    if isinstance(env, Filmed):
         return lambda: np.stack([fitted(picture) for picture in env.picture()])
-    if not worlds.has_map(env):
+    if (world := worlds.mapped(env)) is None:
         raise UserError("this environment has no picture; record it with frames=false")
-    if isinstance(env, MDPEnv):  # of few states, each drawn once
-        seen = lru_cache(256)(lambda state: fitted(np.asarray(pictures.world(env.mdp.layout, state))))
-        return lambda: np.stack([seen(state) for state in env.state.tolist()])
-    return lambda: np.stack([fitted(np.asarray(picture)) for picture in worlds.drawn(env, env.observe())])
+    drawn = lru_cache(256)(lambda seen: fitted(np.asarray(worlds.picture(seen))))  # a gridworld has few pictures
+    return lambda: np.stack([drawn(seen) for seen in world.maps(env.observe())])

@@ -8,7 +8,7 @@ along the best path has equal weight. See Oh, Singh and Lee (2017), section 3.2.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -39,6 +39,13 @@ class Level(NamedTuple):
     duration: Tensor
     value: Tensor  # V of the state reached
     q: Tensor  # Q^d, backed up from below
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """An agent that looks ahead, and can show what it imagines."""
+
+    def plan(self, obs: Tensor) -> tuple[Level, ...] | None: ...  # of E observations; None where it looks nowhere
 
 
 def look_ahead(model: Model, state: Tensor, branches: Sequence[int], gamma: float) -> tuple[Level, ...]:

@@ -19,7 +19,7 @@ class Pool(NamedTuple):
 
     open: ndarray  # [P, 8, 8] bool
     order: ndarray  # [P, 64] uint8: the open cells, as 8 y + x, come first
-    count: ndarray  # [P] int64, of open cells
+    sizes: ndarray  # [P] int64, how many open cells
 
 
 @lru_cache(8)

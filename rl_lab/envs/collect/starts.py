@@ -18,15 +18,15 @@ class Starts:
 
     def __init__(self, made: Pool, width: int, things: int, device: torch.device):
         board = np.arange(SIDE**2).reshape(SIDE, SIDE)[:width, :width]
-        images, to = np.zeros((len(made.count), 8, SIDE**2), bool), np.zeros((8, SIDE**2), np.int64)
+        images, to = np.zeros((len(made.sizes), 8, SIDE**2), bool), np.zeros((8, SIDE**2), np.int64)
         for symmetry in range(8):
             origin = np.rot90(board if symmetry < 4 else board.T, symmetry)
             images[:, symmetry, board.ravel()] = made.open.reshape(-1, SIDE**2)[:, origin.ravel()]
             to[symmetry, origin] = board
-        ranks = np.arange(made.count.max() + things - 1)  # the first cells follow the last
-        order = np.take_along_axis(made.order, ranks % made.count[:, None], 1)
+        ranks = np.arange(made.sizes.max() + things - 1)  # the first cells follow the last
+        order = np.take_along_axis(made.order, ranks % made.sizes[:, None], 1)
         self._mazes, self._to, self._order, self._count = (
-            torch.from_numpy(x).to(device) for x in (mask(images).ravel(), to.ravel(), order.ravel(), made.count)
+            torch.from_numpy(x).to(device) for x in (mask(images).ravel(), to.ravel(), order.ravel(), made.sizes)
         )
         self._ranks, self._things = len(ranks), torch.arange(things, device=device).unsqueeze(1)
 

@@ -1,6 +1,7 @@
 """Collect (Oh, Singh and Lee, 2017; https://arxiv.org/abs/1707.03497): goals to be found in a maze, against time."""
 
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -12,9 +13,11 @@ from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.settings import Bound, Count, Envs, Natural, Unit
+from rl_lab.envs.abilities import Advance, Map, mixed
 from rl_lab.envs.collect.mazes import SIDE, pool
 from rl_lab.envs.collect.starts import Starts, mask
 from rl_lab.envs.tabular.gridworld import MOVES
+from rl_lab.envs.tabular.mdp import Layout
 from rl_lab.types import Spec, Step
 
 NOWHERE = SIDE**2  # where goals lie that were collected
@@ -32,17 +35,6 @@ class Walkers(NamedTuple):
     number: Tensor  # [N] int64, of the episode, which decides its maze
 
 
-class Advance(NamedTuple):
-    """A step before anyone looks: `successor` is where it led, `walkers` stand where the next one begins."""
-
-    walkers: Walkers
-    successor: Walkers
-    reward: Tensor  # [N] float32
-    discount: Tensor  # [N] float32
-    last: Tensor  # [N] bool
-    duration: Tensor  # [N] int64, primitive steps
-
-
 class Collect:
     """N agents, each in a maze of its own. An episode ends with the last goal or when the time is up: no future then.
 
@@ -50,6 +42,10 @@ class Collect:
     is collected or the agent stands at a junction. Its reward is the sum of its steps', the i-th times option_gamma^i.
     Env i plays the episodes i, i + N, i + 2 N... of one sequence fixed by the seed, whatever the agent and N.
     """
+
+    frames_per_second: float | None = None
+    has_map = True
+    bounds = 0.0, 1.0
 
     def __init__(
         self,
@@ -77,8 +73,10 @@ class Collect:
         self.rng, self.spec = generator(0, self.device), Spec((4, size, size), torch.float32, tuple(MOVES))
         self._ids = torch.arange(num_envs, device=self.device)
         if goals >= self.width**2:
-            raise UserError(f"env.goals={goals} is impossible: a maze of env.size={size} has {self.width**2} cells, "
-                            "and the agent needs one; take fewer goals")  # fmt: skip
+            raise UserError(
+                f"env.goals={goals} is impossible: a maze of env.size={size} has {self.width**2} cells, "
+                "and the agent needs one; take fewer goals"
+            )
         self.longest = min(self.width - 1, time_limit) if options else 1  # primitive steps of an option
         steps = np.arange(self.longest + 1)
         weight = option_gamma ** np.maximum(steps - 1, 0) * (steps > 0)  # of the last of so many steps
@@ -126,9 +124,11 @@ class Collect:
     @cached_property
     def _starts(self) -> Starts:
         made = pool(self.width, self.holes, self.mazes, self.maze_seed)
-        if (fewest := int(made.count.min())) <= self.goals:
-            raise UserError(f"env.goals={self.goals} is impossible: some mazes have {fewest} open cells, and the agent "
-                            f"needs one; take {fewest - 1} at most")  # fmt: skip
+        if (fewest := int(made.sizes.min())) <= self.goals:
+            raise UserError(
+                f"env.goals={self.goals} is impossible: some mazes have {fewest} open cells, and the agent "
+                f"needs one; take {fewest - 1} at most"
+            )
         return Starts(made, self.width, 1 + self.goals, self.device)
 
     def begun(self) -> Walkers:
@@ -155,7 +155,9 @@ class Collect:
         drifts = torch.rand(shape, generator=self.rng, device=self.device) if self.drift else None
         return slips, drifts
 
-    def advance(self, walkers: Walkers, action: Tensor, slips: Tensor | None, drifts: Tensor | None) -> Advance:
+    def advance(
+        self, walkers: Walkers, action: Tensor, slips: Tensor | None, drifts: Tensor | None
+    ) -> Advance[Walkers, Walkers]:
         """The step as a function: nothing of the env changes."""
         agent, goals, places, moves, found = self._option(walkers, action, slips, drifts)
         duration = moves.clamp(min=1)  # a bump takes a step too
@@ -233,6 +235,12 @@ class Collect:
         rows[:, 3] += walkers.left.unsqueeze(1)
         return self._rows.index_select(0, rows.flatten()).view(-1, *self.spec.obs_shape)
 
+    def maps(self, obs: Tensor) -> Iterator[Map]:
+        for walls, agent, goals, left in obs.cpu().numpy():
+            rows = tuple("".join("#" if wall else "." for wall in row) for row in walls)
+            [(y, x)], places = np.argwhere(agent).tolist(), np.argwhere(goals).tolist()
+            yield Map(maze_of(rows), (y, x), tuple((y, x) for y, x in places), float(left[0, 0]))
+
     # -- stopping and going on
 
     def state_dict(self) -> dict:
@@ -248,8 +256,7 @@ class Collect:
     def close(self) -> None: ...
 
 
-def mixed(mask: Tensor, ones: Tensor | tuple, others: Tensor | tuple) -> Tensor | tuple:
-    """Those of `ones` where the mask [N] is set, else those of `others`: tensors [N, ...], or tuples of them."""
-    if isinstance(ones, Tensor):
-        return torch.where(mask.view(-1, *[1] * (ones.ndim - 1)), ones, others)
-    return type(ones)(*(mixed(mask, x, y) for x, y in zip(ones, others, strict=True)))
+@lru_cache(64)
+def maze_of(rows: tuple[str, ...]) -> Layout:
+    free = ((y, x) for y, row in enumerate(rows) for x, glyph in enumerate(row) if glyph != "#")
+    return Layout(rows, tuple(free), {})

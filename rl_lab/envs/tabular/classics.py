@@ -42,10 +42,15 @@ def car_rental(
     reward = income * rentals.reshape(shape) - moving_cost * np.abs(moved)[:, None]
     cells = zip((capacity - first).tolist(), second.tolist(), strict=True)
     return MDP(
-        torch.arange(count**2).expand(shape), torch.from_numpy(probability.reshape(shape)), torch.from_numpy(reward),
-        torch.zeros(count**2, dtype=torch.bool), torch.full((count**2,), 1 / count**2, dtype=torch.float64),
-        tuple(f"{m:+d}" if m else "0" for m in moved), gamma, Layout(("." * count,) * count, tuple(cells), {}),
-    )  # fmt: skip
+        torch.arange(count**2).expand(shape),
+        torch.from_numpy(probability.reshape(shape)),
+        torch.from_numpy(reward),
+        torch.zeros(count**2, dtype=torch.bool),
+        torch.full((count**2,), 1 / count**2, dtype=torch.float64),
+        tuple(f"{m:+d}" if m else "0" for m in moved),
+        gamma,
+        Layout(("." * count,) * count, tuple(cells), {}),
+    )
 
 
 def _day(capacity: int, requests: float, returns: float) -> tuple[np.ndarray, np.ndarray]:
@@ -84,9 +89,12 @@ def gambler(
     return MDP(
         torch.from_numpy(next_state),
         torch.tensor([p_heads, 1 - p_heads], dtype=torch.float64).expand(next_state.shape),
-        torch.from_numpy(reward), torch.from_numpy(terminal), torch.from_numpy(~terminal / (~terminal).sum()),
-        tuple(str(s) for s in stakes), gamma,
-    )  # fmt: skip
+        torch.from_numpy(reward),
+        torch.from_numpy(terminal),
+        torch.from_numpy(~terminal / (~terminal).sum()),
+        tuple(str(s) for s in stakes),
+        gamma,
+    )
 
 
 def short_corridor(*, gamma: Unit = 1.0) -> MDP:
@@ -99,6 +107,13 @@ def short_corridor(*, gamma: Unit = 1.0) -> MDP:
     terminal = torch.tensor([False, False, False, True])
     reward = torch.where(terminal, 0.0, -1.0).double()[:, None, None].expand(4, 2, 1)
     cells = tuple((0, x) for x in range(4))
-    return MDP(next_state, torch.ones(4, 2, 1, dtype=torch.float64), reward.clone(), terminal,
-               torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64), ("left", "right"), gamma,
-               Layout(("S..G",), cells, {(0, 3): -1.0}, frozenset({(0, 3)})))  # fmt: skip
+    return MDP(
+        next_state,
+        torch.ones(4, 2, 1, dtype=torch.float64),
+        reward.clone(),
+        terminal,
+        torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64),
+        ("left", "right"),
+        gamma,
+        Layout(("S..G",), cells, {(0, 3): -1.0}, frozenset({(0, 3)})),
+    )

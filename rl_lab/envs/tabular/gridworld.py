@@ -48,15 +48,15 @@ def gridworld(
     glyphs = grid[ys, xs]
 
     paid = np.full(len(glyphs), living_reward)
-    for letter, reward in rewards.items():
-        paid[glyphs == letter] = reward
+    for letter, pay in rewards.items():
+        paid[glyphs == letter] = pay
     arrival, stopped = _moves(grid, _wind(wind, grid.shape[1]))
     directions, probability = _slips(noise, slip)
     next_state = arrival[:, directions]  # [S, A, K]
     reward = paid[next_state] if convention == "transition" else _per_state(paid, next_state)
     if bump is not None:
         reward[stopped[:, directions]] = bump
-    leaps = {}  # from a state to the one it jumps to
+    leaps: dict[int, int] = {}  # from a state to the one it jumps to
     for letter, (target, pay) in jumps.items():
         sources, landing = np.flatnonzero(glyphs == letter), _only(glyphs, letter, target)
         next_state[sources], reward[sources], paid[sources] = landing, pay, pay
@@ -66,10 +66,15 @@ def gridworld(
     start = np.zeros(len(terminal))
     start[: len(glyphs)] = (glyphs == "S") / (glyphs == "S").sum()
     return MDP(
-        torch.from_numpy(next_state), torch.from_numpy(probability).expand(next_state.shape),
-        torch.from_numpy(reward), torch.from_numpy(terminal), torch.from_numpy(start), tuple(MOVES), gamma,
+        torch.from_numpy(next_state),
+        torch.from_numpy(probability).expand(next_state.shape),
+        torch.from_numpy(reward),
+        torch.from_numpy(terminal),
+        torch.from_numpy(start),
+        tuple(MOVES),
+        gamma,
         _layout(grid, paid, {*rewards, *jumps}, ends, leaps),
-    )  # fmt: skip
+    )
 
 
 def _moves(grid: ndarray, wind: ndarray) -> tuple[ndarray, ndarray]:

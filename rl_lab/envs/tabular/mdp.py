@@ -19,6 +19,13 @@ class Layout(NamedTuple):
     ends: frozenset[tuple[int, int]] = frozenset()  # cells where an episode ends
     jumps: dict[tuple[int, int], tuple[int, int]] = {}  # from a cell to the one any action leads to
 
+    def __hash__(self) -> int:
+        return hash((self.rows, self.ends))  # dictionaries have none; equality still compares them
+
+    def cell(self, state: int) -> tuple[int, int] | None:
+        """Where a state lies; None where it has no place."""
+        return self.cells[state] if state < len(self.cells) else None
+
 
 class MDP(NamedTuple):
     """The whole model. K successors a state and action, some of probability 0.
@@ -35,8 +42,12 @@ class MDP(NamedTuple):
     gamma: float | Tensor = 0.99  # the discount by which this world is judged
     layout: Layout | None = None
 
-    def to(self, device: torch.device) -> "MDP":
-        return self._replace(**{k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)})
+    def to(self, device: torch.device | str) -> "MDP":
+        next_state, probability, reward, terminal, start = (x.to(device) for x in self[:5])
+        gamma = self.gamma.to(device) if isinstance(self.gamma, Tensor) else self.gamma
+        return self._replace(
+            next_state=next_state, probability=probability, reward=reward, terminal=terminal, start=start, gamma=gamma
+        )
 
 
 def checked(mdp: MDP, name: str) -> MDP:
@@ -45,9 +56,13 @@ def checked(mdp: MDP, name: str) -> MDP:
     if len(shape) != 3 or 0 in shape:
         raise UserError(f"{name}: next_state must be [states, actions, successors], not {list(shape)}")
     states, actions, _ = shape
-    wanted = {"next_state": (torch.int64, shape), "probability": (torch.float64, shape),
-              "reward": (torch.float64, shape), "terminal": (torch.bool, (states,)),
-              "start": (torch.float64, (states,))}  # fmt: skip
+    wanted = {
+        "next_state": (torch.int64, shape),
+        "probability": (torch.float64, shape),
+        "reward": (torch.float64, shape),
+        "terminal": (torch.bool, (states,)),
+        "start": (torch.float64, (states,)),
+    }
     for field, (dtype, size) in wanted.items():
         x = getattr(mdp, field)
         if x.dtype != dtype or tuple(x.shape) != size:
@@ -61,15 +76,24 @@ def checked(mdp: MDP, name: str) -> MDP:
         """`wrong` is [S, A] or [S, A, K]; `words` may use the first of its places, as s, a and k."""
         if wrong.any():
             s, a, k = (*wrong.nonzero()[0].tolist(), 0)[:3]
-            at = {"s": s, "a": a, "to": int(mdp.next_state[s, a, k]), "p": float(mdp.probability[s, a, k]),
-                  "r": float(mdp.reward[s, a, k]), "sum": float(mdp.probability[s, a].sum())}  # fmt: skip
+            at = {
+                "s": s,
+                "a": a,
+                "to": int(mdp.next_state[s, a, k]),
+                "p": float(mdp.probability[s, a, k]),
+                "r": float(mdp.reward[s, a, k]),
+                "sum": float(mdp.probability[s, a].sum()),
+            }
             raise UserError(f"{name}: state {s}, action {a} ({mdp.actions[a]}): {words.format(**at)}")
 
     inside = (mdp.next_state >= 0) & (mdp.next_state < states)
     refuse(~inside, f"leads to state {{to}}, but there are states 0 to {states - 1}")
     refuse(~(mdp.probability >= 0), "a probability of {p:g}")
-    refuse((mdp.probability.sum(-1) - 1).abs() > 1e-9, "probabilities sum to {sum:.10g}, not 1; where an episode "
-           "ends, lead to a terminal state that stays where it is")  # fmt: skip
+    refuse(
+        (mdp.probability.sum(-1) - 1).abs() > 1e-9,
+        "probabilities sum to {sum:.10g}, not 1; where an episode "
+        "ends, lead to a terminal state that stays where it is",
+    )
     refuse(~mdp.reward.isfinite(), "a reward of {r:g}")
     leaves = mdp.next_state != torch.arange(states)[:, None, None]
     absorbing = mdp.terminal[:, None, None] & (mdp.probability > 0)
@@ -110,10 +134,15 @@ def stack(mdps: Sequence[MDP]) -> MDP:
         probability[b, extra, :, 0] = 1.0
     gamma = torch.stack([torch.as_tensor(m.gamma, dtype=torch.float64, device=next_state.device) for m in mdps])
     return MDP(
-        next_state, probability, torch.stack([table(m.reward) for m in mdps]),
-        torch.stack([vector(m.terminal, True) for m in mdps]), torch.stack([vector(m.start) for m in mdps]),
-        mdps[0].actions, gamma, mdps[0].layout,
-    )  # fmt: skip
+        next_state,
+        probability,
+        torch.stack([table(m.reward) for m in mdps]),
+        torch.stack([vector(m.terminal, True) for m in mdps]),
+        torch.stack([vector(m.start) for m in mdps]),
+        mdps[0].actions,
+        gamma,
+        mdps[0].layout,
+    )
 
 
 def _named(dtype: torch.dtype) -> str:

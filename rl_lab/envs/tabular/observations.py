@@ -1,5 +1,8 @@
 """What a walker sees of its state: the four forms an observation can take, and the way back to the state."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -7,12 +10,24 @@ from rl_lab.core.errors import UserError
 from rl_lab.envs.tabular.mdp import MDP
 
 
-class Index:
+class Form(Protocol):
+    """Of the state, an int64, what a walker sees; and back."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    bounds: tuple[float, float]  # the least and the greatest number in it
+
+    def draw(self, state: Tensor) -> Tensor: ...  # [...] -> [..., *shape]
+    def state(self, obs: Tensor) -> Tensor: ...  # [..., *shape] -> [...]
+
+
+class Index(Form):
     """The number of the state itself, int64 []."""
 
     shape, dtype = (), torch.int64
 
-    def __init__(self, mdp: MDP): ...
+    def __init__(self, mdp: MDP):
+        self.bounds = 0.0, len(mdp.start) - 1.0
 
     def draw(self, state: Tensor) -> Tensor:
         return state
@@ -21,10 +36,10 @@ class Index:
         return obs
 
 
-class OneHot:
+class OneHot(Form):
     """float32 [S], a 1 at the state: a linear function of it is a table."""
 
-    dtype, low = torch.float32, 0.0
+    dtype, bounds = torch.float32, (0.0, 1.0)
 
     def __init__(self, mdp: MDP):
         self.shape = (len(mdp.start),)
@@ -44,9 +59,11 @@ class Cells:
         if layout is None:
             raise UserError(f"env.obs={name} needs a map, and this world has none; use one_hot or index")
         if states - len(layout.cells) > 1 or len(set(layout.cells)) < len(layout.cells):
-            raise UserError(f"env.obs={name} needs a cell for each state, and this world's {states} states lie in "
-                            f"{len(set(layout.cells))} cells; use one_hot or index")  # fmt: skip
-        self.height, self.width = len(layout.rows), len(layout.rows[0])
+            raise UserError(
+                f"env.obs={name} needs a cell for each state, and this world's {states} states lie in "
+                f"{len(set(layout.cells))} cells; use one_hot or index"
+            )
+        self.layout, self.height, self.width = layout, len(layout.rows), len(layout.rows[0])
         self.yx = torch.full((states, 2), -1, device=mdp.start.device)
         self.yx[: len(layout.cells)] = torch.tensor(layout.cells, device=mdp.start.device)
         y, x = self.yx.unbind(-1)
@@ -55,13 +72,14 @@ class Cells:
         self.state[self.cell] = torch.arange(states, device=mdp.start.device)
 
 
-class Planes:
+class Planes(Form):
     """float32 [4, H, W], each 0 or 1: walls, the agent, cells that pay, cells that cost. Off the map: no agent."""
 
-    dtype, low = torch.float32, 0.0
+    dtype, bounds = torch.float32, (0.0, 1.0)
 
     def __init__(self, mdp: MDP):
-        self._cells, layout = Cells(mdp, "planes"), mdp.layout
+        self._cells = Cells(mdp, "planes")
+        layout = self._cells.layout
         self.shape = (4, self._cells.height, self._cells.width)
         self._map = torch.zeros(self.shape)
         self._map[0] = torch.tensor([[glyph == "#" for glyph in row] for row in layout.rows])
@@ -82,10 +100,10 @@ class Planes:
         return self._cells.state[torch.where(here > 0, cell, agent.shape[-1])]
 
 
-class Coordinates:
+class Coordinates(Form):
     """float32 [2], (y, x) from (0, 0) in the upper left corner to (1, 1); (-1, -1) off the map."""
 
-    shape, dtype, low = (2,), torch.float32, -1.0
+    shape, dtype, bounds = (2,), torch.float32, (-1.0, 1.0)
 
     def __init__(self, mdp: MDP):
         self._cells = Cells(mdp, "coordinates")
@@ -100,4 +118,9 @@ class Coordinates:
         return self._cells.state[torch.where(y < 0, -1, y * self._cells.width + x)]
 
 
-FORMS = {"one_hot": OneHot, "index": Index, "planes": Planes, "coordinates": Coordinates}
+FORMS: dict[str, Callable[[MDP], Form]] = {
+    "one_hot": OneHot,
+    "index": Index,
+    "planes": Planes,
+    "coordinates": Coordinates,
+}

@@ -1,6 +1,7 @@
 """N walkers in any finite MDP, on the device: no step waits for it."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from rl_lab.core.devices import Device
 from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.settings import Bound, Envs
+from rl_lab.envs.abilities import Advance, Map
 from rl_lab.envs.tabular.lottery import Lottery
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.envs.tabular.observations import FORMS
@@ -22,22 +24,14 @@ class Walkers(NamedTuple):
     left: Tensor  # [N] float32, steps until the time limit
 
 
-class Advance(NamedTuple):
-    """A step before anyone looks: `successor` is where it led, `walkers` stand where the next one begins."""
-
-    walkers: Walkers
-    successor: Tensor  # [N] int64
-    reward: Tensor  # [N] float32
-    discount: Tensor  # [N] float32
-    last: Tensor  # [N] bool
-
-
 class MDPEnv:
     """N walkers in one MDP. An episode ends in a terminal state or, cut short, at the time limit.
 
     A step is `advance` on what `draw` gives, and a look at where that leads. `advance` only reads tables, so that it
     can be compiled; a CUDA graph can capture both once it knows the stream, `graph.register_generator_state(env.rng)`.
     """
+
+    frames_per_second: float | None = None
 
     def __init__(
         self,
@@ -78,7 +72,7 @@ class MDPEnv:
         return Walkers(first.repeat(self.num_envs // first.numel()), self._limit.repeat(self.num_envs))
 
     def step(self, action: Tensor) -> Step:
-        self.walkers, successor, reward, discount, last = self.advance(self.walkers, action, *self.draw())
+        self.walkers, successor, reward, discount, last, _ = self.advance(self.walkers, action, *self.draw())
         return Step(reward, discount, last, self.look(successor), self.observe())
 
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -88,7 +82,7 @@ class MDPEnv:
             return outcome, self._first
         return outcome, self._first.index_select(0, self._starts.entry(0, self._starts.draw(self.num_envs, self.rng)))
 
-    def advance(self, walkers: Walkers, action: Tensor, outcome: Tensor, first: Tensor) -> Advance:
+    def advance(self, walkers: Walkers, action: Tensor, outcome: Tensor, first: Tensor) -> Advance[Walkers, Tensor]:
         """The step as a function: nothing of the env changes."""
         entry = self._outcomes.entry(torch.add(action, walkers.state, alpha=self.spec.num_actions), outcome)
         successor, reward = self._next_state.index_select(0, entry), self._reward.index_select(0, entry)
@@ -116,6 +110,18 @@ class MDPEnv:
 
     def look(self, state: Tensor) -> Tensor:
         return self.form.draw(state) if self._sights is None else self._sights.index_select(0, state)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.form.bounds
+
+    @property
+    def has_map(self) -> bool:
+        return self.mdp.layout is not None
+
+    def maps(self, obs: Tensor) -> Iterator[Map]:
+        if layout := self.mdp.layout:
+            yield from (Map(layout, layout.cell(state)) for state in self.states(obs).tolist())
 
     def state_dict(self) -> dict:
         return {**self.walkers._asdict(), "rng": self.rng.get_state()}

@@ -4,7 +4,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -40,10 +40,10 @@ def from_tables(
     name: str = "mdp",  # by which an error calls it
 ) -> MDP:
     """The MDP of these tables. Raises UserError that names the state and the action at fault."""
-    tables = [torch.as_tensor(x) for x in (next_state, probability, reward, terminal, start)]
-    if actions is None and tables[0].dim() > 1:
-        actions = [str(a) for a in range(tables[0].shape[1])]
-    return checked(MDP(*tables, tuple(actions or ()), gamma, layout), name)
+    onto, p, r, ends, first = (torch.as_tensor(x) for x in (next_state, probability, reward, terminal, start))
+    if actions is None and onto.dim() > 1:
+        actions = [str(a) for a in range(onto.shape[1])]
+    return checked(MDP(onto, p, r, ends, first, tuple(actions or ()), gamma, layout), name)
 
 
 # -- a file
@@ -51,42 +51,37 @@ def from_tables(
 
 def mdp_file(path: str, *, gamma: Unit = 0.99) -> MDP:
     """From an npz file of the arrays that `from_tables` takes. Raises UserError that names the file."""
-    arrays = _read(path)
+    arrays, held = _read(path)
     for name, dtype in ARRAYS.items():
         if name not in arrays:
-            raise UserError(f"{path}: no array {name}; it holds {', '.join(arrays) or 'none'}")
+            raise UserError(f"{path}: no array {name}; it holds {', '.join(held) or 'none'}")
         if arrays[name].dtype != dtype:
             raise UserError(f"{path}: {name} must be {dtype}, not {arrays[name].dtype}")
-    return from_tables(*(arrays[name] for name in ARRAYS), gamma=gamma, name=str(path))
+    next_state, probability, reward, terminal, start = (arrays[name] for name in ARRAYS)
+    return from_tables(next_state, probability, reward, terminal, start, gamma=gamma, name=str(path))
 
 
-UNREADABLE = OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError  # what numpy raises over a file
+# What numpy raises over a file.
+UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
 
 
-def _read(path: str) -> dict[str, np.ndarray | None]:
-    """The arrays of an npz file, of numbers alone, which cannot run code; None for those that are not ours."""
+def _read(path: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Of an npz file of numbers alone, which cannot run code: our arrays, and the names of all it holds."""
     try:
         with room.regular(files.home(path)) as packed:
             room.archive(packed, Path(path)).close()
             packed.seek(0)
             with np.load(packed, allow_pickle=False) as file:
-                return {name: file[name] if name in ARRAYS else None for name in file.files}
+                return {name: file[name] for name in file.files if name in ARRAYS}, file.files
     except UserError:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; write one with numpy.savez, of {', '.join(ARRAYS)}") from error
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: not an npz file of numbers; write one with numpy.savez") from error
 
 
@@ -126,8 +121,17 @@ def toy_text(id: str, *, options: Mapping | None = None, gamma: Unit = 0.99) -> 
     given = getattr(env, "initial_state_distrib", None)
     start[: len(rows)] = ~terminal[: len(rows)] / (~terminal).sum() if given is None else given
     kind = type(env).__name__
-    return from_tables(next_state, probability, reward, terminal, start, ACTIONS.get(kind), gamma=gamma, name=id,
-                       layout=_layout(env, kind, rows, terminal))  # fmt: skip
+    return from_tables(
+        next_state,
+        probability,
+        reward,
+        terminal,
+        start,
+        ACTIONS.get(kind),
+        gamma=gamma,
+        name=id,
+        layout=_layout(env, kind, rows, terminal),
+    )
 
 
 def _make(id: str, options: Mapping) -> gymnasium.Env:
@@ -156,7 +160,7 @@ def _terminal(rows: list) -> np.ndarray:
 def _tables(rows: list, terminal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """next_state, probability and reward [S, A, K]; one state more where a done transition has no terminal one."""
     sink = len(rows)
-    merged = [[{} for _ in row] for row in rows]  # probability of (successor, reward), once each
+    merged: list[list[dict[tuple[int, float], float]]] = [[{} for _ in row] for row in rows]  # (to, reward): p
     for s, row in enumerate(rows):
         for a, entries in enumerate([[(1.0, s, 0.0, True)]] * len(row) if terminal[s] else row):
             for p, to, r, done in entries:
@@ -174,10 +178,16 @@ def _tables(rows: list, terminal: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return next_state, probability, reward
 
 
-def _layout(env: gymnasium.Env, kind: str, rows: list, terminal: np.ndarray) -> Layout | None:
+def _layout(env: Any, kind: str, rows: list, terminal: np.ndarray) -> Layout | None:
     """Of the two that are boards. Holes pay 0 and end; the cliff costs and sends back to the start."""
-    paid = {int(to): float(r) for s, row in enumerate(rows) if not terminal[s] for entries in row
-            for _, to, r, done in entries if done}  # fmt: skip
+    paid = {
+        int(to): float(r)
+        for s, row in enumerate(rows)
+        if not terminal[s]
+        for entries in row
+        for _, to, r, done in entries
+        if done
+    }
     if kind == "FrozenLakeEnv":
         board = np.char.replace(env.desc.astype(str), "F", ".")
     elif kind == "CliffWalkingEnv":
@@ -188,9 +198,11 @@ def _layout(env: gymnasium.Env, kind: str, rows: list, terminal: np.ndarray) -> 
         return None
     cells = tuple(np.ndindex(*board.shape))
     return Layout(
-        tuple("".join(row) for row in board), cells, {cells[s]: r for s, r in paid.items()},
+        tuple("".join(row) for row in board),
+        cells,
+        {cells[s]: r for s, r in paid.items()},
         frozenset(cells[s] for s in np.flatnonzero(terminal[: len(cells)])),
-    )  # fmt: skip
+    )
 
 
 def toy_text_env(

@@ -1,0 +1,90 @@
+"""What a world may be beyond a VectorEnv. A world declares it by having the members; nobody asks for its class."""
+
+from collections.abc import Iterator
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lab.envs.tabular.mdp import MDP, Layout
+from rl_lab.types import VectorEnv
+
+
+@runtime_checkable
+class Tabular(VectorEnv, Protocol):
+    """A known MDP: it can be planned in, and a policy's regret is exact."""
+
+    mdp: MDP
+
+    @property
+    def time_limit(self) -> int: ...
+    def states(self, obs: Tensor) -> Tensor: ...  # [..., *obs_shape] -> int64 [...]
+    def all_observations(self) -> Tensor: ...  # [S, *obs_shape]
+
+
+@runtime_checkable
+class Filmed(VectorEnv, Protocol):
+    """A world that takes pictures of itself. It has a setting `camera`, and pictures only where that is on."""
+
+    def picture(self) -> np.ndarray: ...  # uint8 [N, H, W, 3], of the envs as they are now
+    def sees_picture(self) -> bool: ...  # whether an observation [C, H, W] is that picture, at whatever size
+
+
+class Map(NamedTuple):
+    """Where things are, for drawing; cells are (y, x)."""
+
+    layout: Layout
+    agent: tuple[int, int] | None  # None: off the map
+    goals: tuple[tuple[int, int], ...] = ()  # to be collected
+    time_left: float | None = None  # share of the episode's; None: not shown
+
+
+@runtime_checkable
+class Mapped(VectorEnv, Protocol):
+    """A world that can be drawn as a map, of what is seen of it."""
+
+    @property
+    def has_map(self) -> bool: ...
+    def maps(self, obs: Tensor) -> Iterator[Map]: ...  # of each of [N, *obs_shape]
+
+
+Walkers = TypeVar("Walkers")
+State = TypeVar("State")
+
+
+class Advance(NamedTuple, Generic[Walkers, State]):
+    """A step before anyone looks: `successor` is where it led, `walkers` stand where the next one begins."""
+
+    walkers: Walkers
+    successor: State  # [N]
+    reward: Tensor  # [N] float32
+    discount: Tensor  # [N] float32
+    last: Tensor  # [N] bool
+    duration: Tensor | None = None  # [N] int64, primitive steps; None: one each
+
+
+class Functional(VectorEnv, Protocol):
+    """A world whose step is a function: `advance` maps walkers, actions and what chance draws to an Advance.
+
+    Walkers are a tuple of tensors [N, ...]; a state is what `look` sees of them, a tensor or such a tuple.
+    """
+
+    walkers: Any
+
+    @property
+    def state(self) -> Any: ...  # of the walkers
+    @property
+    def bounds(self) -> tuple[float, float]: ...  # the least and the greatest number in an observation
+    def seed(self, seed: int) -> None: ...
+    def begun(self) -> Any: ...  # walkers at the start of new episodes
+    def draw(self) -> tuple[Any, Any]: ...  # what chance decides in a step
+    def advance(self, walkers: Any, action: Tensor, chance: Any, more_chance: Any, /) -> Advance[Any, Any]: ...
+    def look(self, state: Any, /) -> Tensor: ...  # [N, *obs_shape]
+
+
+def mixed(mask: Tensor, ones: Any, others: Any) -> Any:
+    """Those of `ones` where the mask [N] is set, else those of `others`: tensors [N, ...], or tuples of them."""
+    if isinstance(ones, Tensor):
+        return torch.where(mask.view(-1, *[1] * (ones.ndim - 1)), ones, others)
+    return type(ones)(*(mixed(mask, x, y) for x, y in zip(ones, others, strict=True)))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from exact_gradient import action_values, finite_gradient, gradient, value, visits
 from test_reinforce import PREFERENCES, one_hot, trained, walk, world
+from transitions import transition
 
 from rl_lab.agents.actor_critic import ActorCritic
 from rl_lab.envs.tabular.classics import short_corridor
@@ -45,7 +46,7 @@ def table(learner: ActorCritic) -> tuple[torch.Tensor, torch.Tensor]:
 def step(state, action, reward, successor, discount=1.0, last=False) -> Transition:
     """Of envs that all end alike, from lists [N]."""
     n = len(state)
-    return Transition(one_hot(torch.tensor(state)), torch.tensor(action), torch.tensor(reward).double(),
+    return transition(one_hot(torch.tensor(state)), torch.tensor(action), torch.tensor(reward).double(),
                       torch.full((n,), discount).double(), torch.full((n,), last), one_hot(torch.tensor(successor)))  # fmt: skip
 
 

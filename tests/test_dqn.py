@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from transitions import transition
 
 from rl_lab import exploration, losses
 from rl_lab.__main__ import COMMANDS
@@ -36,7 +37,7 @@ def dqn(**changes) -> DQN:
 def batch(rewards, discounts, action=0) -> Transition:
     n = len(rewards)
     obs, next_obs = torch.eye(3)[:1].expand(n, 3), torch.eye(3)[1:2].expand(n, 3)
-    return Transition(
+    return transition(
         obs, torch.full((n,), action), torch.tensor(rewards), torch.tensor(discounts), torch.zeros(n).bool(), next_obs
     )
 

@@ -52,6 +52,12 @@ def test_standardised_by_hand():
     assert losses.standardised(tensor([7.0])).item() == 7.0
 
 
+def test_the_future_is_discounted_by_every_primitive_step():
+    found = returns.discounts(0.5, tensor([1.0, 1.0, 0.0, 1.0]), tensor([1.0, 3.0, 2.0, 2.0]))
+    assert found.tolist() == [0.5, 0.125, 0.0, 0.25]
+    assert returns.discounts(0.99, tensor([1.0]), tensor([1.0])).equal(tensor([0.99]))
+
+
 def test_lambda_returns_literal():
     r, discount = tensor([1.0, 2.0, 3.0]), tensor([0.5, 0.5, 0.5])
     last, v = tensor([False, False, False]), tensor([10.0, 20.0, 30.0])

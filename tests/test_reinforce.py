@@ -16,6 +16,7 @@ from exact_gradient import (
     visits,
 )
 from torch.nn import functional as F
+from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.reinforce import Nothing, Reinforce, RunningMean, Value
@@ -89,8 +90,8 @@ def estimates(learner: Reinforce, mdp: MDP) -> tuple[torch.Tensor, torch.Tensor]
     """Probability [P] of each trajectory, and what the agent makes of it alone [P, S, A]."""
     found, before, state = [], preferences(learner).clone(), deepcopy(learner.state_dict())
     for path in paths(mdp, POLICY, HORIZON):
-        for transition in path.transitions(one_hot):
-            learner.update(transition)
+        for step in path.transitions(one_hot):
+            learner.update(step)
         found.append((torch.tensor(path.probability, dtype=torch.float64), preferences(learner) - before))
         learner.load_state_dict(deepcopy(state))
     return tuple(torch.stack(x) for x in zip(*found, strict=True))
@@ -151,7 +152,7 @@ def test_the_mean_over_samples_is_within_four_standard_errors(credit, baseline, 
     while len(batches) < 100:
         action = learner.act(obs)
         step = env.step(action)
-        if learner.update(Transition(obs, action, *step[:4])):
+        if learner.update(Transition.of(obs, action, step)):
             batches.append(preferences(learner) - start.T)
             learner.network.advantage.weight.data = start.clone()
         obs = step.obs
@@ -188,8 +189,8 @@ def test_a_bandit_of_one_step_has_the_gradient_of_a_softmax():
     total = torch.zeros(3).double()
     for path in paths(mdp, torch.full((2, 3), 1 / 3).double(), 1):
         learner = agent(Spec((2,), torch.float64, ("a", "b", "c")))
-        for transition in path.transitions(partial(one_hot, of=2)):
-            learner.update(transition)
+        for step in path.transitions(partial(one_hot, of=2)):
+            learner.update(step)
         total += path.probability * preferences(learner)[0]
     torch.testing.assert_close(total.tolist(), [-4 / 9, -1 / 9, 5 / 9])
 
@@ -205,7 +206,7 @@ def feed(learner: Reinforce, reward, last, discount=None, action=None, next_stat
     action = torch.zeros(reward.shape, dtype=int) if action is None else torch.tensor(action)
     next_obs = obs if next_state is None else one_hot(torch.tensor(next_state))
     for t in range(len(reward)):
-        if learner.update(Transition(obs, action[t], reward[t], discount[t], last[t], next_obs)):
+        if learner.update(transition(obs, action[t], reward[t], discount[t], last[t], next_obs)):
             learned.append(t)
     return learned
 
@@ -246,7 +247,7 @@ def test_no_bias_to_short_episodes():
             action = learner.act(obs)
             step = env.step(action)
             lengths += [
-                found["reinforce/length"] for found in [learner.update(Transition(obs, action, *step[:4]))] if found
+                found["reinforce/length"] for found in [learner.update(Transition.of(obs, action, step))] if found
             ]
             obs = step.obs
         lengths = torch.tensor(lengths)
@@ -354,7 +355,7 @@ def walk(learner: Reinforce, env: MDPEnv, steps: int, obs: torch.Tensor) -> torc
     for _ in range(steps):
         action = learner.act(obs)
         step = env.step(action)
-        learner.update(Transition(obs, action, *step[:4]))
+        learner.update(Transition.of(obs, action, step))
         obs = step.obs
     return obs
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from transitions import transition
 from vpn_cases import CPU, FOUR, SMALL, Dice, agent, grid, planes, rollout
 
 from rl_lab import losses
@@ -174,7 +175,7 @@ def test_frames_are_kept_as_they_are_and_planes_of_several_numbers_not_at_all():
     spec, one = Spec((1, 3, 3), torch.uint8, FOUR), torch.ones(2)
     walks, frames = Walks(10, spec, CPU), torch.arange(5 * 2 * 9, dtype=torch.uint8).view(5, 2, 1, 3, 3)
     for each in frames:
-        walks.add(Transition(each, one.long(), one, one, one > 1, each))
+        walks.add(transition(each, one.long(), one, one, one > 1, each))
     sample = walks.sample(50, 3, torch.Generator().manual_seed(0))
     first = sample["obs"][0, :, 0, 0, 0].long()
     assert torch.equal(sample["next_obs"][2, :, 0, 0, 0].long(), first + 3 * 18) and set(first.tolist()) == {
@@ -184,7 +185,7 @@ def test_frames_are_kept_as_they_are_and_planes_of_several_numbers_not_at_all():
         27,
     }
     with pytest.raises(UserError, match="planes of one number each"):
-        Walks(10, SMALL, CPU).add(Transition(torch.rand(2, *SMALL.obs_shape), one.long(), one, one, one > 1, planes(2)))
+        Walks(10, SMALL, CPU).add(transition(torch.rand(2, *SMALL.obs_shape), one.long(), one, one, one > 1, planes(2)))
 
 
 def test_settings_that_cannot_be():
@@ -292,7 +293,7 @@ def test_durations_are_learned_exactly_where_the_world_is_certain():
     at = torch.arange(8)
     obs = torch.zeros(8, 2, 1, 8)
     obs[at, 0, 0, at] = 1
-    took = torch.stack([7 - at, at], 1).clamp(min=1)
+    took = torch.stack([7 - at, at], 1).clamp(min=1).float()
     for _ in range(250):
         cell, action = (torch.randint(n, (64,), generator=rng) for n in (8, 2))
         one = torch.ones(64)
@@ -328,7 +329,7 @@ def test_three_step_plans_reach_the_optimum_of_one_maze(seed):
     for _ in range(100 + 1_000):
         action = learner.act(obs)
         step = env.step(action)
-        learner.update(Transition(obs, action, *step[:4], step.duration))
+        learner.update(Transition.of(obs, action, step))
         obs = step.obs
     returns, _ = play(env, partial(learner.act, greedy=True), 16, seed)
     torch.testing.assert_close(returns, best, atol=1e-4, rtol=0)

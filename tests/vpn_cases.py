@@ -58,10 +58,10 @@ class Dice:
     def transition(self, action: torch.Tensor) -> Transition:
         self.steps += 1
         last = torch.rand(self.walkers, generator=self.rng) < 0.3
-        took = torch.randint(1, 8, (self.walkers,), generator=self.rng)
+        took = torch.randint(1, 8, (self.walkers,), generator=self.rng).float()
         reward = torch.randint(-9, 9, (self.walkers,), generator=self.rng) / 4
         before, self.obs = self.obs, planes(self.walkers, seed=self.steps).float()
-        return Transition(before, action, reward, torch.where(last, 0.0, 0.9 ** (took - 1.0)), last, self.obs, took)
+        return Transition(before, action, reward, (~last).float(), last, self.obs, took)
 
     def teach(self, learner: VPN, steps: int) -> list[dict]:
         return [learner.update(self.transition(learner.act(self.obs))) for _ in range(steps)]
@@ -72,6 +72,6 @@ def rollout(*ends: tuple[float, bool]) -> list[Transition]:
     obs = planes(len(ends) + 1).float()
     return [
         Transition(obs[t : t + 1], torch.tensor([1]), torch.tensor([2.0**t]), torch.tensor([discount]),
-                   torch.tensor([last]), obs[t + 1 : t + 2], torch.tensor([3]))
+                   torch.tensor([last]), obs[t + 1 : t + 2], torch.tensor([3.0]))
         for t, (discount, last) in enumerate(ends)
     ]  # fmt: skip

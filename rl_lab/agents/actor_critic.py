@@ -84,7 +84,8 @@ class ActorCritic(Learner):
         return log_probs.exp() if self.sampled_eval else exploration.certain(log_probs.argmax(-1), log_probs.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:
-        self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
+        obs, action, reward, discount, last, next_obs, duration = transition
+        self._rollout.append((obs, action, reward, discount, last, duration, self.worth(next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []
@@ -99,11 +100,19 @@ class ActorCritic(Learner):
         return (log_probs.exp() * q).sum(-1)
 
     def learn(
-        self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        last: Tensor,
+        duration: Tensor,
+        value: Tensor,
     ) -> Metrics:
         """A gradient step each on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward)
-        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_).flatten()
+        discount = returns.discounts(self.gamma, discount, duration)
+        g = returns.lambda_returns(reward, discount, last, value, self.lambda_).flatten()
         obs, action = obs.flatten(0, 1), action.flatten()
         log_probs, q = self.log_probs(obs), self.q(obs)
         actor_loss, entropy = self.actor_loss(log_probs, q, action).mean(), losses.entropy(log_probs).mean()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab import exploration, returns
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
@@ -63,9 +63,7 @@ class DQN(Learner):
             )  # fmt: skip
         self.target.requires_grad_(False).load_state_dict(self.online.state_dict())
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
-        self.replay = replay(
-            seed=seed + 1, device=device, frame_stack=spec.frame_stack, gamma=gamma, max_abs_reward=max_abs_reward
-        )
+        self.replay = replay(seed=seed + 1, device=device, frame_stack=spec.frame_stack)
         capacity = self.replay.capacity
         for name, size in {"batch_size": batch_size, "learning_starts": learning_starts}.items():
             if size > capacity:
@@ -74,7 +72,7 @@ class DQN(Learner):
         self.batch_size, self.replay_ratio, self.learning_starts = batch_size, replay_ratio, learning_starts
         self.target_update_period, self.target_mix, self.gamma = target_update_period, target_mix, gamma
         self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
-        self.max_grad_norm = max_grad_norm
+        self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
         self.steps, self.learns, self.owed = 0, 0, 0.0
 
     def announce(self, num_envs: int) -> str:
@@ -108,7 +106,7 @@ class DQN(Learner):
             self.owed += n * self.replay_ratio / self.batch_size  # gradient steps that these steps pay for
         while self.owed >= 1:
             slots, weight = self.replay.draw(self.batch_size)
-            metrics, error = self.learn(self.replay.read(slots), weight)
+            metrics, error = self.learn(self.replay.read(slots, self.gamma, self.max_abs_reward), weight)
             self.replay.update_priorities(slots, error)
             self.owed -= 1
         return metrics and {**metrics, "dqn/epsilon": self.epsilon(self.steps)}
@@ -133,7 +131,8 @@ class DQN(Learner):
             then = self.target(batch.next_obs)
             selector = self.online(batch.next_obs) if self.double else then
             then = pick(then, self.value.mean(selector).argmax(-1))
-        return self.value.loss(now, batch.reward, self.gamma * batch.discount, then)
+        discount = returns.discounts(self.gamma, batch.discount, batch.duration)
+        return self.value.loss(now, batch.reward, discount, then)
 
     @torch.no_grad()
     def follow(self) -> None:

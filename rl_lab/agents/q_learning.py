@@ -99,7 +99,8 @@ class QLearning(Learner):
 
     def update(self, transition: Transition) -> Metrics:
         self.steps += transition.reward.shape[-1] * distributed.size()
-        self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
+        obs, action, reward, discount, last, next_obs, duration = transition
+        self._rollout.append((obs, action, reward, discount, last, duration, self.worth(next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []
@@ -118,12 +119,20 @@ class QLearning(Learner):
         return q.max(-1).values
 
     def learn(
-        self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        last: Tensor,
+        duration: Tensor,
+        value: Tensor,
     ) -> Metrics:
         """Gradient steps on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
         self.decay.to(self.steps - len(reward) * reward.shape[-1] * distributed.size())
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
-        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_)
+        discount = returns.discounts(self.gamma, discount, duration)
+        g = returns.lambda_returns(reward, discount, last, value, self.lambda_)
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, g)]
         for part in minibatches(rollout[-1].shape[-1], self.minibatches, self.epochs, self.rng):
             obs, action, target = (take(x, part) for x in rollout)

@@ -106,6 +106,7 @@ class Row(NamedTuple):
     reward: Tensor
     discount: Tensor
     last: Tensor
+    duration: Tensor
     counted: Tensor  # bool: whether it is learned from
     next_obs: Tensor | Sequence[Tensor] | None
 
@@ -178,12 +179,13 @@ class Reinforce(Learner):
         return log_probs.exp() if self.sampled_eval else exploration.certain(log_probs.argmax(-1), log_probs.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:
-        obs, action, reward, discount, last, next_obs = transition[:6]
+        obs, action, reward, discount, last, next_obs, duration = transition
         if self._episode is None:
             begins = torch.ones_like(last) if self.at_start is None else self.at_start.to(last.device)
             self._episode = begins.long() - 1
         counted = (self._episode >= 0) & (self._episode < self.episodes)
-        self._rows.append(Row(obs, action, reward, discount, last, counted, next_obs if self.bootstrap else None))
+        next_obs = next_obs if self.bootstrap else None
+        self._rows.append(Row(obs, action, reward, discount, last, duration, counted, next_obs))
         self._episode, self.at_start = self._episode + last, last
         asked = not last.is_cuda or len(self._rows) % ASK_EVERY == 0
         if not (asked and (self._episode >= self.episodes).all()):
@@ -221,7 +223,8 @@ class Reinforce(Learner):
     def credits(self, batch: Row) -> tuple[Tensor, Tensor]:
         """What each action is credited with, and the weight of its term; both [T, N]."""
         reward = batch.reward.clamp(-self.max_abs_reward, self.max_abs_reward)
-        discount, ends = self.gamma * batch.discount, batch.last | (batch.discount == 0)
+        discount = returns.discounts(self.gamma, batch.discount, batch.duration)
+        ends = batch.last | (batch.discount == 0)
         to_go = returns.discounted_returns(reward, discount, batch.last, self.next_values(batch))
         if self.credit == "reward_to_go" and not self.exact_discount:
             return to_go, torch.ones_like(to_go)

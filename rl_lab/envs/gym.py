@@ -94,8 +94,9 @@ class Gym:
             for i in np.flatnonzero(last):
                 true[i] = info["final_obs"][i]
             next_obs = self._tensor(true)
-        numbers = torch.from_numpy(np.stack([reward, 1.0 - terminated]).astype(np.float32)).to(self.device)
-        return Step(*numbers, torch.from_numpy(last).to(self.device), next_obs, self._obs)
+        numbers = np.stack([reward, 1.0 - terminated, np.ones_like(reward)]).astype(np.float32)
+        reward, discount, duration = torch.from_numpy(numbers).to(self.device)
+        return Step(reward, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs, duration)
 
     def observe(self) -> Tensor:
         return self._obs

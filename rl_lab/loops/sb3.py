@@ -42,8 +42,8 @@ def train_sb3(
     """
     wrapped = AsVecEnv(env, run.stream("env"), max_abs_reward)
     player = SB3Agent(built(agent, wrapped, run))
-    if isinstance(env, Collect):
-        check_gamma(player.model.gamma, env, run)
+    if isinstance(env, Collect) and env.longest > 1:
+        run.say("SB3 discounts by agent.gamma once an option, and not once each of its steps, as agents of ours do")
     player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
     rows, evaluations = Every(log_every or max(1, total_steps // 200)), Every(eval_every)
     rows.due(0)
@@ -89,15 +89,6 @@ def built(agent: Callable[..., BaseAlgorithm], env: "AsVecEnv", run: Run) -> Bas
         raise UserError(
             f"Stable-Baselines3's {kind.__name__} cannot be built for observations {shape}: {words}"
         ) from error
-
-
-def check_gamma(gamma: float, env: Collect, run: Run) -> None:
-    """Raises UserError where the agent's discount is not the world's; says it where SB3 applies it by options."""
-    if gamma != env.gamma:
-        raise UserError(f"agent.gamma={gamma:g} and env.gamma={env.gamma:g} are one discount, that of returns, and "
-                        f"differ; set agent.gamma={env.gamma:g}")  # fmt: skip
-    if env.longest > 1:
-        run.say("SB3 discounts by agent.gamma once an option, and not once each of its steps, as agents of ours do")
 
 
 class AsVecEnv(VecEnv):

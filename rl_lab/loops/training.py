@@ -37,9 +37,8 @@ def train(
     rows.due(0)
     parts = {"agent": agent, "env": env, "episodes": episodes, "means": means, "rows": rows, "evaluations": evaluations}
     step, obs = start(env, run, parts)
-    for words in agent.announce(env.num_envs), differing_gammas(agent, env):
-        if words:
-            run.say(words)
+    if words := agent.announce(env.num_envs):
+        run.say(words)
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     run.begin(total_steps)
     while step < total_steps:
@@ -51,7 +50,7 @@ def train(
         answer = env.step(action)
         step += stride
         try:
-            means.add(agent.update(Transition(obs, action, *answer[:4], answer.duration)), step)
+            means.add(agent.update(Transition.of(obs, action, answer)), step)
             episodes.add(answer.reward, answer.last)
             obs = answer.obs
             if rows.due(step):
@@ -72,15 +71,6 @@ def check_loop(agent: Callable, loop: str) -> None:
     if isinstance(kind, type) and own != loop:
         raise UserError(f"loop={loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; choose "
                         f"loop={own}, or another agent")  # fmt: skip
-
-
-def differing_gammas(agent: Agent, env: VectorEnv) -> str | None:
-    """What there is to say where a world of options discounts by another gamma than the agent, as Collect may."""
-    own, worlds = getattr(agent, "gamma", None), getattr(env, "gamma", None)
-    if None in (own, worlds) or own == worlds:
-        return None
-    return (f"agent.gamma={own:g} and env.gamma={worlds:g} differ, and both discount: an option of d steps by "
-            f"{own:g} x {worlds:g}^(d-1); set agent.gamma={worlds:g} for one discount")  # fmt: skip
 
 
 def start(env: VectorEnv, run: Run, parts: dict) -> tuple[int, Tensor]:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab import returns
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.room import available as free_bytes
-from rl_lab.core.settings import Count, Positive, Unit
+from rl_lab.core.settings import Count
 from rl_lab.memory.priorities import Priorities
 from rl_lab.memory.ring import Ring
 from rl_lab.types import Spec, Transition
@@ -33,13 +34,11 @@ class Replay:
         *,
         frame_stack: Count = 1,  # an observation is so many frames along its first dimension
         n_step: Count = 1,
-        gamma: Unit = 1.0,  # of n-step returns
-        max_abs_reward: Positive = math.inf,  # each reward is clipped to this before it is summed
         on_host: bool = False,  # stored in the host's memory; samples travel through pinned memory
         priorities: Callable[..., Priorities] | None = None,
     ):
-        self.capacity, self.frame_stack, self.n_step, self.gamma = capacity, frame_stack, n_step, gamma
-        self.max_abs_reward, self._priorities, self.priorities = max_abs_reward, priorities, None
+        self.capacity, self.frame_stack, self.n_step = capacity, frame_stack, n_step
+        self._priorities, self.priorities = priorities, None
         self._learner, self._device = device, torch.device("cpu") if on_host else device
         self._rng, self._ring, self._restored = generator(seed, self._device), None, False
 
@@ -61,7 +60,7 @@ class Replay:
 
     def add(self, transition: Transition) -> None:
         """Takes a transition [N, ...], overwriting the oldest. Raises UserError where memory does not suffice."""
-        transition = Transition(*(x.to(self._device) for x in transition[:6]))
+        transition = Transition(*(x.to(self._device) for x in transition))
         if self._ring is None:
             self._begin(transition.obs, transition.action)
         if self._restored:
@@ -76,9 +75,9 @@ class Replay:
             if self._ring.oldest >= self.frame_stack:
                 self.priorities.retire(self._slots(self._ring.oldest - 1))
 
-    def sample(self, batch_size: int) -> Transition:
+    def sample(self, batch_size: int, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
         """[B, ...]; see `read`."""
-        return self.read(self.draw(batch_size)[0])
+        return self.read(self.draw(batch_size)[0], gamma, max_abs_reward)
 
     # -- the parts of `sample`, for a learner that weighs
 
@@ -98,19 +97,20 @@ class Replay:
         draws = oldest * ring.num_envs + draws % ((ring.newest - oldest) * ring.num_envs)
         return draws % ring.slots, torch.ones(batch_size, device=self._learner)
 
-    def read(self, slots: Tensor) -> Transition:
+    def read(self, slots: Tensor, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
         """The transitions [B, ...] that begin at slots [B], n steps long or up to where an episode or a future ends.
 
-        reward = sum_k gamma^k r_k over their m steps; discount = gamma^(m-1) times the steps' own, so that a learner
-        multiplies by gamma once, as it does for a single step. See Sutton and Barto (2018), eq. 7.1.
+        reward = sum_k gamma^k r_k over their m steps, each clipped to `max_abs_reward`; discount is that of all steps
+        but the last, gamma^(m-1), or 0; duration is the last step's, for which a learner discounts as for a single
+        one. Where an action lasts d steps it counts for d in these powers. See Sutton and Barto (2018), eq. 7.1.
         """
         ring, store = self._ring, self._ring.store
-        ends, reward, discount = self._returns(slots)
+        ends, reward, discount = self._returns(slots, gamma, max_abs_reward)
         now = ring.stack(slots)
         then = ring.next_stack(ends, now if self.n_step == 1 else ring.stack(ends))
         obs, next_obs = ring.observations(torch.stack([now, then]))
-        found = Transition(obs, store.action[slots], reward, discount, store.last[ends], next_obs)
-        return Transition(*(self._send(x) for x in found[:6]))
+        found = obs, store.action[slots], reward, discount, store.last[ends], next_obs, store.duration[ends]
+        return Transition(*map(self._send, found))
 
     def update_priorities(self, slots: Tensor, error: Tensor) -> None:
         """slots [B] as they were drawn last, error [B]: the temporal-difference errors found there."""
@@ -119,14 +119,14 @@ class Replay:
 
     # -- within
 
-    def _returns(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The last of the m steps from each slot, their reward and their discount, all [B]."""
-        store, bound = self._ring.store, self.max_abs_reward
+    def _returns(self, slots: Tensor, gamma: float, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The last of the m steps from each slot, their reward and the discount before that step, all [B]."""
+        store = self._ring.store
         if self.n_step == 1:
             return slots, store.reward[slots].clamp(-bound, bound), store.discount[slots]
         steps = self._ring.later(slots, torch.arange(self.n_step, device=self._device))
         reward, discount = store.reward[steps].clamp(-bound, bound), store.discount[steps]
-        onward = torch.where(store.last[steps], 0.0, self.gamma * discount)
+        onward = torch.where(store.last[steps], 0.0, returns.discounts(gamma, discount, store.duration[steps]))
         weight = F.pad(onward[:, :-1], (1, 0), value=1.0).cumprod(1)  # [B, n], 0 beyond the end
         final = (weight > 0).sum(1, keepdim=True) - 1
         ends, discount = steps.gather(1, final), (weight * discount).gather(1, final)

@@ -16,7 +16,7 @@ from rl_lab import exploration, losses, returns
 from rl_lab.agents.vpn.planner import Level, look_ahead, widths
 from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.unroll import Sequences
-from rl_lab.agents.vpn.walks import Walks, durations, ended
+from rl_lab.agents.vpn.walks import Walks, ended
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
@@ -143,13 +143,12 @@ class VPN(Learner):
 
     def sequences(self, rollout: list[Transition]) -> Sequences:
         """What T decisions of N envs were worth, [T, N, ...], by the target network's plan where they break off."""
-        obs, option, reward, discount, last, next_obs = (torch.stack(x) for x in list(zip(*rollout, strict=True))[:6])
+        obs, option, reward, discount, last, next_obs, duration = map(torch.stack, zip(*rollout, strict=True))
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward)
         value = self.beyond(next_obs, last & (discount > 0))
-        returned = returns.discounted_returns(reward, self.gamma * discount, last, value)
+        returned = returns.discounted_returns(reward, returns.discounts(self.gamma, discount, duration), last, value)
         reached = torch.where(last, value, torch.cat([returned[1:], value[-1:]])) * (discount > 0)
         end = torch.stack([ended(t) for t in rollout])
-        duration = torch.stack([durations(t) for t in rollout])
         anywhere, valued = torch.ones_like(end), torch.ones_like(reward[0])
         return Sequences(obs, option, reward, duration, end, anywhere, returned, reached, valued, next_obs)
 

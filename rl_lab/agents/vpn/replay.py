@@ -26,8 +26,7 @@ class Rollouts:
 
     def add(self, rollout: list[Transition]) -> None:
         """T decisions of each env [N, ...]."""
-        columns = {name: [getattr(t, name) for t in rollout] for name in Transition._fields}
-        columns = {name: torch.stack(x) for name, x in columns.items() if x[0] is not None}
+        columns = dict(zip(Transition._fields, map(torch.stack, zip(*rollout, strict=True)), strict=True))
         if not self.columns:
             room = -(-self.decisions // columns["reward"].numel())
             self.columns = {name: x.new_empty(room, *x.shape) for name, x in columns.items()}
@@ -40,8 +39,8 @@ class Rollouts:
         kept = min(self.written, len(self.columns["reward"]))
         num_envs = self.columns["reward"].shape[2]
         draw = torch.randint(kept * num_envs, (count,), generator=rng, device=self.device)
-        read = {name: x[draw // num_envs, :, draw % num_envs].unbind(1) for name, x in self.columns.items()}
-        return [Transition(**dict(zip(read, step, strict=True))) for step in zip(*read.values(), strict=True)]
+        read = [self.columns[name][draw // num_envs, :, draw % num_envs].unbind(1) for name in Transition._fields]
+        return [Transition(*step) for step in zip(*read, strict=True)]
 
     @property
     def nbytes(self) -> int:
@@ -51,5 +50,9 @@ class Rollouts:
         return {"columns": self.columns, "written": self.written}
 
     def load_state_dict(self, state: dict) -> None:
-        self.columns = {name: x.to(self.device) for name, x in state["columns"].items()}
+        """Older checkpoints hold no durations of 1, and discounts of gamma^(duration - 1)."""
+        self.columns = columns = {name: x.to(self.device) for name, x in state["columns"].items()}
+        if columns:
+            columns["discount"] = columns["discount"].sign()
+            columns["duration"] = columns.get("duration", torch.ones_like(columns["reward"])).float()
         self.written = state["written"]

@@ -38,7 +38,7 @@ class Walks:
             **packed(transition.obs),
             "option": transition.action.to(torch.uint8),
             "reward": transition.reward,
-            "duration": durations(transition).to(torch.uint8),
+            "duration": transition.duration.to(torch.uint8),
             "end": ended(transition),
         }
         if not self.columns:
@@ -80,13 +80,6 @@ class Walks:
             self.rows = len(state["end"])
         for name, x in state.items():
             self.columns[name][: self.rows] = x
-
-
-def durations(transition: Transition) -> Tensor:
-    """Primitive steps, as the reward's dtype."""
-    if transition.duration is None:
-        return torch.ones_like(transition.reward)
-    return transition.duration.to(transition.reward.dtype)
 
 
 def ended(transition: Transition) -> Tensor:

@@ -60,7 +60,7 @@ def train(
             action = agent.act(obs)
             answer = env.step(action)
             step += num_envs
-            metrics = agent.update(Transition(obs, action, *answer[:4]))
+            metrics = agent.update(Transition.of(obs, action, answer))
             for i, error in means.add(metrics, step):
                 runs.stop(i, error, step, checkpointed(agent, i))
             episodes.add(answer.reward, answer.last)
@@ -110,7 +110,7 @@ class Worlds:
         return self._apart(self.env.reset(seeds))
 
     def step(self, action: Tensor) -> Step:
-        return Step(*map(self._apart, self.env.step(action.flatten())[:5]))
+        return Step(*map(self._apart, self.env.step(action.flatten())))
 
     def observe(self) -> Tensor:
         return self._apart(self.env.observe())

@@ -116,7 +116,7 @@ def test_the_last_goal_ends_the_episode():
     env.reset(0)
     answer = env.advance(walkers_of(env, "A.g....", "A.g.g.."), torch.tensor([RIGHT, RIGHT]), None, None)
     assert answer.last.tolist() == [True, False]
-    assert answer.discount.tolist() == pytest.approx([0.0, 0.98])
+    assert answer.discount.tolist() == [0.0, 1.0]
     assert answer.reward.tolist() == pytest.approx([-0.2 + 0.99 * 2] * 2)
 
 

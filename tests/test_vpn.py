@@ -33,7 +33,7 @@ from rl_lab.types import Spec, Transition
         ([(1.0, False), (0.0, True), (1.0, False)], [2.0, 2.0, 12.0], [2.0, 0.0, 16.0]),  # terminated
         ([(1.0, False), (1.0, True), (1.0, False)], [6.0, 10.0, 12.0], [10.0, 16.0, 16.0]),  # cut short
         ([(1.0, False), (0.0, False), (0.0, True)], [2.0, 2.0, 4.0], [2.0, 0.0, 0.0]),  # a life lost, then the end
-        ([(0.25, False), (1.0, False), (0.5, False)], [1.75, 6.0, 8.0], [6.0, 8.0, 16.0]),  # options that last
+        ([(1.0, False, 3.0), (1.0, False), (1.0, False, 2.0)], [1.75, 6.0, 8.0], [6.0, 8.0, 16.0]),  # options that last
     ],
 )
 def test_what_a_rollout_was_worth(ends, returned, reached):
@@ -42,8 +42,8 @@ def test_what_a_rollout_was_worth(ends, returned, reached):
     play = learner.sequences(rollout(*ends))
     assert play.returned.flatten().tolist() == pytest.approx(returned)
     assert play.reached.flatten().tolist() == pytest.approx(reached)
-    assert play.end.flatten().tolist() == [d == 0 or last for d, last in ends]
-    assert play.duration.flatten().tolist() == [3.0] * 3
+    assert play.end.flatten().tolist() == [d == 0 or last for d, last, *_ in ends]
+    assert play.duration.flatten().tolist() == [sum(duration) or 1.0 for _, _, *duration in ends]
 
 
 def test_rewards_are_clipped_by_the_agent_alone():

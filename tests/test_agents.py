@@ -97,12 +97,12 @@ def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
         )
         agent.learn(batch)
         table[s, a] += 0.5 * (reward + 0.9 * (s2 != 2) * table[s2].max() - table[s, a])
-        torch.testing.assert_close(agent.online.advantage.weight.T, table)
+        torch.testing.assert_close(agent.online.head.weight.T, table)
 
 
 def test_truncation_bootstraps_and_termination_does_not():
     agent = dqn(Spec((3,), torch.float32, ("a", "b")))
-    torch.nn.init.constant_(agent.target.advantage.weight, 10.0)
+    torch.nn.init.constant_(agent.target.head.weight, 10.0)
     batch = transition(
         one_hot(0, 0),
         torch.tensor([0, 0]),
@@ -149,7 +149,7 @@ def test_the_target_follows_in_jumps():
     moved = []
     for _ in range(6):
         agent.learn(batch)
-        moved.append(agent.target.advantage.weight[0, 0].item() > 0)
+        moved.append(agent.target.head.weight[0, 0].item() > 0)
     assert moved == [False, False, True, True, True, True]
 
 

@@ -93,7 +93,7 @@ def test_the_zoos_random_steps_follow_its_learning_starts():
 def test_before_the_zoos_dqn_learns_no_action_is_greedy():
     """A network that prefers the first action by far: it is drawn as often as the other, then nearly always."""
     agent: DQN = preset("dqn_zoo", "agent.learning_starts=100", "agent.replay.capacity=200", "agent.epsilon.steps=100")
-    agent.online.advantage.bias.data.copy_(tensor([9.0, -9.0]))
+    agent.online.head.bias.data.copy_(tensor([9.0, -9.0]))
     obs = torch.zeros(4_000, 3)
     agent.steps = 99
     assert 1_900 < agent.act(obs).sum() < 2_100

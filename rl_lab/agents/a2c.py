@@ -36,7 +36,7 @@ class A2C(Learner):
     """
 
     saved = "network", "optimizer", "rng", "steps"
-    many_seeds = parallel = True
+    parallel = True
 
     def __init__(
         self,
@@ -101,9 +101,9 @@ class A2C(Learner):
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def advance(self, steps: int) -> None:
-        """The learning rate of what follows, and the steps it takes account of, as many in each rank."""
+        """Counts these steps; the learning rate is that of those before."""
         self.decay.to(self.steps)
-        self.steps += steps * distributed.size()
+        self.count(steps)
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
@@ -114,7 +114,7 @@ class A2C(Learner):
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
         advantage = g - acted.value
         if self.standardise:
-            advantage = losses.standardised(advantage, over)
+            advantage = distributed.standardised(advantage, over)
         policy_loss = losses.policy_gradient(acted.log_prob, advantage).mean(over)
         value_loss = (g - acted.value).square().mean(over)
         entropy = acted.entropy.mean(over)

@@ -8,13 +8,13 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab import exploration, losses, returns
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
@@ -51,9 +51,10 @@ class ActorCritic(Learner):
         zero_heads: bool = False,  # start uniform and from Q = 0, without a bias: on one-hot observations, tables
         sampled_eval: bool = False,  # judge the policy itself, not its mode, which may be far worse
     ):
+        head = table if zero_heads else nn.Linear
         with seeded(seed, device):
-            self.actor = QNetwork(spec, actor, zero=zero_heads).to(device)
-            self.critic = QNetwork(spec, critic, zero=zero_heads).to(device)
+            self.actor = Outputs(spec, actor, spec.num_actions, head).to(device)
+            self.critic = Outputs(spec, critic, spec.num_actions, head).to(device)
         self.actor_optimizer = build_optimizer(actor_optimizer, self.actor.parameters())
         self.critic_optimizer = build_optimizer(critic_optimizer, self.critic.parameters())
         self.rng, self.rollout_length, self._rollout = generator(seed, device), rollout_length, []
@@ -67,11 +68,11 @@ class ActorCritic(Learner):
 
     def log_probs(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.actor(obs).squeeze(-1).log_softmax(-1)
+        return self.actor(obs).log_softmax(-1)
 
     def q(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.critic(obs).squeeze(-1)
+        return self.critic(obs)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:

@@ -3,6 +3,7 @@ Rainbow (Hessel et al., 2018; https://arxiv.org/abs/1710.02298), each a setting.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, 
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Dueling, QNetwork, draw_noise, layers, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 from rl_lab.values import Categorical, Mean, Quantiles
@@ -24,7 +25,6 @@ class DQN(Learner):
 
     saved = "online", "target", "optimizer", "replay", "rng", "steps", "learns", "owed"
     memory = "replay"
-    many_seeds = True
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class DQN(Learner):
         if zero_head and (noisy or stream_units):
             raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
         self.value = value or Mean()
+        kind, head = Dueling if dueling else QNetwork, partial(layers, hidden=stream_units, noisy=noisy)
         with seeded(seed, device):
             self.online, self.target = (
-                QNetwork(spec, network, self.value.outputs, dueling=dueling, hidden=stream_units, noisy=noisy,
-                         zero=zero_head).to(device) for _ in range(2)
-            )  # fmt: skip
+                kind(spec, network, self.value.outputs, table if zero_head else head).to(device) for _ in range(2)
+            )
         self.target.requires_grad_(False).load_state_dict(self.online.state_dict())
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
         self.replay = replay(seed=seed + 1, device=device, frame_stack=spec.frame_stack)
@@ -85,7 +85,7 @@ class DQN(Learner):
             q = self.q(obs)
             return exploration.epsilon_greedy(q, self.eval_epsilon, self.rng) if self.eval_epsilon else q.argmax(-1)
         if self.noisy:
-            self.online.draw_noise(self.rng)
+            draw_noise(self.online, self.rng)
         q, epsilon = self.value.mean(self.online(obs)), self.epsilon(self.steps)
         if self.epsilon_spread:
             epsilon = exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], obs.device)
@@ -114,8 +114,8 @@ class DQN(Learner):
     def learn(self, batch: Transition, weight: Tensor | float = 1.0) -> tuple[Metrics, Tensor]:
         """One gradient step; also the errors [B] that a prioritised replay goes by."""
         if self.noisy:
-            self.online.draw_noise(self.rng)
-            self.target.draw_noise(self.rng)
+            draw_noise(self.online, self.rng)
+            draw_noise(self.target, self.rng)
         loss, error = self.loss(batch)
         loss = (weight * loss).mean(-1)
         norm = descend(self.optimizer, loss, self.max_grad_norm)

@@ -15,7 +15,7 @@ from rl_lab import exploration, losses
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Bound, Count, Unit
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
@@ -90,8 +90,8 @@ class Network(FittedQ):
         warm: bool = True,  # goes on from the parameters of the iteration before; or from new ones
     ):
         with seeded(seed, device):
-            self.network = QNetwork(spec, network).to(device)
-        self.new = lambda: QNetwork(spec, network).to(device)
+            self.network = Outputs(spec, network, spec.num_actions).to(device)
+        self.new = lambda: Outputs(spec, network, spec.num_actions).to(device)
         self.optimizer, self.seed, self.device = optimizer, seed, device
         self.batch_size, self.max_epochs, self.tolerance = batch_size, max_epochs, tolerance
         self.patience, self.warm = patience, warm
@@ -107,7 +107,7 @@ class Network(FittedQ):
             order = torch.randperm(len(target), generator=rng, device=self.device)
             total = 0.0
             for part in order.split(size) if size < len(target) else [slice(None)]:
-                error = target[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
+                error = target[part] - losses.pick(self.network(obs[part]), action[part])
                 loss = (weight[part] * losses.half_square(error)).sum()
                 descend(optimizer, loss / len(error))
                 total += float(loss.detach())
@@ -119,7 +119,7 @@ class Network(FittedQ):
 
     @torch.no_grad()
     def predict(self, obs: Tensor) -> Tensor:
-        parts = [self.network(part).squeeze(-1) for part in obs.split(4_096)]
+        parts = [self.network(part) for part in obs.split(4_096)]
         return torch.cat(parts)
 
 

@@ -21,7 +21,7 @@ class PPO(Learner):
     """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
 
     saved = "network", "optimizer", "rng", "steps"
-    many_seeds = parallel = True
+    parallel = True
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class PPO(Learner):
     def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
         """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
         share = self.decay.to(self.steps)
-        self.steps += len(value) * value.shape[-1] * distributed.size()
+        self.count(len(value) * value.shape[-1])
         clip = self.clip * (share if self.decay_clip else 1.0)
         g = value_targets(transitions, value, self.network.values, self.gamma, self.lambda_,
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
@@ -108,7 +108,7 @@ class PPO(Learner):
         log_probs, value = self.network(obs)
         log_prob, advantage = losses.pick(log_probs, action), g - acting_value
         if self.standardise:
-            advantage = losses.standardised(advantage, (-1,))
+            advantage = distributed.standardised(advantage, (-1,))
         policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean(-1)
         value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean(-1)
         entropy = losses.entropy(log_probs).mean(-1)

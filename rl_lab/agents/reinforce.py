@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab import exploration, losses, returns
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
@@ -82,12 +83,12 @@ class Value(Learner):
                  epochs: Count = 1,  # gradient steps on each batch
                  max_grad_norm: Positive = math.inf, zero_head: bool = False):  # fmt: skip
         with seeded(seed, device):
-            self.network = QNetwork(spec._replace(actions=("any",)), network, zero=zero_head).to(device)
+            self.network = Outputs(spec, network, 1, table if zero_head else nn.Linear).to(device)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.epochs, self.max_grad_norm = epochs, max_grad_norm
 
     def value(self, obs: Tensor) -> Tensor:
-        return self.network(obs).flatten()
+        return self.network(obs).squeeze(-1)
 
     of = torch.no_grad()(value)
 
@@ -147,7 +148,7 @@ class Reinforce(Learner):
         sampled_eval: bool = False,  # judge the policy itself, not its mode, which may be far worse
     ):
         with seeded(seed, device):
-            self.network = QNetwork(spec, network, zero=zero_head).to(device)
+            self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rng, self.baseline = generator(seed, device), baseline(spec, device, seed)
         if bootstrap and not (self.baseline.valued and credit == "reward_to_go"):
@@ -166,7 +167,7 @@ class Reinforce(Learner):
 
     def log_probs(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.network(obs).squeeze(-1).log_softmax(-1)
+        return self.network(obs).log_softmax(-1)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
@@ -202,7 +203,7 @@ class Reinforce(Learner):
         advantage = credit - torch.cat([self.baseline.of(x) for x in chunks])
         spread = advantage.square().mean()
         if self.standardise:
-            advantage = losses.standardised(advantage)
+            advantage = distributed.standardised(advantage)
         action, samples, sums = batch.action[batch.counted], len(credit), []
 
         def parts() -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rl_lab.agents.vpn.model import EncoderFn, Outcome, Transition, he_normal, head, state_shape
+from rl_lab.agents.vpn.model import EncoderFn, Outcome, TransitionNet, he_normal, head, state_shape
 from rl_lab.agents.vpn.planner import Imagined, action_values, look_ahead
 from rl_lab.agents.vpn.unroll import ErrorFn, Sequences, predictable, unrolled
 from rl_lab.core.settings import Count
@@ -23,7 +23,7 @@ class ActionValue(nn.Module):
         super().__init__()
         self.encode = encoder(spec)
         shape = state_shape(self.encode, spec)
-        self.transition = Transition(shape[0], spec.num_actions, gate)
+        self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.value = head(math.prod(shape), units, activation=False)
         self.num_actions = spec.num_actions
         self.to(memory_format=torch.channels_last)
@@ -60,7 +60,7 @@ class ObservationPrediction(nn.Module):
         super().__init__()
         self.encoder = encoder(spec)
         shape = state_shape(self.encoder, spec)
-        self.transition = Transition(shape[0], spec.num_actions, gate)
+        self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.outcome = Outcome(shape, spec.num_actions, units, joint_head, duration)
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(shape[0], 32, 4, stride=2, padding=1), nn.ELU(inplace=True),

@@ -18,7 +18,7 @@ from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.unroll import Sequences
 from rl_lab.agents.vpn.walks import Walks, ended
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Depth, Natural, Positive, Unit
 from rl_lab.types import Spec, Transition, View
@@ -65,7 +65,7 @@ class VPN(Learner):
         if random_steps and not self.online.models:
             raise UserError("agent.random_steps is for a network that predicts rewards; set it to 0")
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = Decay(self.optimizer)
         self.walks = Walks(random_steps, spec, device)
         self.rollouts = replay(device) if replay else None
         if replay:
@@ -168,14 +168,13 @@ class VPN(Learner):
 
     def learn(self, play: Sequences) -> Metrics:
         """One gradient step from B sequences [T, B, ...] and their random walks: the mean over B of the summed loss."""
-        count, rate = play.end.shape[1], self.decay ** (self.steps / 1e6)
+        count = play.end.shape[1]
         if self.walks.decisions:
             play = joined(play, self.walk(count * self.walks_per_sequence))
         with self.precision():
             terms = self.online.losses(play, self.prediction_steps, self.of_error)
         terms = {name: term.sum() / count for name, term in terms.items()}
-        for group, initial in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = initial * rate
+        self.rates.scale(self.decay ** (self.steps / 1e6))
         norm = descend(self.optimizer, sum(terms.values()), self.max_grad_norm)
         self.learns += 1
         return {f"vpn/{name}_loss": term.detach() for name, term in terms.items()} | {"vpn/grad_norm": norm}

@@ -36,7 +36,7 @@ class ValuePrediction(nn.Module):
         super().__init__()
         self.encode = encoder(spec)
         shape = state_shape(self.encode, spec)
-        self.transition = Transition(shape[0], spec.num_actions, gate)
+        self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.outcome = Outcome(shape, spec.num_actions, units, joint_head, duration)
         self.value = head(math.prod(shape), units)
         self.num_actions = spec.num_actions
@@ -58,7 +58,7 @@ class ValuePrediction(nn.Module):
         return k_step_losses(self, play, steps, of_error)
 
 
-class Transition(nn.Module):
+class TransitionNet(nn.Module):
     """s' = ELU(s + u), where u comes of three convolutions, the first with weights of its own for each option."""
 
     def __init__(self, channels: int, options: int, gate: bool):

@@ -6,6 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rl_lab.agents.a2c import A2C
+from rl_lab.agents.dqn import DQN
+from rl_lab.agents.ppo import PPO
+from rl_lab.agents.q_learning import QLearning
 from rl_lab.core import distributed
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Learner, Metrics
@@ -19,6 +23,8 @@ from rl_lab.loops.judging import Judge, play
 from rl_lab.loops.seeds.runs import Runs
 from rl_lab.loops.seeds.stacking import share, stacked
 from rl_lab.types import Actor, Step, Transition, VectorEnv
+
+STACKED = {A2C, DQN, PPO, QLearning}  # their code takes tensors [S, ...] too: S learners side by side
 
 
 def train(
@@ -81,7 +87,7 @@ def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
     if not isinstance(env, MDPEnv):
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip
-    if not getattr(agent.func, "many_seeds", False):
+    if agent.func not in STACKED:
         raise UserError(f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is "
                         f"{agent.func.__name__}; run the seeds one by one: -m seed=0,1,2")  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The nouns of the house. Shapes: N envs, T steps, B samples, A actions, S states."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,8 +77,10 @@ class VectorEnv(Protocol):
     def reset(self, seed: int) -> Tensor: ...
     def step(self, action: Tensor) -> Step: ...
     def observe(self) -> Tensor: ...  # [N, ...] what `act` should see now: after a reset, a step, or a restored state
-    def state_dict(self) -> dict: ...  # {} where the world's state cannot be saved: a resumed run starts new episodes
-    def load_state_dict(self, state: dict) -> None: ...
+    def state_dict(
+        self,
+    ) -> dict[str, Any]: ...  # {} where the world's state cannot be saved: a resumed run starts new episodes
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -93,9 +95,9 @@ class Actor(Protocol):
 class Agent(Actor, Protocol):
     """A learner that acts; it is updated on the transition of all envs at one step."""
 
-    settled: bool  # whether a checkpoint now would hold everything
-
+    @property
+    def settled(self) -> bool: ...  # whether a checkpoint now would hold everything
     def update(self, transition: Transition) -> Metrics: ...  # {} when it did not learn
     def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
-    def state_dict(self) -> dict: ...
-    def load_state_dict(self, state: dict) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -62,10 +62,11 @@ class A2C(Learner):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
-        self.rollout_length, self.gamma, self.lambda_, self.bootstrap = rollout_length, gamma, lambda_, bootstrap
+        self.decay, self.rollout_length = Decay(self.optimizer, decay_steps), rollout_length
+        self.gamma, self.lambda_, self.bootstrap = gamma, lambda_, bootstrap
         self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self._rollout: list[tuple[Acted, Transition]] = []
 
     @property
     def settled(self) -> bool:

@@ -57,10 +57,12 @@ class ActorCritic(Learner):
             self.critic = Outputs(spec, critic, spec.num_actions, head).to(device)
         self.actor_optimizer = build_optimizer(actor_optimizer, self.actor.parameters())
         self.critic_optimizer = build_optimizer(critic_optimizer, self.critic.parameters())
-        self.rng, self.rollout_length, self._rollout = generator(seed, device), rollout_length, []
-        self.target, self.gradient, self.advantage, self.sampled_eval = target, gradient, advantage, sampled_eval
+        self.rng, self.rollout_length = generator(seed, device), rollout_length
+        self.target, self.sampled_eval = target, sampled_eval
+        self.gradient, self.advantage = gradient, advantage
         self.gamma, self.lambda_, self.entropy_coef = gamma, lambda_, entropy_coef
         self.max_grad_norm, self.max_abs_reward = max_grad_norm, max_abs_reward
+        self._rollout: list[tuple[Tensor, ...]] = []
 
     @property
     def settled(self) -> bool:

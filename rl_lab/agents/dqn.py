@@ -68,7 +68,7 @@ class DQN(Learner):
         for name, size in {"batch_size": batch_size, "learning_starts": learning_starts}.items():
             if size > capacity:
                 raise UserError(f"agent.{name}={size} is impossible: above agent.replay.capacity={capacity}")
-        self.spec, self.device, self.double, self.noisy = spec, device, double, noisy
+        self.spec, self.double, self.noisy = spec, double, noisy
         self.batch_size, self.replay_ratio, self.learning_starts = batch_size, replay_ratio, learning_starts
         self.target_update_period, self.target_mix, self.gamma = target_update_period, target_mix, gamma
         self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
@@ -86,10 +86,15 @@ class DQN(Learner):
             return exploration.epsilon_greedy(q, self.eval_epsilon, self.rng) if self.eval_epsilon else q.argmax(-1)
         if self.noisy:
             draw_noise(self.online, self.rng)
-        q, epsilon = self.value.mean(self.online(obs)), self.epsilon(self.steps)
+        q = self.value.mean(self.online(obs))
+        return exploration.epsilon_greedy(q, self.exploring(q), self.rng)
+
+    def exploring(self, q: Tensor) -> Tensor | float:
+        """Epsilon now, for all envs or for each [N], from their values [..., N, A]."""
+        epsilon = self.epsilon(self.steps)
         if self.epsilon_spread:
-            epsilon = exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], obs.device)
-        return exploration.epsilon_greedy(q, epsilon, self.rng)
+            return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
+        return epsilon
 
     @torch.no_grad()
     def probabilities(self, obs: Tensor) -> Tensor:
@@ -99,7 +104,7 @@ class DQN(Learner):
         return exploration.certain(q.argmax(-1), q.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:
-        n, metrics = transition.reward.shape[-1], {}
+        n, metrics = transition.reward.shape[-1], Metrics()
         self.replay.add(transition)
         self.steps += n
         if self.replay.size >= max(self.learning_starts, 1):

@@ -52,12 +52,14 @@ class PPO(Learner):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
+        self.decay = Decay(self.optimizer, decay_steps)
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
-        self.gamma, self.lambda_, self.bootstrap, self.standardise = gamma, lambda_, bootstrap, standardise
+        self.gamma, self.lambda_ = gamma, lambda_
+        self.bootstrap, self.standardise = bootstrap, standardise
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self._rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
 
     @property
     def settled(self) -> bool:
@@ -97,7 +99,8 @@ class PPO(Learner):
         obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, log_prob, value, g)]
         for part in self.parts(rollout[-1].shape[-1]):
-            loss, metrics = self.loss(*(take(x, part) for x in rollout), clip)
+            obs, action, log_prob, value, g = (take(x, part) for x in rollout)
+            loss, metrics = self.loss(obs, action, log_prob, value, g, clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {**metrics, "ppo/grad_norm": norm}
 

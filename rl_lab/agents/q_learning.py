@@ -61,13 +61,17 @@ class QLearning(Learner):
             raise UserError("agent.normalise is for linear networks: set it to false, or choose agent/network=linear")
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.decay = Decay(self.optimizer, decay_steps)
-        self.target, self.rollout_length, self.epochs, self.minibatches = target, rollout_length, epochs, minibatches
-        self.gamma, self.lambda_, self.epsilon, self.epsilon_spread = gamma, lambda_, epsilon, epsilon_spread
+        self.target, self.gamma, self.lambda_ = target, gamma, lambda_
+        self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
+        self.epsilon, self.epsilon_spread = epsilon, epsilon_spread
         self.of_error = losses.half_square if loss == "squared" else losses.huber
         self.max_abs_reward, self.reward_scale = max_abs_reward, reward_scale
         self.max_grad_norm, self.normalise = max_grad_norm, normalise
-        self.num_actions, self.steps, self._rollout = spec.num_actions, 0, []
-        self.planned = None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
+        self.num_actions = spec.num_actions
+        self._rollout: list[tuple[Tensor, ...]] = []
+        self.planned: tuple[Tensor, Tensor] | None = (
+            None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
+        )
 
     @property
     def settled(self) -> bool:

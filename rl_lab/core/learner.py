@@ -23,7 +23,6 @@ class Learner:
 
     saved: tuple[str, ...] = ()
     memory: str | None = None
-    settled = True  # False while half a rollout is held: a checkpoint waits for the rest
     parallel = False  # whether the ranks of a run may learn it together: all descend at the same updates
 
     steps = 0  # taken so far, those of all ranks
@@ -31,6 +30,11 @@ class Learner:
     def count(self, steps: int) -> None:
         """`steps` more were taken here, and as many in each of the other ranks of a run."""
         self.steps += steps * distributed.size()
+
+    @property
+    def settled(self) -> bool:
+        """False while half a rollout is held: a checkpoint waits for the rest."""
+        return True
 
     def announce(self, num_envs: int) -> str | None:
         """What there is to say before the first step."""

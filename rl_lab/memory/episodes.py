@@ -20,7 +20,8 @@ def play_episodes(
     tick: Callable[[int], None] = lambda steps: None,  # is told how many steps came to the tapes
 ) -> Iterator[Episode]:
     """The first quotas[i] episodes of env i, as they end. Quotas do not favour short episodes; a race would."""
-    left, tapes, obs = list(quotas), [[] for _ in quotas], env.reset(seed)
+    left, obs = list(quotas), env.reset(seed)
+    tapes: list[list[tuple]] = [[] for _ in quotas]
     while any(left):
         frames = picture() if picture else None
         action = policy(obs)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,9 +39,11 @@ class Replay:
         priorities: Callable[..., Priorities] | None = None,
     ):
         self.capacity, self.frame_stack, self.n_step = capacity, frame_stack, n_step
-        self._priorities, self.priorities = priorities, None
+        self._priorities = priorities
+        self.priorities: Priorities | None = None
         self._learner, self._device = device, torch.device("cpu") if on_host else device
-        self._rng, self._ring, self._restored = generator(seed, self._device), None, False
+        self._rng, self._restored = generator(seed, self._device), False
+        self._begun: Ring | None = None  # with the first transition
 
     def announce(self, spec: Spec, num_envs: int) -> str:
         """One line on the memory it will take. Raises UserError where there is not enough."""
@@ -61,7 +64,7 @@ class Replay:
     def add(self, transition: Transition) -> None:
         """Takes a transition [N, ...], overwriting the oldest. Raises UserError where memory does not suffice."""
         transition = Transition(*(x.to(self._device) for x in transition))
-        if self._ring is None:
+        if self._begun is None:
             self._begin(transition.obs, transition.action)
         if self._restored:
             self._make_room()
@@ -84,7 +87,7 @@ class Replay:
     @property
     def size(self) -> int:
         """Transitions to sample from: of each env the newest n_step - 1 wait for what follows."""
-        return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._ring else 0
+        return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._begun else 0
 
     def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Slots [B], and the weights [B] that undo the priorities' bias: 1 where there are none."""
@@ -119,6 +122,11 @@ class Replay:
 
     # -- within
 
+    @property
+    def _ring(self) -> Ring:
+        assert self._begun, "no transition was added yet"
+        return self._begun
+
     def _returns(self, slots: Tensor, gamma: float, bound: float) -> tuple[Tensor, Tensor, Tensor]:
         """The last of the m steps from each slot, their reward and the discount before that step, all [B]."""
         store = self._ring.store
@@ -142,7 +150,7 @@ class Replay:
 
     def _begin(self, obs: Tensor, action: Tensor) -> None:
         self._room(Spec(tuple(obs.shape[1:]), obs.dtype, ()), len(obs))
-        self._ring = self._build(obs, action, self._device)
+        self._begun = self._build(obs, action, self._device)
         if self._priorities:
             self.priorities = self._priorities(self._ring.slots + 1, self._device)  # the last is of none
 
@@ -170,11 +178,11 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Of what a checkpoint would hold."""
-        return sum(x[: self._ring.filled].nbytes for x in self._ring.store) if self._ring else 0
+        return sum(x[: self._ring.filled].nbytes for x in self._ring.store) if self._begun else 0
 
     def state_dict(self) -> dict:
-        state = {"kind": self._kind, "rng": self._rng.get_state()}
-        if self._ring:
+        state: dict[str, Any] = {"kind": self._kind, "rng": self._rng.get_state()}
+        if self._begun:
             ring = self._ring
             state |= {"ring": ring.state_dict(), "num_envs": ring.num_envs, "obs_shape": list(ring.obs_shape)}
         return state | ({"priorities": self.priorities.state_dict()} if self.priorities else {})
@@ -189,7 +197,7 @@ class Replay:
             self._begin(frames.new_zeros(state["num_envs"], *state["obs_shape"]), action[: state["num_envs"]])
             self._ring.load_state_dict(state["ring"])
             self._restored = True
-        if "priorities" in state:
+        if self.priorities and "priorities" in state:
             self.priorities.load_state_dict(state["priorities"])
 
     @property

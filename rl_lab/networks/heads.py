@@ -18,6 +18,8 @@ class PolicyValue(nn.Module):
     orthogonal: heads start orthogonal, with gains .01 and 1 and without an offset, else as torch starts them.
     """
 
+    __call__: Callable[..., tuple[Tensor, Tensor]]
+
     def __init__(self, spec: Spec, torso: TorsoFn, *, separate: bool = False, orthogonal: bool = True):
         super().__init__()
         self.torso, self.value_torso = torso(spec), torso(spec) if separate else None
@@ -40,6 +42,8 @@ class Outputs(nn.Module):
 
     head: called with the torso's features and K, as are `table`, `layers` and torch's Linear.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, spec: Spec, torso: TorsoFn, size: int, head: HeadFn = nn.Linear):
         super().__init__()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses, returns
-from rl_lab.agents.vpn.planner import Level, look_ahead, widths
+from rl_lab.agents.vpn.planner import Level, widths
 from rl_lab.agents.vpn.replay import Rollouts
-from rl_lab.agents.vpn.unroll import Sequences
+from rl_lab.agents.vpn.unroll import PlanningNetwork, Sequences
 from rl_lab.agents.vpn.walks import Walks, ended
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
@@ -27,7 +27,7 @@ from rl_lab.types import Spec, Transition, View
 class VPN(Learner):
     """Its first `random_steps` decisions are random and kept; they count in the run's steps, but not in its own."""
 
-    saved = "online", "target", "optimizer", "walks", "rng", "steps", "learns"
+    saved: tuple[str, ...] = "online", "target", "optimizer", "walks", "rng", "steps", "learns"
     memory = "walks"
 
     def __init__(
@@ -36,7 +36,7 @@ class VPN(Learner):
         device: torch.device,
         seed: int,
         *,
-        network: Callable[[Spec], torch.nn.Module],
+        network: Callable[[Spec], PlanningNetwork],
         optimizer: OptimizerFn,
         depth: Depth,  # of the plans while it learns
         eval_depth: Depth | None = None,  # of its greedy plans; None: the same
@@ -73,14 +73,15 @@ class VPN(Learner):
         self.branches = widths(depth, branch, branch_depth)
         self.eval_branches = widths(eval_depth or depth, branch, branch_depth)
         self.prediction_steps, self.rollout_length = prediction_steps or depth, rollout_length
-        self.sequences_per_update, self.walks_per_sequence = sequences_per_update, walks_per_sequence
-        self.walks_cross_ends, self.target_update_period = walks_cross_ends, target_update_period
+        self.sequences_per_update, self.target_update_period = sequences_per_update, target_update_period
+        self.walks_per_sequence, self.walks_cross_ends = walks_per_sequence, walks_cross_ends
         self.gamma, self.epsilon, self.decay = gamma, epsilon, decay
         self.of_error = losses.huber if loss == "huber" else losses.half_square
         self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
         self.roots_at_once, self.bfloat16 = roots_at_once, bfloat16
         self.num_actions, self.device = spec.num_actions, device
-        self.steps, self.learns, self._rollout = 0, 0, []
+        self.learns = 0
+        self._rollout: list[Transition] = []
 
     @property
     def settled(self) -> bool:
@@ -108,7 +109,7 @@ class VPN(Learner):
     def probabilities(self, obs: Tensor) -> Tensor:
         return exploration.certain(self.act(obs, greedy=True), self.num_actions)
 
-    def q(self, network: torch.nn.Module, obs: Tensor, branches: tuple[int, ...]) -> Tensor:
+    def q(self, network: PlanningNetwork, obs: Tensor, branches: tuple[int, ...]) -> Tensor:
         """Planned action values [B, A], -inf of options not looked into at the root."""
         return torch.cat([network.q(part, branches, self.gamma) for part in obs.split(self.roots_at_once)])
 
@@ -175,9 +176,10 @@ class VPN(Learner):
             terms = self.online.losses(play, self.prediction_steps, self.of_error)
         terms = {name: term.sum() / count for name, term in terms.items()}
         self.rates.scale(self.decay ** (self.steps / 1e6))
-        norm = descend(self.optimizer, sum(terms.values()), self.max_grad_norm)
+        metrics: Metrics = {f"vpn/{name}_loss": term.detach() for name, term in terms.items()}
+        metrics["vpn/grad_norm"] = descend(self.optimizer, sum(terms.values(), torch.zeros(())), self.max_grad_norm)
         self.learns += 1
-        return {f"vpn/{name}_loss": term.detach() for name, term in terms.items()} | {"vpn/grad_norm": norm}
+        return metrics
 
     def walk(self, count: int) -> Sequences:
         """Random walks [T, count, ...], whose worth is not known."""
@@ -186,7 +188,7 @@ class VPN(Learner):
         unknown = torch.zeros_like(walk["reward"])
         return Sequences(**walk, returned=unknown, reached=unknown, valued=unknown[0])
 
-    def precision(self):
+    def precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def view(self, obs: Tensor) -> View:
@@ -198,9 +200,7 @@ class VPN(Learner):
     @torch.no_grad()
     def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
         """The tree that its greedy action comes from; None of a network that looks nowhere."""
-        if not self.online.models:
-            return None
-        return look_ahead(self.online, self.online.encode(obs), self.eval_branches, self.gamma)
+        return self.online.plan(obs, self.eval_branches, self.gamma)
 
 
 def joined(play: Sequences, walk: Sequences) -> Sequences:

@@ -1,5 +1,7 @@
 """Rollouts kept for a while, so that VPN learns from each more than once: ours, the paper has none."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,10 +48,10 @@ class Rollouts:
     def nbytes(self) -> int:
         return sum(x.nbytes for x in self.columns.values())
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"columns": self.columns, "written": self.written}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Older checkpoints hold no durations of 1, and discounts of gamma^(duration - 1)."""
         self.columns = columns = {name: x.to(self.device) for name, x in state["columns"].items()}
         if columns:

@@ -3,13 +3,9 @@
 Each function stops the gradient of its own target.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from rl_lab.core import distributed
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
@@ -72,18 +68,6 @@ def clipped_value(value: Tensor, acting_value: Tensor, target: Tensor, clip: flo
     """
     held = acting_value.detach() + (value - acting_value.detach()).clamp(-clip, clip)
     return torch.maximum((target.detach() - value).square(), (target.detach() - held).square())
-
-
-def standardised(x: Tensor, over: Sequence[int] | None = None) -> Tensor:
-    """x [...] shifted to mean 0 and scaled to standard deviation 1 over all dimensions, or those named.
-
-    Of several ranks the x of all are one. A single number is left as it is.
-    """
-    mean = x.mean(over, keepdim=True)
-    if mean.numel() == x.numel() and distributed.size() == 1:
-        return x
-    mean, std = distributed.moments(x, over, keepdim=True)
-    return (x - mean) / (std + 1e-8)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -109,6 +109,9 @@ MOVED = {
     **moved("gen_lab.encoding", "gen_lab.trained.encoding", "Encoded"),
 }
 
-GONE: dict[str, frozenset[str]] = {}
+GONE = {
+    "rl_lab.envs.collect.world.Collect": frozenset({"gamma"}),  # the world's; learners know their own
+    "rl_lab.memory.Replay": frozenset({"gamma", "max_abs_reward"}),  # DQN's own stood in their place
+}
 
 PARTS = Parts(ALLOWED, MOVED, GONE)

@@ -1,7 +1,16 @@
-"""Returns over trajectories. Time comes first: every argument is [T, ...]."""
+"""Discounts, and returns over trajectories, where time comes first: every argument is [T, ...]."""
 
 import torch
 from torch import Tensor
+
+
+def discounts(gamma: float, discount: Tensor, duration: Tensor) -> Tensor:
+    """gamma^duration where there is a future, else 0: what the value of a step's successor counts for, [...].
+
+    See Sutton, Precup and Singh (1999), section 3. The power is taken in float64, the last factor in the dtype of
+    `discount`: for a duration of 1 that is gamma itself.
+    """
+    return gamma * ((gamma ** (duration.double() - 1)).to(discount.dtype) * discount)
 
 
 def lambda_returns(r_t: Tensor, discount_t: Tensor, last_t: Tensor, v_t: Tensor, lambda_: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The nouns of the house. Shapes: N envs, T steps, B samples, A actions, S states."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class Step(NamedTuple):
     discount is 0 where the future ends (no bootstrapping) and 1 elsewhere; last marks where the episode ends, for
     either reason. Terminated = (0, True); truncated = (1, True); a lost life that ends the future = (0, False).
 
-    An action may be an option that lasts several primitive steps (Sutton, Precup and Singh, 1999): then `duration`
-    says how many, and discount carries gamma^(duration - 1), so that a learner multiplies by gamma once, as ever.
+    An action may be an option that lasts several primitive steps (Sutton, Precup and Singh, 1999): `duration` is how
+    many, elsewhere 1. A learner discounts the future by gamma^duration (`returns.discounts`).
     """
 
     reward: Tensor  # [N] float32, as the game gave it: not clipped, not scaled
@@ -39,7 +39,7 @@ class Step(NamedTuple):
     last: Tensor  # [N] bool
     next_obs: Tensor  # [N, ...] the true successor, even where the episode ended: learn from this
     obs: Tensor  # [N, ...] a first observation where it ended, else next_obs: act on this
-    duration: Tensor | None = None  # [N] primitive steps, where an action is an option that lasts; None: one each
+    duration: Tensor  # [N] primitive steps
 
 
 class Transition(NamedTuple):
@@ -51,7 +51,12 @@ class Transition(NamedTuple):
     discount: Tensor
     last: Tensor
     next_obs: Tensor
-    duration: Tensor | None = None
+    duration: Tensor
+
+    @classmethod
+    def of(cls, obs: Tensor, action: Tensor, step: Step) -> "Transition":
+        """What came of `action` [N], taken at obs [N, ...]."""
+        return cls(obs, action, step.reward, step.discount, step.last, step.next_obs, step.duration)
 
 
 class View(NamedTuple):
@@ -76,8 +81,10 @@ class VectorEnv(Protocol):
     def reset(self, seed: int) -> Tensor: ...
     def step(self, action: Tensor) -> Step: ...
     def observe(self) -> Tensor: ...  # [N, ...] what `act` should see now: after a reset, a step, or a restored state
-    def state_dict(self) -> dict: ...  # {} where the world's state cannot be saved: a resumed run starts new episodes
-    def load_state_dict(self, state: dict) -> None: ...
+    def state_dict(
+        self,
+    ) -> dict[str, Any]: ...  # {} where the world's state cannot be saved: a resumed run starts new episodes
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -93,12 +100,13 @@ class Actor(Protocol):
 class Agent(Actor, Protocol):
     """A learner that acts; it is updated on the transition of all envs at one step."""
 
-    settled: bool  # whether a checkpoint now would hold everything
-
+    @property
+    def settled(self) -> bool: ...  # whether a checkpoint now would hold everything
     def update(self, transition: Transition) -> Metrics: ...  # {} when it did not learn
     def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
-    def state_dict(self) -> dict: ...
-    def load_state_dict(self, state: dict) -> None: ...
+    def announce(self, num_envs: int) -> str | None: ...  # what there is to say before the first step
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Viewed(Actor, Protocol):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transitions import transition
 
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.types import Transition
@@ -27,7 +28,7 @@ class Path(NamedTuple):
         """Its steps as one env would give them; `observe` makes observations [1, ...] of states [1]."""
         for t, (s, a, r, s2) in enumerate(zip(self.states, self.actions, self.rewards, self.successors, strict=True)):
             last = t == len(self.states) - 1
-            yield Transition(
+            yield transition(
                 observe(torch.tensor([s])), torch.tensor([a]), torch.tensor([r], dtype=torch.float64),
                 torch.tensor([float(not (last and self.terminated))], dtype=torch.float64), torch.tensor([last]),
                 observe(torch.tensor([s2])),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transitions import transition
 
 from gen_lab.models.autoencoder import Moments
 from gen_lab.models.autoregressive import Autoregressive
@@ -51,7 +52,7 @@ def rollouts(mine: Mine) -> list[list[Transition]]:
         action = torch.randint(2, (T, N), generator=rng)
         last, discount = (torch.rand(T, N, generator=rng) < p for p in (0.2, 0.9))
         parts = [mine(x) for x in (obs[:-1], action, reward, (discount | ~last).float(), last, obs[1:])]
-        found.append([Transition(*(x[t] for x in parts)) for t in range(T)])
+        found.append([transition(*(x[t] for x in parts)) for t in range(T)])
     return found
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from exact_gradient import action_values, finite_gradient, gradient, value, visits
 from test_reinforce import PREFERENCES, one_hot, trained, walk, world
+from transitions import transition
 
 from rl_lab.agents.actor_critic import ActorCritic
 from rl_lab.envs.tabular.classics import short_corridor
@@ -32,20 +33,20 @@ def agent(spec: Spec = TABLE, actor_lr: float = 1.0, critic_lr: float = 1.0, **c
 def at(q: torch.Tensor, **changes) -> ActorCritic:
     """With PREFERENCES and action values q [S, A]."""
     learner = agent(**changes)
-    learner.actor.advantage.weight.data = PREFERENCES.T.clone()
-    learner.critic.advantage.weight.data = q.T.clone()
+    learner.actor.head.weight.data = PREFERENCES.T.clone()
+    learner.critic.head.weight.data = q.T.clone()
     return learner
 
 
 def table(learner: ActorCritic) -> tuple[torch.Tensor, torch.Tensor]:
     """Preferences and action values, both [S, A]."""
-    return learner.actor.advantage.weight.detach().T.clone(), learner.critic.advantage.weight.detach().T.clone()
+    return learner.actor.head.weight.detach().T.clone(), learner.critic.head.weight.detach().T.clone()
 
 
 def step(state, action, reward, successor, discount=1.0, last=False) -> Transition:
     """Of envs that all end alike, from lists [N]."""
     n = len(state)
-    return Transition(one_hot(torch.tensor(state)), torch.tensor(action), torch.tensor(reward).double(),
+    return transition(one_hot(torch.tensor(state)), torch.tensor(action), torch.tensor(reward).double(),
                       torch.full((n,), discount).double(), torch.full((n,), last), one_hot(torch.tensor(successor)))  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_one_step_of_the_critic_by_hand(target):
     expected = {2 + 0.9 * (policy @ Q[1]).item()} if target == "expected_sarsa" else {2 + 0.9 * 3, 2 - 0.9}
     seen, learner = [], at(Q, target=target, actor_lr=1e-300)
     for _ in range(1 if target == "expected_sarsa" else 400):
-        learner.critic.advantage.weight.data = Q.T.clone()
+        learner.critic.head.weight.data = Q.T.clone()
         learner.update(step([0], [1], [2.0], [1]))
         after = table(learner)[1]
         assert torch.equal(after[1:], Q[1:]) and after[0, 0] == Q[0, 0]
@@ -123,7 +124,7 @@ def test_a_time_limit_is_bootstrapped_and_an_end_is_not(discount, last, future):
 def test_the_actor_goes_by_the_critic_before_its_update():
     """From even preferences the sampled form moves by Q(s, a) / 2: by 1, although the critic hears of 100."""
     learner = at(Q, gradient="sampled", advantage=False)
-    learner.actor.advantage.weight.data.zero_()
+    learner.actor.head.weight.data.zero_()
     learner.update(step([0], [1], [100.0], [3], 0.0, True))
     torch.testing.assert_close(table(learner)[0][0].tolist(), [-1.0, 1.0])
     assert table(learner)[1][0, 1] == 100
@@ -137,7 +138,7 @@ def test_a_rollout_is_one_step_on_the_mean_of_its_samples():
     """
     for discount, expected in (1.0, 2.5), (0.0, 2.0):
         learner = at(Q, critic_lr=4.0, rollout_length=2, lambda_=0.5, gamma=0.5, actor_lr=1e-300)
-        learner.actor.advantage.weight.data.zero_()
+        learner.actor.head.weight.data.zero_()
         first = step([0, 0], [0, 1], [1.0, 2.0], [1, 1])
         learner.update(
             first._replace(discount=torch.tensor([1.0, discount]).double(), last=torch.tensor([False, True]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transitions import transition
 
 from rl_lab import exploration, losses, returns
 from rl_lab.__main__ import COMMANDS
@@ -86,7 +87,7 @@ def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
     for _ in range(200):
         s, a, s2 = (int(torch.randint(k, (), generator=rng)) for k in (3, 2, 3))
         reward = torch.rand((), generator=rng) * 0.1
-        batch = Transition(
+        batch = transition(
             one_hot(s),
             torch.tensor([a]),
             reward[None],
@@ -96,13 +97,13 @@ def test_a_linear_dqn_on_one_hot_states_is_tabular_q_learning():
         )
         agent.learn(batch)
         table[s, a] += 0.5 * (reward + 0.9 * (s2 != 2) * table[s2].max() - table[s, a])
-        torch.testing.assert_close(agent.online.advantage.weight.T, table)
+        torch.testing.assert_close(agent.online.head.weight.T, table)
 
 
 def test_truncation_bootstraps_and_termination_does_not():
     agent = dqn(Spec((3,), torch.float32, ("a", "b")))
-    torch.nn.init.constant_(agent.target.advantage.weight, 10.0)
-    batch = Transition(
+    torch.nn.init.constant_(agent.target.head.weight, 10.0)
+    batch = transition(
         one_hot(0, 0),
         torch.tensor([0, 0]),
         torch.ones(2),
@@ -115,7 +116,7 @@ def test_truncation_bootstraps_and_termination_does_not():
 
 def test_rewards_are_clipped_by_the_agent_alone():
     agent = dqn(Spec((3,), torch.float32, ("a", "b")), max_abs_reward=1.0)
-    batch = Transition(
+    batch = transition(
         one_hot(0, 0),
         torch.tensor([0, 1]),
         torch.tensor([7.0, -5.0]),
@@ -124,7 +125,7 @@ def test_rewards_are_clipped_by_the_agent_alone():
         one_hot(1, 1),
     )
     agent.replay.add(batch)
-    assert set(agent.replay.sample(100).reward.tolist()) == {1.0, -1.0}
+    assert set(agent.replay.sample(100, max_abs_reward=agent.max_abs_reward).reward.tolist()) == {1.0, -1.0}
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 64])
@@ -135,7 +136,7 @@ def test_the_replay_ratio_means_the_same_on_any_number_of_environments(num_envs)
     for _ in range(1_920 // num_envs):
         action = agent.act(obs)
         step = env.step(action)
-        agent.update(Transition(obs, action, *step[:4]))
+        agent.update(Transition.of(obs, action, step))
         obs = step.obs
     assert agent.learns == pytest.approx((1_920 - 192) * 4 / 16, abs=16)
 
@@ -144,11 +145,11 @@ def test_the_target_follows_in_jumps():
     agent = dqn(
         Spec((3,), torch.float32, ("a", "b")), target_update_period=3, optimizer=partial(torch.optim.SGD, lr=0.1)
     )
-    batch = Transition(one_hot(0), torch.tensor([0]), torch.ones(1), torch.zeros(1), torch.ones(1).bool(), one_hot(1))
+    batch = transition(one_hot(0), torch.tensor([0]), torch.ones(1), torch.zeros(1), torch.ones(1).bool(), one_hot(1))
     moved = []
     for _ in range(6):
         agent.learn(batch)
-        moved.append(agent.target.advantage.weight[0, 0].item() > 0)
+        moved.append(agent.target.head.weight[0, 0].item() > 0)
     assert moved == [False, False, True, True, True, True]
 
 
@@ -169,12 +170,12 @@ def test_the_kept_acting_graph_gives_the_gradient_of_a_second_forward(lambda_):
     for _ in range(4):
         action = agent.act(obs)
         step = env.step(action)
-        rollout.append(Transition(obs, action, *step[:4]))
+        rollout.append(Transition.of(obs, action, step))
         before = {k: v.clone() for k, v in agent.network.state_dict().items()}
         agent.update(rollout[-1])
         obs = step.obs
     after = {k: v.clone() for k, v in agent.network.state_dict().items()}
-    batch = Transition(*(torch.stack(x) for x in zip(*(t[:6] for t in rollout), strict=True)))
+    batch = Transition(*map(torch.stack, zip(*rollout, strict=True)))
     assert (batch.last & (batch.discount == 1)).any() and (batch.discount == 0).any()
 
     agent.network.load_state_dict(before)
@@ -200,7 +201,7 @@ def test_a2c_is_settled_only_between_rollouts():
         settled.append(agent.settled)
         action = agent.act(obs)
         step = env.step(action)
-        agent.update(Transition(obs, action, *step[:4]))
+        agent.update(Transition.of(obs, action, step))
         obs = step.obs
     assert settled == [True, False, False, False] * 2
 

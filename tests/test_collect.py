@@ -38,7 +38,7 @@ def test_every_step_is_that_of_the_plain_reference(settings):
             told = board.option(int(action[i]), rules, slips and slips[i], drifts and drifts[i])
             reward, duration, last = (x[i].item() for x in (answer.reward, answer.duration, answer.last))
             assert (pytest.approx(reward, abs=1e-5), duration, last) == told
-            assert answer.discount[i].item() == pytest.approx(0.0 if last else 0.98 ** (duration - 1))
+            assert answer.discount[i].item() == 1.0 - last
             assert (board.planes(env.time_limit) == seen[i]).all()
             if env.drift:
                 assert [place(c) for c in answer.successor.places[i].tolist()] == board.goals
@@ -116,7 +116,7 @@ def test_the_last_goal_ends_the_episode():
     env.reset(0)
     answer = env.advance(walkers_of(env, "A.g....", "A.g.g.."), torch.tensor([RIGHT, RIGHT]), None, None)
     assert answer.last.tolist() == [True, False]
-    assert answer.discount.tolist() == pytest.approx([0.0, 0.98])
+    assert answer.discount.tolist() == [0.0, 1.0]
     assert answer.reward.tolist() == pytest.approx([-0.2 + 0.99 * 2] * 2)
 
 

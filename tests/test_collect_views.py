@@ -156,16 +156,3 @@ def test_random_play_is_recorded_with_its_pictures():
     assert episode.frames.shape[0] == len(episode.action) and episode.frames.dtype == np.uint8
     (seen,) = stage.env.maps(torch.from_numpy(episode.obs[:1]))
     assert (episode.frames[0] == np.asarray(worlds.picture(seen))).all()
-
-
-def test_two_discounts_that_differ_are_said(tmp_path, capsys):
-    train = ["train", "env=collect_small", "agent=dqn_mlp", "env.num_envs=2", "env.mazes=16", "loop.total_steps=4", "loop.eval_episodes=2",
-             "tracker=none", "device=cpu"]  # fmt: skip
-    for gamma, said in ((0.98, False), (0.9, True)):
-        assert (
-            cli.main(
-                "rl-lab", "rl", COMMANDS, [*train, f"agent.gamma={gamma}", f"hydra.run.dir={tmp_path / str(gamma)}"]
-            )
-            == 0
-        )
-        assert ("agent.gamma=0.9 and env.gamma=0.98 differ" in capsys.readouterr().err) == said

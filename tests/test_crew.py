@@ -40,7 +40,7 @@ def merged(rollouts):
     for parts in zip(*rollouts, strict=True):
         acted, transitions = zip(*parts, strict=True)
         acted = Acted(*(torch.cat(x) for x in zip(*acted, strict=True)))
-        yield acted, Transition(*(torch.cat(x) for x in zip(*(t[:6] for t in transitions), strict=True)))
+        yield acted, Transition(*map(torch.cat, zip(*transitions, strict=True)))
 
 
 def test_a_step_of_the_crew_is_one_on_all_environments_together():
@@ -56,7 +56,7 @@ def test_a_step_of_the_crew_is_one_on_all_environments_together():
             for _ in range(4):
                 action, acted = alone.choose(member.obs, member.rng)
                 answer = member.env.step(action)
-                rollout.append((acted, Transition(member.obs, action, *answer[:4])))
+                rollout.append((acted, Transition.of(member.obs, action, answer)))
                 member.obs = answer.obs
             rollouts.append(rollout)
         expected = alone.learn(list(merged(rollouts)))

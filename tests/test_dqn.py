@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from transitions import transition
 
 from rl_lab import exploration, losses
 from rl_lab.__main__ import COMMANDS
@@ -15,7 +16,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.memory import Priorities, Replay
 from rl_lab.networks import torsos as networks
-from rl_lab.networks.heads import NoisyLinear, QNetwork
+from rl_lab.networks.heads import Dueling, NoisyLinear, QNetwork, layers
 from rl_lab.networks.optimizers import CentredRMSprop
 from rl_lab.types import Spec, Transition
 from rl_lab.values import Categorical, Mean
@@ -36,7 +37,7 @@ def dqn(**changes) -> DQN:
 def batch(rewards, discounts, action=0) -> Transition:
     n = len(rewards)
     obs, next_obs = torch.eye(3)[:1].expand(n, 3), torch.eye(3)[1:2].expand(n, 3)
-    return Transition(
+    return transition(
         obs, torch.full((n,), action), torch.tensor(rewards), torch.tensor(discounts), torch.zeros(n).bool(), next_obs
     )
 
@@ -146,14 +147,14 @@ def test_double_takes_the_online_networks_choice():
     """Online prefers b, which the target values at 1; the target itself prefers a, at 5."""
     plain, double = (dqn(double=d, zero_head=True, value=Mean("squared")) for d in (False, True))
     for agent, target in ((plain, 5.0), (double, 1.0)):
-        agent.online.advantage.weight.data[:, 1] = torch.tensor([0.0, 2.0])
-        agent.target.advantage.weight.data[:, 1] = torch.tensor([5.0, 1.0])
+        agent.online.head.weight.data[:, 1] = torch.tensor([0.0, 2.0])
+        agent.target.head.weight.data[:, 1] = torch.tensor([5.0, 1.0])
         _, error = agent.loss(batch([0.5], [1.0]))
         assert error.item() == pytest.approx(0.5 + 0.9 * target)
 
 
 def test_dueling_streams_add_up():
-    net = QNetwork(SPEC, networks.linear, outputs=2, dueling=True)
+    net = Dueling(SPEC, networks.linear, outputs=2)
     obs = torch.randn(5, 3)
     q, v = net(obs), net.value(obs)
     torch.testing.assert_close(q.mean(1), v)  # advantages are measured from their mean
@@ -209,11 +210,11 @@ def test_priorities_follow_what_was_learned():
 
 def test_the_target_may_follow_steadily():
     agent = dqn(target_update_period=1, target_mix=0.25)
-    agent.online.advantage.weight.data.fill_(1.0)
-    agent.target.advantage.weight.data.fill_(0.0)
+    agent.online.head.weight.data.fill_(1.0)
+    agent.target.head.weight.data.fill_(0.0)
     for expected in (0.25, 0.4375):
         agent.follow()
-        assert (agent.target.advantage.weight == expected).all()
+        assert (agent.target.head.weight == expected).all()
 
 
 def test_epsilon_spreads_over_the_environments_as_in_ape_x():
@@ -292,3 +293,10 @@ def test_variants_run(tmp_path, variant):
 def test_variants_learn_the_book_world(tmp_path, variant, seed):
     """The best policy's value from the start is .705."""
     assert train(tmp_path, variant, steps=100_000, seed=seed) < 0.02
+
+
+def test_a_checkpoint_whose_head_has_its_older_name_loads():
+    one, two = (QNetwork(SPEC, networks.linear, 2, partial(layers, hidden=3, noisy=0.5)) for _ in range(2))
+    state = {name.replace("head.", "advantage."): x for name, x in one.state_dict().items()}
+    two.load_state_dict(state)
+    assert "advantage.0.weight" in state and all(map(torch.equal, one.parameters(), two.parameters()))

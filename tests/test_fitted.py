@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import ExtraTreesRegressor
+from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.fitted_q import ExtraTrees, Forest, LeastSquares, Network, forest_of
@@ -36,7 +37,7 @@ def everything(mdp: MDP) -> tuple[Transition, torch.Tensor]:
     state, action, which = (mdp.probability * ~mdp.terminal[:, None, None]).nonzero(as_tuple=True)
     successor, obs = mdp.next_state[state, action, which], torch.eye(len(mdp.start))
     ends = mdp.terminal[successor]
-    batch = Transition(obs[state], action, mdp.reward[state, action, which], 1.0 - ends.double(), ends, obs[successor])
+    batch = transition(obs[state], action, mdp.reward[state, action, which], 1.0 - ends.double(), ends, obs[successor])
     return batch, mdp.probability[state, action, which]
 
 
@@ -68,7 +69,7 @@ def test_on_all_transitions_it_is_q_iteration(mdp, value):
 def test_by_hand():
     """A state that pays 1 and stays, gamma 1/2, and one that ends with 3: Q_k = 2 - 2^(1 - k), and 3."""
     obs = torch.eye(2)
-    batch = Transition(obs, torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.0]),
+    batch = transition(obs, torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.0]),
                        torch.tensor([False, True]), obs)  # fmt: skip
     iterates = fitted_q(batch, LeastSquares(spec(2, 1), CPU, 0), 0.5)
     found = [next(iterates) for _ in range(3)]

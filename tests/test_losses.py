@@ -5,6 +5,7 @@ import torch
 from torch import tensor
 
 from rl_lab import exploration, losses, returns
+from rl_lab.core import distributed
 from rl_lab.core.randomness import generator
 
 
@@ -47,9 +48,15 @@ def test_the_clipped_value_error_by_hand():
 
 
 def test_standardised_by_hand():
-    torch.testing.assert_close(losses.standardised(tensor([[1.0, 2.0], [3.0, 4.0]])),
+    torch.testing.assert_close(distributed.standardised(tensor([[1.0, 2.0], [3.0, 4.0]])),
                                tensor([[-1.5, -0.5], [0.5, 1.5]]) / 1.2909944)  # fmt: skip
-    assert losses.standardised(tensor([7.0])).item() == 7.0
+    assert distributed.standardised(tensor([7.0])).item() == 7.0
+
+
+def test_the_future_is_discounted_by_every_primitive_step():
+    found = returns.discounts(0.5, tensor([1.0, 1.0, 0.0, 1.0]), tensor([1.0, 3.0, 2.0, 2.0]))
+    assert found.tolist() == [0.5, 0.125, 0.0, 0.25]
+    assert returns.discounts(0.99, tensor([1.0]), tensor([1.0])).equal(tensor([0.99]))
 
 
 def test_lambda_returns_literal():

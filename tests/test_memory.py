@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from transitions import transition
 
 from rl_lab.core.errors import UserError
 from rl_lab.envs.atari import Atari
@@ -15,6 +16,7 @@ from rl_lab.exploration import Linear
 from rl_lab.memory import Replay
 from rl_lab.memory import replay as memory
 from rl_lab.memory.priorities import Priorities, SumTree
+from rl_lab.returns import discounts
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
@@ -50,7 +52,7 @@ class World:
         kinds = torch.float32, torch.int64, torch.float32, torch.float32, torch.bool, torch.float32
         fields = [torch.tensor(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)]
         fields[0], fields[5] = fields[0].flatten(1, 2), fields[5].flatten(1, 2)  # k frames of 2 -> [N, 2 k]
-        return Transition(*fields)
+        return transition(*fields)
 
     def cut(self) -> None:
         """The process died: whatever was under way never goes on."""
@@ -100,21 +102,21 @@ def check(batch: Transition, eligible: dict[tuple, tuple]) -> Tensor:
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_every_sample_is_in_the_list_and_the_whole_list_is_sampled(num_envs, k, n_step, truncated, by_priority):
     priorities = partial(Priorities, alpha=0.0, beta=Linear(1.0, 1.0)) if by_priority else None
-    settings = dict(frame_stack=k, n_step=n_step, gamma=GAMMA, max_abs_reward=CLIP, priorities=priorities)
+    settings = dict(frame_stack=k, n_step=n_step, priorities=priorities)
     world, replay = World(num_envs, k, truncated, seed=100 * num_envs + 10 * k + n_step), Replay(30, 0, CPU, **settings)
     for step in range(1, 121):
         replay.add(world.step())
         assert replay.size == min(max(0, step - n_step + 1), -(-30 // num_envs)) * num_envs
         if step % 5 == 0:
             eligible = world.eligible(30, n_step)
-            check(replay.sample(60), eligible)
+            check(replay.sample(60, GAMMA, CLIP), eligible)
         if step in (50, 51, 90):
             state = replay.state_dict()
             replay = Replay(30, 1, CPU, **settings)
             replay.load_state_dict(state)
             if step == 90:
                 world.cut()
-    counts = check(replay.sample(100 * len(eligible)), eligible)
+    counts = check(replay.sample(100 * len(eligible), GAMMA, CLIP), eligible)
     chi_square = ((counts - 100) ** 2 / 100).sum().item()
     assert chi_square < len(eligible) + 4.5 * (2 * len(eligible)) ** 0.5  # about the 99.999 % point
     assert counts.min() > 0
@@ -125,13 +127,13 @@ def test_short_episodes_leave_the_replay_its_capacity(by_priority):
     """Every second step is cut short, and every final frame is there: 6,000 transitions of 3 envs, 1 to 3 steps long."""
     priorities = partial(Priorities, alpha=0.0, beta=Linear(1.0, 1.0)) if by_priority else None
     for n_step in (1, 3):
-        replay = Replay(6_000, 0, CPU, n_step=n_step, gamma=GAMMA, max_abs_reward=CLIP, priorities=priorities)
+        replay = Replay(6_000, 0, CPU, n_step=n_step, priorities=priorities)
         world = World(3, 1, 0.5)
         for _ in range(2_500):
             replay.add(world.step())
         assert replay.size == 6_000
-        check(replay.sample(2_000), eligible := world.eligible(6_000, n_step))
-        counts = check(replay.sample(60_000), eligible)
+        check(replay.sample(2_000, GAMMA, CLIP), eligible := world.eligible(6_000, n_step))
+        counts = check(replay.sample(60_000, GAMMA, CLIP), eligible)
         assert (counts > 0).float().mean() > 0.99 and len(counts) == 6_000
 
 
@@ -169,7 +171,7 @@ def test_gridworlds_and_vectors_keep_their_shape_and_kind():
         obs = torch.arange(4 * torch.Size(shape).numel()).reshape(4, *shape).to(kind)
         replay = Replay(8, 0, CPU, frame_stack=2 if len(shape) == 3 else 1)
         moved = torch.cat([obs[:, 3:], obs[:, :3] + 100], 1) if len(shape) == 3 else obs + 4
-        replay.add(Transition(obs, torch.zeros(4, 2), torch.ones(4), torch.ones(4), torch.zeros(4).bool(), moved))
+        replay.add(transition(obs, torch.zeros(4, 2), torch.ones(4), torch.ones(4), torch.zeros(4).bool(), moved))
         batch = replay.sample(32)
         assert batch.obs.shape == batch.next_obs.shape == (32, *shape) and batch.obs.dtype == kind
         which = (batch.obs.reshape(32, -1)[:, :1] == obs.reshape(4, -1)[:, 0]).long().argmax(1)
@@ -183,7 +185,7 @@ def test_pongs_stacks_come_back_as_the_emulator_made_them():
     rng = torch.Generator().manual_seed(0)
     for t in range(1, 141):
         step = env.step(action := torch.randint(6, (2,), generator=rng))
-        replay.add(Transition(obs, action, *step[:4]))
+        replay.add(Transition.of(obs, action, step))
         seen |= {x.numpy().tobytes() + y.numpy().tobytes() for x, y in zip(obs, step.next_obs, strict=True)}
         obs = step.obs
         if t % 10 == 0:
@@ -209,7 +211,7 @@ def test_a_restored_replay_goes_on_as_if_nothing_happened():
             two.add(transition)
             (slots, weight), (others, other_weight) = one.draw(64), two.draw(64)
             assert torch.equal(slots, others) and torch.equal(weight, other_weight)
-            assert all(torch.equal(a, b) for a, b in zip(one.read(slots)[:6], two.read(slots)[:6], strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(one.read(slots), two.read(slots), strict=True))
 
 
 def test_a_checkpoint_holds_what_is_filled():
@@ -217,8 +219,8 @@ def test_a_checkpoint_holds_what_is_filled():
     for _ in range(5):
         replay.add(world.step())
     saved = replay.state_dict()["ring"]["store"]
-    assert [len(x) for x in saved] == [2 * (3 + 5 + 1)] * 6  # the first stack's past, the steps, and what came next
-    assert replay.nbytes == sum(x.nbytes for x in saved) == 18 * (8 + 8 + 4 + 4 + 1 + 8)
+    assert [len(x) for x in saved] == [2 * (3 + 5 + 1)] * 7  # the first stack's past, the steps, and what came next
+    assert replay.nbytes == sum(x.nbytes for x in saved) == 18 * (8 + 8 + 4 + 4 + 1 + 8 + 4)
     assert all(x.untyped_storage().nbytes() == x.nbytes for x in saved)  # not a view that saves the whole
 
 
@@ -237,12 +239,12 @@ def test_more_environments_than_slots_is_a_users_mistake():
 def test_a_million_atari_transitions_take_seven_and_a_quarter_gigabytes(monkeypatch):
     spec, replay = Spec((4, 84, 84), torch.uint8, ("noop",)), Replay(1_000_000, 0, CPU, frame_stack=4)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 8_000_000_000)
-    assert replay.announce(spec, 1) == "replay of 1,000,000 transitions: up to 7.3 GB on cpu"
+    assert replay.announce(spec, 1) == "replay of 1,000,000 transitions: up to 7.31 GB on cpu"
     monkeypatch.setattr(memory, "free_bytes", lambda device: 4_000_000_000)
     with pytest.raises(UserError) as error:
         replay.announce(spec, 1)
     assert str(error.value) == (
-        "agent.replay.capacity=1000000 needs 7.3 GB and 4 GB are free on cpu; agent.replay.capacity=493046 would fit"
+        "agent.replay.capacity=1000000 needs 7.31 GB and 4 GB are free on cpu; agent.replay.capacity=492776 would fit"
     )
 
 
@@ -302,3 +304,26 @@ def test_new_transitions_come_with_the_highest_priority_ever_seen():
         replay.update_priorities(torch.tensor([len(world.steps[0]) - 1]), torch.tensor([-error]))
     replay.add(world.step())
     torch.testing.assert_close(replay.priorities.tree[torch.arange(5)].float(), torch.tensor([5.0, 0.1, 0.2, 5.0, 0.0]))
+
+
+def test_an_action_that_lasts_counts_for_all_its_steps():
+    """Rewards 1, 2, 4 after actions of 1, 3 and 2 primitive steps, gamma 1/2: 1 + 2 / 2 + 4 / 2^4."""
+    replay, one = Replay(4, 0, CPU, n_step=3), torch.ones(1)
+    for t, (reward, duration) in enumerate([(1, 1), (2, 3), (4, 2)]):
+        obs = torch.full((1, 1), float(t))
+        replay.add(Transition(obs, one.long(), reward * one, one, one < 0, obs + 1, duration * one))
+    batch = replay.sample(1, gamma=0.5)
+    assert batch.reward.item() == 1 + 2 / 2 + 4 / 16 and batch.next_obs.item() == 3
+    assert discounts(0.5, batch.discount, batch.duration).item() == 0.5**6
+
+
+def test_a_checkpoint_without_durations_is_of_actions_of_one_step():
+    world, one = World(2, 1, 0.1), Replay(10, 0, CPU)
+    for _ in range(8):
+        one.add(world.step())
+    state, two = one.state_dict(), Replay(10, 0, CPU)
+    state["ring"]["store"] = state["ring"]["store"][:-1]
+    two.load_state_dict(state)
+    slots = torch.arange(6)
+    assert all(torch.equal(a, b) for a, b in zip(one.read(slots), two.read(slots), strict=True))
+    assert (two.read(slots).duration == 1).all()

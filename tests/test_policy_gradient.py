@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import tensor
+from transitions import transition
 
 from rl_lab import losses
 from rl_lab.agents.a2c import A2C, Acted
@@ -38,7 +39,7 @@ def steps(reward, discount, last, seed=0):
         r, d, end = (tensor(x, dtype=kind) for x, kind in zip(row, (torch.float32,) * 2 + (torch.bool,), strict=True))
         then = torch.where(end[:, None], torch.randn(obs[t].shape, generator=rng), obs[t + 1])
         action = torch.randint(2, r.shape, generator=rng)
-        found.append(Transition(obs[t], action, r, d, end, then))
+        found.append(transition(obs[t], action, r, d, end, then))
     return found
 
 
@@ -100,7 +101,7 @@ def test_rewards_are_clipped():
 @pytest.mark.parametrize("lambda_", [0.0, 0.9, 1.0])
 def test_nothing_after_a_reset_moves_what_was_before(lambda_):
     rollout, other = steps(*ROLLOUT), steps(*ROLLOUT)
-    other[2] = Transition(
+    other[2] = transition(
         rollout[2].obs + 7, rollout[2].action, rollout[2].reward + 99, *rollout[2][3:5], rollout[2].next_obs - 3
     )
     torch.testing.assert_close(targets(rollout, lambda_)[0][:2], targets(other, lambda_)[0][:2])
@@ -172,7 +173,7 @@ def test_the_learning_rate_falls_and_the_clipping_with_it(kind):
     for _ in range(12):
         action = learner.act(obs)
         step = world.step(action)
-        learner.update(Transition(obs, action, *step[:4]))
+        learner.update(Transition.of(obs, action, step))
         obs = step.obs
         rates.append(learner.optimizer.param_groups[0]["lr"])
     assert rates[3::4] == pytest.approx([0.1, 0.05, 0.0])  # 8 steps a rollout

@@ -5,11 +5,14 @@ import math
 import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import tensor
+from transitions import transition
 
+from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import Acted
 from rl_lab.agents.dqn import DQN
-from rl_lab.core.launching import composition
+from rl_lab.core.launching import cli, composition
 from rl_lab.types import Spec, Transition
 
 CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))
@@ -63,7 +66,7 @@ def test_the_loss_of_a2c_weighs_values_as_its_source(name, value, entropy):
     """Returns 1 and 3 for values of 0: -log 1/2 times their mean, and a mean square of 5 for the values."""
     agent = preset(name, "agent.max_abs_reward=9")
     acted = Acted(tensor([-LN2, -LN2]), tensor([LN2, LN2]), tensor([0.0, 0.0]))
-    over = Transition(OBS, ACTION, tensor([1.0, 3.0]), torch.zeros(2), torch.ones(2).bool(), OBS)
+    over = transition(OBS, ACTION, tensor([1.0, 3.0]), torch.zeros(2), torch.ones(2).bool(), OBS)
     loss, _ = agent.loss([(acted, over)])
     assert loss.item() == pytest.approx(2 * LN2 + value * 5 - entropy * LN2, abs=1e-6)
 
@@ -90,7 +93,7 @@ def test_the_zoos_random_steps_follow_its_learning_starts():
 def test_before_the_zoos_dqn_learns_no_action_is_greedy():
     """A network that prefers the first action by far: it is drawn as often as the other, then nearly always."""
     agent: DQN = preset("dqn_zoo", "agent.learning_starts=100", "agent.replay.capacity=200", "agent.epsilon.steps=100")
-    agent.online.advantage.bias.data.copy_(tensor([9.0, -9.0]))
+    agent.online.head.bias.data.copy_(tensor([9.0, -9.0]))
     obs = torch.zeros(4_000, 3)
     agent.steps = 99
     assert 1_900 < agent.act(obs).sum() < 2_100
@@ -113,3 +116,59 @@ def test_the_error_of_dqn_is_clipped_where_its_source_does(name, gradient):
     loss, _ = value.loss(now, tensor([3.0]), tensor([0.0]), torch.zeros(1, 1))
     loss.sum().backward()
     assert now.grad.item() == -gradient
+
+
+LEARNERS = {
+    "dqn_mlp": ["agent.replay.n_step=2", "agent.learning_starts=2", "agent.batch_size=2", "agent.replay_ratio=4"],
+    "a2c_mlp": ["agent.rollout_length=2"],
+    "ppo_mlp": ["agent.rollout_length=2", "agent.minibatches=1"],
+    "pqn_mlp": ["agent.rollout_length=2", "agent.minibatches=1"],
+    "actor_critic": ["agent.rollout_length=2"],
+    "reinforce_mlp": ["agent.episodes=1"],
+    "vpn_mlp": ["agent.rollout_length=2"],
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_discounts_an_option_by_its_duration(name):
+    """With gamma 1/2 an option of three steps is a step whose future counts for a quarter."""
+
+    def learned(discount: float, duration: float) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        cfg = composed(f"agent={name}", "agent.gamma=0.5", *LEARNERS[name])
+        agent, rng = hydra.utils.instantiate(cfg.agent)(SPEC, device=CPU, seed=0), torch.Generator().manual_seed(1)
+        obs = torch.randn(12, 2, 3, generator=rng)
+        for t in range(11):
+            last = tensor([t % 4 == 3] * 2)
+            action, future = agent.act(obs[t]), torch.full((2,), discount) * ~last
+            reward = torch.randn(2, generator=rng)
+            agent.update(Transition(obs[t], action, reward, future, last, obs[t + 1], torch.full((2,), duration)))
+        network = getattr(agent, "online", None) or getattr(agent, "network", None) or agent.actor
+        return list(network.parameters())
+
+    option, weighed, plain = learned(1.0, 3.0), learned(0.25, 1.0), learned(1.0, 1.0)
+    for a, b in zip(option, weighed, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+    assert any(not torch.equal(a, b) for a, b in zip(option, plain, strict=True))
+
+
+@pytest.mark.parametrize("setting", ["env.gamma", "agent.replay.gamma", "agent.replay.max_abs_reward"])
+def test_gamma_has_one_place(setting, tmp_path, capsys):
+    arguments = ["train", "env=collect_small", "agent=dqn_mlp", f"++{setting}=0.9", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 2
+    assert f"no setting '{setting}'" in capsys.readouterr().err
+
+
+def test_an_older_folder_of_collect_loads(tmp_path):
+    """Its worlds and its replay were given gamma, the world that it was evaluated in by reference."""
+    arguments = ["env=collect_small", "agent=dqn_mlp", "env.num_envs=2", "env.mazes=8", "loop=collect", "device=cpu",
+                 "loop.eval_env.mazes=8", "loop.eval_every=4", "loop.eval_episodes=2", "tracker=none"]  # fmt: skip
+    arguments = ["train", *arguments, "loop.total_steps=4", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
+    path = tmp_path / "run" / "config.yaml"
+    config = OmegaConf.load(path)
+    config.env.gamma, config.loop.eval_env.gamma = 0.98, "${env.gamma}"
+    config.agent.replay.gamma = config.agent.replay.max_abs_reward = 1.0
+    config.loop.eval_env._target_ = "${env._target_}"
+    OmegaConf.save(config, path)
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", f"run={tmp_path / 'run'}", "loop.total_steps=8"]) == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.q_learning import QLearning
@@ -47,7 +48,7 @@ def walk(learner, env, steps: int, seed: int = 0) -> torch.Tensor:
     for _ in range(steps):
         action = learner.act(obs)
         step = env.step(action)
-        learner.update(Transition(obs, action, *step[:4]))
+        learner.update(Transition.of(obs, action, step))
         obs = step.obs
         rewards.append(step.reward)
     return torch.stack(rewards)
@@ -96,10 +97,10 @@ def test_a_linear_network_on_one_hot_states_is_the_table_of_the_textbook(target,
         if planned is not None:
             assert (action == planned)[~last].all(), "SARSA takes the action that its update counted on"
         successor, reward, discount, last, first = random_step(rng, state, num_envs)
-        learner.update(Transition(one_hot(state), action, reward, discount, last, one_hot(successor)))
+        learner.update(transition(one_hot(state), action, reward, discount, last, one_hot(successor)))
         planned = learner.planned[0] if target == "sarsa" else None
         follow_table(table, target, planned, state, action, reward, discount, successor, normalise)
-        torch.testing.assert_close(learner.network.advantage.weight.T, table, atol=1e-12, rtol=0)
+        torch.testing.assert_close(learner.network.head.weight.T, table, atol=1e-12, rtol=0)
         state = first
 
 
@@ -107,7 +108,7 @@ def test_sarsa_plans_within_an_episode_only():
     """Epsilon is 0 and the table says b: a planned c is taken where the walk goes on, and b where it began anew."""
     learner = agent(target="sarsa", epsilon=constant(0.0))
     with torch.no_grad():
-        learner.network.advantage.weight[1] = 1.0
+        learner.network.head.weight[1] = 1.0
     state = torch.tensor([2, 2])
     learner.planned = torch.tensor([2, 2]), one_hot(torch.tensor([2, 4]))
     assert learner.act(one_hot(state)).tolist() == [2, 1]
@@ -129,17 +130,17 @@ def test_a_saved_agent_goes_on_as_the_one_that_was_never_stopped(target):
         assert torch.equal(action, resumed.act(obs))
         step = env.step(action)
         for learner in whole, resumed:
-            learner.update(Transition(obs, action, *step[:4]))
+            learner.update(Transition.of(obs, action, step))
         obs = step.obs
-    assert torch.equal(whole.network.advantage.weight, resumed.network.advantage.weight)
+    assert torch.equal(whole.network.head.weight, resumed.network.head.weight)
 
 
 def test_rewards_are_clipped_then_scaled():
     learner = agent(lr=1.0, max_abs_reward=2.0, reward_scale=0.1)
     state, ends = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.float64)
     reward = torch.tensor([9.0, -1.0], dtype=torch.float64)
-    learner.update(Transition(one_hot(state), torch.tensor([0, 0]), reward, ends, ends == 0, one_hot(state)))
-    torch.testing.assert_close(learner.network.advantage.weight[0, :2].tolist(), [0.1, -0.05])
+    learner.update(transition(one_hot(state), torch.tensor([0, 0]), reward, ends, ends == 0, one_hot(state)))
+    torch.testing.assert_close(learner.network.head.weight[0, :2].tolist(), [0.1, -0.05])
 
 
 def test_the_learning_rate_falls_from_all_of_it_to_nothing():
@@ -147,9 +148,9 @@ def test_the_learning_rate_falls_from_all_of_it_to_nothing():
     learner, rates = agent(lr=0.6, decay_steps=3), []
     one, state = torch.ones(1, dtype=torch.float64), torch.tensor([0])
     for _ in range(3):
-        before = learner.network.advantage.weight[0, 0].item()
-        learner.update(Transition(one_hot(state), state, one, 0 * one, one > 0, one_hot(state)))
-        rates.append((learner.network.advantage.weight[0, 0].item() - before) / (1 - before))
+        before = learner.network.head.weight[0, 0].item()
+        learner.update(transition(one_hot(state), state, one, 0 * one, one > 0, one_hot(state)))
+        rates.append((learner.network.head.weight[0, 0].item() - before) / (1 - before))
     assert rates == pytest.approx([0.6, 0.4, 0.2])
 
 
@@ -171,11 +172,11 @@ def test_q_learning_comes_to_the_planners_action_values():
 def weights_after(obs, next_obs, weights, gamma: float, steps: int, lr: float = 0.01) -> torch.Tensor:
     """Of a linear Q of one action, updated on the same transitions [N] without reward again and again."""
     learner = agent(Spec(obs.shape[1:], torch.float64, ("solid",)), lr, gamma=gamma)
-    learner.network.advantage.weight.data = weights[None].clone()
+    learner.network.head.weight.data = weights[None].clone()
     zeros = torch.zeros(len(obs), dtype=torch.float64)
     for _ in range(steps):
-        learner.update(Transition(obs, torch.zeros(len(obs), dtype=int), zeros, zeros + 1, zeros > 0, next_obs))
-    return learner.network.advantage.weight.detach()[0]
+        learner.update(transition(obs, torch.zeros(len(obs), dtype=int), zeros, zeros + 1, zeros > 0, next_obs))
+    return learner.network.head.weight.detach()[0]
 
 
 @pytest.mark.parametrize(("gamma", "factor"), [(0.4, 0.98), (0.6, 1.02)])
@@ -264,7 +265,7 @@ def test_a_normalised_step_mends_alpha_of_an_error_whatever_the_features():
     spec = Spec((2,), torch.float32, ("a", "b"))
     learner = agent(spec, 0.25, network=partial(features.tiles, low=[0, 0], high=[1, 1]), normalise=True)
     obs, one = torch.tensor([[0.3, 0.6]]), torch.ones(1)
-    learner.update(Transition(obs, torch.tensor([1]), 4 * one, 0 * one, one > 0, obs))
+    learner.update(transition(obs, torch.tensor([1]), 4 * one, 0 * one, one > 0, obs))
     torch.testing.assert_close(learner.q(obs), torch.tensor([[0.0, 1.0]]))
 
 
@@ -291,9 +292,9 @@ def test_lambda_returns_of_a_rollout_by_hand():
         assert learner.settled == (t == 0)
         obs, action = one_hot(torch.tensor([t, t])), torch.tensor([0, 1])
         discount = torch.tensor(discount).double()
-        learner.update(Transition(obs, action, torch.full((2,), reward).double(), discount, discount == 0, obs))
+        learner.update(transition(obs, action, torch.full((2,), reward).double(), discount, discount == 0, obs))
     assert learner.settled
-    torch.testing.assert_close(learner.network.advantage.weight[:2, :3].tolist(), [[4.5, 6.0, 8.0], [3.5, 2.0, 8.0]])
+    torch.testing.assert_close(learner.network.head.weight[:2, :3].tolist(), [[4.5, 6.0, 8.0], [3.5, 2.0, 8.0]])
 
 
 def pqn(**changes) -> QLearning:
@@ -308,7 +309,7 @@ def rollout(rng, steps: int = 4, num_envs: int = 3) -> list[Transition]:
         obs, next_obs = torch.randn(2, num_envs, 4, generator=rng)
         action = torch.randint(2, (num_envs,), generator=rng)
         chance = torch.rand(num_envs, generator=rng)
-        draws.append(Transition(obs, action, torch.randn(num_envs, generator=rng), (chance > 0.2).float(),
+        draws.append(transition(obs, action, torch.randn(num_envs, generator=rng), (chance > 0.2).float(),
                                 chance < 0.4, next_obs))  # fmt: skip
     return draws
 
@@ -316,8 +317,8 @@ def rollout(rng, steps: int = 4, num_envs: int = 3) -> list[Transition]:
 def test_an_update_of_pqn_is_its_published_pseudocode():
     learner, draws = pqn(), rollout(torch.Generator().manual_seed(3))
     twin, order = pqn().network, torch.Generator().manual_seed(0)
-    for transition in draws:
-        learner.update(transition)
+    for each in draws:
+        learner.update(each)
 
     with torch.no_grad():
         future = [twin(t.next_obs).squeeze(-1).amax(-1) for t in draws]

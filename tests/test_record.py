@@ -142,14 +142,14 @@ def test_transitions_are_the_environments_own(world):
         step = env.step(action)
         for i, episodes in enumerate(own):
             if len(episodes) <= quotas[i]:
-                episodes[-1].append(tuple(x[i].clone() for x in (obs, action, *step[:4])))
+                episodes[-1].append(tuple(x[i].clone() for x in Transition.of(obs, action, step)))
                 if step.last[i]:
                     done += episodes[-1]
                     episodes.append([])
         obs = step.obs
     expected = Transition(*(torch.stack(x) for x in zip(*done, strict=True)))
     assert int(expected.last.sum()) == sum(quotas)
-    for name in Transition._fields[:6]:
+    for name in Transition._fields:
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 

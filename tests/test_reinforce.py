@@ -16,6 +16,7 @@ from exact_gradient import (
     visits,
 )
 from torch.nn import functional as F
+from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.reinforce import Nothing, Reinforce, RunningMean, Value
@@ -66,7 +67,7 @@ def agent(spec: Spec, lr: float = 1.0, **changes) -> Reinforce:
 
 def preferences(learner: Reinforce) -> torch.Tensor:
     """[S, A]."""
-    return learner.network.advantage.weight.detach().T
+    return learner.network.head.weight.detach().T
 
 
 def one_hot(state: torch.Tensor, of: int = 4) -> torch.Tensor:
@@ -77,11 +78,11 @@ def taught(credit: str, baseline: str, exact: bool, **changes) -> Reinforce:
     """At PREFERENCES, with a baseline that has learned something."""
     learner = agent(Spec((4,), torch.float64, ("a", "b")), credit=credit, baseline=BASELINES[baseline],
                     exact_discount=exact, **changes)  # fmt: skip
-    learner.network.advantage.weight.data = PREFERENCES.T.clone()
+    learner.network.head.weight.data = PREFERENCES.T.clone()
     if baseline == "running_mean":
         learner.baseline.mean = torch.tensor(0.7, dtype=torch.float64)
     elif baseline == "value":
-        learner.baseline.network.advantage.weight.data = EXPECTED[None].clone()
+        learner.baseline.network.head.weight.data = EXPECTED[None].clone()
     return learner
 
 
@@ -89,8 +90,8 @@ def estimates(learner: Reinforce, mdp: MDP) -> tuple[torch.Tensor, torch.Tensor]
     """Probability [P] of each trajectory, and what the agent makes of it alone [P, S, A]."""
     found, before, state = [], preferences(learner).clone(), deepcopy(learner.state_dict())
     for path in paths(mdp, POLICY, HORIZON):
-        for transition in path.transitions(one_hot):
-            learner.update(transition)
+        for step in path.transitions(one_hot):
+            learner.update(step)
         found.append((torch.tensor(path.probability, dtype=torch.float64), preferences(learner) - before))
         learner.load_state_dict(deepcopy(state))
     return tuple(torch.stack(x) for x in zip(*found, strict=True))
@@ -147,13 +148,13 @@ def test_the_mean_over_samples_is_within_four_standard_errors(credit, baseline, 
     learner = agent(env.spec, credit=credit, baseline=BASELINES[baseline], exact_discount=exact, episodes=2)
     obs = env.reset(1)
     start = PREFERENCES.T.float()
-    learner.network.advantage.weight.data = start.clone()
+    learner.network.head.weight.data = start.clone()
     while len(batches) < 100:
         action = learner.act(obs)
         step = env.step(action)
-        if learner.update(Transition(obs, action, *step[:4])):
+        if learner.update(Transition.of(obs, action, step)):
             batches.append(preferences(learner) - start.T)
-            learner.network.advantage.weight.data = start.clone()
+            learner.network.head.weight.data = start.clone()
         obs = step.obs
     found = torch.stack(batches).double()
     error = found.std(0) / len(found) ** 0.5
@@ -171,7 +172,7 @@ def test_less_noise_from_rewards_to_go_and_less_still_with_a_baseline():
             weight = visits(mdp, POLICY, HORIZON) * 0.81 ** torch.arange(HORIZON).double()[:, None]
             v = (POLICY * action_values(mdp, POLICY, 0.9, HORIZON)).sum(-1)
             expected = (weight * v).sum(0) / weight.sum(0).clamp_min(1e-9)
-            learner.baseline.network.advantage.weight.data = expected[None].clone()
+            learner.baseline.network.head.weight.data = expected[None].clone()
         probability, found = estimates(learner, mdp)
         noise.append((probability @ found.square().sum((1, 2))) - target(mdp, credit, True).square().sum())
     assert noise[0] > 1.1 * noise[1] and noise[1] > 1.1 * noise[2]
@@ -188,8 +189,8 @@ def test_a_bandit_of_one_step_has_the_gradient_of_a_softmax():
     total = torch.zeros(3).double()
     for path in paths(mdp, torch.full((2, 3), 1 / 3).double(), 1):
         learner = agent(Spec((2,), torch.float64, ("a", "b", "c")))
-        for transition in path.transitions(partial(one_hot, of=2)):
-            learner.update(transition)
+        for step in path.transitions(partial(one_hot, of=2)):
+            learner.update(step)
         total += path.probability * preferences(learner)[0]
     torch.testing.assert_close(total.tolist(), [-4 / 9, -1 / 9, 5 / 9])
 
@@ -205,7 +206,7 @@ def feed(learner: Reinforce, reward, last, discount=None, action=None, next_stat
     action = torch.zeros(reward.shape, dtype=int) if action is None else torch.tensor(action)
     next_obs = obs if next_state is None else one_hot(torch.tensor(next_state))
     for t in range(len(reward)):
-        if learner.update(Transition(obs, action[t], reward[t], discount[t], last[t], next_obs)):
+        if learner.update(transition(obs, action[t], reward[t], discount[t], last[t], next_obs)):
             learned.append(t)
     return learned
 
@@ -246,7 +247,7 @@ def test_no_bias_to_short_episodes():
             action = learner.act(obs)
             step = env.step(action)
             lengths += [
-                found["reinforce/length"] for found in [learner.update(Transition(obs, action, *step[:4]))] if found
+                found["reinforce/length"] for found in [learner.update(Transition.of(obs, action, step))] if found
             ]
             obs = step.obs
         lengths = torch.tensor(lengths)
@@ -296,7 +297,7 @@ def test_a_return_ends_at_the_time_limit_unless_the_value_stands_for_the_rest():
     cut = dict(reward=[[1.0], [4.0]], last=[[0], [1]], discount=[[1.0], [1.0]], next_state=[2])
     for bootstrap, ends, expected in [(False, 1.0, [3, 4]), (True, 1.0, [4.5, 7]), (True, 0.0, [3, 4])]:
         learner = solo(gamma=0.5, bootstrap=bootstrap, baseline=TABLE)
-        learner.baseline.network.advantage.weight.data = torch.tensor([[0.0, 0, 6, 0]]).double()
+        learner.baseline.network.head.weight.data = torch.tensor([[0.0, 0, 6, 0]]).double()
         assert credit_of(learner, **cut | {"discount": [[1.0], [ends]]}) == pytest.approx(expected)
 
 
@@ -304,7 +305,7 @@ def test_rewards_are_clipped_and_the_entropy_is_climbed():
     clipped = solo(gamma=0.5, max_abs_reward=1.0)
     assert credit_of(clipped, reward=[[9.0], [-3.0]], last=[[0], [1]]) == pytest.approx([0.5, -1.0])
     learner = solo(entropy_coef=0.1)
-    learner.network.advantage.weight.data = torch.tensor([[1.0, 0, 0, 0], [0] * 4]).double()
+    learner.network.head.weight.data = torch.tensor([[1.0, 0, 0, 0], [0] * 4]).double()
     feed(learner, [[0.0], [0.0], [0.0]], [[0], [0], [1]])
     x = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     entropy = -(x.softmax(-1) * x.log_softmax(-1)).sum()
@@ -334,7 +335,7 @@ def test_a_running_mean_knows_earlier_batches_alone():
 def test_a_value_is_fitted_after_it_was_subtracted():
     """Rate 1/2, two steps on half squares from 2 towards 10: to 6 and to 8; the advantage was 8."""
     learner = solo(baseline=partial(TABLE, optimizer=partial(torch.optim.SGD, lr=0.5), epochs=2))
-    learner.baseline.network.advantage.weight.data[0, 0] = 2.0
+    learner.baseline.network.head.weight.data[0, 0] = 2.0
     feed(learner, [[10.0]], [[1]])
     torch.testing.assert_close(preferences(learner)[0].tolist(), [4.0, -4.0])
     assert learner.baseline.of(one_hot(torch.tensor([0, 1]))).tolist() == [8.0, 0.0]
@@ -354,7 +355,7 @@ def walk(learner: Reinforce, env: MDPEnv, steps: int, obs: torch.Tensor) -> torc
     for _ in range(steps):
         action = learner.act(obs)
         step = env.step(action)
-        learner.update(Transition(obs, action, *step[:4]))
+        learner.update(Transition.of(obs, action, step))
         obs = step.obs
     return obs
 
@@ -364,7 +365,7 @@ def test_chunks_change_nothing_but_the_room_they_take():
     for size in 1, 20, 100_000:
         learner = agent(env.spec, baseline=partial(TABLE, epochs=3), episodes=2, entropy_coef=0.1, chunk_size=size)
         walk(learner, env, 60, env.reset(0))
-        found.append((preferences(learner), learner.baseline.network.advantage.weight))
+        found.append((preferences(learner), learner.baseline.network.head.weight))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
 

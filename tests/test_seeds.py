@@ -13,11 +13,11 @@ from stopping import equal
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
+from rl_lab.core.distributed import standardised
 from rl_lab.core.folders import group, read_runs
 from rl_lab.core.launching import cli
 from rl_lab.core.learner import descend
 from rl_lab.core.randomness import generator, integers, permutation, streams, uniform
-from rl_lab.losses import standardised
 
 SGD = "agent.optimizer._target_=torch.optim.SGD agent.optimizer.lr=0.5"
 DQN = "agent.learning_starts=64 agent.batch_size=32 agent.target_update_period=7"

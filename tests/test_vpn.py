@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from transitions import transition
 from vpn_cases import CPU, FOUR, SMALL, Dice, agent, grid, planes, rollout
 
 from rl_lab import losses
@@ -32,7 +33,7 @@ from rl_lab.types import Spec, Transition
         ([(1.0, False), (0.0, True), (1.0, False)], [2.0, 2.0, 12.0], [2.0, 0.0, 16.0]),  # terminated
         ([(1.0, False), (1.0, True), (1.0, False)], [6.0, 10.0, 12.0], [10.0, 16.0, 16.0]),  # cut short
         ([(1.0, False), (0.0, False), (0.0, True)], [2.0, 2.0, 4.0], [2.0, 0.0, 0.0]),  # a life lost, then the end
-        ([(0.25, False), (1.0, False), (0.5, False)], [1.75, 6.0, 8.0], [6.0, 8.0, 16.0]),  # options that last
+        ([(1.0, False, 3.0), (1.0, False), (1.0, False, 2.0)], [1.75, 6.0, 8.0], [6.0, 8.0, 16.0]),  # options that last
     ],
 )
 def test_what_a_rollout_was_worth(ends, returned, reached):
@@ -41,8 +42,8 @@ def test_what_a_rollout_was_worth(ends, returned, reached):
     play = learner.sequences(rollout(*ends))
     assert play.returned.flatten().tolist() == pytest.approx(returned)
     assert play.reached.flatten().tolist() == pytest.approx(reached)
-    assert play.end.flatten().tolist() == [d == 0 or last for d, last in ends]
-    assert play.duration.flatten().tolist() == [3.0] * 3
+    assert play.end.flatten().tolist() == [d == 0 or last for d, last, *_ in ends]
+    assert play.duration.flatten().tolist() == [sum(duration) or 1.0 for _, _, *duration in ends]
 
 
 def test_rewards_are_clipped_by_the_agent_alone():
@@ -174,7 +175,7 @@ def test_frames_are_kept_as_they_are_and_planes_of_several_numbers_not_at_all():
     spec, one = Spec((1, 3, 3), torch.uint8, FOUR), torch.ones(2)
     walks, frames = Walks(10, spec, CPU), torch.arange(5 * 2 * 9, dtype=torch.uint8).view(5, 2, 1, 3, 3)
     for each in frames:
-        walks.add(Transition(each, one.long(), one, one, one > 1, each))
+        walks.add(transition(each, one.long(), one, one, one > 1, each))
     sample = walks.sample(50, 3, torch.Generator().manual_seed(0))
     first = sample["obs"][0, :, 0, 0, 0].long()
     assert torch.equal(sample["next_obs"][2, :, 0, 0, 0].long(), first + 3 * 18) and set(first.tolist()) == {
@@ -184,7 +185,7 @@ def test_frames_are_kept_as_they_are_and_planes_of_several_numbers_not_at_all():
         27,
     }
     with pytest.raises(UserError, match="planes of one number each"):
-        Walks(10, SMALL, CPU).add(Transition(torch.rand(2, *SMALL.obs_shape), one.long(), one, one, one > 1, planes(2)))
+        Walks(10, SMALL, CPU).add(transition(torch.rand(2, *SMALL.obs_shape), one.long(), one, one, one > 1, planes(2)))
 
 
 def test_settings_that_cannot_be():
@@ -292,7 +293,7 @@ def test_durations_are_learned_exactly_where_the_world_is_certain():
     at = torch.arange(8)
     obs = torch.zeros(8, 2, 1, 8)
     obs[at, 0, 0, at] = 1
-    took = torch.stack([7 - at, at], 1).clamp(min=1)
+    took = torch.stack([7 - at, at], 1).clamp(min=1).float()
     for _ in range(250):
         cell, action = (torch.randint(n, (64,), generator=rng) for n in (8, 2))
         one = torch.ones(64)
@@ -328,7 +329,7 @@ def test_three_step_plans_reach_the_optimum_of_one_maze(seed):
     for _ in range(100 + 1_000):
         action = learner.act(obs)
         step = env.step(action)
-        learner.update(Transition(obs, action, *step[:4], step.duration))
+        learner.update(Transition.of(obs, action, step))
         obs = step.obs
     returns, _ = play(env, partial(learner.act, greedy=True), 16, seed)
     torch.testing.assert_close(returns, best, atol=1e-4, rtol=0)

@@ -84,7 +84,7 @@ def test_who_plays_is_what_the_checkpoint_holds(learning):
     assert channel.tune() and not channel.tune()
     late = channel.player.view(channel.player.env.all_observations()).bars
     assert not early.equal(late)
-    assert late.flatten()[0] == checkpoint.read(learning / "checkpoint.pt")["agent"]["online"]["advantage.weight"][0, 0]
+    assert late.flatten()[0] == checkpoint.read(learning / "checkpoint.pt")["agent"]["online"]["head.weight"][0, 0]
 
 
 def test_a_checkpoint_that_is_gone_is_still_played(learning):

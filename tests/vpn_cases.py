@@ -58,20 +58,21 @@ class Dice:
     def transition(self, action: torch.Tensor) -> Transition:
         self.steps += 1
         last = torch.rand(self.walkers, generator=self.rng) < 0.3
-        took = torch.randint(1, 8, (self.walkers,), generator=self.rng)
+        took = torch.randint(1, 8, (self.walkers,), generator=self.rng).float()
         reward = torch.randint(-9, 9, (self.walkers,), generator=self.rng) / 4
         before, self.obs = self.obs, planes(self.walkers, seed=self.steps).float()
-        return Transition(before, action, reward, torch.where(last, 0.0, 0.9 ** (took - 1.0)), last, self.obs, took)
+        return Transition(before, action, reward, (~last).float(), last, self.obs, took)
 
     def teach(self, learner: VPN, steps: int) -> list[dict]:
         return [learner.update(self.transition(learner.act(self.obs))) for _ in range(steps)]
 
 
-def rollout(*ends: tuple[float, bool]) -> list[Transition]:
-    """One env; rewards 1, 2, 4, ..., and for each step the discount and whether the episode ended there."""
-    obs = planes(len(ends) + 1).float()
+def rollout(*ends: tuple) -> list[Transition]:
+    """One env; rewards 1, 2, 4, ...; of each step the discount, whether the episode ended there, and a duration."""
+    obs, one = planes(len(ends) + 1).float(), torch.ones(1)
     return [
-        Transition(obs[t : t + 1], torch.tensor([1]), torch.tensor([2.0**t]), torch.tensor([discount]),
-                   torch.tensor([last]), obs[t + 1 : t + 2], torch.tensor([3]))
-        for t, (discount, last) in enumerate(ends)
-    ]  # fmt: skip
+        Transition(
+            obs[t : t + 1], one.long(), 2.0**t * one, discount * one, last * one > 0, obs[t + 1 : t + 2], took * one
+        )
+        for t, (discount, last, took) in enumerate((*end, 1.0)[:3] for end in ends)
+    ]

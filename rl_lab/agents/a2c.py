@@ -36,7 +36,7 @@ class A2C(Learner):
     """
 
     saved = "network", "optimizer", "rng", "steps"
-    many_seeds = parallel = True
+    parallel = True
 
     def __init__(
         self,
@@ -62,10 +62,11 @@ class A2C(Learner):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
-        self.rollout_length, self.gamma, self.lambda_, self.bootstrap = rollout_length, gamma, lambda_, bootstrap
+        self.decay, self.rollout_length = Decay(self.optimizer, decay_steps), rollout_length
+        self.gamma, self.lambda_, self.bootstrap = gamma, lambda_, bootstrap
         self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self._rollout: list[tuple[Acted, Transition]] = []
 
     @property
     def settled(self) -> bool:
@@ -101,9 +102,9 @@ class A2C(Learner):
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def advance(self, steps: int) -> None:
-        """The learning rate of what follows, and the steps it takes account of, as many in each rank."""
+        """Counts these steps; the learning rate is that of those before."""
         self.decay.to(self.steps)
-        self.steps += steps * distributed.size()
+        self.count(steps)
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
@@ -114,7 +115,7 @@ class A2C(Learner):
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
         advantage = g - acted.value
         if self.standardise:
-            advantage = losses.standardised(advantage, over)
+            advantage = distributed.standardised(advantage, over)
         policy_loss = losses.policy_gradient(acted.log_prob, advantage).mean(over)
         value_loss = (g - acted.value).square().mean(over)
         entropy = acted.entropy.mean(over)

@@ -8,13 +8,13 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab import exploration, losses, returns
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
@@ -51,15 +51,18 @@ class ActorCritic(Learner):
         zero_heads: bool = False,  # start uniform and from Q = 0, without a bias: on one-hot observations, tables
         sampled_eval: bool = False,  # judge the policy itself, not its mode, which may be far worse
     ):
+        head = table if zero_heads else nn.Linear
         with seeded(seed, device):
-            self.actor = QNetwork(spec, actor, zero=zero_heads).to(device)
-            self.critic = QNetwork(spec, critic, zero=zero_heads).to(device)
+            self.actor = Outputs(spec, actor, spec.num_actions, head).to(device)
+            self.critic = Outputs(spec, critic, spec.num_actions, head).to(device)
         self.actor_optimizer = build_optimizer(actor_optimizer, self.actor.parameters())
         self.critic_optimizer = build_optimizer(critic_optimizer, self.critic.parameters())
-        self.rng, self.rollout_length, self._rollout = generator(seed, device), rollout_length, []
-        self.target, self.gradient, self.advantage, self.sampled_eval = target, gradient, advantage, sampled_eval
+        self.rng, self.rollout_length = generator(seed, device), rollout_length
+        self.target, self.sampled_eval = target, sampled_eval
+        self.gradient, self.advantage = gradient, advantage
         self.gamma, self.lambda_, self.entropy_coef = gamma, lambda_, entropy_coef
         self.max_grad_norm, self.max_abs_reward = max_grad_norm, max_abs_reward
+        self._rollout: list[tuple[Tensor, ...]] = []
 
     @property
     def settled(self) -> bool:
@@ -67,11 +70,11 @@ class ActorCritic(Learner):
 
     def log_probs(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.actor(obs).squeeze(-1).log_softmax(-1)
+        return self.actor(obs).log_softmax(-1)
 
     def q(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.critic(obs).squeeze(-1)
+        return self.critic(obs)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
@@ -84,7 +87,8 @@ class ActorCritic(Learner):
         return log_probs.exp() if self.sampled_eval else exploration.certain(log_probs.argmax(-1), log_probs.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:
-        self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
+        obs, action, reward, discount, last, next_obs, duration = transition
+        self._rollout.append((obs, action, reward, discount, last, duration, self.worth(next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []
@@ -99,11 +103,19 @@ class ActorCritic(Learner):
         return (log_probs.exp() * q).sum(-1)
 
     def learn(
-        self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        last: Tensor,
+        duration: Tensor,
+        value: Tensor,
     ) -> Metrics:
         """A gradient step each on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward)
-        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_).flatten()
+        discount = returns.discounts(self.gamma, discount, duration)
+        g = returns.lambda_returns(reward, discount, last, value, self.lambda_).flatten()
         obs, action = obs.flatten(0, 1), action.flatten()
         log_probs, q = self.log_probs(obs), self.q(obs)
         actor_loss, entropy = self.actor_loss(log_probs, q, action).mean(), losses.entropy(log_probs).mean()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner
+from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count
 from rl_lab.planning import routes
@@ -32,7 +32,7 @@ class Greedy(Learner):
         draw = torch.rand(len(obs), 1, generator=self.rng, device=self.device, dtype=torch.float64) * bounds[:, -1:]
         return (draw >= bounds).sum(-1)
 
-    def update(self, transition: Transition) -> dict:
+    def update(self, transition: Transition) -> Metrics:
         return {}
 
     def view(self, obs: Tensor) -> View:

@@ -3,17 +3,18 @@ Rainbow (Hessel et al., 2018; https://arxiv.org/abs/1710.02298), each a setting.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab import exploration, returns
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Dueling, QNetwork, draw_noise, layers, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 from rl_lab.values import Categorical, Mean, Quantiles
@@ -24,7 +25,6 @@ class DQN(Learner):
 
     saved = "online", "target", "optimizer", "replay", "rng", "steps", "learns", "owed"
     memory = "replay"
-    many_seeds = True
 
     def __init__(
         self,
@@ -56,25 +56,23 @@ class DQN(Learner):
         if zero_head and (noisy or stream_units):
             raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
         self.value = value or Mean()
+        kind, head = Dueling if dueling else QNetwork, partial(layers, hidden=stream_units, noisy=noisy)
         with seeded(seed, device):
             self.online, self.target = (
-                QNetwork(spec, network, self.value.outputs, dueling=dueling, hidden=stream_units, noisy=noisy,
-                         zero=zero_head).to(device) for _ in range(2)
-            )  # fmt: skip
+                kind(spec, network, self.value.outputs, table if zero_head else head).to(device) for _ in range(2)
+            )
         self.target.requires_grad_(False).load_state_dict(self.online.state_dict())
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
-        self.replay = replay(
-            seed=seed + 1, device=device, frame_stack=spec.frame_stack, gamma=gamma, max_abs_reward=max_abs_reward
-        )
+        self.replay = replay(seed=seed + 1, device=device, frame_stack=spec.frame_stack)
         capacity = self.replay.capacity
         for name, size in {"batch_size": batch_size, "learning_starts": learning_starts}.items():
             if size > capacity:
                 raise UserError(f"agent.{name}={size} is impossible: above agent.replay.capacity={capacity}")
-        self.spec, self.device, self.double, self.noisy = spec, device, double, noisy
+        self.spec, self.double, self.noisy = spec, double, noisy
         self.batch_size, self.replay_ratio, self.learning_starts = batch_size, replay_ratio, learning_starts
         self.target_update_period, self.target_mix, self.gamma = target_update_period, target_mix, gamma
         self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
-        self.max_grad_norm = max_grad_norm
+        self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
         self.steps, self.learns, self.owed = 0, 0, 0.0
 
     def announce(self, num_envs: int) -> str:
@@ -87,11 +85,16 @@ class DQN(Learner):
             q = self.q(obs)
             return exploration.epsilon_greedy(q, self.eval_epsilon, self.rng) if self.eval_epsilon else q.argmax(-1)
         if self.noisy:
-            self.online.draw_noise(self.rng)
-        q, epsilon = self.value.mean(self.online(obs)), self.epsilon(self.steps)
+            draw_noise(self.online, self.rng)
+        q = self.value.mean(self.online(obs))
+        return exploration.epsilon_greedy(q, self.exploring(q), self.rng)
+
+    def exploring(self, q: Tensor) -> Tensor | float:
+        """Epsilon now, for all envs or for each [N], from their values [..., N, A]."""
+        epsilon = self.epsilon(self.steps)
         if self.epsilon_spread:
-            epsilon = exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], obs.device)
-        return exploration.epsilon_greedy(q, epsilon, self.rng)
+            return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
+        return epsilon
 
     @torch.no_grad()
     def probabilities(self, obs: Tensor) -> Tensor:
@@ -101,14 +104,14 @@ class DQN(Learner):
         return exploration.certain(q.argmax(-1), q.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:
-        n, metrics = transition.reward.shape[-1], {}
+        n, metrics = transition.reward.shape[-1], Metrics()
         self.replay.add(transition)
         self.steps += n
         if self.replay.size >= max(self.learning_starts, 1):
             self.owed += n * self.replay_ratio / self.batch_size  # gradient steps that these steps pay for
         while self.owed >= 1:
             slots, weight = self.replay.draw(self.batch_size)
-            metrics, error = self.learn(self.replay.read(slots), weight)
+            metrics, error = self.learn(self.replay.read(slots, self.gamma, self.max_abs_reward), weight)
             self.replay.update_priorities(slots, error)
             self.owed -= 1
         return metrics and {**metrics, "dqn/epsilon": self.epsilon(self.steps)}
@@ -116,8 +119,8 @@ class DQN(Learner):
     def learn(self, batch: Transition, weight: Tensor | float = 1.0) -> tuple[Metrics, Tensor]:
         """One gradient step; also the errors [B] that a prioritised replay goes by."""
         if self.noisy:
-            self.online.draw_noise(self.rng)
-            self.target.draw_noise(self.rng)
+            draw_noise(self.online, self.rng)
+            draw_noise(self.target, self.rng)
         loss, error = self.loss(batch)
         loss = (weight * loss).mean(-1)
         norm = descend(self.optimizer, loss, self.max_grad_norm)
@@ -133,7 +136,8 @@ class DQN(Learner):
             then = self.target(batch.next_obs)
             selector = self.online(batch.next_obs) if self.double else then
             then = pick(then, self.value.mean(selector).argmax(-1))
-        return self.value.loss(now, batch.reward, self.gamma * batch.discount, then)
+        discount = returns.discounts(self.gamma, batch.discount, batch.duration)
+        return self.value.loss(now, batch.reward, discount, then)
 
     @torch.no_grad()
     def follow(self) -> None:

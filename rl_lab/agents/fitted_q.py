@@ -5,7 +5,8 @@ Each learns q(s, a) from a fixed set of targets, `fit(obs [B, ...], action [B], 
 """
 
 import math
-from typing import Annotated, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from rl_lab import exploration, losses
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Bound, Count, Unit
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesRegressor
 
 
 class FittedQ(Learner):
@@ -90,24 +94,24 @@ class Network(FittedQ):
         warm: bool = True,  # goes on from the parameters of the iteration before; or from new ones
     ):
         with seeded(seed, device):
-            self.network = QNetwork(spec, network).to(device)
-        self.new = lambda: QNetwork(spec, network).to(device)
+            self.network = Outputs(spec, network, spec.num_actions).to(device)
+        self.new = partial(Outputs, spec, network, spec.num_actions)
         self.optimizer, self.seed, self.device = optimizer, seed, device
-        self.batch_size, self.max_epochs, self.tolerance = batch_size, max_epochs, tolerance
-        self.patience, self.warm = patience, warm
+        self.batch_size, self.max_epochs, self.warm = batch_size, max_epochs, warm
+        self.tolerance, self.patience = tolerance, patience
 
     def fit(self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> None:
         rng = generator(self.seed + self.fits, self.device)
         if not self.warm:
             with seeded(self.seed + self.fits, self.device):
-                self.network.load_state_dict(self.new().state_dict())
+                self.network.load_state_dict(self.new().to(self.device).state_dict())
         optimizer, target = build_optimizer(self.optimizer, self.network.parameters()), target.float()
         weight, size, best, waited = (weight / weight.mean()).float(), self.batch_size or len(target), math.inf, 0
         for _ in range(self.max_epochs):
             order = torch.randperm(len(target), generator=rng, device=self.device)
             total = 0.0
             for part in order.split(size) if size < len(target) else [slice(None)]:
-                error = target[part] - losses.pick(self.network(obs[part]).squeeze(-1), action[part])
+                error = target[part] - losses.pick(self.network(obs[part]), action[part])
                 loss = (weight[part] * losses.half_square(error)).sum()
                 descend(optimizer, loss / len(error))
                 total += float(loss.detach())
@@ -119,7 +123,7 @@ class Network(FittedQ):
 
     @torch.no_grad()
     def predict(self, obs: Tensor) -> Tensor:
-        parts = [self.network(part).squeeze(-1) for part in obs.split(4_096)]
+        parts = [self.network(part) for part in obs.split(4_096)]
         return torch.cat(parts)
 
 
@@ -140,6 +144,9 @@ class Forest(NamedTuple):
             right = x.gather(1, self.feature[node]) > self.threshold[node]
             node = self.child[node, right.long()]
         return self.value[node].mean(-1)
+
+
+Tables = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]  # a Forest, as a checkpoint holds it
 
 
 class ExtraTrees(FittedQ):
@@ -166,14 +173,14 @@ class ExtraTrees(FittedQ):
         self.settings = {"n_estimators": trees, "min_samples_split": min_samples_split,
                          "max_features": max_features, "n_jobs": n_jobs}  # fmt: skip
         leaf = torch.zeros(1, dtype=torch.int64)
-        self.forest = tuple(self._moved(Forest(leaf, leaf.double(), leaf.expand(1, 2), leaf.double(), leaf, 0)))
+        self.forest = self._moved(Forest(leaf, leaf.double(), leaf.expand(1, 2), leaf.double(), leaf, 0))
 
     def fit(self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> None:
         from sklearn.ensemble import ExtraTreesRegressor
 
         model = ExtraTreesRegressor(random_state=self.seed % 2**31 + self.fits, **self.settings)
         model.fit(self._input(obs, action).cpu().numpy(), target.cpu().numpy(), weight.cpu().numpy())
-        self.forest = tuple(self._moved(forest_of(model)))
+        self.forest = self._moved(forest_of(model))
         self.fits += 1
 
     def predict(self, obs: Tensor) -> Tensor:
@@ -184,7 +191,7 @@ class ExtraTrees(FittedQ):
             parts.append(forest.predict(x).view(len(part), self.num_actions))
         return torch.cat(parts)
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError where the tables do not fit together, or are not over these inputs."""
         forest = Forest(*state["forest"])
         nodes = torch.arange(len(forest.feature))
@@ -192,17 +199,18 @@ class ExtraTrees(FittedQ):
         inside = [(forest.feature, self.inputs), (forest.child, len(nodes)), (forest.root, len(nodes))]
         if not (whole and all(((x >= 0) & (x < most)).all() for x, most in inside) and 0 <= forest.depth <= len(nodes)):
             raise ValueError("its trees are not of these observations and actions")
-        super().load_state_dict({**state, "forest": tuple(self._moved(forest))})
+        super().load_state_dict({**state, "forest": self._moved(forest)})
 
     def _input(self, obs: Tensor, action: Tensor) -> Tensor:
         return torch.cat([obs.flatten(1).float(), action[:, None].float()], 1)
 
-    def _moved(self, forest: Forest) -> Forest:
-        return Forest(*(x.to(self.device) for x in forest[:-1]), forest.depth)
+    def _moved(self, forest: Forest) -> Tables:
+        feature, threshold, child, value, root = (x.to(self.device) for x in forest[:5])
+        return feature, threshold, child, value, root, forest.depth
 
 
-def forest_of(model) -> Forest:
-    """Of a fitted scikit-learn forest."""
+def forest_of(model: "ExtraTreesRegressor") -> Forest:
+    """Of a trained scikit-learn forest."""
     tables, roots, count = [], [], 0
     for tree in (estimator.tree_ for estimator in model.estimators_):
         own = np.arange(tree.node_count)
@@ -212,6 +220,6 @@ def forest_of(model) -> Forest:
                        tree.value[:, 0, 0]))  # fmt: skip
         roots.append(count)
         count += tree.node_count
-    feature, threshold, child, value = (torch.from_numpy(np.concatenate(x)) for x in zip(*tables, strict=True))
+    columns = [torch.from_numpy(np.concatenate(x)) for x in zip(*tables, strict=True)]
     depth = max(estimator.tree_.max_depth for estimator in model.estimators_)
-    return Forest(feature.long(), threshold, child.long(), value, torch.tensor(roots), int(depth))
+    return Forest(columns[0].long(), columns[1], columns[2].long(), columns[3], torch.tensor(roots), int(depth))

@@ -1,6 +1,7 @@
 """A plan as a player."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -24,8 +25,8 @@ class Planned:
         q = self.q[self.states(obs)]
         return View(q, q.max(-1).values, "action values")
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"q": self.q, "policy": self.policy}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.q, self.policy = state["q"], state["policy"]

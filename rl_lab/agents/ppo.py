@@ -21,7 +21,7 @@ class PPO(Learner):
     """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
 
     saved = "network", "optimizer", "rng", "steps"
-    many_seeds = parallel = True
+    parallel = True
 
     def __init__(
         self,
@@ -52,12 +52,14 @@ class PPO(Learner):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.decay, self.steps, self._rollout = Decay(self.optimizer, decay_steps), 0, []
+        self.decay = Decay(self.optimizer, decay_steps)
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
-        self.gamma, self.lambda_, self.bootstrap, self.standardise = gamma, lambda_, bootstrap, standardise
+        self.gamma, self.lambda_ = gamma, lambda_
+        self.bootstrap, self.standardise = bootstrap, standardise
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self._rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
 
     @property
     def settled(self) -> bool:
@@ -90,14 +92,15 @@ class PPO(Learner):
     def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
         """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
         share = self.decay.to(self.steps)
-        self.steps += len(value) * value.shape[-1] * distributed.size()
+        self.count(len(value) * value.shape[-1])
         clip = self.clip * (share if self.decay_clip else 1.0)
         g = value_targets(transitions, value, self.network.values, self.gamma, self.lambda_,
                           bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
         obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, log_prob, value, g)]
         for part in self.parts(rollout[-1].shape[-1]):
-            loss, metrics = self.loss(*(take(x, part) for x in rollout), clip)
+            obs, action, log_prob, value, g = (take(x, part) for x in rollout)
+            loss, metrics = self.loss(obs, action, log_prob, value, g, clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {**metrics, "ppo/grad_norm": norm}
 
@@ -108,7 +111,7 @@ class PPO(Learner):
         log_probs, value = self.network(obs)
         log_prob, advantage = losses.pick(log_probs, action), g - acting_value
         if self.standardise:
-            advantage = losses.standardised(advantage, (-1,))
+            advantage = distributed.standardised(advantage, (-1,))
         policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean(-1)
         value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean(-1)
         entropy = losses.entropy(log_probs).mean(-1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rl_lab import exploration, losses, returns
@@ -20,7 +20,7 @@ from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_opti
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
@@ -29,7 +29,7 @@ class QLearning(Learner):
     """Learns from each rollout of all envs, then forgets it."""
 
     saved = "network", "optimizer", "rng", "steps", "planned"
-    many_seeds = parallel = True
+    parallel = True
 
     def __init__(
         self,
@@ -56,18 +56,22 @@ class QLearning(Learner):
         zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         with seeded(seed, device):
-            self.network = QNetwork(spec, network, zero=zero_head).to(device)
+            self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)
         if normalise and any(True for _ in self.network.torso.parameters()):
             raise UserError("agent.normalise is for linear networks: set it to false, or choose agent/network=linear")
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.decay = Decay(self.optimizer, decay_steps)
-        self.target, self.rollout_length, self.epochs, self.minibatches = target, rollout_length, epochs, minibatches
-        self.gamma, self.lambda_, self.epsilon, self.epsilon_spread = gamma, lambda_, epsilon, epsilon_spread
+        self.target, self.gamma, self.lambda_ = target, gamma, lambda_
+        self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
+        self.epsilon, self.epsilon_spread = epsilon, epsilon_spread
         self.of_error = losses.half_square if loss == "squared" else losses.huber
         self.max_abs_reward, self.reward_scale = max_abs_reward, reward_scale
         self.max_grad_norm, self.normalise = max_grad_norm, normalise
-        self.num_actions, self.steps, self._rollout = spec.num_actions, 0, []
-        self.planned = None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
+        self.num_actions = spec.num_actions
+        self._rollout: list[tuple[Tensor, ...]] = []
+        self.planned: tuple[Tensor, Tensor] | None = (
+            None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
+        )
 
     @property
     def settled(self) -> bool:
@@ -98,8 +102,11 @@ class QLearning(Learner):
         return epsilon
 
     def update(self, transition: Transition) -> Metrics:
-        self.steps += transition.reward.shape[-1] * distributed.size()
-        self._rollout.append((*transition[:5], self.worth(transition.next_obs)))
+        if not self._rollout:
+            self.decay.to(self.steps)
+        self.count(transition.reward.shape[-1])
+        obs, action, reward, discount, last, next_obs, duration = transition
+        self._rollout.append((obs, action, reward, discount, last, duration, self.worth(next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []
@@ -118,16 +125,23 @@ class QLearning(Learner):
         return q.max(-1).values
 
     def learn(
-        self, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, last: Tensor, value: Tensor
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        last: Tensor,
+        duration: Tensor,
+        value: Tensor,
     ) -> Metrics:
         """Gradient steps on a rollout [T, N, ...] whose successors are worth `value` [T, N]."""
-        self.decay.to(self.steps - len(reward) * reward.shape[-1] * distributed.size())
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward) * self.reward_scale
-        g = returns.lambda_returns(reward, self.gamma * discount, last, value, self.lambda_)
+        discount = returns.discounts(self.gamma, discount, duration)
+        g = returns.lambda_returns(reward, discount, last, value, self.lambda_)
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, g)]
         for part in minibatches(rollout[-1].shape[-1], self.minibatches, self.epochs, self.rng):
             obs, action, target = (take(x, part) for x in rollout)
-            error = target - losses.pick(self.network(obs).squeeze(-1), action)
+            error = target - losses.pick(self.network(obs), action)
             weight = self.shares(obs, action) if self.normalise else 1 / error.shape[-1]
             loss = (weight * self.of_error(error)).sum(-1)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
@@ -137,21 +151,19 @@ class QLearning(Learner):
     def shares(self, obs: Tensor, action: Tensor) -> Tensor:
         """[B], of each sample 1 / sum_j |phi|.|phi_j| over all that took the same action: in a table 1 / its visits.
 
-        All ranks' samples count, and as their gradients are averaged, not added, so do the shares.
-
         So a step of 1 takes each pair of a table to the mean of its targets, and never overshoots with any features.
         See Haykin (2002), chapter 6, for one sample at a time: normalised least mean squares.
         """
         phi = self.network.torso(obs).abs()
         taken = F.one_hot(action, self.num_actions).to(phi.dtype)
-        among = distributed.total(phi.mT @ taken)
-        return distributed.size() / losses.pick(phi @ among, action).clamp_min(1e-8)
+        among = distributed.mean(phi.mT @ taken)  # as gradients are
+        return 1 / losses.pick(phi @ among, action).clamp_min(1e-8)
 
     @torch.no_grad()
     def q(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.network(obs).squeeze(-1)
+        return self.network(obs)
 
     def view(self, obs: Tensor) -> View:
-        q = self.network(obs).squeeze(-1)
+        q = self.network(obs)
         return View(q, q.max(-1).values, "action values")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rl_lab.core.learner import Learner
+from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.randomness import generator
 from rl_lab.types import Spec, Transition, View
 
@@ -22,7 +22,7 @@ class Random(Learner):
     def probabilities(self, obs: Tensor) -> Tensor:
         return torch.full((len(obs), self.num_actions), 1 / self.num_actions, device=self.device, dtype=torch.float64)
 
-    def update(self, transition: Transition) -> dict:
+    def update(self, transition: Transition) -> Metrics:
         return {}
 
     def view(self, obs: Tensor) -> View:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab import exploration, losses, returns
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
-from rl_lab.networks.heads import QNetwork
+from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
@@ -26,7 +27,7 @@ ASK_EVERY = 16  # steps: so often is a GPU asked whether the batch is complete; 
 class Chunks:
     """The observations [M, ...] that count, some at a time, so that episodes of frames find room."""
 
-    def __init__(self, obs: Sequence[Tensor], counted: Tensor, size: int):
+    def __init__(self, obs: tuple[Tensor, ...], counted: Tensor, size: int):
         """obs: T times [N, ...]; counted [T, N] bool; size: samples in a chunk, at least those of one step."""
         length = max(1, size // counted.shape[1])
         parts = [(obs[i * length :][:length], part) for i, part in enumerate(counted.split(length))]
@@ -56,13 +57,14 @@ class Nothing(Learner):
     def fit(self, chunks: Chunks, credit: Tensor) -> None: ...
 
 
-class RunningMean(Learner):
+class RunningMean(Nothing):
     """One number for all states: an exponential mean over the earlier batches."""
 
-    saved, valued = ("mean",), False
+    saved = ("mean",)
 
     def __init__(self, spec: Spec, device: torch.device, seed: int, *, rate: Unit = 0.1):
-        self.rate, self.mean = rate, None  # of the newest batch; None: there was none yet
+        self.rate = rate  # of the newest batch
+        self.mean: Tensor | None = None  # None: there was no batch yet
 
     def of(self, obs: Tensor) -> Tensor:
         mean = torch.zeros((), device=obs.device) if self.mean is None else self.mean.to(obs.device)
@@ -73,23 +75,34 @@ class RunningMean(Learner):
         self.mean = newest if self.mean is None else torch.lerp(self.mean.to(newest.device), newest, self.rate)
 
 
-class Value(Learner):
-    """A network of its own, fitted to the credit by least squares."""
+class Value(Nothing):
+    """A network of its own, trained on the credit by least squares."""
 
     saved, valued = ("network", "optimizer"), True
 
-    def __init__(self, spec: Spec, device: torch.device, seed: int, *, network: TorsoFn, optimizer: OptimizerFn,
-                 epochs: Count = 1,  # gradient steps on each batch
-                 max_grad_norm: Positive = math.inf, zero_head: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        network: TorsoFn,
+        optimizer: OptimizerFn,
+        epochs: Count = 1,  # gradient steps on each batch
+        max_grad_norm: Positive = math.inf,
+        zero_head: bool = False,
+    ):
         with seeded(seed, device):
-            self.network = QNetwork(spec._replace(actions=("any",)), network, zero=zero_head).to(device)
+            self.network = Outputs(spec, network, 1, table if zero_head else nn.Linear).to(device)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.epochs, self.max_grad_norm = epochs, max_grad_norm
 
     def value(self, obs: Tensor) -> Tensor:
-        return self.network(obs).flatten()
+        return self.network(obs).squeeze(-1)
 
-    of = torch.no_grad()(value)
+    @torch.no_grad()
+    def of(self, obs: Tensor) -> Tensor:
+        return self.value(obs)
 
     def fit(self, chunks: Chunks, credit: Tensor) -> None:
         for _ in range(self.epochs):
@@ -101,13 +114,14 @@ class Value(Learner):
 class Row(NamedTuple):
     """What is kept of a step of all envs, [N]; of T steps [T, N], the observations as T tensors."""
 
-    obs: Tensor | Sequence[Tensor]
+    obs: Tensor | tuple[Tensor, ...]
     action: Tensor
     reward: Tensor
     discount: Tensor
     last: Tensor
+    duration: Tensor
     counted: Tensor  # bool: whether it is learned from
-    next_obs: Tensor | Sequence[Tensor] | None
+    next_obs: Tensor | tuple[Tensor, ...] | None
 
 
 class Reinforce(Learner):
@@ -131,7 +145,7 @@ class Reinforce(Learner):
         *,
         network: TorsoFn,
         optimizer: OptimizerFn,
-        baseline: Callable[..., Learner],  # called with spec, device and seed
+        baseline: Callable[..., Nothing],  # called with spec, device and seed
         credit: Literal["total_return", "reward_to_go"] = "reward_to_go",
         episodes: Count = 1,  # of each env, a gradient step
         gamma: Unit,
@@ -146,18 +160,19 @@ class Reinforce(Learner):
         sampled_eval: bool = False,  # judge the policy itself, not its mode, which may be far worse
     ):
         with seeded(seed, device):
-            self.network = QNetwork(spec, network, zero=zero_head).to(device)
+            self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rng, self.baseline = generator(seed, device), baseline(spec, device, seed)
         if bootstrap and not (self.baseline.valued and credit == "reward_to_go"):
             raise UserError("agent.bootstrap needs a value of states: take agent/baseline=value and "
                             "agent.credit=reward_to_go, or set it to false")  # fmt: skip
-        self.credit, self.episodes, self.gamma, self.exact_discount = credit, episodes, gamma, exact_discount
+        self.episodes, self.chunk_size, self.sampled_eval = episodes, chunk_size, sampled_eval
+        self.credit, self.gamma, self.exact_discount = credit, gamma, exact_discount
         self.bootstrap, self.entropy_coef, self.standardise = bootstrap, entropy_coef, standardise
-        self.max_grad_norm, self.max_abs_reward, self.chunk_size = max_grad_norm, max_abs_reward, chunk_size
-        self.sampled_eval = sampled_eval
-        self.at_start = None  # [N] bool, whose next step is the first of an episode; None: everyone's
-        self._rows, self._episode = [], None  # [N] int64 of this batch, from 0; -1: an old one
+        self.max_grad_norm, self.max_abs_reward = max_grad_norm, max_abs_reward
+        self.at_start: Tensor | None = None  # [N] bool, whose next step is the first of an episode; None: everyone's
+        self._rows: list[Row] = []
+        self._episode: Tensor | None = None  # [N] int64 of this batch, from 0; -1: an old one
 
     @property
     def settled(self) -> bool:
@@ -165,7 +180,7 @@ class Reinforce(Learner):
 
     def log_probs(self, obs: Tensor) -> Tensor:
         """[B, A]."""
-        return self.network(obs).squeeze(-1).log_softmax(-1)
+        return self.network(obs).log_softmax(-1)
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
@@ -178,12 +193,13 @@ class Reinforce(Learner):
         return log_probs.exp() if self.sampled_eval else exploration.certain(log_probs.argmax(-1), log_probs.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:
-        obs, action, reward, discount, last, next_obs = transition[:6]
+        obs, action, reward, discount, last, next_obs, duration = transition
         if self._episode is None:
             begins = torch.ones_like(last) if self.at_start is None else self.at_start.to(last.device)
             self._episode = begins.long() - 1
         counted = (self._episode >= 0) & (self._episode < self.episodes)
-        self._rows.append(Row(obs, action, reward, discount, last, counted, next_obs if self.bootstrap else None))
+        kept = next_obs if self.bootstrap else None
+        self._rows.append(Row(obs, action, reward, discount, last, duration, counted, kept))
         self._episode, self.at_start = self._episode + last, last
         asked = not last.is_cuda or len(self._rows) % ASK_EVERY == 0
         if not (asked and (self._episode >= self.episodes).all()):
@@ -194,14 +210,16 @@ class Reinforce(Learner):
     def learn(self, rows: Sequence[Row]) -> Metrics:
         """One gradient step on the policy from T steps of N envs, then the baseline's."""
         obs, *numbers, next_obs = zip(*rows, strict=True)
-        batch = Row(obs, *map(torch.stack, numbers), next_obs)
+        action, reward, discount, last, duration, counted = map(torch.stack, numbers)
+        batch = Row(obs, action, reward, discount, last, duration, counted, next_obs)
         chunks, episodes = Chunks(obs, batch.counted, self.chunk_size), self.episodes * batch.counted.shape[1]
         credit, weight = (x[batch.counted] for x in self.credits(batch))
         advantage = credit - torch.cat([self.baseline.of(x) for x in chunks])
         spread = advantage.square().mean()
         if self.standardise:
-            advantage = losses.standardised(advantage)
-        action, samples, sums = batch.action[batch.counted], len(credit), []
+            advantage = distributed.standardised(advantage)
+        action, samples = action[counted], len(credit)
+        sums: list[Tensor] = []
 
         def parts() -> Iterator[Tensor]:
             for x, a, psi in zip(chunks, chunks.split(action), chunks.split(weight * advantage), strict=True):
@@ -221,7 +239,8 @@ class Reinforce(Learner):
     def credits(self, batch: Row) -> tuple[Tensor, Tensor]:
         """What each action is credited with, and the weight of its term; both [T, N]."""
         reward = batch.reward.clamp(-self.max_abs_reward, self.max_abs_reward)
-        discount, ends = self.gamma * batch.discount, batch.last | (batch.discount == 0)
+        discount = returns.discounts(self.gamma, batch.discount, batch.duration)
+        ends = batch.last | (batch.discount == 0)
         to_go = returns.discounted_returns(reward, discount, batch.last, self.next_values(batch))
         if self.credit == "reward_to_go" and not self.exact_discount:
             return to_go, torch.ones_like(to_go)
@@ -232,7 +251,7 @@ class Reinforce(Learner):
         """[T, N]: what follows the steps that a time limit cut off; elsewhere it is not asked for."""
         value = torch.zeros_like(batch.reward)
         cut = batch.counted & batch.last & (batch.discount > 0)
-        if self.bootstrap and cut.any():
+        if batch.next_obs is not None and self.bootstrap and cut.any():
             seen = torch.stack([batch.next_obs[t][i] for t, i in cut.nonzero().tolist()])
             value[cut] = self.baseline.of(seen).to(value.dtype)
         return value

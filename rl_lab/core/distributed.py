@@ -124,6 +124,17 @@ def moments(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False)
     return centre.reshape(squares.shape), (squares / (count - 1)).sqrt()
 
 
+def standardised(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+    """x [...] shifted to mean 0 and scaled to standard deviation 1 over `dims` (None: all), all ranks' x as one.
+
+    A single number is left as it is.
+    """
+    if size() == 1 and x.mean(dims, keepdim=True).numel() == x.numel():
+        return x
+    mean, std = moments(x, dims, keepdim=True)
+    return (x - mean) / (std + 1e-8)
+
+
 def average(gradients: Iterable[Tensor]) -> None:
     """In place, the mean over the ranks of each gradient: one message for all of them, once they are all there."""
     if size() == 1:

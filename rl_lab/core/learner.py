@@ -24,9 +24,18 @@ class Learner:
 
     saved: tuple[str, ...] = ()
     memory: str | None = None
-    many_seeds = False  # whether its code takes tensors [S, ...] too: S learners side by side
-    settled = True  # False while half a rollout is held: a checkpoint waits until it is full
     parallel = False  # whether several ranks may learn it together: all of them descend at the same updates
+
+    steps = 0  # taken so far, those of all ranks
+
+    def count(self, steps: int) -> None:
+        """`steps` more were taken here, and as many in each of the other ranks of a run."""
+        self.steps += steps * distributed.size()
+
+    @property
+    def settled(self) -> bool:
+        """False while half a rollout is held: a checkpoint waits for the rest."""
+        return True
 
     def announce(self, num_envs: int) -> str | None:
         """What there is to say before the first step."""
@@ -126,14 +135,21 @@ def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> T
 
 
 class Decay:
-    """Takes an optimizer's learning rates linearly to 0 over so many steps; over 0 steps they stay as they are."""
+    """Takes an optimizer's learning rates linearly to 0 over `steps`; over 0 steps they stay as they are.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int):
+    torch's schedulers count their own calls and keep a state of their own. Here a learner's steps are the one clock,
+    so a checkpoint needs nothing more, and a resumed run may change the rates and the steps.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int = 0):
         self.optimizer, self.steps, self.rates = optimizer, steps, [group["lr"] for group in optimizer.param_groups]
 
     def to(self, step: int) -> float:
         """Sets the rates of `step`; returns the share of the first ones that they are."""
-        share = max(0.0, 1 - step / self.steps) if self.steps else 1.0
+        return self.scale(max(0.0, 1 - step / self.steps) if self.steps else 1.0)
+
+    def scale(self, share: float) -> float:
+        """Sets the rates to this share of the first ones, and returns it."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
         return share

@@ -73,7 +73,7 @@ def config(folder: Path, parts: Parts) -> DictConfig:
         raise UserError(f"{path} is refused: a run's config has no '{sorted(refused)[0]}'")
     if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
         raise UserError(f"{path} is not the config of a run")
-    _rename(found, parts)
+    _rename(found, parts, found)
     places = _places(found)
     found["name"] = folder_name(found["name"])
     found["seed"] = conform("seed", found["seed"], Natural)
@@ -93,13 +93,22 @@ def config(folder: Path, parts: Parts) -> DictConfig:
     return OmegaConf.create(found)
 
 
-def _rename(node: Any, parts: Parts) -> None:
+def _rename(node: Any, parts: Parts, config: dict) -> None:
     for value in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
-        _rename(value, parts)
+        _rename(value, parts, config)
     if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
-        node["_target_"] = target = parts.moved.get(target, target)
-        for setting in parts.gone.get(target, frozenset()) & node.keys():
+        node["_target_"] = parts.moved.get(target, target)
+        target = _followed(target, config)
+        for setting in parts.gone.get(parts.moved.get(target, target), frozenset()) & node.keys():
             del node[setting]
+
+
+def _followed(target: str, config: dict) -> str:
+    """The dotted name that a reference such as ${env._target_} leads to; any other text as it is."""
+    node: Any = config
+    for part in found[1].split(".") if (found := REFERENCE.fullmatch(target)) else ():
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, str) else target
 
 
 def _tracker(found: Any, path: Path) -> dict:

@@ -3,7 +3,7 @@
 A shard (npz) holds E whole episodes of T steps together, one after the other:
 
     obs       [T + E, ...]      what was seen, each episode's last successor too; of stacked frames the newest alone
-    action    [T] int64         reward [T] float32, discount [T] float32, last [T] bool: as in `Step`
+    action    [T] int64         reward, discount and duration [T] float32, last [T] bool: as in `Step`
     episode   [T] int64         its number in the recording, from 0
     frames    [T, H, W, 3]      uint8, where they were asked for: the picture before each action
 
@@ -38,6 +38,7 @@ class Episode(NamedTuple):
     discount: np.ndarray  # [T] float32
     last: np.ndarray  # [T] bool
     frames: np.ndarray | None = None  # [T, H, W, 3] uint8
+    duration: np.ndarray | None = None  # [T] float32; None in older recordings, whose `discount` holds what it should
 
     @property
     def nbytes(self) -> int:
@@ -189,8 +190,8 @@ def unpacked(arrays: dict[str, np.ndarray]) -> list[Episode]:
     for i, end in enumerate(ends):
         steps = slice(start, end)
         fields = {name: arrays[name][steps] for name in ("action", "reward", "discount", "last")}
-        frames = arrays["frames"][steps] if "frames" in arrays else None
-        episodes.append(Episode(obs=arrays["obs"][start + i : end + i + 1], frames=frames, **fields))
+        more = {name: arrays[name][steps] for name in ("frames", "duration") if name in arrays}
+        episodes.append(Episode(obs=arrays["obs"][start + i : end + i + 1], **fields, **more))
         if any(len(x) != end - start for x in fields.values()) or not fields["last"][-1] or fields["last"][:-1].any():
             raise ValueError(f"episode {i} is not whole")
         start = end

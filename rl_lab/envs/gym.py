@@ -96,8 +96,9 @@ class Gym:
             for i in np.flatnonzero(last):
                 true[i] = info["final_obs"][i]
             next_obs = self._tensor(true)
-        paid, discount = torch.from_numpy(np.stack([reward, 1.0 - terminated]).astype(np.float32)).to(self.device)
-        return Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs)
+        numbers = np.stack([reward, 1.0 - terminated, np.ones_like(reward)]).astype(np.float32)
+        paid, discount, duration = torch.from_numpy(numbers).to(self.device)
+        return Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs, duration)
 
     def observe(self) -> Tensor:
         return self._obs

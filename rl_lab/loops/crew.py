@@ -40,7 +40,7 @@ class Member(Learner):
         for _ in range(self.agent.rollout_length):
             action, acted = self.agent.choose(self.obs, self.rng)
             answer = self.env.step(action)
-            rollout.append((acted, Transition(self.obs, action, *answer[:4], answer.duration)))
+            rollout.append((acted, Transition.of(self.obs, action, answer)))
             self.obs = answer.obs
         loss, metrics = self.agent.loss(rollout)
         gradients = torch.autograd.grad(loss, list(self.agent.network.parameters()))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rl_lab import returns
 from rl_lab.agents.fitted_q import FittedQ
 from rl_lab.agents.random import Random
 from rl_lab.core import room
@@ -40,7 +41,8 @@ def fitted_q(batch: Transition, regressor: FittedQ, gamma: float, weight: Tensor
     `batch` [B, ...]; `weight` [B] of each transition, None: all the same. A regressor that was fitted before goes on.
     """
     weight = torch.ones_like(batch.reward) if weight is None else weight
-    reward, discount, weight = batch.reward.double(), gamma * batch.discount.double(), weight.double()
+    reward, weight = batch.reward.double(), weight.double()
+    discount = returns.discounts(gamma, batch.discount.double(), batch.duration)
 
     def evaluated() -> tuple[Tensor, Tensor]:
         """q(s, a) and its target, both [B]."""
@@ -80,7 +82,7 @@ def fit_q(
     size = 2 * math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize + 25  # bytes of a transition
     room.memory(0 if data else size * random_steps, f"loop.random_steps={random_steps}")
     batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))
-    batch = Transition(*(x.to(run.device) for x in batch[:6]))
+    batch = Transition(*(x.to(run.device) for x in batch))
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     book = Book(run, {"agent": learner}, partial(judge, learner), total=iterations, eval_every=eval_every,
                 log_every=1, unit="iterations")  # fmt: skip

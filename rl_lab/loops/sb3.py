@@ -40,8 +40,8 @@ def train_sb3(
     episodes = Episodes(env.num_envs, env.device)
     wrapped = AsVecEnv(env, run.stream("env"), max_abs_reward, lambda step: episodes.add(step.reward, step.last))
     player = SB3Agent(built(agent, wrapped, run))
-    if isinstance(env, Collect):
-        check_gamma(player.model.gamma, env, run)
+    if isinstance(env, Collect) and env.longest > 1:
+        run.say("SB3 discounts by agent.gamma once an option, and not once each of its steps, as agents of ours do")
     player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     book = Book(run, {"agent": player}, partial(judge, player), total=total_steps, eval_every=eval_every,
@@ -79,12 +79,3 @@ def built(agent: Callable[..., BaseAlgorithm], env: AsVecEnv, run: Run) -> BaseA
         raise UserError(
             f"Stable-Baselines3's {kind.__name__} cannot be built for observations {shape}: {words}"
         ) from error
-
-
-def check_gamma(gamma: float, env: Collect, run: Run) -> None:
-    """Raises UserError where the agent's discount is not the world's; says it where SB3 applies it by options."""
-    if gamma != env.gamma:
-        raise UserError(f"agent.gamma={gamma:g} and env.gamma={env.gamma:g} are one discount, that of returns, and "
-                        f"differ; set agent.gamma={env.gamma:g}")  # fmt: skip
-    if env.longest > 1:
-        run.say("SB3 discounts by agent.gamma once an option, and not once each of its steps, as agents of ours do")

@@ -40,13 +40,12 @@ def train(
         log_every=log_every, episodes=Episodes(env.num_envs, env.device),
     )  # fmt: skip
     obs = resumed(env, obs, book, run)
-    for words in learner.announce(env.num_envs), differing_gammas(learner, env):
-        if words:
-            run.say(words)
+    if words := learner.announce(env.num_envs):
+        run.say(words)
     for _ in book.steps(env.num_envs * distributed.size(), learner):
         action = learner.act(obs)
         step = env.step(action)
-        book.add(learner.update(Transition(obs, action, *step[:4], step.duration)), step.reward, step.last)
+        book.add(learner.update(Transition.of(obs, action, step)), step.reward, step.last)
         obs = step.obs
     return learner
 
@@ -70,12 +69,3 @@ def check_loop(agent: Callable, loop: str) -> None:
     if isinstance(kind, type) and own != loop:
         raise UserError(f"loop={loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; choose "
                         f"loop={own}, or another agent")  # fmt: skip
-
-
-def differing_gammas(agent: Agent, env: VectorEnv) -> str | None:
-    """What there is to say where a world of options discounts by another gamma than the agent, as Collect may."""
-    own, worlds = getattr(agent, "gamma", None), getattr(env, "gamma", None)
-    if None in (own, worlds) or own == worlds:
-        return None
-    return (f"agent.gamma={own:g} and env.gamma={worlds:g} differ, and both discount: an option of d steps by "
-            f"{own:g} x {worlds:g}^(d-1); set agent.gamma={worlds:g} for one discount")  # fmt: skip

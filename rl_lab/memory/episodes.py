@@ -20,12 +20,13 @@ def play_episodes(
     tick: Callable[[int], None] = lambda steps: None,  # is told how many steps came to the tapes
 ) -> Iterator[Episode]:
     """The first quotas[i] episodes of env i, as they end. Quotas do not favour short episodes; a race would."""
-    left, tapes, obs = list(quotas), [[] for _ in quotas], env.reset(seed)
+    left, obs = list(quotas), env.reset(seed)
+    tapes: list[list[tuple]] = [[] for _ in quotas]
     while any(left):
         frames = picture() if picture else None
         action = policy(obs)
         step = env.step(action)
-        rows = _numpy(newest(obs, env.spec.frame_stack), action, step.reward, step.discount, step.last)
+        rows = _numpy(newest(obs, env.spec.frame_stack), action, step.reward, step.discount, step.duration, step.last)
         tick(sum(count > 0 for count in left))
         for i, tape in enumerate(tapes):
             if not left[i]:
@@ -44,9 +45,16 @@ def newest(obs: Tensor, frame_stack: int) -> Tensor:
 
 
 def episode_of(tape: list[tuple], final: np.ndarray) -> Episode:
-    obs, action, reward, discount, last, frames = zip(*tape, strict=True)
-    return Episode(np.stack([*obs, final]), np.stack(action).astype(np.int64), np.stack(reward), np.stack(discount),
-                   np.stack(last), None if frames[0] is None else np.stack(frames))  # fmt: skip
+    obs, action, reward, discount, duration, last, frames = zip(*tape, strict=True)
+    return Episode(
+        np.stack([*obs, final]),
+        np.stack(action).astype(np.int64),
+        np.stack(reward),
+        np.stack(discount),
+        np.stack(last),
+        None if frames[0] is None else np.stack(frames),
+        np.stack(duration),
+    )
 
 
 def transitions(episodes: Iterable[Episode], frame_stack: int = 1) -> Transition:
@@ -54,7 +62,8 @@ def transitions(episodes: Iterable[Episode], frame_stack: int = 1) -> Transition
     parts = []
     for episode in episodes:
         obs = stacked(episode.obs, frame_stack) if frame_stack > 1 else episode.obs
-        parts.append((obs[:-1], episode.action, episode.reward, episode.discount, episode.last, obs[1:]))
+        duration = np.ones_like(episode.reward) if episode.duration is None else episode.duration
+        parts.append((obs[:-1], episode.action, episode.reward, episode.discount, episode.last, obs[1:], duration))
     return Transition(*(torch.from_numpy(np.concatenate(x)) for x in zip(*parts, strict=True)))
 
 

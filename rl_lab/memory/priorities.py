@@ -17,7 +17,8 @@ class SumTree:
     """
 
     def __init__(self, leaves: int, device: torch.device, branches: int = BRANCHES):
-        self.branches, self.levels, size = branches, [], leaves  # from the leaves up to a single node's children
+        self.branches, size = branches, leaves
+        self.levels: list[Tensor] = []  # from the leaves up to a single node's children
         while not self.levels or size > 1:
             size = -(-size // branches)
             self.levels.append(torch.zeros(size, branches, dtype=torch.float64, device=device))

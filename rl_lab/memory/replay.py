@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab import returns
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.room import available as free_bytes
-from rl_lab.core.settings import Count, Positive, Unit
+from rl_lab.core.settings import Count
 from rl_lab.memory.priorities import Priorities
 from rl_lab.memory.ring import Ring
 from rl_lab.types import Spec, Transition
@@ -33,15 +35,15 @@ class Replay:
         *,
         frame_stack: Count = 1,  # an observation is so many frames along its first dimension
         n_step: Count = 1,
-        gamma: Unit = 1.0,  # of n-step returns
-        max_abs_reward: Positive = math.inf,  # each reward is clipped to this before it is summed
         on_host: bool = False,  # stored in the host's memory; samples travel through pinned memory
         priorities: Callable[..., Priorities] | None = None,
     ):
-        self.capacity, self.frame_stack, self.n_step, self.gamma = capacity, frame_stack, n_step, gamma
-        self.max_abs_reward, self._priorities, self.priorities = max_abs_reward, priorities, None
+        self.capacity, self.frame_stack, self.n_step = capacity, frame_stack, n_step
+        self._priorities = priorities
+        self.priorities: Priorities | None = None
         self._learner, self._device = device, torch.device("cpu") if on_host else device
-        self._rng, self._ring, self._restored = generator(seed, self._device), None, False
+        self._rng, self._restored = generator(seed, self._device), False
+        self._begun: Ring | None = None  # with the first transition
 
     def announce(self, spec: Spec, num_envs: int) -> str:
         """One line on the memory it will take. Raises UserError where there is not enough."""
@@ -61,8 +63,8 @@ class Replay:
 
     def add(self, transition: Transition) -> None:
         """Takes a transition [N, ...], overwriting the oldest. Raises UserError where memory does not suffice."""
-        transition = Transition(*(x.to(self._device) for x in transition[:6]))
-        if self._ring is None:
+        transition = Transition(*(x.to(self._device) for x in transition))
+        if self._begun is None:
             self._begin(transition.obs, transition.action)
         if self._restored:
             self._make_room()
@@ -76,16 +78,16 @@ class Replay:
             if self._ring.oldest >= self.frame_stack:
                 self.priorities.retire(self._slots(self._ring.oldest - 1))
 
-    def sample(self, batch_size: int) -> Transition:
+    def sample(self, batch_size: int, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
         """[B, ...]; see `read`."""
-        return self.read(self.draw(batch_size)[0])
+        return self.read(self.draw(batch_size)[0], gamma, max_abs_reward)
 
     # -- the parts of `sample`, for a learner that weighs
 
     @property
     def size(self) -> int:
         """Transitions to sample from: of each env the newest n_step - 1 wait for what follows."""
-        return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._ring else 0
+        return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._begun else 0
 
     def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Slots [B], and the weights [B] that undo the priorities' bias: 1 where there are none."""
@@ -98,19 +100,20 @@ class Replay:
         draws = oldest * ring.num_envs + draws % ((ring.newest - oldest) * ring.num_envs)
         return draws % ring.slots, torch.ones(batch_size, device=self._learner)
 
-    def read(self, slots: Tensor) -> Transition:
+    def read(self, slots: Tensor, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
         """The transitions [B, ...] that begin at slots [B], n steps long or up to where an episode or a future ends.
 
-        reward = sum_k gamma^k r_k over their m steps; discount = gamma^(m-1) times the steps' own, so that a learner
-        multiplies by gamma once, as it does for a single step. See Sutton and Barto (2018), eq. 7.1.
+        reward = sum_k gamma^k r_k over their m steps, each clipped to `max_abs_reward`; discount is that of all steps
+        but the last, gamma^(m-1), or 0; duration is the last step's, for which a learner discounts as for a single
+        one. Where an action lasts d steps it counts for d in these powers. See Sutton and Barto (2018), eq. 7.1.
         """
         ring, store = self._ring, self._ring.store
-        ends, reward, discount = self._returns(slots)
+        ends, reward, discount = self._returns(slots, gamma, max_abs_reward)
         now = ring.stack(slots)
         then = ring.next_stack(ends, now if self.n_step == 1 else ring.stack(ends))
         obs, next_obs = ring.observations(torch.stack([now, then]))
-        found = Transition(obs, store.action[slots], reward, discount, store.last[ends], next_obs)
-        return Transition(*(self._send(x) for x in found[:6]))
+        found = obs, store.action[slots], reward, discount, store.last[ends], next_obs, store.duration[ends]
+        return Transition(*map(self._send, found))
 
     def update_priorities(self, slots: Tensor, error: Tensor) -> None:
         """slots [B] as they were drawn last, error [B]: the temporal-difference errors found there."""
@@ -119,14 +122,19 @@ class Replay:
 
     # -- within
 
-    def _returns(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The last of the m steps from each slot, their reward and their discount, all [B]."""
-        store, bound = self._ring.store, self.max_abs_reward
+    @property
+    def _ring(self) -> Ring:
+        assert self._begun, "no transition was added yet"
+        return self._begun
+
+    def _returns(self, slots: Tensor, gamma: float, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The last of the m steps from each slot, their reward and the discount before that step, all [B]."""
+        store = self._ring.store
         if self.n_step == 1:
             return slots, store.reward[slots].clamp(-bound, bound), store.discount[slots]
         steps = self._ring.later(slots, torch.arange(self.n_step, device=self._device))
         reward, discount = store.reward[steps].clamp(-bound, bound), store.discount[steps]
-        onward = torch.where(store.last[steps], 0.0, self.gamma * discount)
+        onward = torch.where(store.last[steps], 0.0, returns.discounts(gamma, discount, store.duration[steps]))
         weight = F.pad(onward[:, :-1], (1, 0), value=1.0).cumprod(1)  # [B, n], 0 beyond the end
         final = (weight > 0).sum(1, keepdim=True) - 1
         ends, discount = steps.gather(1, final), (weight * discount).gather(1, final)
@@ -142,7 +150,7 @@ class Replay:
 
     def _begin(self, obs: Tensor, action: Tensor) -> None:
         self._room(Spec(tuple(obs.shape[1:]), obs.dtype, ()), len(obs))
-        self._ring = self._build(obs, action, self._device)
+        self._begun = self._build(obs, action, self._device)
         if self._priorities:
             self.priorities = self._priorities(self._ring.slots + 1, self._device)  # the last is of none
 
@@ -170,11 +178,11 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Of what a checkpoint would hold."""
-        return sum(x[: self._ring.filled].nbytes for x in self._ring.store) if self._ring else 0
+        return sum(x[: self._ring.filled].nbytes for x in self._ring.store) if self._begun else 0
 
     def state_dict(self) -> dict:
-        state = {"kind": self._kind, "rng": self._rng.get_state()}
-        if self._ring:
+        state: dict[str, Any] = {"kind": self._kind, "rng": self._rng.get_state()}
+        if self._begun:
             ring = self._ring
             state |= {"ring": ring.state_dict(), "num_envs": ring.num_envs, "obs_shape": list(ring.obs_shape)}
         return state | ({"priorities": self.priorities.state_dict()} if self.priorities else {})
@@ -189,7 +197,7 @@ class Replay:
             self._begin(frames.new_zeros(state["num_envs"], *state["obs_shape"]), action[: state["num_envs"]])
             self._ring.load_state_dict(state["ring"])
             self._restored = True
-        if "priorities" in state:
+        if self.priorities and "priorities" in state:
             self.priorities.load_state_dict(state["priorities"])
 
     @property

@@ -22,6 +22,7 @@ class Store(NamedTuple):
     discount: Tensor  # [T * N]
     last: Tensor  # [T * N]
     successor: Tensor  # [T * N] where in `frames` the newest frame of next_obs is
+    duration: Tensor  # [T * N]
 
 
 class Ring:
@@ -48,6 +49,7 @@ class Ring:
             torch.empty(slots, device=device),
             torch.zeros(slots, dtype=torch.bool, device=device),
             torch.empty(slots, dtype=torch.int64, device=device),
+            torch.ones(slots, device=device),
         )
         self.head = frame_stack - 1  # the row to write next; below it the frames of the first stack
         self.store.frames[slots] = 0
@@ -86,11 +88,12 @@ class Ring:
 
     def add(self, transition: Transition) -> None:
         """Takes a transition [N, ...]; there must be room."""
-        obs, action, reward, discount, last, next_obs, _ = transition
+        obs, action, reward, discount, last, next_obs, duration = transition
         store, here, below = self.store, self.at(self.head), self.at(self.head + 1)
         seen = self._split(next_obs)[:, -1]
         store.frames[here], store.frames[below] = self._split(obs)[:, -1], seen
         store.action[here], store.reward[here], store.discount[here], store.last[here] = action, reward, discount, last
+        store.duration[here] = duration
         store.successor[here] = torch.where(last, self._keep(last, discount, seen, self.head), self._ids + below.start)
         self.head += 1
 
@@ -189,7 +192,7 @@ class Ring:
     def load_state_dict(self, state: dict) -> None:
         if len(state["owners"]) != self.finals + 1:
             self._resize(len(state["owners"]) - 1)
-        for ring, x in zip(self.store, state["store"], strict=True):
+        for ring, x in zip(self.store, state["store"], strict=False):  # older checkpoints hold no durations: all are 1
             ring[: len(x)] = x
         self.store.frames[self.slots + 1 :][: len(state["finals"])] = state["finals"]
         self._kept, self.lost = (state[k].to(self.device).clone() for k in ("kept", "lost"))

@@ -29,14 +29,14 @@ def value_targets(
     episode short its last successor's value stands for the rest; without it the episode counts as over, as in
     OpenAI Baselines.
     """
-    reward, discount, last = (
-        torch.stack([getattr(t, name) for t in transitions]) for name in ("reward", "discount", "last")
+    reward, discount, last, duration = (
+        torch.stack([getattr(t, name) for t in transitions]) for name in ("reward", "discount", "last", "duration")
     )
     if not bootstrap:
         discount = discount * ~last
     next_value = _next_values(transitions, value.detach(), value_of, discount, last)
     reward = reward.clamp(-max_abs_reward, max_abs_reward)
-    return returns.lambda_returns(reward, gamma * discount, last, next_value, lambda_)
+    return returns.lambda_returns(reward, returns.discounts(gamma, discount, duration), last, next_value, lambda_)
 
 
 def _next_values(

@@ -1,10 +1,14 @@
 """The heads that end a torso: a policy and a value, or numbers for each action."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from rl_lab.networks.torsos import TorsoFn, features_of
 from rl_lab.types import Spec
+
+HeadFn = Callable[[int, int], nn.Module]  # features, outputs -> the layers between
 
 
 class PolicyValue(nn.Module):
@@ -13,6 +17,8 @@ class PolicyValue(nn.Module):
     separate:   the value has a torso of its own, built like the policy's;
     orthogonal: heads start orthogonal, with gains .01 and 1 and without an offset, else as torch starts them.
     """
+
+    __call__: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self, spec: Spec, torso: TorsoFn, *, separate: bool = False, orthogonal: bool = True):
         super().__init__()
@@ -31,44 +37,70 @@ class PolicyValue(nn.Module):
         return self.value((self.value_torso or self.torso)(obs)).squeeze(-1)
 
 
-class QNetwork(nn.Module):
-    """A torso, and `outputs` numbers for each action: obs [B, ...] -> [B, A, Z].
+class Outputs(nn.Module):
+    """A torso and a head of K numbers: logits or values of actions, or a state's value: obs [B, ...] -> [B, K].
 
-    dueling: two streams, V [1, Z] + A [A, Z] - the mean of A over actions (Wang et al., 2016, eq. 9);
-    hidden:  units of one more layer in each stream, 0 for none;
-    noisy:   sigma_0 of NoisyLinear layers above the torso, 0 for plain ones;
-    zero:    all values start at 0, without a bias: on one-hot observations, a table.
+    head: called with the torso's features and K, as are `table`, `layers` and torch's Linear.
     """
 
-    def __init__(self, spec: Spec, torso: TorsoFn, outputs: int = 1, *, dueling: bool = False, hidden: int = 0,
-                 noisy: float = 0.0, zero: bool = False):  # fmt: skip
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, spec: Spec, torso: TorsoFn, size: int, head: HeadFn = nn.Linear):
+        super().__init__()
+        self.torso = torso(spec)
+        self.head = head(features_of(self.torso, spec), size)
+        self.register_load_state_dict_pre_hook(_renamed)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.head(self.torso(obs))
+
+
+class QNetwork(Outputs):
+    """`outputs` numbers for each action: obs [B, ...] -> [B, A, Z]."""
+
+    def __init__(self, spec: Spec, torso: TorsoFn, outputs: int = 1, head: HeadFn = nn.Linear):
+        super().__init__(spec, torso, spec.num_actions * outputs, head)
+        self.outputs = outputs
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return super().forward(obs).unflatten(-1, (-1, self.outputs))
+
+
+class Dueling(nn.Module):
+    """Two heads, V [1, Z] + A [A, Z] - the mean of A over actions (Wang et al., 2016, eq. 9): [B, ...] -> [B, A, Z]."""
+
+    def __init__(self, spec: Spec, torso: TorsoFn, outputs: int = 1, head: HeadFn = nn.Linear):
         super().__init__()
         self.torso, self.outputs = torso(spec), outputs
         features = features_of(self.torso, spec)
-
-        def linear(inputs: int, size: int) -> nn.Module:
-            return NoisyLinear(inputs, size, noisy) if noisy else nn.Linear(inputs, size)
-
-        def stream(actions: int) -> nn.Module:
-            if zero:
-                return _head(features, actions * outputs, 0.0)
-            if not hidden:
-                return linear(features, actions * outputs)
-            return nn.Sequential(linear(features, hidden), nn.ReLU(), linear(hidden, actions * outputs))
-
-        self.advantage, self.value = stream(spec.num_actions), stream(1) if dueling else None
+        self.advantage, self.value = head(features, spec.num_actions * outputs), head(features, outputs)
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.torso(obs)
         advantage = self.advantage(features).unflatten(-1, (-1, self.outputs))
-        if self.value is None:
-            return advantage
         return self.value(features).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
 
-    def draw_noise(self, rng: torch.Generator) -> None:
-        for layer in self.modules():
-            if isinstance(layer, NoisyLinear):
-                layer.draw_noise(rng)
+
+def _renamed(network: Outputs, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """In older checkpoints every head is called `advantage`."""
+    for name in [name for name in state if name.startswith(f"{prefix}advantage.")]:
+        state[f"{prefix}head." + name.removeprefix(f"{prefix}advantage.")] = state.pop(name)
+
+
+def table(features: int, size: int) -> nn.Linear:
+    """All outputs start at 0, without a bias: on one-hot observations, a table."""
+    return _head(features, size, 0.0)
+
+
+def layers(features: int, size: int, hidden: int = 0, noisy: float = 0.0) -> nn.Module:
+    """hidden: units of one more layer, 0 for none; noisy: sigma_0 of NoisyLinear layers, 0 for plain ones."""
+
+    def linear(inputs: int, outputs: int) -> nn.Linear:
+        return NoisyLinear(inputs, outputs, noisy) if noisy else nn.Linear(inputs, outputs)
+
+    if not hidden:
+        return linear(features, size)
+    return nn.Sequential(linear(features, hidden), nn.ReLU(), linear(hidden, size))
 
 
 class NoisyLinear(nn.Linear):
@@ -76,6 +108,9 @@ class NoisyLinear(nn.Linear):
 
     The noise stays as `draw_noise` left it; in `eval` mode there is none.
     """
+
+    noise_in: Tensor
+    noise_out: Tensor
 
     def __init__(self, inputs: int, outputs: int, sigma: float = 0.5):
         super().__init__(inputs, outputs)
@@ -87,7 +122,7 @@ class NoisyLinear(nn.Linear):
         self.register_buffer("noise_in", torch.zeros(inputs))
         self.register_buffer("noise_out", torch.zeros(outputs))
 
-    def draw_noise(self, rng: torch.Generator) -> None:
+    def draw_noise(self, rng: Generator) -> None:
         for noise in (self.noise_in, self.noise_out):
             x = torch.randn(noise.shape, generator=rng, device=noise.device)
             noise.copy_(x.sign() * x.abs().sqrt())
@@ -97,6 +132,13 @@ class NoisyLinear(nn.Linear):
         if not self.training:
             return y
         return y + nn.functional.linear(x * self.noise_in, self.sigma_weight, self.sigma_bias) * self.noise_out
+
+
+def draw_noise(network: nn.Module, rng: Generator) -> None:
+    """Anew in every noisy layer of the network."""
+    for layer in network.modules():
+        if isinstance(layer, NoisyLinear):
+            layer.draw_noise(rng)
 
 
 def _head(features: int, size: int, gain: float | None) -> nn.Linear:

@@ -21,6 +21,12 @@ class Tiles(nn.Module):
     all tilings agree. What lies outside counts as on the border. See Sutton and Barto (2018), section 9.5.4.
     """
 
+    low: Tensor
+    width: Tensor
+    shift: Tensor
+    stride: Tensor
+    first: Tensor
+
     def __init__(self, low: Tensor, high: Tensor, tilings: int, tiles: int):
         super().__init__()
         dims = len(low)

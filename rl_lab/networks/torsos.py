@@ -119,5 +119,6 @@ def _orthogonal(torso: nn.Module, wanted: bool) -> nn.Module:
     for layer in torso.modules() if wanted else ():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight, math.sqrt(2))
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return torso

@@ -68,7 +68,7 @@ def ours(kind: str, num_envs: int, steps: int) -> float:
             start = time.perf_counter()
         action = agent.act(obs)
         answer = env.step(action)
-        agent.update(Transition(obs, action, *answer[:4]))
+        agent.update(Transition.of(obs, action, answer))
         obs = answer.obs
     return steps / (time.perf_counter() - start)
 

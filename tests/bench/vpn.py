@@ -93,7 +93,7 @@ def share(network: Callable, depth: int, num_envs: int, seconds: float, device: 
             agent.spent, start = 0.0, clock(device)
         action = agent.act(obs)
         step = env.step(action)
-        agent.update(Transition(obs, action, *step[:4], step.duration))
+        agent.update(Transition.of(obs, action, step))
         obs, made = step.obs, made + num_envs * (start is not None)
     spent = clock(device) - start
     return made / spent, agent.spent / spent

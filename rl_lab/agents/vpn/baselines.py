@@ -6,31 +6,30 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rl_lab.agents.vpn.model import EncoderFn, Outcome, Transition, he_normal, head, state_shape
-from rl_lab.agents.vpn.planner import Imagined, action_values, look_ahead
-from rl_lab.agents.vpn.unroll import ErrorFn, Sequences, predictable, unrolled
+from rl_lab.agents.vpn.model import EncoderFn, Outcome, TransitionNet, he_normal, head, state_shape
+from rl_lab.agents.vpn.planner import Imagined, Level, action_values, look_ahead
+from rl_lab.agents.vpn.unroll import ErrorFn, PlanningNetwork, Sequences, predictable, unrolled
 from rl_lab.core.settings import Count
 from rl_lab.losses import half_square
 from rl_lab.types import Spec
 
 
-class ActionValue(nn.Module):
+class ActionValue(PlanningNetwork):
     """The paper's DQN: the encoder, one transition by every option, and what the state reached is worth, as Q(s, o)."""
-
-    models = False
 
     def __init__(self, spec: Spec, encoder: EncoderFn, *, units: Count, gate: bool):
         super().__init__()
         self.encode = encoder(spec)
         shape = state_shape(self.encode, spec)
-        self.transition = Transition(shape[0], spec.num_actions, gate)
+        self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.value = head(math.prod(shape), units, activation=False)
         self.num_actions = spec.num_actions
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it best
 
     def q(self, obs: Tensor, branches: tuple[int, ...] = (), gamma: float = 1.0) -> Tensor:
         """[B, A]; there is nothing to look ahead with."""
-        return self.value(self.transition(self.encode(obs))).view(-1, self.num_actions)
+        q: Tensor = self.value(self.transition(self.encode(obs)))
+        return q.view(-1, self.num_actions)
 
     def losses(self, play: Sequences, steps: int, of_error: ErrorFn) -> dict[str, Tensor]:
         reached = self.transition(self.encode(play.obs.flatten(0, 1)), play.option.flatten())
@@ -38,7 +37,7 @@ class ActionValue(nn.Module):
         return {"value": (of_error(q.to(play.returned.dtype) - play.returned) * play.valued).sum(0)}
 
 
-class ObservationPrediction(nn.Module):
+class ObservationPrediction(PlanningNetwork):
     """OPN: its state is an observation, imagined and encoded anew at each depth; its values come of a second network.
 
     The authors released none; what the paper says is that the model learns by the same k-step scheme with squared
@@ -60,7 +59,7 @@ class ObservationPrediction(nn.Module):
         super().__init__()
         self.encoder = encoder(spec)
         shape = state_shape(self.encoder, spec)
-        self.transition = Transition(shape[0], spec.num_actions, gate)
+        self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.outcome = Outcome(shape, spec.num_actions, units, joint_head, duration)
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(shape[0], 32, 4, stride=2, padding=1), nn.ELU(inplace=True),
@@ -69,7 +68,7 @@ class ObservationPrediction(nn.Module):
         ).apply(he_normal)  # fmt: skip
         self.value = nn.Sequential(encoder(spec), head(math.prod(shape), units))
         self.num_actions, self.size = spec.num_actions, spec.obs_shape[1:]
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it best
 
     def encode(self, obs: Tensor) -> Tensor:
         return obs
@@ -84,12 +83,14 @@ class ObservationPrediction(nn.Module):
         return Imagined(*(x.unflatten(0, (len(state), -1)) for x in (seen, reward, duration, value)))
 
     def q(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> Tensor:
-        """Q^d of each option [B, A]."""
-        return action_values(look_ahead(self, self.encode(obs), branches, gamma), self.num_actions)
+        return action_values(self.plan(obs, branches, gamma), self.num_actions)
+
+    def plan(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> tuple[Level, ...]:
+        return look_ahead(self, self.encode(obs), branches, gamma)
 
     def losses(self, play: Sequences, steps: int, of_error: ErrorFn) -> dict[str, Tensor]:
         """As `k_step_losses`, and of the observation; but the value learns from true observations alone."""
-        losses = dict.fromkeys(("reward", "duration", "observation"), 0.0)
+        losses = dict.fromkeys(("reward", "duration", "observation"), torch.zeros((), device=play.reward.device))
         seen = ~play.end | (play.valued > 0)
         masks = predictable(play.end, play.start, steps)
         for i, (imagined, mask) in enumerate(zip(unrolled(self, play.obs, play.option, steps), masks, strict=True)):

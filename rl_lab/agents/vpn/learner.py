@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses, returns
-from rl_lab.agents.vpn.planner import Level, look_ahead, widths
+from rl_lab.agents.vpn.planner import Level, widths
 from rl_lab.agents.vpn.replay import Rollouts
-from rl_lab.agents.vpn.unroll import Sequences
-from rl_lab.agents.vpn.walks import Walks, durations, ended
+from rl_lab.agents.vpn.unroll import PlanningNetwork, Sequences
+from rl_lab.agents.vpn.walks import Walks, ended
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Depth, Natural, Positive, Unit
 from rl_lab.types import Spec, Transition, View
@@ -27,7 +27,7 @@ from rl_lab.types import Spec, Transition, View
 class VPN(Learner):
     """Its first `random_steps` decisions are random and kept; they count in the run's steps, but not in its own."""
 
-    saved = "online", "target", "optimizer", "walks", "rng", "steps", "learns"
+    saved: tuple[str, ...] = "online", "target", "optimizer", "walks", "rng", "steps", "learns"
     memory = "walks"
 
     def __init__(
@@ -36,7 +36,7 @@ class VPN(Learner):
         device: torch.device,
         seed: int,
         *,
-        network: Callable[[Spec], torch.nn.Module],
+        network: Callable[[Spec], PlanningNetwork],
         optimizer: OptimizerFn,
         depth: Depth,  # of the plans while it learns
         eval_depth: Depth | None = None,  # of its greedy plans; None: the same
@@ -65,7 +65,7 @@ class VPN(Learner):
         if random_steps and not self.online.models:
             raise UserError("agent.random_steps is for a network that predicts rewards; set it to 0")
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = Decay(self.optimizer)
         self.walks = Walks(random_steps, spec, device)
         self.rollouts = replay(device) if replay else None
         if replay:
@@ -73,14 +73,15 @@ class VPN(Learner):
         self.branches = widths(depth, branch, branch_depth)
         self.eval_branches = widths(eval_depth or depth, branch, branch_depth)
         self.prediction_steps, self.rollout_length = prediction_steps or depth, rollout_length
-        self.sequences_per_update, self.walks_per_sequence = sequences_per_update, walks_per_sequence
-        self.walks_cross_ends, self.target_update_period = walks_cross_ends, target_update_period
+        self.sequences_per_update, self.target_update_period = sequences_per_update, target_update_period
+        self.walks_per_sequence, self.walks_cross_ends = walks_per_sequence, walks_cross_ends
         self.gamma, self.epsilon, self.decay = gamma, epsilon, decay
         self.of_error = losses.huber if loss == "huber" else losses.half_square
         self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
         self.roots_at_once, self.bfloat16 = roots_at_once, bfloat16
         self.num_actions, self.device = spec.num_actions, device
-        self.steps, self.learns, self._rollout = 0, 0, []
+        self.learns = 0
+        self._rollout: list[Transition] = []
 
     @property
     def settled(self) -> bool:
@@ -108,7 +109,7 @@ class VPN(Learner):
     def probabilities(self, obs: Tensor) -> Tensor:
         return exploration.certain(self.act(obs, greedy=True), self.num_actions)
 
-    def q(self, network: torch.nn.Module, obs: Tensor, branches: tuple[int, ...]) -> Tensor:
+    def q(self, network: PlanningNetwork, obs: Tensor, branches: tuple[int, ...]) -> Tensor:
         """Planned action values [B, A], -inf of options not looked into at the root."""
         return torch.cat([network.q(part, branches, self.gamma) for part in obs.split(self.roots_at_once)])
 
@@ -143,13 +144,12 @@ class VPN(Learner):
 
     def sequences(self, rollout: list[Transition]) -> Sequences:
         """What T decisions of N envs were worth, [T, N, ...], by the target network's plan where they break off."""
-        obs, option, reward, discount, last, next_obs = (torch.stack(x) for x in list(zip(*rollout, strict=True))[:6])
+        obs, option, reward, discount, last, next_obs, duration = map(torch.stack, zip(*rollout, strict=True))
         reward = reward.clamp(-self.max_abs_reward, self.max_abs_reward)
         value = self.beyond(next_obs, last & (discount > 0))
-        returned = returns.discounted_returns(reward, self.gamma * discount, last, value)
+        returned = returns.discounted_returns(reward, returns.discounts(self.gamma, discount, duration), last, value)
         reached = torch.where(last, value, torch.cat([returned[1:], value[-1:]])) * (discount > 0)
         end = torch.stack([ended(t) for t in rollout])
-        duration = torch.stack([durations(t) for t in rollout])
         anywhere, valued = torch.ones_like(end), torch.ones_like(reward[0])
         return Sequences(obs, option, reward, duration, end, anywhere, returned, reached, valued, next_obs)
 
@@ -169,17 +169,17 @@ class VPN(Learner):
 
     def learn(self, play: Sequences) -> Metrics:
         """One gradient step from B sequences [T, B, ...] and their random walks: the mean over B of the summed loss."""
-        count, rate = play.end.shape[1], self.decay ** (self.steps / 1e6)
+        count = play.end.shape[1]
         if self.walks.decisions:
             play = joined(play, self.walk(count * self.walks_per_sequence))
         with self.precision():
             terms = self.online.losses(play, self.prediction_steps, self.of_error)
         terms = {name: term.sum() / count for name, term in terms.items()}
-        for group, initial in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = initial * rate
-        norm = descend(self.optimizer, sum(terms.values()), self.max_grad_norm)
+        self.rates.scale(self.decay ** (self.steps / 1e6))
+        metrics: Metrics = {f"vpn/{name}_loss": term.detach() for name, term in terms.items()}
+        metrics["vpn/grad_norm"] = descend(self.optimizer, sum(terms.values(), torch.zeros(())), self.max_grad_norm)
         self.learns += 1
-        return {f"vpn/{name}_loss": term.detach() for name, term in terms.items()} | {"vpn/grad_norm": norm}
+        return metrics
 
     def walk(self, count: int) -> Sequences:
         """Random walks [T, count, ...], whose worth is not known."""
@@ -188,7 +188,7 @@ class VPN(Learner):
         unknown = torch.zeros_like(walk["reward"])
         return Sequences(**walk, returned=unknown, reached=unknown, valued=unknown[0])
 
-    def precision(self):
+    def precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def view(self, obs: Tensor) -> View:
@@ -200,9 +200,7 @@ class VPN(Learner):
     @torch.no_grad()
     def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
         """The tree that its greedy action comes from; None of a network that looks nowhere."""
-        if not self.online.models:
-            return None
-        return look_ahead(self.online, self.online.encode(obs), self.eval_branches, self.gamma)
+        return self.online.plan(obs, self.eval_branches, self.gamma)
 
 
 def joined(play: Sequences, walk: Sequences) -> Sequences:

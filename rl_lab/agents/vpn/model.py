@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rl_lab.agents.vpn.planner import Imagined, action_values, look_ahead
-from rl_lab.agents.vpn.unroll import ErrorFn, Sequences, k_step_losses
+from rl_lab.agents.vpn.planner import Imagined, Level, action_values, look_ahead
+from rl_lab.agents.vpn.unroll import ErrorFn, PlanningNetwork, Sequences, k_step_losses
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count
 from rl_lab.networks.torsos import Frames
@@ -18,10 +18,10 @@ from rl_lab.types import Spec
 EncoderFn = Callable[[Spec], nn.Module]
 
 
-class ValuePrediction(nn.Module):
+class ValuePrediction(PlanningNetwork):
     """Predicts, in an abstract state of its own, what each option pays, how long it takes and what it leads to."""
 
-    models = True  # so that it can learn from random play too
+    models = True
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class ValuePrediction(nn.Module):
         super().__init__()
         self.encode = encoder(spec)
         shape = state_shape(self.encode, spec)
-        self.transition = Transition(shape[0], spec.num_actions, gate)
+        self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.outcome = Outcome(shape, spec.num_actions, units, joint_head, duration)
         self.value = head(math.prod(shape), units)
         self.num_actions = spec.num_actions
-        self.to(memory_format=torch.channels_last)  # which convolutions on a CPU and tensor cores like best
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it best
 
     def imagine(self, state: Tensor, option: Tensor | None = None) -> Imagined:
         reached = self.transition(state, option)
@@ -51,14 +51,16 @@ class ValuePrediction(nn.Module):
         return Imagined(*(x.unflatten(0, (len(state), -1)) for x in (reached, reward, duration, value)))
 
     def q(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> Tensor:
-        """Q^d of each option [B, A]."""
-        return action_values(look_ahead(self, self.encode(obs), branches, gamma), self.num_actions)
+        return action_values(self.plan(obs, branches, gamma), self.num_actions)
+
+    def plan(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> tuple[Level, ...]:
+        return look_ahead(self, self.encode(obs), branches, gamma)
 
     def losses(self, play: Sequences, steps: int, of_error: ErrorFn) -> dict[str, Tensor]:
         return k_step_losses(self, play, steps, of_error)
 
 
-class Transition(nn.Module):
+class TransitionNet(nn.Module):
     """s' = ELU(s + u), where u comes of three convolutions, the first with weights of its own for each option."""
 
     def __init__(self, channels: int, options: int, gate: bool):
@@ -89,7 +91,9 @@ class Outcome(nn.Module):
         timed, features = duration != "fixed", math.prod(shape)
         self.reward = head(features, units, 2 if joint_head and timed else 1)
         self.duration = head(features, units) if timed and not joint_head else None
-        self.beyond_one = {"relu": F.relu, "softplus": F.softplus, "fixed": torch.zeros_like}[duration]
+        kinds: dict[str, Callable[[Tensor], Tensor]]
+        kinds = {"relu": F.relu, "softplus": F.softplus, "fixed": torch.zeros_like}
+        self.beyond_one = kinds[duration]
 
     def forward(self, state: Tensor, option: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] -> reward and duration, each [B A] or, by `option` [B], [B]."""
@@ -116,7 +120,7 @@ class OptionConv(nn.Module):
 
     def every(self, state: Tensor) -> Tensor:
         """[B, H, W, A, C]."""
-        return self.conv(state).movedim(1, -1).unflatten(-1, (self.options, -1))
+        return torch.unflatten(self.conv(state).movedim(1, -1), -1, (self.options, -1))
 
     def picked(self, state: Tensor, option: Tensor) -> Tensor:
         """By every option, and then one is taken: without waiting for the device."""
@@ -126,7 +130,8 @@ class OptionConv(nn.Module):
         """The states of one option at a time: a third of the time on a CPU."""
         order = option.argsort()
         parts = state[order].split(option.bincount(minlength=self.options).tolist())
-        weights = zip(parts, self.conv.weight.chunk(self.options), self.conv.bias.chunk(self.options), strict=True)
+        weight, bias = (x.chunk(self.options) for x in self.conv.parameters())
+        weights = zip(parts, weight, bias, strict=True)
         return torch.cat([F.conv2d(part, w, b, padding=1) for part, w, b in weights])[order.argsort()]
 
 
@@ -154,9 +159,10 @@ class GridEncoder(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         obs = obs.contiguous(memory_format=torch.channels_last)
+        state: Tensor = self.convolutions(obs[:, :-1] if self.time_plane else obs)
         if not self.time_plane:
-            return self.convolutions(obs)
-        state, time = self.convolutions(obs[:, :-1]), obs[:, -1:].mean((2, 3), keepdim=True)
+            return state
+        time = obs[:, -1:].mean((2, 3), keepdim=True)
         return torch.cat([state, time.expand(-1, 1, *state.shape[2:])], 1)
 
 
@@ -174,7 +180,8 @@ class FrameEncoder(nn.Module):
         ).apply(he_normal)  # fmt: skip
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.convolutions(obs)
+        state: Tensor = self.convolutions(obs)
+        return state
 
 
 class VectorEncoder(nn.Module):
@@ -196,7 +203,8 @@ class VectorEncoder(nn.Module):
         )
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.layers(obs)[:, :, None, None]
+        state: Tensor = self.layers(obs)
+        return state[:, :, None, None]
 
 
 def head(features: int, units: int, outputs: int = 1, activation: bool = True) -> nn.Sequential:
@@ -215,7 +223,7 @@ def he_normal(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         std = math.sqrt(2.6 / layer.weight[0].numel())
         nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-        nn.init.zeros_(layer.bias)
+        _no_bias(layer)
 
 
 def glorot_uniform(layer: nn.Module) -> None:
@@ -223,6 +231,11 @@ def glorot_uniform(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         bound = math.sqrt(6 / (2 * layer.weight[0].numel()))
         nn.init.uniform_(layer.weight, -bound, bound)
+        _no_bias(layer)
+
+
+def _no_bias(layer: nn.Conv2d) -> None:
+    if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 

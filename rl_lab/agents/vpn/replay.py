@@ -1,5 +1,7 @@
 """Rollouts kept for a while, so that VPN learns from each more than once: ours, the paper has none."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,7 @@ class Rollouts:
 
     def add(self, rollout: list[Transition]) -> None:
         """T decisions of each env [N, ...]."""
-        columns = {name: [getattr(t, name) for t in rollout] for name in Transition._fields}
-        columns = {name: torch.stack(x) for name, x in columns.items() if x[0] is not None}
+        columns = dict(zip(Transition._fields, map(torch.stack, zip(*rollout, strict=True)), strict=True))
         if not self.columns:
             room = -(-self.decisions // columns["reward"].numel())
             self.columns = {name: x.new_empty(room, *x.shape) for name, x in columns.items()}
@@ -40,16 +41,20 @@ class Rollouts:
         kept = min(self.written, len(self.columns["reward"]))
         num_envs = self.columns["reward"].shape[2]
         draw = torch.randint(kept * num_envs, (count,), generator=rng, device=self.device)
-        read = {name: x[draw // num_envs, :, draw % num_envs].unbind(1) for name, x in self.columns.items()}
-        return [Transition(**dict(zip(read, step, strict=True))) for step in zip(*read.values(), strict=True)]
+        read = [self.columns[name][draw // num_envs, :, draw % num_envs].unbind(1) for name in Transition._fields]
+        return [Transition(*step) for step in zip(*read, strict=True)]
 
     @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in self.columns.values())
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"columns": self.columns, "written": self.written}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.columns = {name: x.to(self.device) for name, x in state["columns"].items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Older checkpoints hold no durations of 1, and discounts of gamma^(duration - 1)."""
+        self.columns = columns = {name: x.to(self.device) for name, x in state["columns"].items()}
+        if columns:
+            columns["discount"] = columns["discount"].sign()
+            columns["duration"] = columns.get("duration", torch.ones_like(columns["reward"])).float()
         self.written = state["written"]

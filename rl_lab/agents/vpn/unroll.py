@@ -1,11 +1,12 @@
-"""The k-step prediction loss: from every state the model follows the options taken, and is told how it went."""
+"""The k-step prediction loss: from every state the model follows the options taken, and learns what came of them."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from rl_lab.agents.vpn.planner import Imagined, Model
+from rl_lab.agents.vpn.planner import Imagined, Level, Model
 
 ErrorFn = Callable[[Tensor], Tensor]
 
@@ -23,6 +24,24 @@ class Sequences(NamedTuple):
     reached: Tensor  # what the state after the step is worth: R_{t+1}, or 0 where the future ended
     valued: Tensor  # [B] 1 where these two are known, 0 of random play, which only the model learns from
     next_obs: Tensor  # of random play true only where there is no `end`
+
+
+class PlanningNetwork(nn.Module):
+    """What VPN trains: values of options, by a plan where the network models the world, and the losses of sequences."""
+
+    models = False  # whether it predicts rewards, so that it can learn from random play too
+
+    def q(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> Tensor:
+        """Q^d of each option [B, A]."""
+        raise NotImplementedError
+
+    def plan(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> tuple[Level, ...] | None:
+        """None of a network that looks nowhere."""
+        return None
+
+    def losses(self, play: Sequences, steps: int, of_error: ErrorFn) -> dict[str, Tensor]:
+        """Each loss [B], summed over T."""
+        raise NotImplementedError
 
 
 def predictable(end: Tensor, start: Tensor, steps: int) -> Iterator[Tensor]:
@@ -49,7 +68,7 @@ def k_step_losses(model: Model, play: Sequences, steps: int, of_error: ErrorFn) 
 
     See Oh, Singh and Lee (2017), section 3.3. Nothing stops the gradient within the unroll; the targets are constants.
     """
-    losses = dict.fromkeys(("reward", "duration", "value"), 0.0)
+    losses = dict.fromkeys(("reward", "duration", "value"), torch.zeros((), device=play.reward.device))
     masks = predictable(play.end, play.start, steps)
     for i, (imagined, mask) in enumerate(zip(unrolled(model, play.obs, play.option, steps), masks, strict=True)):
         for name, target, weight in (

@@ -1,4 +1,4 @@
-"""Random play, kept once and for all: what a model learns rewards and durations from beside the agent's own play."""
+"""Random play, kept for the whole run: a model learns rewards and durations from it beside the agent's own play."""
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ class Walks:
 
     def __init__(self, decisions: int, spec: Spec, device: torch.device):
         self.decisions, self.obs_shape, self.device = decisions, spec.obs_shape, device
-        self.rows, self.columns = 0, {}
-        self._starts = None  # flat places from which a walk may be read, once all are there
+        self.rows = 0
+        self.columns: dict[str, Tensor] = {}
+        self._starts: Tensor | None = None  # flat places from which a walk may be read, once all are there
 
     @property
     def full(self) -> bool:
@@ -38,7 +39,7 @@ class Walks:
             **packed(transition.obs),
             "option": transition.action.to(torch.uint8),
             "reward": transition.reward,
-            "duration": durations(transition).to(torch.uint8),
+            "duration": transition.duration.to(torch.uint8),
             "end": ended(transition),
         }
         if not self.columns:
@@ -70,23 +71,16 @@ class Walks:
         rows = -(-self.decisions // len(row["end"]))
         self.columns = {k: torch.empty(rows, *x.shape, dtype=x.dtype, device=self.device) for k, x in row.items()}
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Tensor]:
         return {name: x[: self.rows].clone() for name, x in self.columns.items()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.rows, self._starts, self.columns = 0, None, {}
         if state:
             self._make_room({name: x[0] for name, x in state.items()})
             self.rows = len(state["end"])
         for name, x in state.items():
             self.columns[name][: self.rows] = x
-
-
-def durations(transition: Transition) -> Tensor:
-    """Primitive steps, as the reward's dtype."""
-    if transition.duration is None:
-        return torch.ones_like(transition.reward)
-    return transition.duration.to(transition.reward.dtype)
 
 
 def ended(transition: Transition) -> Tensor:
@@ -114,4 +108,4 @@ def unpacked(parts: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return parts["frames"]
     bits = parts["bits"].unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=parts["bits"].device) & 1
     cells = bits.flatten(-2)[..., : shape[-2] * shape[-1]]
-    return (cells * parts["number"].unsqueeze(-1)).unflatten(-1, shape[-2:])
+    return torch.unflatten(cells * parts["number"].unsqueeze(-1), -1, shape[-2:])

@@ -62,14 +62,13 @@ class Collect:
         drift: Unit = 0.0,  # probability that a goal moves to a free cell beside it, each step
         options: bool = True,  # False: an action is one primitive step
         option_gamma: Unit = 0.99,
-        gamma: Annotated[float, Bound(0, 1, above=True)] = 0.98,  # of the agent: Step.discount is gamma^(duration - 1)
         mazes: Annotated[int, Bound(1, 2**20)] = 32_768,  # made beforehand; each shows in eight symmetries
         maze_seed: Natural = 0,
         device: Device = "cpu",
     ):
         self.num_envs, self.size, self.width, self.device = num_envs, size, size - 2, torch.device(device)
         self.goals, self.holes, self.mazes, self.maze_seed = goals, holes, mazes, maze_seed
-        self.time_limit, self.slip, self.drift, self.gamma = time_limit, slip, drift, gamma
+        self.time_limit, self.slip, self.drift = time_limit, slip, drift
         self.rng, self.spec = generator(0, self.device), Spec((4, size, size), torch.float32, tuple(MOVES))
         self._ids = torch.arange(num_envs, device=self.device)
         if goals >= self.width**2:
@@ -82,7 +81,6 @@ class Collect:
         weight = option_gamma ** np.maximum(steps - 1, 0) * (steps > 0)  # of the last of so many steps
         found = living_reward * weight.cumsum() + (goal_reward - living_reward) * weight
         self._pay = self._tensor([living_reward * weight.cumsum(), found, bump + 0 * steps], torch.float32).flatten()
-        self._gamma = self._tensor(gamma ** np.maximum(steps - 1, 0), torch.float32)
         self._lay_out()
         self._draw_rows()
 
@@ -146,7 +144,7 @@ class Collect:
 
     def step(self, action: Tensor) -> Step:
         self.walkers, successor, reward, discount, last, duration = self.advance(self.walkers, action, *self.draw())
-        return Step(reward, discount, last, self.look(successor), self.observe(), duration)
+        return Step(reward, discount, last, self.look(successor), self.observe(), duration.to(torch.float32))
 
     def draw(self) -> tuple[Tensor | None, Tensor | None]:
         """What chance decides in a step, in [0, 1): for each primitive one, [K, N], and each goal, [K, G, N]."""
@@ -164,7 +162,7 @@ class Collect:
         reward = self._pay.index_select(0, moves + torch.where(moves > 0, found, 2) * (self.longest + 1))
         left = walkers.left - duration
         last = (left == 0) | (goals == 0)
-        discount = self._gamma.index_select(0, duration).where(~last, 0.0)
+        discount = (~last).to(torch.float32)
         successor = Walkers(walkers.open, agent, goals, places, left, walkers.number)
         fresh = self.start(walkers.number + self.num_envs)
         return Advance(mixed(last, fresh, successor), successor, reward, discount, last, duration)

@@ -73,7 +73,7 @@ class MDPEnv:
 
     def step(self, action: Tensor) -> Step:
         self.walkers, successor, reward, discount, last, _ = self.advance(self.walkers, action, *self.draw())
-        return Step(reward, discount, last, self.look(successor), self.observe())
+        return Step(reward, discount, last, self.look(successor), self.observe(), torch.ones_like(reward))
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """All that chance decides in a step: the outcome's draw and, for who needs it, a first state; [N], or []."""

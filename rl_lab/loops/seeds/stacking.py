@@ -1,9 +1,10 @@
 """S learners of one kind as one: their parameters, streams and memories side by side, each tensor [S, ...].
 
-A learner that sets `many_seeds` is written for tensors with that one more dimension in front, so its own code runs, and
-what one of them comes to depends on none of the others.
+The code of a learner that can be stacked is written for tensors with that one more dimension in front, so its own code
+runs, and what one of them comes to depends on none of the others.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -105,7 +106,7 @@ class Replays(Replay):
         return f"{self.seeds} seeds, together a " + super().announce(spec, self.seeds * num_envs)
 
     def add(self, transition: Transition) -> None:
-        super().add(Transition(*(x.flatten(0, 1) for x in transition[:6])))
+        super().add(Transition(*(x.flatten(0, 1) for x in transition)))
 
     @property
     def size(self) -> int:
@@ -122,8 +123,8 @@ class Replays(Replay):
         slots = place // num_envs * ring.num_envs + first + place % num_envs
         return slots % ring.slots, torch.ones(slots.shape, device=self._learner)
 
-    def read(self, slots: Tensor) -> Transition:
-        return Transition(*(x.unflatten(0, slots.shape) for x in super().read(slots.flatten())[:6]))
+    def read(self, slots: Tensor, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
+        return Transition(*(x.unflatten(0, slots.shape) for x in super().read(slots.flatten(), gamma, max_abs_reward)))
 
 
 def share(learner: Learner, seed: int) -> dict:

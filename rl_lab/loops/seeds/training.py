@@ -6,6 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rl_lab.agents.a2c import A2C
+from rl_lab.agents.dqn import DQN
+from rl_lab.agents.ppo import PPO
+from rl_lab.agents.q_learning import QLearning
 from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import NotFinite, UserError
@@ -19,6 +23,8 @@ from rl_lab.loops.judging import Judge, play
 from rl_lab.loops.seeds.runs import Rows, Runs
 from rl_lab.loops.seeds.stacking import share, stacked
 from rl_lab.types import Actor, Step, Transition, VectorEnv
+
+STACKED = {A2C, DQN, PPO, QLearning}  # their code takes tensors [S, ...] too: S learners side by side
 
 
 def train(
@@ -53,7 +59,7 @@ def train(
         for _ in book.steps(num_envs, learner):
             action = learner.act(obs)
             step = worlds.step(action)
-            book.add(learner.update(Transition(obs, action, *step[:4])), step.reward, step.last)
+            book.add(learner.update(Transition.of(obs, action, step)), step.reward, step.last)
             obs = step.obs
     runs.check()
     return learner
@@ -66,7 +72,7 @@ def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
     if not isinstance(env, MDPEnv):
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip
-    if not getattr(agent.func, "many_seeds", False):
+    if agent.func not in STACKED:
         raise UserError(f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is "
                         f"{agent.func.__name__}; run the seeds one by one: -m seed=0,1,2")  # fmt: skip
 
@@ -90,7 +96,7 @@ class Worlds:
         return self._apart(self.env.reset(seeds))
 
     def step(self, action: Tensor) -> Step:
-        return Step(*map(self._apart, self.env.step(action.flatten())[:5]))
+        return Step(*map(self._apart, self.env.step(action.flatten())))
 
     def observe(self) -> Tensor:
         return self._apart(self.env.observe())

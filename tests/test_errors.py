@@ -94,6 +94,10 @@ TRAIN = {
     "agent/network=value_prediction_vector": "agent.network=ValuePrediction is a whole model, and this agent wants the layers "
     "below its values; choose agent/network=mlp or agent/network=linear",
     "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
+    "loop=collect": "loop.eval_env.option_gamma would change env.option_gamma, and env=four_rooms has no such setting; choose "
+    "another env or loop, or leave it out",
+    "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' is not in the YAML; write +loop.eval_env.slip=... "
+    "to add it",
     "loop=fit": "loop=fit is for gen-lab; leave it out, or choose another loop",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the agent that is chosen; leave it out",
     "agent.network=mlp": "agent.network=mlp is impossible: it must be a call, a mapping with _target_; agent/network=... chooses "

@@ -18,6 +18,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.core import settings
 from rl_lab.core.folders import read_run
 from rl_lab.core.launching import cli, composition
+from rl_lab.core.launching.execution import complete_eval_env
 from rl_lab.core.studies.study import Study
 
 CONF = composition.conf_dir()
@@ -38,6 +39,7 @@ def jobs(name: str, *overrides: str) -> list[tuple[list[str], DictConfig]]:
 
 
 def check(cfg: DictConfig) -> DictConfig:
+    complete_eval_env(cfg, {})
     settings.check(cfg.loop, "loop")
     assert cfg.loop.eval_every < cfg.loop.total_steps and cfg.loop.total_steps % cfg.loop.eval_every == 0
     return cfg

@@ -31,6 +31,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
             _check_new(prog, folder)
         _check_root(cfg, root)
         _check_loop(cfg, prog, chosen.choices)
+        complete_eval_env(cfg, chosen.choices)
         _keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         _check_protocol(cfg, chosen.choices)
         return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
@@ -248,6 +249,27 @@ def _check_loop(cfg: DictConfig, prog: str, choices: dict) -> None:
     homes = {str(cfg.loop.get("_target_")).partition(".")[0].replace("_", "-")}
     if other := homes & {"rl-lab", "gen-lab"} - {prog}:
         raise UserError(f"loop={choices.get('loop')} is for {other.pop()}; leave it out, or choose another loop")
+
+
+def complete_eval_env(cfg: DictConfig, choices: dict) -> None:
+    """An eval_env without _target_ is `env` but for the settings it has: any other becomes a reference, ${env.size}.
+
+    Raises UserError where `env` has no such setting.
+    """
+    OmegaConf.set_struct(cfg, False)
+    changes, env = cfg.loop._get_node("eval_env"), cfg.get("env")
+    if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
+        return
+    from rl_lab.core import settings
+
+    known = inspect.signature(settings.called(env, "env")).parameters
+    for key in changes:
+        if key not in known:
+            raise UserError(
+                f"loop.eval_env.{key} would change env.{key}, and env={choices.get('env')} has no such setting; choose "
+                "another env or loop, or leave it out"
+            )
+    cfg.loop.eval_env = {key: f"${{env.{key}}}" for key in env} | OmegaConf.to_container(changes, resolve=False)
 
 
 def _check_protocol(cfg: DictConfig, choices: dict) -> None:

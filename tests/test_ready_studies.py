@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import settings
+from rl_lab.core import checking
 from rl_lab.core.folders import read_run
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.execution import complete_eval_env
@@ -40,7 +40,7 @@ def jobs(name: str, *overrides: str) -> list[tuple[list[str], DictConfig]]:
 
 def check(cfg: DictConfig) -> DictConfig:
     complete_eval_env(cfg, {})
-    settings.check(cfg.loop, "loop")
+    checking.check(cfg.loop, "loop")
     assert cfg.loop.eval_every < cfg.loop.total_steps and cfg.loop.total_steps % cfg.loop.eval_every == 0
     return cfg
 

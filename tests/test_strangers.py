@@ -23,7 +23,7 @@ import yaml
 from gen_lab.__main__ import COMMANDS as GEN
 from gen_lab.parts import PARTS as GEN_PARTS
 from rl_lab.__main__ import COMMANDS as RL
-from rl_lab.core import settings
+from rl_lab.core import calls
 from rl_lab.core.launching import cli, composition
 from rl_lab.parts import PARTS as RL_PARTS
 
@@ -214,7 +214,7 @@ TARGETS = [
     "rl_lab.gymnasium_api.envs.build", "rl_lab.gymnasium_api.envs.World", "rl_lab.gymnasium_api.registration.register", "rl_lab.__main__.main",
     "rl_lab.core.tracking.reachable", "rl_lab.core.tracking.wandb_run", "rl_lab.core.tracking.nothing",
     "rl_lab.core.registry.fetch", "rl_lab.core.checkpoint.write", "rl_lab.core.files.write", "rl_lab.core.launching.launch.train",
-    "rl_lab.core.launching.composition.compose", "rl_lab.core.settings.locate", "rl_lab.envs.gym.gymnasium.make_vec",
+    "rl_lab.core.launching.composition.compose", "rl_lab.core.calls.locate", "rl_lab.envs.gym.gymnasium.make_vec",
     "rl_lab.envs.atari.np.load", "rl_lab.agents.dqn.DQN.load_state_dict", "rl_lab.planning.value_iteration.__globals__",
     "rl_lab.looking.films.write", "rl_lab.looking.browser.Browser", "rl_lab.networks.torsos.getattr", "rl_lab.networks.torsos.nn.Linear",
     "gen_lab.trained.loading.load", "gen_lab.commands.sample.sample", "gen_lab.data.cache.fetch", "gen_lab.judging.pictures.write_sheet",
@@ -264,7 +264,7 @@ def test_what_is_allowed_is_there_and_neither_writes_nor_starts_anything(name, p
     outward = "core", "playing", "commands", "looking", "loading", "cache", "pictures", "gymnasium_api"
     assert {*parts.moved.values()} <= {*parts.allowed} and not {*parts.moved} & {*parts.allowed}
     for target in parts.allowed:
-        found = settings.locate(target)
+        found = calls.locate(target)
         home = found.__module__
         assert home.startswith(("rl_lab.", "gen_lab.", "torch.", "stable_baselines3.")), target
         assert not set(home.split(".")) & set(outward) or home.startswith("torch."), target

@@ -194,8 +194,8 @@ def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
         return
     target = node.get("_target_")
     if "_target_" in node and not (isinstance(target, str) and target in parts):
-        raise UserError(f"{path}._target_={target} is refused: a run folder may call only rl_lab, gen_lab, torch.nn, "
-                        "torch.optim and stable_baselines3")  # fmt: skip
+        homes = sorted({name.partition(".")[0] for name in parts})
+        raise UserError(f"{path}._target_={target} is refused: a run folder may call only parts of {', '.join(homes)}")
     for key, value in node.items():
         _refuse(value, f"{path}.{key}", parts)
         if not isinstance(key, str | int | float | bool) or (

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rl_lab.agents.random import Random
-from rl_lab.core import devices, settings
+from rl_lab.core import calls, devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
@@ -54,7 +54,7 @@ class Stage(NamedTuple):
 def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
     device = devices.chosen(device)
     arguments = {"num_envs": num_envs, "device": device}
-    if frames and "camera" in inspect.signature(settings.locate(node["_target_"])).parameters:
+    if frames and "camera" in inspect.signature(calls.locate(node["_target_"])).parameters:
         arguments["camera"] = True
     env = hydra.utils.instantiate(node, **arguments)
     agent = Random(env.spec, env.device, seed=0)

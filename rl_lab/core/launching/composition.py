@@ -1,5 +1,6 @@
 """Configs out of conf/, as Hydra composes them."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
+from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
@@ -34,6 +36,23 @@ def groups(root: str) -> list[str]:
     """The config groups that the root's defaults choose from."""
     defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
     return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+
+
+def parts_of(prog: str) -> Parts:
+    """What the lab of this program declares: rl-lab's is rl_lab/parts.py."""
+    parts: Parts = importlib.import_module(f"{prog.replace('-', '_')}.parts").PARTS
+    return parts
+
+
+def loops(parts: Parts) -> list[str]:
+    """Those of conf/loop that are a lab's own."""
+    return sorted(path.stem for path in (conf_dir() / "loop").glob("*.yaml") if _target_of(path) in parts.allowed)
+
+
+def _target_of(path: Path) -> str:
+    """What a YAML calls, or what the first of its defaults does."""
+    node = OmegaConf.load(path)
+    return str(node["_target_"]) if "_target_" in node else _target_of(path.with_name(f"{node.defaults[0]}.yaml"))
 
 
 def is_group(key: str) -> bool:

@@ -1,6 +1,5 @@
 """One run of a composed config: held against the signatures, opened in its folder, gone through."""
 
-import importlib
 import inspect
 import os
 import re
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rl_lab.core import files, reading
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.changes import changed
-from rl_lab.core.launching.composition import GROUPS, conf_dir, groups
+from rl_lab.core.launching.composition import GROUPS, conf_dir, groups, loops, parts_of
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
 from rl_lab.core.studies.jobs import Value
@@ -30,11 +29,11 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         if not _follows():
             _check_new(prog, folder)
         _check_root(cfg, root)
-        _check_loop(cfg, prog, chosen.choices)
+        _check_loop(prog, chosen.choices)
         complete_eval_env(cfg, chosen.choices)
         _keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         _check_protocol(cfg, chosen.choices)
-        return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
+        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock)
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
@@ -42,13 +41,13 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     with _held(folder, made=False) as lock:
         for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
             files.inside(folder, name)
-        cfg = reading.config(folder, _parts(prog))
-        reading.refuse(reading.resolved(_plain(cfg)), _parts(prog))
+        cfg = reading.config(folder, parts_of(prog))
+        reading.refuse(reading.resolved(_plain(cfg)), parts_of(prog))
         cfg = changed(cfg, changes)
         _check_root(cfg, root)
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
-        return _carry_out(cfg, folder.resolve(), prog, _parts(prog), lock)
+        return _carry_out(cfg, folder.resolve(), prog, parts_of(prog), lock)
 
 
 @contextmanager
@@ -75,15 +74,15 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
 
 def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None) -> Value:
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
-    from rl_lab.core import devices, distributed, room, settings
+    from rl_lab.core import checking, devices, distributed, room, settings
 
     device = devices.chosen(settings.conform("device", cfg.get("device", "auto"), str))
     if device == "cpu":
         room.bound_memory()
     if parts is not None:
         reading.refuse(reading.resolved(_plain(cfg) | {"device": device}), parts)
-    settings.check(cfg.loop, "loop")
-    settings.check(cfg.tracker, "tracker")
+    checking.check(cfg.loop, "loop")
+    checking.check(cfg.tracker, "tracker")
     _check_values(cfg)
     written = _plain(cfg)
     resolved = reading.resolved(written | {"device": device})
@@ -123,11 +122,6 @@ def _follows() -> bool:
     from rl_lab.core import distributed
 
     return distributed.rank() > 0
-
-
-def _parts(prog: str) -> Parts:
-    """What a run folder of this lab may call, as the lab declares it."""
-    return importlib.import_module(f"{prog.replace('-', '_')}.parts").PARTS
 
 
 def _plain(cfg: DictConfig) -> dict:
@@ -244,11 +238,11 @@ def _who(group: str, choices: dict) -> str:
     return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
 
 
-def _check_loop(cfg: DictConfig, prog: str, choices: dict) -> None:
+def _check_loop(prog: str, choices: dict) -> None:
     """Both labs' loops are in one folder."""
-    homes = {str(cfg.loop.get("_target_")).partition(".")[0].replace("_", "-")}
-    if other := homes & {"rl-lab", "gen-lab"} - {prog}:
-        raise UserError(f"loop={choices.get('loop')} is for {other.pop()}; leave it out, or choose another loop")
+    chosen = choices.get("loop")
+    if (conf_dir() / f"loop/{chosen}.yaml").is_file() and chosen not in (own := loops(parts_of(prog))):
+        raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
 
 
 def complete_eval_env(cfg: DictConfig, choices: dict) -> None:
@@ -260,9 +254,9 @@ def complete_eval_env(cfg: DictConfig, choices: dict) -> None:
     changes, env = cfg.loop._get_node("eval_env"), cfg.get("env")
     if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
         return
-    from rl_lab.core import settings
+    from rl_lab.core import calls
 
-    known = inspect.signature(settings.called(env, "env")).parameters
+    known = inspect.signature(calls.called(env, "env")).parameters
     for key in changes:
         if key not in known:
             raise UserError(
@@ -277,9 +271,9 @@ def _check_protocol(cfg: DictConfig, choices: dict) -> None:
     protocol, env = choices.get("protocol"), cfg.get("env")
     if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
         return
-    from rl_lab.core import settings
+    from rl_lab.core import calls
 
-    known = inspect.signature(settings.called(env, "env")).parameters
+    known = inspect.signature(calls.called(env, "env")).parameters
     path = conf_dir() / f"protocol/{protocol}.yaml"
     wanted = OmegaConf.load(path).get("env", {}) if path.is_file() else {}
     if unknown := [key for key in wanted if key not in known]:
@@ -294,7 +288,7 @@ def _check_root(cfg: DictConfig, root: str) -> None:
     known |= {*groups(root)} - {"experiment"}
     for key in "checkpoint", "loop", "tracker":
         if not isinstance(cfg.get(key), DictConfig):
-            raise UserError(f"{key}={cfg.get(key)} is impossible: it must be a mapping of settings")
+            raise UserError(f"{key}={cfg.get(key)}: it must be a mapping of settings")
     for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, set(base.checkpoint))):
         for key in node:
             if key not in allowed:

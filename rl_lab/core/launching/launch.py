@@ -173,7 +173,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
     a command that has `changes` among its parameters.
     """
-    from rl_lab.core import settings
+    from rl_lab.core import calls, checking
 
     folders, given = split(arguments)
     config_name = f"command/{root}/{name}"
@@ -184,8 +184,8 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
-        settings.check(cfg)
-        if changes and "changes" not in inspect.signature(settings.locate(cfg._target_)).parameters:
+        checking.check(cfg)
+        if changes and "changes" not in inspect.signature(calls.locate(cfg._target_)).parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
         hydra.utils.call(cfg, runs=runs, **({"changes": changes} if changes else {}))

@@ -44,35 +44,35 @@ def check(node: DictConfig, path: str = "") -> None:
     for key in RESERVED.keys() & set(node):
         conform(calls.join(path, key), node[key], RESERVED[key])
     if "_target_" not in node:
-        for key in node:
-            _check_value(node[key], calls.join(path, key))
+        for name in node:
+            _check_value(node[name], calls.join(path, name))
         return
     call = calls.called(node, path)
     parameters = calls.parameters(call, path)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = _hints(call)
     filled = calls.filled(parameters, hints, path, bool(node.get("_partial_")))
-    written = OmegaConf.to_container(node, resolve=False)
-    for key in node:
-        where = calls.join(path, key)
+    written: Any = OmegaConf.to_container(node, resolve=False)
+    for name in node:
+        key, where = str(name), calls.join(path, name)
         if key in RESERVED:
-            _check_value(node[key], where)
+            _check_value(node[name], where)
             continue
         if key not in parameters and not open_ended:
             settable = [calls.join(path, name) for name in parameters.keys() - filled]
             raise UserError(f"no setting '{where}'{nearest(where, settable)}")
         if key in filled:
             raise UserError(f"{where} is given by the lab itself, and what is set here would be ignored; leave it out")
-        reference = re.fullmatch(r"\$\{(\w+)\}", str(written[key]))
-        value = node[key]
+        reference = re.fullmatch(r"\$\{(\w+)\}", str(written[name]))
+        value = node[name]
         shown = reference[1] if reference else where
         mended = conform(shown, value, hints.get(key))
         _check_value(value, shown)
         if mended is not value and not reference:
-            node[key] = mended
-    for name in parameters.keys() - filled:
-        if name not in node and _is_needed(parameters[name]):
-            raise UserError(f"{calls.join(path, name)} is missing; give it a value: ++{calls.join(path, name)}=...")
+            node[name] = mended
+    for key in parameters.keys() - filled:
+        if key not in node and _is_needed(parameters[key]):
+            raise UserError(f"{calls.join(path, key)} is missing; give it a value: ++{calls.join(path, key)}=...")
 
 
 def _hints(call: calls.Call) -> dict[str, Any]:

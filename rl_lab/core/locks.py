@@ -3,13 +3,14 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from rl_lab.core.errors import UserError
 
 ALONE, WITH_OTHERS = fcntl.LOCK_EX, fcntl.LOCK_SH
 
 
-def lock(file, kind: int) -> bool:
+def lock(file: int | BinaryIO, kind: int) -> bool:
     """Whether the open file is locked now, until it is closed; False where another one that is open holds it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

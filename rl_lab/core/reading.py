@@ -32,7 +32,7 @@ PLACES = {"root", "entity"}  # where files are written, and whose account takes 
 NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is followed; not whose account takes the runs
 
 
-def plain(path: Path) -> dict:
+def plain(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; its references stand as they are. Raises UserError or FileNotFoundError."""
     with files.opened(path, LARGEST) as file:
         text = file.read().decode(errors="replace")
@@ -42,14 +42,14 @@ def plain(path: Path) -> dict:
         for event in events(text, path, MOST):
             if isinstance(event, yaml.ScalarEvent):
                 plain_references(event.value, path)
-        config = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
+        config: Any = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not the config of a run")
-    return config
+    return dict(config)
 
 
 def plain_references(text: str, path: Path | str) -> None:
@@ -102,7 +102,7 @@ def _rename(node: Any, parts: Parts) -> None:
             del node[setting]
 
 
-def _tracker(found: Any, path: Path) -> dict:
+def _tracker(found: Any, path: Path) -> dict[str, Any]:
     """The tracker of that name as conf/ has it, and the names that the folder gives to its runs."""
     target = str(found.get("_target_")) if isinstance(found, dict) else str(found)
     kinds = {tracker["_target_"]: tracker for tracker in map(plain, sorted((conf_dir() / "tracker").glob("*.yaml")))}
@@ -136,7 +136,7 @@ def _places(node: Any, path: str = "") -> list[tuple[str, Any]]:
 # -- what is built
 
 
-def resolved(config: dict) -> dict:
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
     """Every reference replaced by a copy of what it names. Raises UserError where one names nothing, or itself."""
     spent = [0, 0]  # values, characters
 
@@ -174,10 +174,11 @@ def resolved(config: dict) -> dict:
             node = node[part]
         return node
 
-    return of(config, "", ())
+    built: dict[str, Any] = of(config, "", ())
+    return built
 
 
-def refuse(config: dict, parts: Parts) -> None:
+def refuse(config: dict[str, Any], parts: Parts) -> None:
     """Raises UserError where anything in a `resolved` config would call what is not among `parts`.
 
     What is called and what it is given are judged by the very text that stands there; the tracker is not of the folder.
@@ -202,7 +203,7 @@ def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
             re.fullmatch(r"_\w*_", str(key)) and (key not in CALLS or "_target_" not in node)
         ):
             raise UserError(f"{path}.{key} is refused in a run folder; delete it")
-    if "_target_" in node and (judge := parts[target]):
+    if isinstance(target, str) and (judge := parts[target]):
         for key in node.keys() - CALLS:
             if reason := judge(key, node[key]):
                 raise UserError(f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: "

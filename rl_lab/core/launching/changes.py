@@ -1,8 +1,9 @@
 """What is typed beside a run folder: single settings of its run, changed as Hydra would."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,7 +38,7 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _chosen_tracker(name: str, before: DictConfig) -> dict:
+def _chosen_tracker(name: str, before: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     known = {path.stem: path for path in (conf_dir() / "tracker").glob("*.yaml")}
     if name not in known:
         raise UserError(f"no choice '{name}' for tracker{nearest(f'tracker={name}', (f'tracker={n}' for n in known))}")
@@ -45,7 +46,7 @@ def _chosen_tracker(name: str, before: DictConfig) -> dict:
     return kind | {key: before[key] for key in NAMES if key in kind and key in before}
 
 
-def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
+def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
     parent, _, last = key.replace("/", ".").rpartition(".")
     adds = override.is_add() or override.is_force_add()
     try:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest, printable
 from rl_lab.core.launching import launch
-from rl_lab.core.launching.composition import compose, conf_dir, groups, loops, parts_of
+from rl_lab.core.launching.composition import compose, groups, loops, parts_of
 from rl_lab.core.launching.explain import plain_errors
 
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -27,7 +28,7 @@ GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
     """How many jobs of so many threads keep this machine busy, and no busier."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
     return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))
 
@@ -51,7 +52,7 @@ def loops(parts: Parts) -> list[str]:
 
 def _target_of(path: Path) -> str:
     """What a YAML calls, or what the first of its defaults does."""
-    node = OmegaConf.load(path)
+    node: Any = OmegaConf.load(path)
     return str(node["_target_"]) if "_target_" in node else _target_of(path.with_name(f"{node.defaults[0]}.yaml"))
 
 
@@ -66,7 +67,7 @@ def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
-    for key in cfg:
+    for key in map(str, cfg):
         yield f"{path}{key}"
         if (
             not OmegaConf.is_interpolation(cfg, key)

@@ -6,19 +6,22 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import files, reading
+from rl_lab.core import conf_dir, files, reading
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.changes import changed
-from rl_lab.core.launching.composition import GROUPS, conf_dir, groups, loops, parts_of
+from rl_lab.core.launching.composition import GROUPS, groups, loops, parts_of
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
 from rl_lab.core.studies.jobs import Value
+
+if TYPE_CHECKING:
+    from rl_lab.core.run import Run
 
 
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
@@ -124,16 +127,17 @@ def _follows() -> bool:
     return distributed.rank() > 0
 
 
-def _plain(cfg: DictConfig) -> dict:
-    return OmegaConf.to_container(cfg, resolve=False)
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    return dict(plain)
 
 
 def _written_out(cfg: DictConfig) -> DictConfig:
     """References between settings stay, other interpolations (of a variable, of the time) become what they say now."""
 
-    def of(node: DictConfig | ListConfig) -> Any:
-        keys = node if isinstance(node, DictConfig) else range(len(node))
-        values = {}
+    def of(node: Any) -> Any:
+        keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+        values: dict[Any, Any] = {}
         for key in keys:
             raw = node._get_node(key)
             text = raw._value() if OmegaConf.is_interpolation(node, key) else None
@@ -146,7 +150,8 @@ def _written_out(cfg: DictConfig) -> DictConfig:
                 values[key] = of(node[key]) if OmegaConf.is_config(node[key]) else node[key]
         return values if isinstance(node, DictConfig) else list(values.values())
 
-    return OmegaConf.create(of(cfg))
+    written: DictConfig = OmegaConf.create(of(cfg))
+    return written
 
 
 def _check_values(cfg: DictConfig) -> None:
@@ -155,12 +160,14 @@ def _check_values(cfg: DictConfig) -> None:
 
     cfg.name = folder_name(cfg.name)
     cfg.device = settings.conform("device", cfg.get("device", "auto"), str)
-    for key, hint in {"seed": settings.Natural, "threads": settings.Threads}.items():
+    hints: dict[str, Any] = {"seed": settings.Natural, "threads": settings.Threads}
+    for key, hint in hints.items():
         cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
     checkpoint = cfg.get("checkpoint")
     if not isinstance(checkpoint, DictConfig):
         raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")
-    for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():
+    hints = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
+    for key, hint in hints.items():
         checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)
 
 
@@ -189,7 +196,7 @@ def _check_new(prog: str, folder: Path) -> None:
         raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
 
 
-def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
+def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None) -> "Run":
     import torch
 
     from rl_lab.core import distributed, run
@@ -199,8 +206,11 @@ def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
     torch.set_num_threads(resolved["threads"])
     names = {"name": resolved["name"], **(resolved.get("choices") or {}), "seed": resolved["seed"]}
-    first = lambda value: value[0] if isinstance(value, list) and value else value
-    references = [key for key, value in written["loop"].items() if str(first(value)).startswith("${")]
+    references = [
+        key
+        for key, value in written["loop"].items()
+        if str(value[0] if isinstance(value, list) and value else value).startswith("${")
+    ]
     shown = resolved | {"loop": {k: v for k, v in resolved["loop"].items() if k not in references}}
     checkpoint, text = resolved["checkpoint"], OmegaConf.to_yaml(OmegaConf.create(written | processes))
     if len(text) > reading.LARGEST:
@@ -215,13 +225,13 @@ def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     )  # fmt: skip
 
 
-def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> None:
+def _keep_what_runs(cfg: DictConfig, choices: dict[str, Any], typed: Sequence[str]) -> None:
     """Drops the groups that the chosen loop does not name (a planner's run has no agent) and notes the choices.
 
     Raises UserError where a setting of such a group was typed: it would be ignored.
     """
     OmegaConf.set_struct(cfg, False)
-    named = {str(v)[2:-1] for v in OmegaConf.to_container(cfg.loop, resolve=False).values() if str(v).startswith("${")}
+    named = {str(v)[2:-1] for v in _plain(cfg.loop).values() if str(v).startswith("${")}
     for group in GROUPS[1:]:
         if group in named or group not in cfg:
             continue
@@ -233,19 +243,19 @@ def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> Non
     cfg.choices = {g: choices[g] for g in GROUPS if choices.get(g) and (g in cfg or g == "experiment")}
 
 
-def _who(group: str, choices: dict) -> str:
+def _who(group: str, choices: dict[str, Any]) -> str:
     planner = choices.get("planner")
     return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
 
 
-def _check_loop(prog: str, choices: dict) -> None:
+def _check_loop(prog: str, choices: dict[str, Any]) -> None:
     """Both labs' loops are in one folder."""
     chosen = choices.get("loop")
     if (conf_dir() / f"loop/{chosen}.yaml").is_file() and chosen not in (own := loops(parts_of(prog))):
         raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
 
 
-def complete_eval_env(cfg: DictConfig, choices: dict) -> None:
+def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """An eval_env without _target_ is `env` but for the settings it has: any other becomes a reference, ${env.size}.
 
     Raises UserError where `env` has no such setting.
@@ -257,16 +267,16 @@ def complete_eval_env(cfg: DictConfig, choices: dict) -> None:
     from rl_lab.core import calls
 
     known = inspect.signature(calls.called(env, "env")).parameters
-    for key in changes:
+    for key in map(str, changes):
         if key not in known:
             raise UserError(
                 f"loop.eval_env.{key} would change env.{key}, and env={choices.get('env')} has no such setting; choose "
                 "another env or loop, or leave it out"
             )
-    cfg.loop.eval_env = {key: f"${{env.{key}}}" for key in env} | OmegaConf.to_container(changes, resolve=False)
+    cfg.loop.eval_env = {key: f"${{env.{key}}}" for key in map(str, env)} | _plain(changes)
 
 
-def _check_protocol(cfg: DictConfig, choices: dict) -> None:
+def _check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """A protocol sets what only some worlds have."""
     protocol, env = choices.get("protocol"), cfg.get("env")
     if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
@@ -275,7 +285,8 @@ def _check_protocol(cfg: DictConfig, choices: dict) -> None:
 
     known = inspect.signature(calls.called(env, "env")).parameters
     path = conf_dir() / f"protocol/{protocol}.yaml"
-    wanted = OmegaConf.load(path).get("env", {}) if path.is_file() else {}
+    protocol_file: Any = OmegaConf.load(path) if path.is_file() else {}
+    wanted = protocol_file.get("env", {})
     if unknown := [key for key in wanted if key not in known]:
         raise UserError(f"protocol={protocol} sets env.{unknown[0]}, and env={choices.get('env')} has no such setting; "
                         "leave the protocol out, or choose env=atari")  # fmt: skip
@@ -283,13 +294,13 @@ def _check_protocol(cfg: DictConfig, choices: dict) -> None:
 
 def _check_root(cfg: DictConfig, root: str) -> None:
     """A misspelt key at the top of a YAML would otherwise be added and never read."""
-    base = OmegaConf.load(conf_dir() / f"{root}.yaml")
-    known = {k for k in base if k not in ("defaults", "hydra")} | {"choices"}
+    base: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    known = {str(k) for k in base if k not in ("defaults", "hydra")} | {"choices"}
     known |= {*groups(root)} - {"experiment"}
     for key in "checkpoint", "loop", "tracker":
         if not isinstance(cfg.get(key), DictConfig):
             raise UserError(f"{key}={cfg.get(key)}: it must be a mapping of settings")
-    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, set(base.checkpoint))):
-        for key in node:
+    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, base.checkpoint)})):
+        for key in map(str, node):
             if key not in allowed:
                 raise UserError(f"no setting '{path}{key}'{nearest(path + key, (path + k for k in allowed))}")

@@ -28,7 +28,7 @@ class plain_errors:
     def __enter__(self) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         for link in _chain(error):
             if isinstance(link, UserError):
                 raise link from None

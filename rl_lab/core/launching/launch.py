@@ -6,14 +6,16 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.arguments import check_settings, checked, split
-from rl_lab.core.launching.composition import compose, conf_dir, parsed
+from rl_lab.core.launching.composition import compose, parsed
 from rl_lab.core.launching.execution import begin, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
@@ -85,7 +87,7 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
         return train(prog, root, arguments)
 
 
-def _counted(prog: str, studies: list[Study], plain: Callable, main: Callable) -> int:
+def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: Callable[..., Any]) -> int:
     """The exit code of `main`, and what came of the jobs if it launched any."""
     try:
         with plain():

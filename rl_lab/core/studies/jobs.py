@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
@@ -46,7 +47,7 @@ def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool
         return outcome.get("value")
 
 
-def _outcome(prog: str, work: Callable[[], Value]) -> dict:
+def _outcome(prog: str, work: Callable[[], Value]) -> dict[str, Any]:
     try:
         return {"state": "finished", "value": work()}
     except UserError as error:

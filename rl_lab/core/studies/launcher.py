@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -22,7 +23,7 @@ EndedEarly = Exception  # each launcher has errors of its own for a worker that 
 
 
 @contextmanager
-def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[list[Study]]:
+def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> Iterator[list[Study]]:
     """In here a sweeper that asks Hydra for its launcher gets one that keeps a study, which joins the yielded list.
 
     `job(config, study=..., launcher=...)` is what the launcher's processes call.
@@ -30,8 +31,10 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[l
     studies, plugins = [], Plugins.instance()
     ask = plugins.instantiate_launcher
 
-    def instantiate_launcher(hydra_context: HydraContext, task_function: Callable, config: DictConfig) -> Launcher:
-        del plugins.instantiate_launcher  # asked once; what is sent to other processes is Hydra's own
+    def instantiate_launcher(
+        hydra_context: HydraContext, task_function: Callable[..., Any], config: DictConfig
+    ) -> Launcher:
+        del vars(plugins)["instantiate_launcher"]  # asked once; what is sent to other processes is Hydra's own
         study = begin(config)
         studies.append(study)
         with read_write(config):
@@ -39,7 +42,7 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[l
         task = partial(job, study=study, launcher=os.getpid())
         return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study)
 
-    plugins.instantiate_launcher = instantiate_launcher
+    vars(plugins)["instantiate_launcher"] = instantiate_launcher  # before the class's own method
     try:
         yield studies
     finally:
@@ -52,7 +55,7 @@ class Recorded(Launcher):
     def __init__(self, launcher: Launcher, study: Study):
         self.launcher, self.study = launcher, study
 
-    def setup(self, **_) -> None: ...  # the launcher inside is set up
+    def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """What each job came to; None where it failed, which an objective cannot be."""
@@ -109,9 +112,10 @@ def _told(study: Study, numbers: list[int]) -> Iterator[None]:
 @contextmanager
 def _stoppable(study: Study) -> Iterator[list[int]]:
     """The first signal asks every job to save and stop; a second one is not waited for."""
-    received, outputs = [], signals.terminals()
+    received: list[int] = []
+    outputs = signals.terminals()
 
-    def on_signal(number: int, _frame) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         if signals.insists(number, received):
             raise _interruption(received)
         received.append(number)

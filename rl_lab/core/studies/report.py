@@ -111,7 +111,7 @@ def _table(study: Study) -> Table:
 
 def _steps(study: Study, job: Job) -> str:
     try:
-        about = summary(study.folder / job.folder)
+        about = summary(study.folder / (job.folder or ""))
         return f"{about['step']:,}" + (f" of {about['total']:,}" if about["total"] >= about["step"] else "")
     except (TypeError, ValueError, KeyError):
         return ""

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -37,7 +37,7 @@ REPLAYED = re.compile(
 WORDS = re.compile(r"[\w ,.()\[\]'\"+:*-]*")  # the value of a setting without dots may be the name of a file in conf/
 
 
-KINDS = {
+KINDS: dict[str, type | tuple[type, ...]] = {
     "folder": str,
     "state": str,
     "seconds": (int, float),
@@ -54,17 +54,18 @@ class Job(NamedTuple):
     overrides: list[str]
     state: str = "waiting"  # one of STATES
     folder: str | None = None  # of its run, seen from the study's folder
-    seconds: float | None = None  # of its last sitting
-    value: list | None = None  # name and number: what a search goes by
+    seconds: float | None = None  # of the last time it ran
+    value: list[Any] | None = None  # name and number: what a search goes by
     reason: str | None = None  # of a mistake or a crash, in one line
-    process: list | None = None  # host and process id
+    process: list[Any] | None = None  # host and process id
 
 
 class Study:
     """The files of one study. Raises UserError where the folder holds none."""
 
     def __init__(self, folder: Path):
-        self.folder, self._shared = Path(folder), (0, set())  # of so many jobs, the settings that all have
+        self.folder = Path(folder)
+        self._shared: tuple[int, set[str]] = 0, set()  # the number of jobs, and the settings that all of them have
         if not (self.folder / "study.yaml").exists():
             raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")
         self.about = plain(self.folder / "study.yaml")
@@ -139,7 +140,7 @@ class Study:
                 return job
         return job._replace(state="interrupted")
 
-    def note(self, number: int, **outcome) -> None:
+    def note(self, number: int, **outcome: Any) -> None:
         """What is known of the job now; of what was known before, only its folder stays."""
         folder = {"folder": self._noted(number).get("folder")}
         path = files.inside(self.folder, f"jobs/{number}.json")
@@ -175,7 +176,7 @@ class Study:
         except FileNotFoundError:
             return False
 
-    def _noted(self, number: int) -> dict:
+    def _noted(self, number: int) -> dict[str, Any]:
         """Nothing where that was not written, or is damaged: the job is then done again."""
         try:
             with files.opened(self.folder / f"jobs/{number}.json", LARGEST) as file:
@@ -229,7 +230,7 @@ class Study:
         return [pid for host, pid in running if host == socket.gethostname()]
 
 
-def _is_pair(found: list | None) -> bool:
+def _is_pair(found: list[Any] | None) -> bool:
     """A name and a number, or nothing."""
     return not found or (isinstance(found[0], str) and type(found[1]) in (int, float) and abs(found[1]) < 1e300)
 
@@ -259,6 +260,7 @@ def runs_of(folders: list[Path]) -> list[Path]:
     return found
 
 
-def _yaml(about: dict) -> str:
+def _yaml(about: dict[str, Any]) -> str:
     """A line for each job."""
-    return yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=1_000)
+    text: str = yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=1_000)
+    return text

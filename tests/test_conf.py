@@ -85,6 +85,13 @@ def test_every_experiment_says_what_it_is():
     assert all(text.endswith(".") and len(text) > 20 for root in ("rl", "gen") for _, text in cli.experiments(root))
 
 
+def test_every_choice_begins_with_a_sentence():
+    groups = "experiment", "env", "loop", "planner", "protocol", "study", "command", "tracker"
+    for path in (path for group in groups for path in (CONF / group).rglob("*.yaml")):
+        first = next(line for line in path.read_text().splitlines() if "@package" not in line)
+        assert first.startswith("# ") and len(first) > 20, path
+
+
 def test_yaml_files_are_short():
     assert all(len(path.read_text().splitlines()) <= 45 for path in CONF.rglob("*.yaml"))
 

@@ -82,7 +82,7 @@ TRAIN = {
     "agent._target_=5": "agent._target_=5: it must be the dotted name of what is called, such as torch.optim.Adam",
     "agent._target_=..": "agent._target_=..: it must be the dotted name of what is called, such as torch.optim.Adam",
     "+agent._args_=[1]": "agent._args_ is refused: settings are given by their names",
-    "+agent.seed=5": "agent.seed is given by the lab itself, and what is set here would be ignored; leave it out",
+    "+agent.seed=5": "agent.seed is set by the lab itself; leave it out",
     "experiment=sb3_ppo_cartpole agent.n_epochs=0.5": "agent.n_epochs=0.5: it must be a whole number",
     "env.device=x": "env.device=x is not a choice; choose from auto, cpu, cuda",
     "device=cuda:x": "device=cuda:x is not a choice; choose from auto, cpu, cuda",
@@ -99,7 +99,7 @@ TRAIN = {
     "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' is not in the YAML; write +loop.eval_env.slip=... "
     "to add it",
     "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, fit_q, plan, sb3, seeds, train",
-    "agent=a2c agent/priorities=none": "agent/priorities is not for the agent that is chosen; leave it out",
+    "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
     "agent.network=mlp": "agent.network=mlp: it must be a call, a mapping with _target_; agent/network=... chooses "
     "one by its name",
     "planner=value_iteration env=random_maze env.mdp.map.height=1e9": "env.mdp.map.height=1000000000: it must be at "

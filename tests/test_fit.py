@@ -459,7 +459,7 @@ def test_sigterm_then_resume(tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143
-    assert "stopping at the next whole step" in said and "run=stopped goes on" in said
+    assert "stopping at the next whole step" in said and "run=stopped resumes it" in said
     step = checkpoint.read(tmp_path / "stopped/checkpoint.pt")["step"]
     longer = [*train, "run=stopped", f"loop.total_steps={step + 20}"]
     again = subprocess.run(longer, cwd=tmp_path, capture_output=True, text=True, timeout=120)

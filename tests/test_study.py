@@ -233,10 +233,10 @@ def test_mistakes_about_studies(study, here, capsys):
     assert rl_lab(capsys, "study", "resume", folder, "seed=3") == (
         2,
         "",
-        "rl-lab: seed=3 would make it another study; a study that goes on takes hydra.* settings alone\n",
+        "rl-lab: seed=3 would make it another study; a resumed study takes hydra.* settings alone\n",
     )
     assert rl_lab(capsys, "study", "resume")[2].startswith(
-        "rl-lab: rl-lab study resume goes on with one study: name its folder"
+        "rl-lab: rl-lab study resume resumes one study: name its folder"
     )
     (here / "empty").mkdir()
     assert rl_lab(capsys, "study", "empty")[2] == "rl-lab: empty is not the folder of a study: it has no study.yaml\n"

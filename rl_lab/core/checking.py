@@ -62,7 +62,7 @@ def check(node: DictConfig, path: str = "") -> None:
             settable = [calls.join(path, name) for name in parameters.keys() - filled]
             raise UserError(f"no setting '{where}'{nearest(where, settable)}")
         if key in filled:
-            raise UserError(f"{where} is given by the lab itself, and what is set here would be ignored; leave it out")
+            raise UserError(f"{where} is set by the lab itself; leave it out")
         reference = re.fullmatch(r"\$\{(\w+)\}", str(written[name]))
         value = node[name]
         shown = reference[1] if reference else where

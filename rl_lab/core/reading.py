@@ -29,7 +29,7 @@ HYDRAS = {"hydra", "defaults"}
 CALLS = {"_target_", "_partial_", "_convert_"}  # of the keys by which Hydra calls, those that a run folder may hold
 LONGEST_WORDS = 10_000  # characters of a note
 PLACES = {"root", "entity"}  # where files are written, and whose account takes the runs: not for a folder to say
-NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is followed; not whose account takes the runs
+NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is used; not whose account takes the runs
 
 
 def plain(path: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def plain_references(text: str, path: Path | str) -> None:
 
 
 def config(folder: Path, parts: Parts) -> DictConfig:
-    """What a run folder holds, parts by the names they have now; of its tracker only names are followed.
+    """What a run folder holds, parts by the names they have now; of its tracker only names are used.
 
     Raises UserError.
     """
@@ -87,9 +87,7 @@ def config(folder: Path, parts: Parts) -> DictConfig:
     if "tracker" in found:
         found["tracker"] = _tracker(found["tracker"], path)
     for setting, place in places:
-        print(
-            f"{path} says {setting}={place}, which is not followed unasked; {setting}=... follows it", file=sys.stderr
-        )
+        print(f"{path} sets {setting}={place}, which is ignored; type {setting}=... to use it", file=sys.stderr)
     return OmegaConf.create(found)
 
 
@@ -181,7 +179,7 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
 def refuse(config: dict[str, Any], parts: Parts) -> None:
     """Raises UserError where anything in a `resolved` config would call what is not among `parts`.
 
-    What is called and what it is given are judged by the very text that stands there; the tracker is not of the folder.
+    Calls and arguments are checked as they stand there; the tracker comes from conf/, not from the folder.
     """
     for key in sorted(config.keys() - {"tracker"}, key=lambda key: key == "loop"):
         _refuse(config[key], str(key), parts.allowed)

@@ -25,7 +25,7 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
         if key.startswith("hydra") or override.package is not None:
-            raise UserError(f"{override.input_line} is for a new run; one that goes on keeps its folder and takes "
+            raise UserError(f"{override.input_line} is for a new run; a resumed run keeps its folder and takes "
                             "settings such as loop.total_steps=100_000")  # fmt: skip
         if key == "tracker" and isinstance(value, str):
             with_names = cfg.get("tracker") or {}
@@ -60,7 +60,7 @@ def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
             OmegaConf.set_struct(there, None)
         elif known and isinstance(there._get_node(last), DictConfig) and not isinstance(value, dict) \
                 and not OmegaConf.is_interpolation(there, last):  # fmt: skip
-            raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
+            raise UserError(f"{key}={value} would make it another run; a resumed run takes settings such as "
                             f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
         else:
             OmegaConf.update(cfg, key, value, merge=True, force_add=adds)

@@ -69,7 +69,7 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
     with plain_errors(conf_dir(), root, overrides):
         settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
     lines = [f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
-             f"{prog} train run=<folder> [setting=value ...]           go on with one",
+             f"{prog} train run=<folder> [setting=value ...]           resume one",
              f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
              "", "groups and their choices", ""]  # fmt: skip
     for group in groups(root):

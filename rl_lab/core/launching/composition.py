@@ -27,7 +27,7 @@ GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
 def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
-    """How many jobs of so many threads keep this machine busy, and no busier."""
+    """How many jobs of this many threads keep this machine busy."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
     return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))

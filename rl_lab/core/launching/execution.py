@@ -55,7 +55,7 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
 
 @contextmanager
 def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
-    """The folder belongs to this process before anything in it is judged. Whoever is refused removes nothing."""
+    """The folder is locked before anything in it is checked. A process that gets no lock removes nothing."""
     from rl_lab.core import locks
 
     if _follows():
@@ -102,7 +102,7 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
-        run.say(f"stopped; {prog} train run={shown}{again} goes on")
+        run.say(f"stopped; {prog} train run={shown}{again} resumes it")
         raise
     run.say(f"finished: {shown}")
     return objective(run.final)

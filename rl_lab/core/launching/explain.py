@@ -126,7 +126,7 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     from rl_lab.core import calls
 
     if "/" in key and is_group(key):
-        return f"{key} is not for the {key.partition('/')[0]} that is chosen; leave it out"
+        return f"{key} is not for the chosen {key.partition('/')[0]}; leave it out"
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
     target = node.get("_target_") if isinstance(node, DictConfig) else None

@@ -19,7 +19,7 @@ from rl_lab.core.launching.composition import compose, parsed
 from rl_lab.core.launching.execution import begin, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
-from rl_lab.core.studies.jobs import Value, sit
+from rl_lab.core.studies.jobs import Value, run_job
 from rl_lab.core.studies.launcher import recording
 from rl_lab.core.studies.report import account
 from rl_lab.core.studies.study import Study, runs_of
@@ -63,9 +63,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
 def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
     """Goes on with the run in a folder. Returns the exit code, raises UserError."""
     if flags := [change for change in changes if change.startswith("-")]:
-        raise UserError(
-            f"{flags[0]} is for a new run; one that goes on takes settings such as loop.total_steps=100_000"
-        )
+        raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
     with plain_errors(conf_dir(), root, changes):
         go_on(folder, changes, prog, root)
     return 0
@@ -113,13 +111,13 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     """`study resume <folder>`: launches what the study misses, by its own command line; hydra.* may be given anew."""
     folders, overrides = split(arguments)
     if len(folders) != 1:
-        raise UserError(f"{prog} study resume goes on with one study: name its folder, runs/studies/<name>/<time>")
+        raise UserError(f"{prog} study resume resumes one study: name its folder, runs/studies/<name>/<time>")
     study = Study(folders[0].resolve())
     if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
-        raise UserError(f"{fixed[0]} would make it another study; a study that goes on takes hydra.* settings alone")
+        raise UserError(f"{fixed[0]} would make it another study; a resumed study takes hydra.* settings alone")
     replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
     if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
-        print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
+        print(f"not repeated from study.yaml: {' '.join(left)}; type it again to use it", file=sys.stderr)
     for path in (*study.root.glob("*"), *study.root.glob("*/*")):
         if path.is_symlink():
             raise UserError(
@@ -154,7 +152,7 @@ def job(
             return begin(cfg, prog, root, trusted=ours)
 
     number = int(chosen.job.name.rpartition("-")[2])
-    value = sit(study, number, folder, prog, work, launcher)
+    value = run_job(study, number, folder, prog, work, launcher)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return value and value[1]

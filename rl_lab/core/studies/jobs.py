@@ -19,10 +19,10 @@ from rl_lab.core.studies.study import Study
 Value = tuple[str, float] | None  # what a run came to: the name of a metric, and its last figure
 
 
-def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool], Value], launcher: int) -> Value:
+def run_job(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool], Value], launcher: int) -> Value:
     """Does the work and notes what came of it; no mistake and no crash leaves here.
 
-    `work` is told whether the study has begun this very folder before. `launcher` is the process that launches.
+    `work` takes whether the study has begun this very folder before. `launcher` is the process that launches.
     """
     apart = os.getpid() != launcher
     with study.holding(number) as held:
@@ -34,7 +34,7 @@ def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool
             return None
         begun = study.job(number).folder == seen
         study.note(number, folder=seen, state="running", process=[socket.gethostname(), os.getpid()])
-        if apart:  # Ctrl-C reaches every process of a terminal; the launcher alone answers it, and tells the jobs
+        if apart:  # Ctrl-C reaches every process of a terminal; the launcher alone answers it, and stops the jobs
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         start = time.monotonic()
         with printing_to(study.log(number), apart):

@@ -16,7 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
 from rl_lab.core import signals
-from rl_lab.core.studies.report import tell
+from rl_lab.core.studies.report import follow
 from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
@@ -64,7 +64,7 @@ class Recorded(Launcher):
         self.study.share_mistake(None)
         for number in missing:
             self.study.note(number, state="waiting")
-        with _told(self.study, numbers), _stoppable(self.study) as stopped:
+        with _followed(self.study, numbers), _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
         if stopped or self.study.stopping:
@@ -97,16 +97,16 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _told(study: Study, numbers: list[int]) -> Iterator[None]:
+def _followed(study: Study, numbers: list[int]) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
-    teller = threading.Thread(target=tell, args=(study, numbers, sys.stderr, done), daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=follow, args=(study, numbers, sys.stderr, done), daemon=True)
+    reporter.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        reporter.join()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     study.yaml      what was asked for: the command line, the git revision, the settings of every job
     jobs/3.json     what came of job 3: its run's folder, its state, seconds, value and reason
-    jobs/3.log      what it printed; locked while it runs, which tells the killed from the living
+    jobs/3.log      what it printed; locked while it runs, which shows whether the process is alive
     mistake         what one job found wrong and every other would, so that none of them tries
     stop            while this file is there, no further job begins
 
@@ -29,7 +29,7 @@ from rl_lab.core.launching.composition import is_group
 from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
-# Of a recorded command line, what is done again unasked: settings of a run, and who launches the jobs.
+# Of a recorded command line, what resuming repeats: settings of a run, and who launches the jobs.
 REPLAYED = re.compile(
     r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
     r"|hydra\.(launcher|sweeper)\.(n_jobs=-?\d{1,2}|n_trials=.*|max_batch_size=.*|params\..*=.*)"
@@ -110,7 +110,7 @@ class Study:
             folder.rmdir()
 
     def replayed(self, another_launcher: bool = False) -> list[str]:
-        """The recorded arguments that are followed unasked: none that Hydra could be made to run code by."""
+        """The recorded arguments that are used again: none by which Hydra could be made to run code."""
         of_launcher = ("hydra/launcher", "hydra.launcher")
         return [a for a in self.about["arguments"]
                 if _is_followed(a) and not (another_launcher and a.startswith(of_launcher))]  # fmt: skip
@@ -147,7 +147,7 @@ class Study:
         files.write(path, json.dumps(folder | outcome, default=str) + "\n")
 
     def label(self, number: int) -> str:
-        """The settings that tell the job from the others, as they are typed."""
+        """The settings by which the job differs from the others, as they are typed."""
         return " ".join(self.differing(number))
 
     def differing(self, number: int) -> list[str]:
@@ -193,7 +193,7 @@ class Study:
     # -- a mistake that every job would make
 
     def shares(self, reason: str) -> bool:
-        """Whether what tells the jobs apart are settings alone, none of which the reason of a mistake names."""
+        """Whether jobs differ in settings alone, none of which the reason of a mistake names."""
         differing = {
             setting.lstrip("+~").partition("=") for n in range(len(self.about["jobs"])) for setting in self.differing(n)
         }

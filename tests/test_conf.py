@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
 from rl_lab.core.launching import cli, composition
+from rl_lab.core.launching.execution import complete_eval_env
 
 CONF = composition.conf_dir()
 TINY = {
@@ -53,8 +54,42 @@ def test_experiments_run(root, name, tmp_path):
     assert "eval/" in (folder / "metrics.jsonl").read_text()
 
 
+def tabular_worlds() -> list[str]:
+    files = sorted((CONF / "env").glob("*.yaml"))
+    bases = {path.stem: OmegaConf.load(path).get("defaults", []) for path in files}
+    return [name for name, base in bases.items() if name not in ("mdp_file", "toy_text")
+            and "base/tabular" in [*base, *(x for b in base for x in bases.get(b, []))]]  # fmt: skip
+
+
+@pytest.mark.parametrize("world", tabular_worlds())
+def test_every_tabular_world_is_planned_without_an_experiment(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "planner=value_iteration", f"env={world}", "tracker=none", "device=cpu",
+                 "loop.eval_episodes=1", "loop.film=false", "planner.gamma=0.5"]  # fmt: skip
+    assert cli.main("rl-lab", "rl", RL, arguments) == 0
+    assert [path.parent.parent.name for path in Path("runs").glob("*/*/summary.json")] == [f"value_iteration_{world}"]
+
+
+def test_collect_is_evaluated_in_its_own_world_but_for_what_the_loop_says():
+    changes = ["loop=collect", "env=collect_small", "env.slip=0.1", "+loop.eval_env.drift=0.2"]
+    cfg = composition.compose(CONF, "rl", changes)
+    complete_eval_env(cfg, {})
+    resolved = OmegaConf.to_container(cfg.loop.eval_env, resolve=True)
+    own = {"num_envs": 500, "option_gamma": 1.0, "mazes": 4_096, "maze_seed": 1_000_000, "drift": 0.2}
+    assert resolved == OmegaConf.to_container(cfg.env, resolve=True) | own and resolved["slip"] == 0.1
+    written = OmegaConf.to_container(cfg.loop.eval_env, resolve=False)
+    assert written["holes"] == "${env.holes}", "so that a run folder's env.holes=0 reaches the evaluation too"
+
+
 def test_every_experiment_says_what_it_is():
     assert all(text.endswith(".") and len(text) > 20 for root in ("rl", "gen") for _, text in cli.experiments(root))
+
+
+def test_every_choice_begins_with_a_sentence():
+    groups = "experiment", "env", "loop", "planner", "protocol", "study", "command", "tracker"
+    for path in (path for group in groups for path in (CONF / group).rglob("*.yaml")):
+        first = next(line for line in path.read_text().splitlines() if "@package" not in line)
+        assert first.startswith("# ") and len(first) > 20, path
 
 
 def test_yaml_files_are_short():

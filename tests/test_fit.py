@@ -410,20 +410,20 @@ def test_evaluate_command(folder, capsys):
         (["sample", "run={rl}"], "not a run of gen-lab train"),
         (["evaluate", "run={other}", "iwae_samples=1"], r"other/checkpoint.pt does not fit"),
         (["evaluate", "run={evil}"], r"_target_=os.mkdir is refused"),
-        (["sample", "run={folder}", "count=0", "tracker=none"], "count=0 is impossible"),
+        (["sample", "run={folder}", "count=0", "tracker=none"], "count=0:"),
         (["sample", "run={folder}", "label=3", "tracker=none"], "label=3 is impossible.*trained without labels"),
         (["sample", "run={conditional}", "label=10", "tracker=none"], "label=10 is impossible.*classes 0 to 9"),
         (["sample", "run={folder}", "film=true", "tracker=none"], "film=true is impossible: this model does not draw"),
         (["sample", "run={folder}", "inpaint=top", "tracker=none"], "this model cannot complete an image"),
         (["sample", "run={conditional}", "inpaint=up", "tracker=none"], "inpaint=up is neither top, bottom"),
         (["sample", "run={conditional}", "inpaint=top", "film=true", "tracker=none"], "leave out inpaint="),
-        ([*TRAIN, "data=folder", "data.path=.", "data.levels=1"], "data.levels=1 is impossible.*between 2 and 256"),
+        ([*TRAIN, "data=folder", "data.path=.", "data.levels=1"], "data.levels=1:.*between 2 and 256"),
         ([*TRAIN, "data=npz"], "data.path has no default; give it a value"),
         ([*TRAIN, "data=npz", "data.path=nowhere.npz"], "nowhere.npz cannot be read"),
         ([*TRAIN, "data.protocol=levels"], "cross entropy is no likelihood"),
         ([*TRAIN, "data.protocol=grey"], "data.protocol=grey is not a choice"),
         ([*TRAIN, "model.latent=3"], "did you mean model.latents"),
-        ([*TRAIN, "model.beta=-1"], "model.beta=-1 is impossible"),
+        ([*TRAIN, "model.beta=-1"], "model.beta=-1:"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, folder, conditional, capsys, arguments, says):
@@ -459,7 +459,7 @@ def test_sigterm_then_resume(tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143
-    assert "stopping at the next whole step" in said and "run=stopped goes on" in said
+    assert "stopping at the next whole step" in said and "run=stopped resumes it" in said
     step = checkpoint.read(tmp_path / "stopped/checkpoint.pt")["step"]
     longer = [*train, "run=stopped", f"loop.total_steps={step + 20}"]
     again = subprocess.run(longer, cwd=tmp_path, capture_output=True, text=True, timeout=120)

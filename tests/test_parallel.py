@@ -112,7 +112,7 @@ def test_stopped_killed_and_resumed_equals_undisturbed(tmp_path):
     stopped.until_written(tmp_path / "cut/checkpoint.pt")
     stopped.processes[1].send_signal(signal.SIGTERM)
     assert stopped.end() == [143, 143], stopped.errors
-    assert "stopped; rl-lab train run=cut under torchrun, again 2 times, goes on" in stopped.errors[0]
+    assert "stopped; rl-lab train run=cut under torchrun, again 2 times, resumes it" in stopped.errors[0]
     assert stopped.errors[1] == ""
     summary = json.loads((tmp_path / "cut/summary.json").read_text())
     assert summary["state"] == "stopped" and 0 < summary["step"] < 8_000

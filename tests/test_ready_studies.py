@@ -15,9 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import settings
+from rl_lab.core import checking
 from rl_lab.core.folders import read_run
 from rl_lab.core.launching import cli, composition
+from rl_lab.core.launching.execution import complete_eval_env
 from rl_lab.core.studies.study import Study
 
 CONF = composition.conf_dir()
@@ -38,7 +39,8 @@ def jobs(name: str, *overrides: str) -> list[tuple[list[str], DictConfig]]:
 
 
 def check(cfg: DictConfig) -> DictConfig:
-    settings.check(cfg.loop, "loop")
+    complete_eval_env(cfg, {})
+    checking.check(cfg.loop, "loop")
     assert cfg.loop.eval_every < cfg.loop.total_steps and cfg.loop.total_steps % cfg.loop.eval_every == 0
     return cfg
 

@@ -75,7 +75,7 @@ def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path
         *DQN, "checkpoint.every=1000", "hydra.run.dir=stopped", cwd=tmp_path, kill_after=1.0, by=signal.SIGTERM
     )
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; rl-lab train run=stopped goes on" in process.err
+    assert "stopped; rl-lab train run=stopped resumes it" in process.err
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
     assert summary["state"] == "stopped" and 0 < summary["step"] < 60_000
     process = run("run=stopped", "loop.total_steps=70_000", cwd=tmp_path)
@@ -95,7 +95,7 @@ def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path):
         assert first.wait(timeout=300) == alone.returncode == 0
     assert second.returncode == 2
     assert second.err.splitlines() == [
-        f"rl-lab: {tmp_path / 'held'} is being trained by another process; wait for its end, or stop that first"
+        f"rl-lab: {tmp_path / 'held'} is being trained by another process; wait until it ends, or stop it first"
     ]
     assert rows(tmp_path / "held") == rows(tmp_path / "whole")
 

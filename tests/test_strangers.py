@@ -23,7 +23,7 @@ import yaml
 from gen_lab.__main__ import COMMANDS as GEN
 from gen_lab.parts import PARTS as GEN_PARTS
 from rl_lab.__main__ import COMMANDS as RL
-from rl_lab.core import settings
+from rl_lab.core import calls
 from rl_lab.core.launching import cli, composition
 from rl_lab.parts import PARTS as RL_PARTS
 
@@ -214,7 +214,7 @@ TARGETS = [
     "rl_lab.gymnasium_api.envs.build", "rl_lab.gymnasium_api.envs.World", "rl_lab.gymnasium_api.registration.register", "rl_lab.__main__.main",
     "rl_lab.core.tracking.reachable", "rl_lab.core.tracking.wandb_run", "rl_lab.core.tracking.nothing",
     "rl_lab.core.registry.fetch", "rl_lab.core.checkpoint.write", "rl_lab.core.files.write", "rl_lab.core.launching.launch.train",
-    "rl_lab.core.launching.composition.compose", "rl_lab.core.settings.locate", "rl_lab.envs.gym.gymnasium.make_vec",
+    "rl_lab.core.launching.composition.compose", "rl_lab.core.calls.locate", "rl_lab.envs.gym.gymnasium.make_vec",
     "rl_lab.envs.atari.np.load", "rl_lab.agents.dqn.DQN.load_state_dict", "rl_lab.planning.value_iteration.__globals__",
     "rl_lab.looking.films.write", "rl_lab.looking.browser.Browser", "rl_lab.networks.torsos.getattr", "rl_lab.networks.torsos.nn.Linear",
     "gen_lab.trained.loading.load", "gen_lab.commands.sample.sample", "gen_lab.data.cache.fetch", "gen_lab.judging.pictures.write_sheet",
@@ -264,7 +264,7 @@ def test_what_is_allowed_is_there_and_neither_writes_nor_starts_anything(name, p
     outward = "core", "playing", "commands", "looking", "loading", "cache", "pictures", "gymnasium_api"
     assert {*parts.moved.values()} <= {*parts.allowed} and not {*parts.moved} & {*parts.allowed}
     for target in parts.allowed:
-        found = settings.locate(target)
+        found = calls.locate(target)
         home = found.__module__
         assert home.startswith(("rl_lab.", "gen_lab.", "torch.", "stable_baselines3.")), target
         assert not set(home.split(".")) & set(outward) or home.startswith("torch."), target
@@ -671,7 +671,7 @@ STUDIES = {
     "a link in the way": (lambda root, victim: (root / "dqn_russell_norvig").symlink_to(victim), "is a link"),
     "a study that lies elsewhere": (lambda root, victim: shutil.move(root / "studies", root / "x"), "is not in a folder studies/<name>"),
     "jobs without end": (lambda root, victim: added(root, "agent.gamma=range(0,100000000)"), "makes more than 10,000 jobs"),
-    "more jobs at once than there are cores": (lambda root, victim: added(root, "hydra.launcher.n_jobs=100000"), "not followed unasked"),
+    "more jobs at once than there are cores": (lambda root, victim: added(root, "hydra.launcher.n_jobs=100000"), "not repeated from study.yaml"),
     "a directory with an endless name": (lambda root, victim: noted(root, directory="x" * 5000), ""),
     "figures that are none": (lambda root, victim: (root / "studies/theirs/1/jobs/0.json").write_text('{"value": ["a", "b"], "state": "finished"}'), ""),
 }  # fmt: skip
@@ -733,7 +733,7 @@ def test_whose_account_takes_the_runs_is_not_for_a_folder_to_say(honest, canary,
     assert lab("dqn", "train", f"run={folder}", "loop.total_steps=128", "device=cpu") == 0
     written = yaml.safe_load((folder / "config.yaml").read_text())["tracker"]
     assert written["entity"] is None and written["mode"] is None and list(tmp_path.glob("runs/wandb/offline-run-*"))
-    assert "says tracker.entity=attacker, which is not followed unasked" in capsys.readouterr().err
+    assert "sets tracker.entity=attacker, which is ignored" in capsys.readouterr().err
 
 
 def test_a_cache_of_a_folders_choice_is_followed_only_where_it_is_typed(canary, tmp_path, capsys):
@@ -762,8 +762,7 @@ def test_a_cache_of_a_folders_choice_is_followed_only_where_it_is_typed(canary, 
     judged = ["evaluate", "run=own", "device=cpu", "judge=none", "iwae_samples=0"]
     assert lab("vae", *judged) == 0
     assert (
-        f"says data.root={tmp_path / 'mine'}, which is not followed unasked; data.root=... follows it"
-        in capsys.readouterr().err
+        f"sets data.root={tmp_path / 'mine'}, which is ignored; type data.root=... to use it" in capsys.readouterr().err
     )
     assert lab("vae", *judged, "data.resident_gb=0", f"data.root={tmp_path / 'mine'}") == 0 and list(
         (tmp_path / "mine").rglob("*.npy")

@@ -20,7 +20,7 @@ from gen_lab.networks import coders
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder, residual_encoder
 from gen_lab.parts import PARTS
 from gen_lab.types import Spec
-from rl_lab.core import settings
+from rl_lab.core import calls
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run, Stopped
@@ -300,7 +300,7 @@ def test_importance_weights_want_a_likelihood():
 @pytest.mark.parametrize("name", ["mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"])
 def test_older_run_folders_find_their_networks(name):
     now = PARTS.moved[f"gen_lab.models.vae.{name}"]
-    assert settings.locate(now) is getattr(coders, name) and now in PARTS.allowed
+    assert calls.locate(now) is getattr(coders, name) and now in PARTS.allowed
 
 
 class Stopping(StopsAt, VAE):

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import poisson
 from torch import Tensor
 
-from rl_lab.core import settings
+from rl_lab.core import checking
 from rl_lab.core.launching import composition
 from rl_lab.envs.tabular.classics import car_rental, gambler
 from rl_lab.envs.tabular.mdp import MDP, checked
@@ -25,7 +25,7 @@ FROZEN = "frozen_lake"
 def build(name: str, *overrides: str) -> MDP:
     """The world of a YAML, as a run would have it."""
     node = composition.compose(CONF, "rl", [f"env={name}", "device=cpu", *overrides]).env
-    settings.check(node, "env")
+    checking.check(node, "env")
     return hydra.utils.instantiate(node).mdp
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from gen_lab.data import Images
 from gen_lab.parts import PARTS
 from gen_lab.types import Model
-from rl_lab.core import checkpoint, devices, reading, settings
+from rl_lab.core import checking, checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed
 from rl_lab.core.settings import Threads
@@ -38,7 +38,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Fitted:
     reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
     cfg = changed(cfg, changes)
     for part in "data", "model":
-        settings.check(cfg[part], part)
+        checking.check(cfg[part], part)
     resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))
     reading.refuse(resolved, PARTS)
     device, state = torch.device(devices.chosen(device)), checkpoint.read(path)

@@ -41,7 +41,7 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     except Exception as error:  # of as many kinds as there are ways to damage a pickle
         raise UserError(f"{path} is refused: it holds more than tensors, numbers and texts") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of rl_lab or gen_lab")
+        raise UserError(f"{path} is not a checkpoint of this library")
     if fault := _fault(state):
         raise UserError(f"{path} is refused: {fault}; delete it to start again")
     return state

@@ -8,9 +8,10 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def mean(x: Tensor) -> Tensor:
     return x if size() == 1 else total(x) / size()
 
 
-def moments(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor, dims: tuple[int, ...] | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over `dims` (None: all) of the x of all ranks together."""
     if size() == 1:
         return x.mean(dims, keepdim=keepdim), x.std(dims, keepdim=keepdim)
@@ -141,7 +142,7 @@ def average(gradients: Iterable[Tensor]) -> None:
         return
     gradients = list(gradients)
     flat = mean(torch.cat([g.flatten() for g in gradients]))
-    parts = flat.split([g.numel() for g in gradients])
+    parts = torch.split(flat, [g.numel() for g in gradients])
     torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
@@ -166,14 +167,14 @@ def of_first(x: Tensor) -> Tensor:
 
 def told(text: str | None = None) -> str:
     """What the first rank says; the others listen."""
-    words = [text]
+    words: list[str | None] = [text]
     if size() > 1:
         with _talking():
             dist.broadcast_object_list(words, 0)
-    return words[0]
+    return str(words[0])
 
 
-def gathered(state: dict) -> list[dict]:
+def gathered(state: dict[str, Any]) -> list[dict[str, Any]]:
     """In the first rank the states of the others, on the CPU, in order; elsewhere nothing."""
     if size() == 1:
         return []
@@ -190,7 +191,7 @@ class Accord:
     They ask one another about once a second. In how many calls that will be they agree upon too, for clocks differ.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._calls, self._gap, self._since = 0, 1, time.monotonic()
 
     def __call__(self, signal: int | None, due: bool, every: float) -> tuple[int | None, bool]:

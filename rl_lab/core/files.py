@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rl_lab.core.errors import UserError
 
@@ -118,7 +118,7 @@ def appending(path: Path, size: int | None = None) -> BinaryIO:
     return file
 
 
-def printable(node: object) -> object:
+def printable(node: Any) -> Any:
     """Plain data from elsewhere without what would move a terminal's cursor or change its colours."""
     if isinstance(node, str):
         return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in node)

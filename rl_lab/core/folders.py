@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -124,7 +124,7 @@ def _not_a_config(folder: Path) -> UserError:
     return UserError(f"{folder}/config.yaml is not the config of a run")
 
 
-def plain(path: Path) -> dict:
+def plain(path: Path) -> dict[str, Any]:
     """A YAML of a run folder as plain data. Raises UserError: aliases would let a small file fill the memory."""
     try:
         with files.opened(path, LARGEST) as file:
@@ -141,7 +141,7 @@ def plain(path: Path) -> dict:
     return found
 
 
-def summary(folder: Path) -> dict:
+def summary(folder: Path) -> dict[str, Any]:
     """Its summary.json; empty where there is none, or none that is whole."""
     try:
         with files.opened(folder / "summary.json", LARGEST) as file:
@@ -157,7 +157,7 @@ def _curve(steps: np.ndarray, seconds: np.ndarray, values: np.ndarray) -> Curve:
     return Curve(steps[kept], seconds[kept], values[kept])
 
 
-def _flatten(config: dict, path: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{path}{key}.")
@@ -193,7 +193,7 @@ def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
 
     A seed run twice is one sample, not two: the longer run stands for both, and a note names the other.
     """
-    alike: dict[tuple, dict[int, RunFiles]] = {}
+    alike: dict[tuple[Any, ...], dict[int, RunFiles]] = {}
     for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
         seeds = alike.setdefault((run.name, *sorted(run.settings.items())), {})
         if seeds.setdefault(run.seed, run) is not run:

@@ -3,14 +3,15 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from rl_lab.core.errors import UserError
 
 ALONE, WITH_OTHERS = fcntl.LOCK_EX, fcntl.LOCK_SH
 
 
-def lock(file, kind: int) -> bool:
-    """Whether the open file is locked now, until it is closed; False where another one that is open holds it."""
+def lock(file: int | BinaryIO, kind: int) -> bool:
+    """Whether the open file is locked now, until it is closed; False where another open file holds the lock."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,7 +38,7 @@ def of_run(folder: Path, doing: str = "trained") -> int | None:
             return None
         if not held:
             os.close(handle)
-            raise UserError(f"{folder} is being {doing} by another process; wait for its end, or stop that first")
+            raise UserError(f"{folder} is being {doing} by another process; wait until it ends, or stop it first")
         if _is_at(handle, folder):
             return handle
         os.close(handle)  # what was locked is no longer there: another folder may stand in its place

@@ -29,10 +29,10 @@ HYDRAS = {"hydra", "defaults"}
 CALLS = {"_target_", "_partial_", "_convert_"}  # of the keys by which Hydra calls, those that a run folder may hold
 LONGEST_WORDS = 10_000  # characters of a note
 PLACES = {"root", "entity"}  # where files are written, and whose account takes the runs: not for a folder to say
-NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is followed; not whose account takes the runs
+NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is used; not whose account takes the runs
 
 
-def plain(path: Path) -> dict:
+def plain(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; its references stand as they are. Raises UserError or FileNotFoundError."""
     with files.opened(path, LARGEST) as file:
         text = file.read().decode(errors="replace")
@@ -42,14 +42,14 @@ def plain(path: Path) -> dict:
         for event in events(text, path, MOST):
             if isinstance(event, yaml.ScalarEvent):
                 plain_references(event.value, path)
-        config = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
+        config: Any = OmegaConf.to_container(OmegaConf.create(text or "{}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not the config of a run")
-    return config
+    return dict(config)
 
 
 def plain_references(text: str, path: Path | str) -> None:
@@ -60,7 +60,7 @@ def plain_references(text: str, path: Path | str) -> None:
 
 
 def config(folder: Path, parts: Parts) -> DictConfig:
-    """What a run folder holds, parts by the names they have now; of its tracker only names are followed.
+    """What a run folder holds, parts by the names they have now; of its tracker only names are used.
 
     Raises UserError.
     """
@@ -87,9 +87,7 @@ def config(folder: Path, parts: Parts) -> DictConfig:
     if "tracker" in found:
         found["tracker"] = _tracker(found["tracker"], path)
     for setting, place in places:
-        print(
-            f"{path} says {setting}={place}, which is not followed unasked; {setting}=... follows it", file=sys.stderr
-        )
+        print(f"{path} sets {setting}={place}, which is ignored; type {setting}=... to use it", file=sys.stderr)
     return OmegaConf.create(found)
 
 
@@ -103,7 +101,7 @@ def _rename(node: Any, parts: Parts, config: dict) -> None:
             del node[setting]
 
 
-def _followed(target: str, config: dict) -> str:
+def _followed(target: str, config: dict[str, Any]) -> str:
     """The dotted name that a reference such as ${env._target_} leads to; any other text as it is."""
     node: Any = config
     for part in found[1].split(".") if (found := REFERENCE.fullmatch(target)) else ():
@@ -111,7 +109,7 @@ def _followed(target: str, config: dict) -> str:
     return node if isinstance(node, str) else target
 
 
-def _tracker(found: Any, path: Path) -> dict:
+def _tracker(found: Any, path: Path) -> dict[str, Any]:
     """The tracker of that name as conf/ has it, and the names that the folder gives to its runs."""
     target = str(found.get("_target_")) if isinstance(found, dict) else str(found)
     kinds = {tracker["_target_"]: tracker for tracker in map(plain, sorted((conf_dir() / "tracker").glob("*.yaml")))}
@@ -145,7 +143,7 @@ def _places(node: Any, path: str = "") -> list[tuple[str, Any]]:
 # -- what is built
 
 
-def resolved(config: dict) -> dict:
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
     """Every reference replaced by a copy of what it names. Raises UserError where one names nothing, or itself."""
     spent = [0, 0]  # values, characters
 
@@ -183,13 +181,14 @@ def resolved(config: dict) -> dict:
             node = node[part]
         return node
 
-    return of(config, "", ())
+    built: dict[str, Any] = of(config, "", ())
+    return built
 
 
-def refuse(config: dict, parts: Parts) -> None:
+def refuse(config: dict[str, Any], parts: Parts) -> None:
     """Raises UserError where anything in a `resolved` config would call what is not among `parts`.
 
-    What is called and what it is given are judged by the very text that stands there; the tracker is not of the folder.
+    Calls and arguments are checked as they stand there; the tracker comes from conf/, not from the folder.
     """
     for key in sorted(config.keys() - {"tracker"}, key=lambda key: key == "loop"):
         _refuse(config[key], str(key), parts.allowed)
@@ -203,15 +202,15 @@ def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
         return
     target = node.get("_target_")
     if "_target_" in node and not (isinstance(target, str) and target in parts):
-        raise UserError(f"{path}._target_={target} is refused: a run folder may call only rl_lab, gen_lab, torch.nn, "
-                        "torch.optim and stable_baselines3")  # fmt: skip
+        homes = sorted({name.partition(".")[0] for name in parts})
+        raise UserError(f"{path}._target_={target} is refused: a run folder may call only parts of {', '.join(homes)}")
     for key, value in node.items():
         _refuse(value, f"{path}.{key}", parts)
         if not isinstance(key, str | int | float | bool) or (
             re.fullmatch(r"_\w*_", str(key)) and (key not in CALLS or "_target_" not in node)
         ):
             raise UserError(f"{path}.{key} is refused in a run folder; delete it")
-    if "_target_" in node and (judge := parts[target]):
+    if isinstance(target, str) and (judge := parts[target]):
         for key in node.keys() - CALLS:
             if reason := judge(key, node[key]):
                 raise UserError(f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: "

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import reachable
@@ -16,7 +17,7 @@ TIMEOUT, PATIENCE = 10, 2  # seconds, before and after a run
 FORM = "run=wandb:<entity>/<project>/<run>, and :v2 behind it for an earlier version"
 
 
-def send(run, folder: Path, slowest: float = 1e6) -> None:
+def send(run: Any, folder: Path, slowest: float = 1e6) -> None:
     """The folder as the next version of the run's artifact; waits for it while `slowest` bytes a second may arrive.
 
     Online, wandb asks its server before it takes an artifact: where none answers, not even `wandb sync` has it later.
@@ -72,7 +73,7 @@ def _parts(address: str) -> list[str]:
     return parts
 
 
-def _artifact(path: str, version: str):
+def _artifact(path: str, version: str) -> Any:
     """The version asked for, or the last. Raises UserError, or ConnectionError where nobody answers."""
     import wandb
     from wandb.apis.public.runs import RunNotFoundError
@@ -101,7 +102,7 @@ def _artifact(path: str, version: str):
     return versions[version] if version else found[-1]
 
 
-def _download(artifact, folder: Path) -> Path:
+def _download(artifact: Any, folder: Path) -> Path:
     """Whole and as sent, or not at all."""
     digest, entries = artifact.digest, artifact.manifest.entries  # asked for first: it may not follow the manifest
     if {*entries} != {*FILES} or any(entry.ref for entry in entries.values()):

@@ -6,7 +6,7 @@ import shutil
 import stat
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rl_lab.core.errors import UserError
 
@@ -19,7 +19,7 @@ def memory(nbytes: float, what: str) -> None:
         raise UserError(f"{what} wants {sized(nbytes)} of memory, and {sized(free)} are free; ask for less")
 
 
-def available(device: object = "cpu") -> float:
+def available(device: Any = "cpu") -> float:
     """Bytes: what a GPU has free; or this machine, the control group around this process, and what it may take."""
     if str(device).startswith("cuda"):
         import torch  # where it is used already

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from rl_lab.core import conf_dir, settings
+from rl_lab.core import checking, conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.envs.abilities import Functional, mixed
 from rl_lab.gymnasium_api import registration
@@ -145,7 +145,7 @@ def build(world: str, device: str = "cpu", obs: str | None = None, **changes) ->
         changes["obs"] = obs or "index"
     _check_plain(changes | {"device": device}, "env")
     node = OmegaConf.merge({"device": device, "env": written}, {"env": changes}).env
-    settings.check(node, "env")
+    checking.check(node, "env")
     return hydra.utils.instantiate(node)
 
 
@@ -153,7 +153,7 @@ def _check_plain(value: Any, path: str) -> None:
     """Changes are numbers and words: nothing that Hydra would call or OmegaConf resolve. Raises UserError."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if key in settings.RESERVED:
+            if key in checking.RESERVED:
                 raise UserError(f"{path}.{key} is refused: what a world is made of is not changed from here")
             _check_plain(str(key), path)
             _check_plain(item, f"{path}.{key}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
 from rl_lab.agents.vpn.planner import Level, Planning
-from rl_lab.core import checkpoint, devices, reading, settings
+from rl_lab.core import checking, checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed
 from rl_lab.core.learner import Learner
@@ -108,7 +108,7 @@ def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, c
     node = cfg.loop.get("eval_env") or cfg.loop.get("env")
     if not isinstance(node, DictConfig):
         raise UserError(f"loop.env={node} is no environment; a run's config has a mapping with _target_ there")
-    settings.check(cfg.loop, "loop")
+    checking.check(cfg.loop, "loop")
     node.num_envs = min(node.num_envs, max_envs)
     if camera and has_camera(node._target_):
         node.camera = True

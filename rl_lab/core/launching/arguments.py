@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
@@ -80,7 +81,7 @@ def checked(overrides: list[str], root: str) -> list[str]:
     The flags are such as Hydra knows, and a group is chosen by a name.
     """
     parser = get_args_parser()
-    parser.error = lambda words: _not_read(words, overrides)
+    vars(parser)["error"] = _not_read  # argparse would print and exit
     settings = [o for before, o in zip(["", *overrides], overrides, strict=False)
                 if not o.startswith("-") and before not in WITH_VALUE]  # fmt: skip
     typed = [o for o in overrides if o not in settings] + settings
@@ -111,7 +112,9 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
         key = override.key_or_group
         jobs *= _choices(override)
         if jobs > MOST_JOBS:
-            raise UserError(f"{override.input_line[:60]} makes more than {MOST_JOBS:,} jobs; sweep over fewer values")
+            raise UserError(
+                f"{str(override.input_line)[:60]} makes more than {MOST_JOBS:,} jobs; sweep over fewer values"
+            )
         if max(map(len, key.split("/"))) > LONGEST_KEY:
             raise UserError(f"no setting '{key[:40]}...'")
         if override.is_delete() and (key in needed or key.endswith("._target_")):
@@ -143,10 +146,10 @@ def _check_choice(override: Override, optional: bool) -> None:
         is_name = [isinstance(name, str) and re.fullmatch(r"[^/$]+(/[^/$]+)*", name) for name in names]
         if not (names and all(is_name)) and not (optional and choice is None):
             known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
-            shown = override.input_line.partition("=")[2][:40]
+            shown = str(override.input_line).partition("=")[2][:40]
             raise UserError(f"{key}={shown} is no choice{nearest(shown, known) or '; --help lists them'}")
 
 
-def _not_read(words: str, overrides: list[str]) -> None:
+def _not_read(words: str) -> NoReturn:
     raise UserError(f"cannot read the command line: {words}; settings are written setting=value, and rl-lab --help "
                     "lists what there is")  # fmt: skip

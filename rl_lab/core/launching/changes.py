@@ -1,8 +1,9 @@
 """What is typed beside a run folder: single settings of its run, changed as Hydra would."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,7 +25,7 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
         if key.startswith("hydra") or override.package is not None:
-            raise UserError(f"{override.input_line} is for a new run; one that goes on keeps its folder and takes "
+            raise UserError(f"{override.input_line} is for a new run; a resumed run keeps its folder and takes "
                             "settings such as loop.total_steps=100_000")  # fmt: skip
         if key == "tracker" and isinstance(value, str):
             with_names = cfg.get("tracker") or {}
@@ -37,7 +38,7 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _chosen_tracker(name: str, before: DictConfig) -> dict:
+def _chosen_tracker(name: str, before: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     known = {path.stem: path for path in (conf_dir() / "tracker").glob("*.yaml")}
     if name not in known:
         raise UserError(f"no choice '{name}' for tracker{nearest(f'tracker={name}', (f'tracker={n}' for n in known))}")
@@ -45,7 +46,7 @@ def _chosen_tracker(name: str, before: DictConfig) -> dict:
     return kind | {key: before[key] for key in NAMES if key in kind and key in before}
 
 
-def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
+def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
     parent, _, last = key.replace("/", ".").rpartition(".")
     adds = override.is_add() or override.is_force_add()
     try:
@@ -59,7 +60,7 @@ def _change(cfg: DictConfig, override, key: str, value: Any) -> None:
             OmegaConf.set_struct(there, None)
         elif known and isinstance(there._get_node(last), DictConfig) and not isinstance(value, dict) \
                 and not OmegaConf.is_interpolation(there, last):  # fmt: skip
-            raise UserError(f"{key}={value} would make it another run; one that goes on takes settings such as "
+            raise UserError(f"{key}={value} would make it another run; a resumed run takes settings such as "
                             f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
         else:
             OmegaConf.update(cfg, key, value, merge=True, force_add=adds)

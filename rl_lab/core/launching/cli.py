@@ -1,15 +1,17 @@
 """The command line of both labs: what there is, where to read more, and the exit code."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest, printable
 from rl_lab.core.launching import launch
-from rl_lab.core.launching.composition import compose, conf_dir, groups
+from rl_lab.core.launching.composition import compose, groups, loops, parts_of
 from rl_lab.core.launching.explain import plain_errors
 
 
@@ -67,14 +69,13 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
     with plain_errors(conf_dir(), root, overrides):
         settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
     lines = [f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
-             f"{prog} train run=<folder> [setting=value ...]           go on with one",
+             f"{prog} train run=<folder> [setting=value ...]           resume one",
              f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
              "", "groups and their choices", ""]  # fmt: skip
     for group in groups(root):
-        files = sorted((conf_dir() / group).glob("*.yaml"))
-        choices = [
-            path.stem for path in files if group != "loop" or ("gen_lab." in path.read_text()) == (root == "gen")
-        ]
+        choices = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        if group == "loop":
+            choices = loops(parts_of(prog))
         if group == "experiment":
             choices = [name for name, _ in experiments(root)]
         lines.append(f"  {group:<11} {', '.join(choices)}")
@@ -90,12 +91,13 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
 
 
 def experiments(root: str) -> list[tuple[str, str]]:
-    found = []
+    """Name and first sentence of those that choose from groups of this root alone."""
+    found, known = [], set(groups(root))
     for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
-        text = path.read_text()
-        belongs = ("/model:" in text) == (root == "gen")
-        comment = next((line for line in text.splitlines() if line.startswith("# ") and "@package" not in line), "# ")
-        if belongs:
+        lines = path.read_text().splitlines()
+        comment = next((line for line in lines if line.startswith("# ") and "@package" not in line), "# ")
+        chosen = [re.match(r"\s*- override /(\w+)", line) for line in lines]
+        if {match[1] for match in chosen if match} <= known:
             found.append((path.stem, comment[2:]))
     return found
 

@@ -1,9 +1,11 @@
 """Configs out of conf/, as Hydra composes them."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
+from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
@@ -24,8 +27,8 @@ GROUPS = "experiment", "agent", "planner", "env", "model", "data"
 
 
 def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
-    """How many jobs of so many threads keep this machine busy, and no busier."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """How many jobs of this many threads keep this machine busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
     return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))
 
@@ -34,6 +37,23 @@ def groups(root: str) -> list[str]:
     """The config groups that the root's defaults choose from."""
     defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
     return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+
+
+def parts_of(prog: str) -> Parts:
+    """What the lab of this program declares: rl-lab's is rl_lab/parts.py."""
+    parts: Parts = importlib.import_module(f"{prog.replace('-', '_')}.parts").PARTS
+    return parts
+
+
+def loops(parts: Parts) -> list[str]:
+    """Those of conf/loop that are a lab's own."""
+    return sorted(path.stem for path in (conf_dir() / "loop").glob("*.yaml") if _target_of(path) in parts.allowed)
+
+
+def _target_of(path: Path) -> str:
+    """What a YAML calls, or what the first of its defaults does."""
+    node: Any = OmegaConf.load(path)
+    return str(node["_target_"]) if "_target_" in node else _target_of(path.with_name(f"{node.defaults[0]}.yaml"))
 
 
 def is_group(key: str) -> bool:
@@ -47,7 +67,7 @@ def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
-    for key in cfg:
+    for key in map(str, cfg):
         yield f"{path}{key}"
         if (
             not OmegaConf.is_interpolation(cfg, key)

@@ -1,25 +1,27 @@
 """One run of a composed config: held against the signatures, opened in its folder, gone through."""
 
-import importlib
 import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import files, reading
+from rl_lab.core import conf_dir, files, reading
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.changes import changed
-from rl_lab.core.launching.composition import GROUPS, conf_dir, groups
+from rl_lab.core.launching.composition import GROUPS, groups, loops, parts_of
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
 from rl_lab.core.studies.jobs import Value
+
+if TYPE_CHECKING:
+    from rl_lab.core.run import Run
 
 
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
@@ -30,10 +32,11 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         if not _follows():
             _check_new(prog, folder)
         _check_root(cfg, root)
-        _check_loop(cfg, prog, chosen.choices)
+        _check_loop(prog, chosen.choices)
+        complete_eval_env(cfg, chosen.choices)
         _keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         _check_protocol(cfg, chosen.choices)
-        return _carry_out(_written_out(cfg), folder, prog, None if trusted else _parts(prog), lock)
+        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock)
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
@@ -41,18 +44,18 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     with _held(folder, made=False) as lock:
         for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
             files.inside(folder, name)
-        cfg = reading.config(folder, _parts(prog))
-        reading.refuse(reading.resolved(_plain(cfg)), _parts(prog))
+        cfg = reading.config(folder, parts_of(prog))
+        reading.refuse(reading.resolved(_plain(cfg)), parts_of(prog))
         cfg = changed(cfg, changes)
         _check_root(cfg, root)
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
-        return _carry_out(cfg, folder.resolve(), prog, _parts(prog), lock)
+        return _carry_out(cfg, folder.resolve(), prog, parts_of(prog), lock)
 
 
 @contextmanager
 def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
-    """The folder belongs to this process before anything in it is judged. Whoever is refused removes nothing."""
+    """The folder is locked before anything in it is checked. A process that gets no lock removes nothing."""
     from rl_lab.core import locks
 
     if _follows():
@@ -74,15 +77,15 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
 
 def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None) -> Value:
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
-    from rl_lab.core import devices, distributed, room, settings
+    from rl_lab.core import checking, devices, distributed, room, settings
 
     device = devices.chosen(settings.conform("device", cfg.get("device", "auto"), str))
     if device == "cpu":
         room.bound_memory()
     if parts is not None:
         reading.refuse(reading.resolved(_plain(cfg) | {"device": device}), parts)
-    settings.check(cfg.loop, "loop")
-    settings.check(cfg.tracker, "tracker")
+    checking.check(cfg.loop, "loop")
+    checking.check(cfg.tracker, "tracker")
     _check_values(cfg)
     written = _plain(cfg)
     resolved = reading.resolved(written | {"device": device})
@@ -99,7 +102,7 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
-        run.say(f"stopped; {prog} train run={shown}{again} goes on")
+        run.say(f"stopped; {prog} train run={shown}{again} resumes it")
         raise
     run.say(f"finished: {shown}")
     return objective(run.final)
@@ -124,21 +127,17 @@ def _follows() -> bool:
     return distributed.rank() > 0
 
 
-def _parts(prog: str) -> Parts:
-    """What a run folder of this lab may call, as the lab declares it."""
-    return importlib.import_module(f"{prog.replace('-', '_')}.parts").PARTS
-
-
-def _plain(cfg: DictConfig) -> dict:
-    return OmegaConf.to_container(cfg, resolve=False)
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    return dict(plain)
 
 
 def _written_out(cfg: DictConfig) -> DictConfig:
     """References between settings stay, other interpolations (of a variable, of the time) become what they say now."""
 
-    def of(node: DictConfig | ListConfig) -> Any:
-        keys = node if isinstance(node, DictConfig) else range(len(node))
-        values = {}
+    def of(node: Any) -> Any:
+        keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+        values: dict[Any, Any] = {}
         for key in keys:
             raw = node._get_node(key)
             text = raw._value() if OmegaConf.is_interpolation(node, key) else None
@@ -151,7 +150,8 @@ def _written_out(cfg: DictConfig) -> DictConfig:
                 values[key] = of(node[key]) if OmegaConf.is_config(node[key]) else node[key]
         return values if isinstance(node, DictConfig) else list(values.values())
 
-    return OmegaConf.create(of(cfg))
+    written: DictConfig = OmegaConf.create(of(cfg))
+    return written
 
 
 def _check_values(cfg: DictConfig) -> None:
@@ -160,12 +160,14 @@ def _check_values(cfg: DictConfig) -> None:
 
     cfg.name = folder_name(cfg.name)
     cfg.device = settings.conform("device", cfg.get("device", "auto"), str)
-    for key, hint in {"seed": settings.Natural, "threads": settings.Threads}.items():
+    hints: dict[str, Any] = {"seed": settings.Natural, "threads": settings.Threads}
+    for key, hint in hints.items():
         cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
     checkpoint = cfg.get("checkpoint")
     if not isinstance(checkpoint, DictConfig):
         raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")
-    for key, hint in {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}.items():
+    hints = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
+    for key, hint in hints.items():
         checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)
 
 
@@ -194,7 +196,7 @@ def _check_new(prog: str, folder: Path) -> None:
         raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
 
 
-def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
+def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None) -> "Run":
     import torch
 
     from rl_lab.core import distributed, run
@@ -204,8 +206,11 @@ def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
     torch.set_num_threads(resolved["threads"])
     names = {"name": resolved["name"], **(resolved.get("choices") or {}), "seed": resolved["seed"]}
-    first = lambda value: value[0] if isinstance(value, list) and value else value
-    references = [key for key, value in written["loop"].items() if str(first(value)).startswith("${")]
+    references = [
+        key
+        for key, value in written["loop"].items()
+        if str(value[0] if isinstance(value, list) and value else value).startswith("${")
+    ]
     shown = resolved | {"loop": {k: v for k, v in resolved["loop"].items() if k not in references}}
     checkpoint, text = resolved["checkpoint"], OmegaConf.to_yaml(OmegaConf.create(written | processes))
     if len(text) > reading.LARGEST:
@@ -220,13 +225,13 @@ def _open_run(written: dict, resolved: dict, folder: Path, lock: int | None):
     )  # fmt: skip
 
 
-def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> None:
+def _keep_what_runs(cfg: DictConfig, choices: dict[str, Any], typed: Sequence[str]) -> None:
     """Drops the groups that the chosen loop does not name (a planner's run has no agent) and notes the choices.
 
     Raises UserError where a setting of such a group was typed: it would be ignored.
     """
     OmegaConf.set_struct(cfg, False)
-    named = {str(v)[2:-1] for v in OmegaConf.to_container(cfg.loop, resolve=False).values() if str(v).startswith("${")}
+    named = {str(v)[2:-1] for v in _plain(cfg.loop).values() if str(v).startswith("${")}
     for group in GROUPS[1:]:
         if group in named or group not in cfg:
             continue
@@ -238,28 +243,50 @@ def _keep_what_runs(cfg: DictConfig, choices: dict, typed: Sequence[str]) -> Non
     cfg.choices = {g: choices[g] for g in GROUPS if choices.get(g) and (g in cfg or g == "experiment")}
 
 
-def _who(group: str, choices: dict) -> str:
+def _who(group: str, choices: dict[str, Any]) -> str:
     planner = choices.get("planner")
     return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
 
 
-def _check_loop(cfg: DictConfig, prog: str, choices: dict) -> None:
+def _check_loop(prog: str, choices: dict[str, Any]) -> None:
     """Both labs' loops are in one folder."""
-    homes = {str(cfg.loop.get("_target_")).partition(".")[0].replace("_", "-")}
-    if other := homes & {"rl-lab", "gen-lab"} - {prog}:
-        raise UserError(f"loop={choices.get('loop')} is for {other.pop()}; leave it out, or choose another loop")
+    chosen = choices.get("loop")
+    if (conf_dir() / f"loop/{chosen}.yaml").is_file() and chosen not in (own := loops(parts_of(prog))):
+        raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
 
 
-def _check_protocol(cfg: DictConfig, choices: dict) -> None:
+def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
+    """An eval_env without _target_ is `env` but for the settings it has: any other becomes a reference, ${env.size}.
+
+    Raises UserError where `env` has no such setting.
+    """
+    OmegaConf.set_struct(cfg, False)
+    changes, env = cfg.loop._get_node("eval_env"), cfg.get("env")
+    if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
+        return
+    from rl_lab.core import calls
+
+    known = inspect.signature(calls.called(env, "env")).parameters
+    for key in map(str, changes):
+        if key not in known:
+            raise UserError(
+                f"loop.eval_env.{key} would change env.{key}, and env={choices.get('env')} has no such setting; choose "
+                "another env or loop, or leave it out"
+            )
+    cfg.loop.eval_env = {key: f"${{env.{key}}}" for key in map(str, env)} | _plain(changes)
+
+
+def _check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """A protocol sets what only some worlds have."""
     protocol, env = choices.get("protocol"), cfg.get("env")
     if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
         return
-    from rl_lab.core import settings
+    from rl_lab.core import calls
 
-    known = inspect.signature(settings.called(env, "env")).parameters
+    known = inspect.signature(calls.called(env, "env")).parameters
     path = conf_dir() / f"protocol/{protocol}.yaml"
-    wanted = OmegaConf.load(path).get("env", {}) if path.is_file() else {}
+    protocol_file: Any = OmegaConf.load(path) if path.is_file() else {}
+    wanted = protocol_file.get("env", {})
     if unknown := [key for key in wanted if key not in known]:
         raise UserError(f"protocol={protocol} sets env.{unknown[0]}, and env={choices.get('env')} has no such setting; "
                         "leave the protocol out, or choose env=atari")  # fmt: skip
@@ -267,13 +294,13 @@ def _check_protocol(cfg: DictConfig, choices: dict) -> None:
 
 def _check_root(cfg: DictConfig, root: str) -> None:
     """A misspelt key at the top of a YAML would otherwise be added and never read."""
-    base = OmegaConf.load(conf_dir() / f"{root}.yaml")
-    known = {k for k in base if k not in ("defaults", "hydra")} | {"choices"}
+    base: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    known = {str(k) for k in base if k not in ("defaults", "hydra")} | {"choices"}
     known |= {*groups(root)} - {"experiment"}
     for key in "checkpoint", "loop", "tracker":
         if not isinstance(cfg.get(key), DictConfig):
-            raise UserError(f"{key}={cfg.get(key)} is impossible: it must be a mapping of settings")
-    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, set(base.checkpoint))):
-        for key in node:
+            raise UserError(f"{key}={cfg.get(key)}: it must be a mapping of settings")
+    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, base.checkpoint)})):
+        for key in map(str, node):
             if key not in allowed:
                 raise UserError(f"no setting '{path}{key}'{nearest(path + key, (path + k for k in allowed))}")

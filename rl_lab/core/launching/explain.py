@@ -28,7 +28,7 @@ class plain_errors:
     def __enter__(self) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         for link in _chain(error):
             if isinstance(link, UserError):
                 raise link from None
@@ -123,14 +123,14 @@ def _too_large(error: BaseException) -> str | None:
 
 def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     """No such setting; or one that the signature has and the YAML leaves at its default."""
-    from rl_lab.core import settings
+    from rl_lab.core import calls
 
     if "/" in key and is_group(key):
-        return f"{key} is not for the {key.partition('/')[0]} that is chosen; leave it out"
+        return f"{key} is not for the chosen {key.partition('/')[0]}; leave it out"
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
     target = node.get("_target_") if isinstance(node, DictConfig) else None
-    if target and name in inspect.signature(settings.locate(target)).parameters:
+    if target and name in inspect.signature(calls.locate(target)).parameters:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
         return f"'{key}' is not in the YAML; write +{key}=... to add it"

@@ -6,18 +6,20 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.arguments import check_settings, checked, split
-from rl_lab.core.launching.composition import compose, conf_dir, parsed
+from rl_lab.core.launching.composition import compose, parsed
 from rl_lab.core.launching.execution import begin, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
-from rl_lab.core.studies.jobs import Value, sit
+from rl_lab.core.studies.jobs import Value, run_job
 from rl_lab.core.studies.launcher import recording
 from rl_lab.core.studies.report import account
 from rl_lab.core.studies.study import Study, runs_of
@@ -61,9 +63,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
 def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
     """Goes on with the run in a folder. Returns the exit code, raises UserError."""
     if flags := [change for change in changes if change.startswith("-")]:
-        raise UserError(
-            f"{flags[0]} is for a new run; one that goes on takes settings such as loop.total_steps=100_000"
-        )
+        raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
     with plain_errors(conf_dir(), root, changes):
         go_on(folder, changes, prog, root)
     return 0
@@ -85,7 +85,7 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
         return train(prog, root, arguments)
 
 
-def _counted(prog: str, studies: list[Study], plain: Callable, main: Callable) -> int:
+def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: Callable[..., Any]) -> int:
     """The exit code of `main`, and what came of the jobs if it launched any."""
     try:
         with plain():
@@ -111,13 +111,13 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     """`study resume <folder>`: launches what the study misses, by its own command line; hydra.* may be given anew."""
     folders, overrides = split(arguments)
     if len(folders) != 1:
-        raise UserError(f"{prog} study resume goes on with one study: name its folder, runs/studies/<name>/<time>")
+        raise UserError(f"{prog} study resume resumes one study: name its folder, runs/studies/<name>/<time>")
     study = Study(folders[0].resolve())
     if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
-        raise UserError(f"{fixed[0]} would make it another study; a study that goes on takes hydra.* settings alone")
+        raise UserError(f"{fixed[0]} would make it another study; a resumed study takes hydra.* settings alone")
     replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
     if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
-        print(f"not followed unasked, give it again if it is wanted: {' '.join(left)}", file=sys.stderr)
+        print(f"not repeated from study.yaml: {' '.join(left)}; type it again to use it", file=sys.stderr)
     for path in (*study.root.glob("*"), *study.root.glob("*/*")):
         if path.is_symlink():
             raise UserError(
@@ -152,7 +152,7 @@ def job(
             return begin(cfg, prog, root, trusted=ours)
 
     number = int(chosen.job.name.rpartition("-")[2])
-    value = sit(study, number, folder, prog, work, launcher)
+    value = run_job(study, number, folder, prog, work, launcher)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return value and value[1]
@@ -173,7 +173,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
     a command that has `changes` among its parameters.
     """
-    from rl_lab.core import settings
+    from rl_lab.core import calls, checking
 
     folders, given = split(arguments)
     config_name = f"command/{root}/{name}"
@@ -184,8 +184,8 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
-        settings.check(cfg)
-        if changes and "changes" not in inspect.signature(settings.locate(cfg._target_)).parameters:
+        checking.check(cfg)
+        if changes and "changes" not in inspect.signature(calls.locate(cfg._target_)).parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
         hydra.utils.call(cfg, runs=runs, **({"changes": changes} if changes else {}))

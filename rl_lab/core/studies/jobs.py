@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
@@ -18,10 +19,10 @@ from rl_lab.core.studies.study import Study
 Value = tuple[str, float] | None  # what a run came to: the name of a metric, and its last figure
 
 
-def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool], Value], launcher: int) -> Value:
+def run_job(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool], Value], launcher: int) -> Value:
     """Does the work and notes what came of it; no mistake and no crash leaves here.
 
-    `work` is told whether the study has begun this very folder before. `launcher` is the process that launches.
+    `work` takes whether the study has begun this very folder before. `launcher` is the process that launches.
     """
     apart = os.getpid() != launcher
     with study.holding(number) as held:
@@ -33,7 +34,7 @@ def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool
             return None
         begun = study.job(number).folder == seen
         study.note(number, folder=seen, state="running", process=[socket.gethostname(), os.getpid()])
-        if apart:  # Ctrl-C reaches every process of a terminal; the launcher alone answers it, and tells the jobs
+        if apart:  # Ctrl-C reaches every process of a terminal; the launcher alone answers it, and stops the jobs
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         start = time.monotonic()
         with printing_to(study.log(number), apart):
@@ -46,7 +47,7 @@ def sit(study: Study, number: int, folder: Path, prog: str, work: Callable[[bool
         return outcome.get("value")
 
 
-def _outcome(prog: str, work: Callable[[], Value]) -> dict:
+def _outcome(prog: str, work: Callable[[], Value]) -> dict[str, Any]:
     try:
         return {"state": "finished", "value": work()}
     except UserError as error:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -15,14 +16,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
 from rl_lab.core import interrupts
-from rl_lab.core.studies.report import tell
+from rl_lab.core.studies.report import follow
 from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
 
 
 @contextmanager
-def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[list[Study]]:
+def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> Iterator[list[Study]]:
     """In here a sweeper that asks Hydra for its launcher gets one that keeps a study, which joins the yielded list.
 
     `job(config, study=..., launcher=...)` is what the launcher's processes call.
@@ -30,8 +31,10 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[l
     studies, plugins = [], Plugins.instance()
     ask = plugins.instantiate_launcher
 
-    def instantiate_launcher(hydra_context: HydraContext, task_function: Callable, config: DictConfig) -> Launcher:
-        del plugins.instantiate_launcher  # asked once; what is sent to other processes is Hydra's own
+    def instantiate_launcher(
+        hydra_context: HydraContext, task_function: Callable[..., Any], config: DictConfig
+    ) -> Launcher:
+        del vars(plugins)["instantiate_launcher"]  # asked once; what is sent to other processes is Hydra's own
         study = begin(config)
         studies.append(study)
         with read_write(config):
@@ -39,7 +42,7 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable) -> Iterator[l
         task = partial(job, study=study, launcher=os.getpid())
         return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study)
 
-    plugins.instantiate_launcher = instantiate_launcher
+    vars(plugins)["instantiate_launcher"] = instantiate_launcher  # before the class's own method
     try:
         yield studies
     finally:
@@ -52,7 +55,7 @@ class Recorded(Launcher):
     def __init__(self, launcher: Launcher, study: Study):
         self.launcher, self.study = launcher, study
 
-    def setup(self, **_) -> None: ...  # the launcher inside is set up
+    def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """What each job came to; None where it failed, which an objective cannot be."""
@@ -61,7 +64,7 @@ class Recorded(Launcher):
         self.study.share_mistake(None)
         for number in missing:
             self.study.note(number, state="waiting")
-        with _told(self.study, numbers), _stoppable(self.study) as stopped:
+        with _followed(self.study, numbers), _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
         if stopped or self.study.stopping:
@@ -94,24 +97,25 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _told(study: Study, numbers: list[int]) -> Iterator[None]:
+def _followed(study: Study, numbers: list[int]) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
-    teller = threading.Thread(target=tell, args=(study, numbers, sys.stderr, done), daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=follow, args=(study, numbers, sys.stderr, done), daemon=True)
+    reporter.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        reporter.join()
 
 
 @contextmanager
 def _stoppable(study: Study) -> Iterator[list[int]]:
     """The first signal asks every job to save and stop; a second one is not waited for."""
-    received, outputs = [], interrupts.terminals()
+    received: list[int] = []
+    outputs = interrupts.terminals()
 
-    def on_signal(number: int, _frame) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         if interrupts.insists(number, received):
             raise _interruption(received)
         received.append(number)

@@ -16,24 +16,24 @@ from rl_lab.core.studies.study import STATES, Job, Study
 POLL = 0.3  # seconds between looks at the files of the jobs
 
 
-def tell(study: Study, numbers: list[int], out: TextIO, done: threading.Event) -> None:
+def follow(study: Study, numbers: list[int], out: TextIO, done: threading.Event) -> None:
     """Says what becomes of the jobs until `done` is set; those that need nothing are not mentioned."""
     total = len(study.about["jobs"])
-    told = {n: state for n in numbers if (state := study.job(n).state) in ("finished", "running")}
-    ended = Counter(told.values())["finished"] + numbers[0] if numbers else 0
-    if told:
-        print(f"{len(told)} of these jobs need nothing done", file=out, flush=True)
+    shown = {n: state for n in numbers if (state := study.job(n).state) in ("finished", "running")}
+    ended = Counter(shown.values())["finished"] + numbers[0] if numbers else 0
+    if shown:
+        print(f"{len(shown)} of these jobs are finished or running", file=out, flush=True)
     last = False
     while True:
         for number in numbers:
-            job = study.job(number) if told.get(number) != "finished" else None
-            if job and job.state not in ("waiting", told.get(number)):
+            job = study.job(number) if shown.get(number) != "finished" else None
+            if job and job.state not in ("waiting", shown.get(number)):
                 ended += job.state != "running"
                 if job.state == "running":
                     print(f"started: {study.label(number)}", file=out, flush=True)
-                elif told.get(number) != job.state and not _spared(job):
+                elif shown.get(number) != job.state and not _spared(job):
                     print(f"[{ended}/{total}] {sentence(study, job)}", file=out, flush=True)
-                told[number] = job.state
+                shown[number] = job.state
         if last:
             return
         last = done.wait(POLL)
@@ -72,7 +72,7 @@ def account(study: Study, prog: str) -> tuple[str, int]:
             more = spared.pop(job.reason, 0)
             lines.append(f"  {sentence(study, job)}" + f", as would {more} more" * (more > 0))
     if len(jobs) > counts["finished"]:
-        lines.append(f"{prog} study resume {_near(study.folder)} goes on with what is missing")
+        lines.append(f"{prog} study resume {_near(study.folder)} runs what is missing")
     else:
         lines.append(
             f"{prog} study {_near(study.folder)} lists them, {prog} compare {_near(study.folder)} compares them"
@@ -111,7 +111,7 @@ def _table(study: Study) -> Table:
 
 def _steps(study: Study, job: Job) -> str:
     try:
-        about = summary(study.folder / job.folder)
+        about = summary(study.folder / (job.folder or ""))
         return f"{about['step']:,}" + (f" of {about['total']:,}" if about["total"] >= about["step"] else "")
     except (TypeError, ValueError, KeyError):
         return ""

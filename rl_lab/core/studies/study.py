@@ -2,7 +2,7 @@
 
     study.yaml      what was asked for: the command line, the git revision, the settings of every job
     jobs/3.json     what came of job 3: its run's folder, its state, seconds, value and reason
-    jobs/3.log      what it printed; locked while it runs, which tells the killed from the living
+    jobs/3.log      what it printed; locked while it runs, which shows whether the process is alive
     mistake         what one job found wrong and every other would, so that none of them tries
     stop            while this file is there, no further job begins
 
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -29,7 +29,7 @@ from rl_lab.core.launching.composition import is_group
 from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
-# Of a recorded command line, what is done again unasked: settings of a run, and who launches the jobs.
+# Of a recorded command line, what resuming repeats: settings of a run, and who launches the jobs.
 REPLAYED = re.compile(
     r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
     r"|hydra\.(launcher|sweeper)\.(n_jobs=-?\d{1,2}|n_trials=.*|max_batch_size=.*|params\..*=.*)"
@@ -37,7 +37,7 @@ REPLAYED = re.compile(
 WORDS = re.compile(r"[\w ,.()\[\]'\"+:*-]*")  # the value of a setting without dots may be the name of a file in conf/
 
 
-KINDS = {
+KINDS: dict[str, type | tuple[type, ...]] = {
     "folder": str,
     "state": str,
     "seconds": (int, float),
@@ -54,17 +54,18 @@ class Job(NamedTuple):
     overrides: list[str]
     state: str = "waiting"  # one of STATES
     folder: str | None = None  # of its run, seen from the study's folder
-    seconds: float | None = None  # of its last sitting
-    value: list | None = None  # name and number: what a search goes by
+    seconds: float | None = None  # of the last time it ran
+    value: list[Any] | None = None  # name and number: what a search goes by
     reason: str | None = None  # of a mistake or a crash, in one line
-    process: list | None = None  # host and process id
+    process: list[Any] | None = None  # host and process id
 
 
 class Study:
     """The files of one study. Raises UserError where the folder holds none."""
 
     def __init__(self, folder: Path):
-        self.folder, self._shared = Path(folder), (0, set())  # of so many jobs, the settings that all have
+        self.folder = Path(folder)
+        self._shared: tuple[int, set[str]] = 0, set()  # the number of jobs, and the settings that all of them have
         if not (self.folder / "study.yaml").exists():
             raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")
         self.about = plain(self.folder / "study.yaml")
@@ -109,7 +110,7 @@ class Study:
             folder.rmdir()
 
     def replayed(self, another_launcher: bool = False) -> list[str]:
-        """The recorded arguments that are followed unasked: none that Hydra could be made to run code by."""
+        """The recorded arguments that are used again: none by which Hydra could be made to run code."""
         of_launcher = ("hydra/launcher", "hydra.launcher")
         return [a for a in self.about["arguments"]
                 if _is_followed(a) and not (another_launcher and a.startswith(of_launcher))]  # fmt: skip
@@ -139,14 +140,14 @@ class Study:
                 return job
         return job._replace(state="interrupted")
 
-    def note(self, number: int, **outcome) -> None:
+    def note(self, number: int, **outcome: Any) -> None:
         """What is known of the job now; of what was known before, only its folder stays."""
         folder = {"folder": self._noted(number).get("folder")}
         path = files.inside(self.folder, f"jobs/{number}.json")
         files.write(path, json.dumps(folder | outcome, default=str) + "\n")
 
     def label(self, number: int) -> str:
-        """The settings that tell the job from the others, as they are typed."""
+        """The settings by which the job differs from the others, as they are typed."""
         return " ".join(self.differing(number))
 
     def differing(self, number: int) -> list[str]:
@@ -175,7 +176,7 @@ class Study:
         except FileNotFoundError:
             return False
 
-    def _noted(self, number: int) -> dict:
+    def _noted(self, number: int) -> dict[str, Any]:
         """Nothing where that was not written, or is damaged: the job is then done again."""
         try:
             with files.opened(self.folder / f"jobs/{number}.json", LARGEST) as file:
@@ -192,7 +193,7 @@ class Study:
     # -- a mistake that every job would make
 
     def shares(self, reason: str) -> bool:
-        """Whether what tells the jobs apart are settings alone, none of which the reason of a mistake names."""
+        """Whether jobs differ in settings alone, none of which the reason of a mistake names."""
         differing = {
             setting.lstrip("+~").partition("=") for n in range(len(self.about["jobs"])) for setting in self.differing(n)
         }
@@ -229,7 +230,7 @@ class Study:
         return [pid for host, pid in running if host == socket.gethostname()]
 
 
-def _is_pair(found: list | None) -> bool:
+def _is_pair(found: list[Any] | None) -> bool:
     """A name and a number, or nothing."""
     return not found or (isinstance(found[0], str) and type(found[1]) in (int, float) and abs(found[1]) < 1e300)
 
@@ -259,6 +260,7 @@ def runs_of(folders: list[Path]) -> list[Path]:
     return found
 
 
-def _yaml(about: dict) -> str:
+def _yaml(about: dict[str, Any]) -> str:
     """A line for each job."""
-    return yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=1_000)
+    text: str = yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=1_000)
+    return text

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-SHOWN = ("episode/return", "eval/return", "plan/residual", "eval/nll_nats", "eval/nll_bound_nats",
-         "eval/bits_per_dim", "eval/bits_per_dim_bound")  # fmt: skip
+from rl_lab.core.metrics import is_objective
+
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -49,7 +49,7 @@ class Progress:
         return " · ".join(words) + ("" if self._bar else f" · {left:,.0f} s left")
 
     def show(self, values: dict[str, float], step: int) -> None:
-        self._shown |= {k: v for k, v in values.items() if k.split("[")[0] in SHOWN}
+        self._shown |= {k: v for k, v in values.items() if is_objective(k)}
 
     def say(self, text: str, once: bool = False) -> None:
         if not (once and text in self._said):

@@ -22,7 +22,8 @@ from rl_lab.core.comparing.statistics import (
     stratified_bootstrap,
     x_at_threshold,
 )
-from rl_lab.core.folders import Curve, RunFiles, is_lower_better
+from rl_lab.core.folders import Curve, RunFiles
+from rl_lab.core.metrics import is_lower_better
 
 AGGREGATES = {"IQM": iqm, "median": median_of_tasks, "mean": np.mean, "optimality gap": optimality_gap}
 POINTS = 201  # of a curve over tasks, and of a profile

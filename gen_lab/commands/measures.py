@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
     """What its evaluation.json says; nothing, and a note, where that is damaged or a link."""
     try:
         with opened(folder / "evaluation.json", LARGEST) as file:
-            record = printable(json.load(file))
+            record: Any = printable(json.load(file))
         floor = {name.replace("/frechet[", "/frechet_floor["): x for name, x in record.get("floor", {}).items()}
         values = {name: x for name, x in floor.items() if "/frechet_floor[" in name}
         values = proper(values | record["scores"] | record.get("measures", {}))

@@ -25,7 +25,9 @@ KNOWN = {  # by stage/quantity in lower case, * for any text; the first that fit
     "eval/nll_bound_nats": LOWER_OBJECTIVE,
     "eval/bits_per_dim": LOWER_OBJECTIVE,
     "eval/bits_per_dim_bound": LOWER_OBJECTIVE,
-    **dict.fromkeys(("*nats", "*/bits", "*/kl", "*loss", "*error", "*mse", "*_bce", "*residual", "*perplexity"), LOWER),
+    **dict.fromkeys(
+        ("*nats", "*nll", "*/bits", "*/kl", "*loss", "*error", "*mse", "*_bce", "*residual", "*perplexity"), LOWER
+    ),
     **dict.fromkeys(("*frechet*", "*distance", "*mmd", "*fid", "*kid"), LOWER),
 }
 

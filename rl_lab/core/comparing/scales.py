@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rl_lab.core.comparing.groups import Groups
-from rl_lab.core.comparing.statistics import iqm
+from rl_lab.core.comparing.statistics import Numbers, iqm
 from rl_lab.core.errors import UserError
 from rl_lab.core.metrics import Metric, is_lower_better
 
@@ -38,7 +39,7 @@ class Scale(NamedTuple):
     zero: float = 0.0
     one: float = 1.0
 
-    def __call__(self, score) -> np.ndarray:
+    def __call__(self, score: ArrayLike) -> Numbers:
         return (np.asarray(score, float) - self.zero) / (self.one - self.zero)
 
     def raw(self, score: float) -> float:

@@ -1,23 +1,27 @@
-.PHONY: demo test lint test-slow bench clean
+.PHONY: help demo test lint test-slow bench clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
 BIN := $(VENV)/bin
 
-demo: $(VENV)/.installed
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed  ## run every part of both labs once, in under 5 minutes of CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
-test: $(VENV)/.installed-dev lint
+test: $(VENV)/.installed-dev lint  ## lint, and run the tests that take seconds
 	$(BIN)/pytest -q -n auto --dist loadfile
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
 
-test-slow: $(VENV)/.installed-dev
+test-slow: $(VENV)/.installed-dev  ## run the tests that train for minutes
 	$(BIN)/pytest -q -m slow
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev  ## measure speed on this machine, beside other libraries
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python tests/bench/atari.py
 	$(BIN)/python tests/bench/gridworld.py
@@ -26,7 +30,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/pixelcnn.py --sizes 28
 	$(BIN)/python tests/bench/images.py
 
-clean:
+clean:  ## remove the virtual environment
 	rm -rf $(VENV)
 
 $(VENV)/.installed: pyproject.toml

@@ -14,7 +14,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.core.comparing.compare import analyse, compare
 from rl_lab.core.comparing.tables import captions, show
 from rl_lab.core.errors import UserError
-from rl_lab.core.folders import choose_metric, is_lower_better, read_run
+from rl_lab.core.folders import choose_metric, read_run
 from rl_lab.core.launching import cli
 from rl_lab.core.style import COLORS
 
@@ -81,16 +81,6 @@ def test_where_lower_is_better_best_is_the_least_and_the_threshold_comes_from_ab
     out = capsys.readouterr().out
     assert "eval/nll_nats[mnist]: lower is better; interquartile mean over n seeds" in out
     assert "threshold: 105.5, 90 % of the way from the worst first value to the best final one" in out
-
-
-@pytest.mark.parametrize("metric", ["eval/bits_per_dim[x]", "eval/nll_nats", "plan/residual", "FID", "eval/regret"])
-def test_metrics_of_which_less_is_more(metric):
-    assert is_lower_better(metric)
-
-
-@pytest.mark.parametrize("metric", ["eval/return", "a2c/entropy", "eval/confidence", "eval/return[loss]"])
-def test_metrics_of_which_more_is_more(metric):
-    assert not is_lower_better(metric)
 
 
 def test_areas_are_taken_over_the_steps_that_every_group_covers(runs, contrast, capsys):

@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.commands.compare import Cell, compare, joined, measures, proper, written
+from gen_lab.commands.compare import compare, written
+from gen_lab.commands.measures import Cell, joined, measures, proper
 from rl_lab.core.comparing.groups import arrange
 from rl_lab.core.folders import read_runs
 from rl_lab.core.launching import cli

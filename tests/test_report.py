@@ -93,9 +93,9 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import wandb_run
 tracker = partial(wandb_run, project="lab", entity=None, init_timeout=2)
 try:
-    report.check(tracker)
+    project = report.project(tracker)
     results, _ = analyse([Path(sys.argv[1])], resamples=20)
-    print(report.save(results, ["a caption"], tracker))
+    print(report.save(results, ["a caption"], project))
 except UserError as error:
     print("refused:", error)
 """
@@ -140,7 +140,7 @@ def test_without_wandb(runs, tmp_path):
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(UserError) as error:
-        report.check(TRACKER)
+        report.project(TRACKER)
     assert str(error.value) == 'report=true needs wandb-workspaces; pip install "rl-lab[report]"'
 
 
@@ -149,5 +149,5 @@ def test_without_a_server(runs, server, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     done = fresh(SAVE, runs)
     assert done.stdout.strip().split("\n")[-1] == (
-        "refused: report=true: http://127.0.0.1:9 does not answer; the other files can be had without report=true"
+        "refused: report=true: http://127.0.0.1:9 does not answer; leave out report=true to get the other files"
     )

@@ -15,6 +15,7 @@ from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Fitted, load, some
 from rl_lab.core.files import inside, write
 from rl_lab.core.learner import Metrics
+from rl_lab.core.metrics import Metric
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Natural
 
@@ -47,8 +48,8 @@ def evaluate(
             by = None
             print(f"{folder}: {error}")
         scores = _floats(evaluate_model(fitted.model, fitted.data, seed, iwae_samples))
-        for name in (name for name in scores if "_se[" not in name):
-            error = scores.get(name.replace("[", "_se["))
+        for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
+            name, error = metric.name, scores.get(metric.error)
             scored.add_row(*head, *_cells(name, scores[name]), "" if error is None else f"{error:.4f}")
         record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
                   "device": str(fitted.device), "scores": scores}  # fmt: skip

@@ -1,7 +1,6 @@
 """What run folders say, read from their files alone: settings, curves, and which runs differ by the seed only."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,23 +15,6 @@ from rl_lab.core.yaml_events import LOADER, events
 LARGEST_VALUE, LONGEST_NAME = 1e100, 200  # of a metric that can be drawn; characters
 LARGEST, MOST = 2**22, 1_000_000  # bytes of a config, a summary or a study, and values in it
 IGNORED = {"seed", "device", "threads", "tracker", "checkpoint", "hydra", "choices"}  # change no result
-LOWER_IS_BETTER = {
-    "regret",
-    "nll",
-    "nats",
-    "bits",
-    "loss",
-    "residual",
-    "error",
-    "fid",
-    "kid",
-    "mse",
-    "mmd",
-    "perplexity",
-    "kl",
-    "frechet",
-    "distance",
-}
 
 
 class Curve(NamedTuple):
@@ -182,10 +164,6 @@ def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
         others = f" or choose from {', '.join(common)}" if common else ""
         raise UserError(f"{without} has no '{metric}'; leave it out{others}")
     return metric
-
-
-def is_lower_better(metric: str) -> bool:
-    return bool(LOWER_IS_BETTER & set(re.split(r"[^a-z]+", metric.split("[")[0].lower())))
 
 
 def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:

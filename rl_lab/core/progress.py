@@ -3,11 +3,11 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-SHOWN = ("episode/return", "eval/return", "plan/residual", "eval/nll_nats", "eval/nll_bound_nats",
-         "eval/bits_per_dim", "eval/bits_per_dim_bound")  # fmt: skip
+from rl_lab.core.metrics import is_objective
+
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -16,16 +16,17 @@ class Progress:
 
     def __init__(self, name: str, quiet: bool = False):
         self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
-        self._said, self._shown, self._bar, self._drawn, self._rate = set(), {}, None, 0.0, 0.0
+        self._said: set[str] = set()
+        self._shown: dict[str, float] = {}
+        self._bar: Bar | None = None
+        self._drawn = 0.0
 
     def begin(self, total: int, unit: str, step: int) -> None:
         self._total, self._unit, self._first = total, unit, step
         self._start = self._drawn = time.monotonic()
-        self._task = None
         if self.console.is_terminal and not self.console.quiet:
-            columns = "[bold]{task.description}", BarColumn(), "{task.fields[text]}"
-            self._bar = Bar(*(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(),
-                            console=self.console, transient=True)  # fmt: skip
+            columns = "[bold]{task.description}", BarColumn(), "{task.fields[text]}", TimeRemainingColumn()
+            self._bar = Bar(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task(self.name, total=total, completed=step, text="")
             self._bar.start()
 
@@ -49,7 +50,7 @@ class Progress:
         return " · ".join(words) + ("" if self._bar else f" · {left:,.0f} s left")
 
     def show(self, values: dict[str, float], step: int) -> None:
-        self._shown |= {k: v for k, v in values.items() if k.split("[")[0] in SHOWN}
+        self._shown |= {k: v for k, v in values.items() if is_objective(k)}
 
     def say(self, text: str, once: bool = False) -> None:
         if not (once and text in self._said):

@@ -16,13 +16,14 @@ import json
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rl_lab.core import files, room
 from rl_lab.core.errors import UserError
 
+Index = dict[str, Any]  # what recording.json says, or of one shard
 FORMAT = "rl_lab recording 1"
 INDEX = "recording.json"
 LARGEST = 2**24  # bytes a step: what unpacks to more is no recording
@@ -53,22 +54,23 @@ class Recording:
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        self.about = read_index(self.folder)
-        if self.about is None:
+        about = read_index(self.folder)
+        if about is None:
             raise UserError(f"{folder} is not a recording: it has no {INDEX}; rl-lab record makes one")
+        self.about = about
 
     @property
     def num_episodes(self) -> int:
-        return sum(shard["episodes"] for shard in self.about["shards"])
+        return sum(int(shard["episodes"]) for shard in self.about["shards"])
 
     @property
     def num_steps(self) -> int:
-        return sum(shard["steps"] for shard in self.about["shards"])
+        return sum(int(shard["steps"]) for shard in self.about["shards"])
 
     @property
     def frame_stack(self) -> int:
         """How many recorded frames the agent saw at once; 1: observations are whole as they are."""
-        return self.about["frame_stack"]
+        return int(self.about["frame_stack"])
 
     def episodes(self, numbers: Collection[int] | None = None) -> Iterator[Episode]:
         """All of them, or those of the given numbers, in order; one shard at a time in memory."""
@@ -85,7 +87,7 @@ class Recording:
         """uint8 [T, H, W, 3], of all episodes or some. Raises UserError where none were recorded."""
         if not self.about["frames"]:
             raise UserError(f"{self.folder} holds no frames: record it with frames=true")
-        return np.concatenate([episode.frames for episode in self.episodes(numbers)])
+        return np.concatenate([e.frames for e in self.episodes(numbers) if e.frames is not None])
 
     def split(self, held_out: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the episodes to learn from and of those held out: whole episodes, chosen by `seed`."""
@@ -107,8 +109,9 @@ class Recording:
         with files.opened(path, LARGEST_SHARD) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != self.about["shards"][number]["sha256"]:
-            raise UserError(f"{path} is damaged: its checksum differs; delete it, and the command that recorded it "
-                            "records it again")  # fmt: skip
+            raise UserError(
+                f"{path} is damaged: its checksum differs; delete it, and the command that recorded it records it again"
+            )
         return data
 
     def _read(self, number: int) -> list[Episode]:
@@ -133,12 +136,12 @@ class Recording:
 # -- the index
 
 
-def read_index(folder: Path) -> dict | None:
+def read_index(folder: Path) -> Index | None:
     """What recording.json says; None where there is none. Raises UserError where it is of another kind."""
     path = folder / INDEX
     try:
         with files.opened(path, LARGEST_INDEX) as file:
-            about = json.loads(file.read())
+            about: Index = json.loads(file.read())
         sizes = [(shard["episodes"] + shard["steps"], shard["sha256"]) for shard in about["shards"]]
         known = about["format"] == FORMAT and about["frame_stack"] >= 1 and "frames" in about
     except FileNotFoundError:
@@ -152,7 +155,7 @@ def read_index(folder: Path) -> dict | None:
     return about
 
 
-def write_index(folder: Path, about: dict) -> None:
+def write_index(folder: Path, about: Index) -> None:
     files.write(files.inside(folder, INDEX), json.dumps(about, indent=2) + "\n")
 
 
@@ -163,19 +166,24 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05}.npz"
 
 
-def write_shard(folder: Path, number: int, episodes: Sequence[Episode], first: int) -> dict:
+def write_shard(folder: Path, number: int, episodes: Sequence[Episode], first: int) -> Index:
     """`first` is the number of its first episode. Returns its entry in the index."""
     data = packed(episodes, first)
     files.write(files.inside(folder, shard_path(folder, number).name), data)
     total = float(sum(e.reward.sum(dtype=np.float64) for e in episodes))
-    return {"episodes": len(episodes), "steps": sum(len(e.action) for e in episodes), "total_reward": total,
-            "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}  # fmt: skip
+    return {
+        "episodes": len(episodes),
+        "steps": sum(len(e.action) for e in episodes),
+        "total_reward": total,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def packed(episodes: Sequence[Episode], first: int = 0) -> bytes:
     """The compressed npz; the same episodes give the same bytes."""
     fields = {name: [getattr(e, name) for e in episodes] for name in Episode._fields}
-    arrays = {name: np.concatenate(parts) for name, parts in fields.items() if parts[0] is not None}
+    arrays: dict[str, Any] = {name: np.concatenate(parts) for name, parts in fields.items() if parts[0] is not None}
     lengths = [len(e.action) for e in episodes]
     arrays["episode"] = np.repeat(np.arange(first, first + len(episodes)), lengths)
     file = io.BytesIO()
@@ -187,7 +195,7 @@ def unpacked(arrays: dict[str, np.ndarray]) -> list[Episode]:
     """Raises KeyError or ValueError where the arrays are no whole episodes."""
     ends = np.flatnonzero(np.diff(arrays["episode"], append=-1)) + 1
     episodes, start = [], 0
-    for i, end in enumerate(ends):
+    for i, end in enumerate(map(int, ends)):
         steps = slice(start, end)
         fields = {name: arrays[name][steps] for name in ("action", "reward", "discount", "last")}
         more = {name: arrays[name][steps] for name in ("frames", "duration") if name in arrays}

@@ -53,7 +53,7 @@ class Stage(NamedTuple):
 
 def has_camera(target: str) -> bool:
     """Whether the world that is built by this dotted name has the setting: its signature is the schema."""
-    return "camera" in inspect.signature(settings.locate(target)).parameters
+    return "camera" in inspect.signature(calls.locate(target)).parameters
 
 
 def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:

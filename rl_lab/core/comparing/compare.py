@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rl_lab.core import files
 from rl_lab.core.comparing import figures, page, tables
@@ -25,21 +25,28 @@ def compare(
     out: Path | None = None,  # None: runs/compare/<timestamp>
     resamples: Resamples = 2_000,
     report: bool = False,  # as a W&B report too
-    tracker: Callable | None = None,  # a partial of tracking.wandb_run
+    tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
 ) -> list[Row]:
     """Prints and writes the comparison of run folders, or folders of them, best first. Raises UserError."""
-    if report:
-        wandb_report.check(tracker)
+    project = wandb_report.project(tracker) if report else None
     results, notes = analyse(runs, metric, by, where, normalise, threshold, resamples)
     out = folder(out)
     publish(results, out, notes)
     track(tracker, results, out)
-    if report:
-        print(wandb_report.save(results, list(tables.captions(results)), tracker))
+    if project:
+        print(wandb_report.save(results, list(tables.captions(results)), project))
     return results.rows
 
 
-def analyse(runs, metric=None, by=None, where=None, normalise=None, threshold=None, resamples=2_000):
+def analyse(
+    runs: Iterable[Path],
+    metric: str | None = None,
+    by: list[str] | str | None = None,
+    where: list[str] | str | None = None,
+    normalise: str | None = None,
+    threshold: float | None = None,
+    resamples: int = 2_000,
+) -> tuple[Results, list[str]]:
     """The Results of `compare`'s arguments, and notes on what was left out. Raises UserError."""
     notes: list[str] = []
     found = chosen(read_runs(runs, notes), several(where))
@@ -49,8 +56,8 @@ def analyse(runs, metric=None, by=None, where=None, normalise=None, threshold=No
 
 def several(words: list[str] | str | None) -> list[str]:
     """One word or a list of them, as the command line has it."""
-    words = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
-    return [str(word) for word in words if word is not None]
+    listed: Iterable[object] = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
+    return [str(word) for word in listed if word is not None]
 
 
 def folder(out: Path | None) -> Path:
@@ -70,7 +77,7 @@ def publish(results: Results, out: Path, notes: list[str], before: Iterable[page
     tables.show(results, [*captions, *notes], written)
 
 
-def track(tracker: Callable | None, results: Results, out: Path) -> None:
+def track(tracker: Callable[..., Any] | None, results: Results, out: Path) -> None:
     """The table, the curves and the page, as a W&B run of their own."""
     config = {"metric": results.metric, "groups": results.groups}
     if run := tracker and tracker(name="compare", group="compare", job_type="compare", config=config):

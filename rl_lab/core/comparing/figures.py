@@ -3,13 +3,19 @@
 import io
 import math
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rl_lab.core.comparing.results import Line, Results
 from rl_lab.core.files import replacing
 from rl_lab.core.style import COLORS, DASHES, STYLE
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and a table needs none of it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKS = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds"
 COLUMNS = 3  # of panels, where there are several tasks
@@ -32,7 +38,7 @@ def files(results: Results, out: Path) -> list[Path]:
     return [out / f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")]
 
 
-def panel(draw, width: float = 4.6, height: float = 3.0) -> str:
+def panel(draw: Callable[["Axes"], None], width: float = 4.6, height: float = 3.0) -> str:
     """An SVG of one panel, drawn by `draw(panel)`; inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -45,13 +51,13 @@ def panel(draw, width: float = 4.6, height: float = 3.0) -> str:
     return text.getvalue()
 
 
-def look(results: Results, group: str) -> dict:
+def look(results: Results, group: str) -> dict[str, Any]:
     """Colour and dashes of a group, the same in all pictures; its place in the ranking names its marks in an SVG."""
     i = results.groups.index(group)
     return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)], "gid": f"group-{i}"}
 
 
-def curves(results: Results):
+def curves(results: Results) -> "Figure":
     """One task: over steps and over seconds. Several: a panel each, over steps."""
     from matplotlib.figure import Figure
 
@@ -66,8 +72,8 @@ def curves(results: Results):
     rows = math.ceil(len(places) / COLUMNS) if several else 1
     across = math.ceil(len(places) / rows) if several else 2
     height = (2.9 * rows if several else 3.9) + 0.5 + 0.22 * math.ceil((len(lines) + 1) / columns)  # inches
-    figure = Figure(figsize=(11, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches
+    figure = Figure(figsize=(11, height))
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)  # inches
     panels = figure.subplots(rows, across, sharey=not several, squeeze=False).ravel()
     for spare in panels[len(places) :]:
         spare.remove()
@@ -76,7 +82,7 @@ def curves(results: Results):
         if several:
             axes.set_title(textwrap.shorten(task, 50), fontsize=10, loc="left")
     figure.suptitle(title(results), x=0.012, ha="left", weight="bold")
-    handles = {h.get_label(): h for axes in panels[: len(places)] for h in axes.get_legend_handles_labels()[0]}
+    handles = {str(h.get_label()): h for axes in panels[: len(places)] for h in axes.get_legend_handles_labels()[0]}
     order = [name for name in results.groups if name in handles] + [k for k in handles if k not in results.groups]
     legend = figure.legend([handles[k] for k in order], [labels.get(k, k) for k in order], title=MARKS,
                            title_fontsize=9, loc="outside lower center", ncols=columns, frameon=False)  # fmt: skip
@@ -88,7 +94,7 @@ def title(results: Results) -> str:
     return results.metric + " (lower is better)" * results.lower
 
 
-def learning(axes, results: Results, task: str, axis: str) -> None:
+def learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     """A line for each group, its interval a band, its seeds thin lines beneath."""
     for name, runs in results.tasks[task].items():
         style = look(results, name)
@@ -109,7 +115,7 @@ def learning(axes, results: Results, task: str, axis: str) -> None:
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
 
 
-def _line(axes, results: Results, name: str, line: Line) -> None:
+def _line(axes: "Axes", results: Results, name: str, line: Line) -> None:
     style, (x, band) = look(results, name), line
     alpha = min(0.2, 1 / len(results.groups))
     axes.fill_between(
@@ -118,7 +124,7 @@ def _line(axes, results: Results, name: str, line: Line) -> None:
     axes.plot(x, band.point, marker="o" if len(x) == 1 else "", linewidth=2, zorder=3, label=name, **style)
 
 
-def aggregates(results: Results):
+def aggregates(results: Results) -> "Figure":
     """A panel for each aggregate, a bar of its interval for each group, the best at the top."""
     from matplotlib.figure import Figure
 
@@ -130,7 +136,7 @@ def aggregates(results: Results):
     return figure
 
 
-def intervals(axes, results: Results, key: str) -> None:
+def intervals(axes: "Axes", results: Results, key: str) -> None:
     axes.use_sticky_edges = False
     for y, (name, of_group) in enumerate(results.aggregates.items()):
         style, estimate = look(results, name), of_group[key]
@@ -145,7 +151,7 @@ def intervals(axes, results: Results, key: str) -> None:
     axes.set_title(f"{key} (lower is better)" if key == "optimality gap" else key, fontsize=10, loc="left")
 
 
-def distributions(results: Results):
+def distributions(results: Results) -> "Figure":
     """Performance profiles, and sample efficiency where curves have steps in common."""
     from matplotlib.figure import Figure
 
@@ -160,7 +166,7 @@ def distributions(results: Results):
     return figure
 
 
-def profile(axes, results: Results) -> None:
+def profile(axes: "Axes", results: Results) -> None:
     for name, line in results.profiles.items():
         _line(axes, results, name, line)
     below = results.lower and not results.meaning
@@ -168,7 +174,7 @@ def profile(axes, results: Results) -> None:
              ylabel=f"fraction of runs {'below' if below else 'above'}", ylim=(-0.02, 1.02))  # fmt: skip
 
 
-def efficiency(axes, results: Results) -> None:
+def efficiency(axes: "Axes", results: Results) -> None:
     for name, line in results.efficiency.items():
         _line(axes, results, name, line)
     axes.set(xlabel=results.along, ylabel="IQM of normalised scores")
@@ -179,6 +185,6 @@ def number(x: float) -> str:
     return "" if np.isnan(x) else f"{x:,.0f}" if abs(x) >= 1_000 else f"{x:.4g}"
 
 
-def _tick(x: float, _: int) -> str:
+def _tick(x: float, _: float) -> str:
     """2500 -> 2.5k, 1500000 -> 1.5M."""
     return f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 1e3 else f"{x:g}"

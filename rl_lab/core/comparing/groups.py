@@ -13,6 +13,7 @@ MOST = 6  # settings that a note lists with their values
 TITLES = "env.id", "env.game"  # settings that say what an environment is, where its file's name does not
 
 Groups = dict[str, list[RunFiles]]
+Choices = tuple[tuple[str, str], ...]  # of Hydra's groups, by name
 
 
 def known(run: RunFiles) -> dict[str, str]:
@@ -81,7 +82,7 @@ def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[s
 
 def _unique(runs: list[RunFiles], names_count: bool, notes: list[str]) -> list[RunFiles]:
     """A seed run twice is one sample, not two: the longer run stands for both, and a note names the other."""
-    found: dict[tuple, RunFiles] = {}
+    found: dict[tuple[object, ...], RunFiles] = {}
     for run in sorted(runs, key=lambda run: -max(curve.steps[-1] for curve in run.curves.values())):
         choices = tuple(pair for pair in run.choices.items() if pair[0] != "experiment")
         key = (names_count and run.name, run.seed, choices, *sorted(run.settings.items()))
@@ -113,11 +114,11 @@ def _tasks(runs: list[RunFiles], by: Sequence[str]) -> dict[Path, str]:
 def _labels(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, str]:
     """By folder the algorithm's name, and the choices and settings in which its namesakes differ."""
     alike = _algorithms(runs, tasks)
-    groups: dict[frozenset, list[RunFiles]] = {}
+    groups: dict[frozenset[tuple[str, str]], list[RunFiles]] = {}
     for run in runs:
         groups.setdefault(frozenset(alike[run.folder].items()), []).append(run)
     titles = {key: _title(members) for key, members in groups.items()}
-    labels = {}
+    labels: dict[Path, str] = {}
     for key, members in groups.items():
         namesakes = [dict(other) for other, title in titles.items() if title == titles[key]]
         mine = alike[members[0].folder]
@@ -128,10 +129,10 @@ def _labels(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, str]:
 
 def _algorithms(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, dict[str, str]]:
     """By folder the choices, and the settings that tell apart runs of these choices within some task."""
-    rivals: dict[tuple, list[RunFiles]] = {}  # of the same choices in the same task
+    rivals: dict[tuple[Choices, str], list[RunFiles]] = {}  # of the same choices in the same task
     for run in runs:
         rivals.setdefault((_choices(run), tasks[run.folder]), []).append(run)
-    telling: dict[tuple, set[str]] = {choices: set() for choices, _ in rivals}
+    telling: dict[Choices, set[str]] = {choices: set() for choices, _ in rivals}
     for (choices, _), members in rivals.items():
         keys = {key for run in members for key in run.settings}
         telling[choices] |= {key for key in keys if len({run.settings.get(key) for run in members}) > 1}
@@ -141,7 +142,7 @@ def _algorithms(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, dict
     }
 
 
-def _choices(run: RunFiles) -> tuple:
+def _choices(run: RunFiles) -> Choices:
     return tuple(pair for pair in run.choices.items() if pair[0] not in NOT_ALGORITHM)
 
 

@@ -4,12 +4,12 @@ import base64
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rl_lab.core import files
 from rl_lab.core.comparing import figures
@@ -18,6 +18,9 @@ from rl_lab.core.comparing.groups import differing
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.comparing.statistics import Estimate
 from rl_lab.core.style import COLORS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DASHES = "", "6 3", "2 2", "6 2 2 2"  # style.DASHES in SVG's words
 INK = {"#222222": "currentColor", "#444444": "var(--soft)", "#666666": "var(--soft)", "#888888": "var(--axis)",
@@ -90,7 +93,7 @@ def sections(results: Results, captions: list[str], notes: list[str]) -> Iterato
     yield Section("Runs", _runs(results), "final: at the run's last row.", True)
 
 
-def picture(draw, name: str, width: float = 4.6, height: float = 3.0) -> str:
+def picture(draw: Callable[["Axes"], None], name: str, width: float = 4.6, height: float = 3.0) -> str:
     """A figure whose SVG takes its colours from the page; what `draw(axes)` draws."""
     svg = figures.panel(draw, width, height)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
@@ -198,7 +201,7 @@ def _curves(results: Results) -> Iterator[str]:
         yield picture(draw, f"{results.metric} {task} over {axis}")
 
 
-def _learning(axes, results: Results, task: str, axis: str) -> None:
+def _learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     figures.learning(axes, results, task, axis)
     axes.set_title(task if len(results.tasks) > 1 else results.metric, fontsize=10, loc="left")
 

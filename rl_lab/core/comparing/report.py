@@ -1,16 +1,29 @@
 """A comparison as a W&B report: what the files say, above live panels of the same runs grouped by agent."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rl_lab.core.comparing import tables
 from rl_lab.core.comparing.figures import number, title
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.errors import UserError
 
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report
 
-def check(tracker: Callable | None) -> None:
-    """Raises UserError where no report can be saved: before any work is done."""
-    if "project" not in (keywords := getattr(tracker, "keywords", {})):
+
+class Project(NamedTuple):
+    """Where a report is saved."""
+
+    name: str
+    entity: str | None  # None: the key's own
+
+
+def project(tracker: Callable[..., Any] | None) -> Project:
+    """Of the tracker. Raises UserError where no report can be saved: before any work is done."""
+    keywords = tracker.keywords if isinstance(tracker, partial) else {}
+    if "project" not in keywords:
         raise UserError("report=true needs W&B; leave out tracker=none")
     try:
         import wandb_workspaces  # noqa: F401
@@ -24,32 +37,32 @@ def check(tracker: Callable | None) -> None:
         raise UserError("report=true needs a W&B server and its key; wandb login, or set WANDB_API_KEY")
     url = wandb.setup().settings.base_url
     if not reachable(url, keywords.get("init_timeout", 10.0)):
-        raise UserError(f"report=true: {url} does not answer; the other files can be had without report=true")
+        raise UserError(f"report=true: {url} does not answer; leave out report=true to get the other files")
+    return Project(keywords["project"], keywords.get("entity"))
 
 
-def save(results: Results, captions: list[str], tracker: Callable) -> str:
+def save(results: Results, captions: list[str], project: Project) -> str:
     """The report's address. Raises UserError."""
     import wandb
 
-    project, entity = tracker.keywords["project"], tracker.keywords.get("entity")
     try:
-        report = build(results, captions, project, entity or wandb.Api().default_entity)
+        report = build(results, captions, project.name, project.entity or wandb.Api().default_entity or "")
         report.save()
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise UserError(f"W&B refused the report: {' '.join(str(error).split())[:200]}") from error
-    return report.url
+    return str(report.url)
 
 
-def build(results: Results, captions: list[str], project: str, entity: str):
-    """A wandb_workspaces Report. Building it asks the server for the project."""
+def build(results: Results, captions: list[str], project: str, entity: str) -> "Report":
+    """Building it asks the server for the project."""
     import wandb_workspaces.reports.v2 as wr
 
-    panels = [
+    panels: list[Any] = [
         wr.LinePlot(title=f"{results.metric} over {x}", x=x, y=[results.metric], groupby_aggfunc="mean",
                     groupby_rangefunc="stderr", layout=wr.Layout(x=12 * i, y=0, w=12, h=9))
         for i, x in enumerate(("step", "Relative Time (Process)"))
     ]  # fmt: skip
-    blocks = [wr.MarkdownBlock(text=markdown(results)), wr.UnorderedList(items=captions)]
+    blocks: list[Any] = [wr.MarkdownBlock(text=markdown(results)), wr.UnorderedList(items=[*captions])]
     for task, groups in results.tasks.items():
         names = sorted({run.name for runs in groups.values() for run in runs})
         runset = wr.Runset(entity=entity, project=project, name=task or "runs", groupby=["config.agent"],

@@ -1,7 +1,7 @@
 """What a comparison finds, in numbers: rows for each task, and aggregates over tasks with their intervals."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from rl_lab.core.comparing.groups import Groups
 from rl_lab.core.comparing.scales import Scale, ends, scales
 from rl_lab.core.comparing.statistics import (
     Estimate,
+    Numbers,
     area_under_curve,
     iqm,
     iqm_curve,
@@ -22,9 +23,16 @@ from rl_lab.core.comparing.statistics import (
     stratified_bootstrap,
     x_at_threshold,
 )
-from rl_lab.core.folders import Curve, RunFiles, is_lower_better
+from rl_lab.core.folders import Curve, RunFiles
+from rl_lab.core.metrics import is_lower_better
 
-AGGREGATES = {"IQM": iqm, "median": median_of_tasks, "mean": np.mean, "optimality gap": optimality_gap}
+AGGREGATES: dict[str, Callable[..., Numbers]] = {
+    "IQM": iqm,
+    "median": median_of_tasks,
+    "mean": np.mean,
+    "optimality gap": optimality_gap,
+}
+Scores = dict[str, list[np.ndarray]]  # by group, of each task the last values [R] of its runs
 POINTS = 201  # of a curve over tasks, and of a profile
 
 
@@ -148,23 +156,27 @@ def _ranked(tasks: dict[str, Groups], scores: dict[str, dict[str, np.ndarray]], 
     return sorted(everyone, key=lambda name: merit.get(name, (0, 0.0)), reverse=True)
 
 
-def _row(task: str, group: str, curves: list[Curve], steps: tuple, goal: float, metric: str, resamples: int) -> Row:
+def _row(
+    task: str, group: str, curves: list[Curve], steps: tuple[float, float], goal: float, metric: str, resamples: int
+) -> Row:
     lower = is_lower_better(metric)
     finals, bests = [c.values[-1] for c in curves], [(np.min if lower else np.max)(c.values) for c in curves]
     covered = steps[0] < steps[1] and all(len(c.steps) > 1 for c in curves)
     areas = [area_under_curve(c.steps, c.values, *steps) if covered else math.nan for c in curves]
-    estimates = (stratified_bootstrap(x, resamples=resamples) for x in (finals, bests, areas))
+    final, best, area = (stratified_bootstrap(x, resamples=resamples) for x in (finals, bests, areas))
     reach = partial(x_at_threshold, threshold=goal, lower_is_better=lower)
     at = np.array([[reach(c.steps, c.values), reach(c.seconds, c.values)] for c in curves])
     at = at[~np.isnan(at[:, 0])]
-    medians = np.median(at, axis=0).tolist() if len(at) else [math.nan, math.nan]
-    return Row(task, group, len(curves), *estimates, *medians, len(at))
+    at_steps, at_seconds = np.median(at, axis=0).tolist() if len(at) else (math.nan, math.nan)
+    return Row(task, group, len(curves), final, best, area, at_steps, at_seconds, len(at))
 
 
-def _left_out(groups: list[str], whole: dict, scores: dict, scale: dict) -> Iterator[str]:
+def _left_out(
+    groups: list[str], whole: Scores, scores: dict[str, dict[str, np.ndarray]], scale: dict[str, Scale]
+) -> Iterator[str]:
     if scale and not whole:
         yield "no aggregates: no group has runs of every task; choose tasks by where=, or other groups by by="
-    lacking: dict[tuple, list[str]] = {}
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for name in groups if whole else ():
         lacking.setdefault(tuple(task for task in scale if task not in scores.get(name, ())), []).append(name)
     for tasks, names in lacking.items():
@@ -190,7 +202,7 @@ def _matrix(scores: list[np.ndarray]) -> np.ndarray:
     return np.stack([of_task[:runs] for of_task in scores], axis=1)
 
 
-def _aggregates(whole: dict[str, list], normalised: bool, resamples: int, notes: list[str]) -> dict[str, dict]:
+def _aggregates(whole: Scores, normalised: bool, resamples: int, notes: list[str]) -> dict[str, dict[str, Estimate]]:
     for name, scores in whole.items():
         if len({*map(len, scores)}) > 1:
             fewest = min(map(len, scores))
@@ -209,7 +221,7 @@ def _middle(scores: np.ndarray) -> tuple[float, float]:
     return max(scores.min(), first - reach), min(scores.max(), third + reach)
 
 
-def _profiles(whole: dict[str, list], sign: int, resamples: int) -> dict[str, Line]:
+def _profiles(whole: Scores, sign: int, resamples: int) -> dict[str, Line]:
     """At evenly spaced scores; where lower is better, the fraction below."""
     if not whole:
         return {}
@@ -222,7 +234,7 @@ def _profiles(whole: dict[str, list], sign: int, resamples: int) -> dict[str, Li
     }
 
 
-def _pairwise(whole: dict[str, list], sign: int, resamples: int) -> dict[tuple[str, str], Estimate]:
+def _pairwise(whole: Scores, sign: int, resamples: int) -> dict[tuple[str, str], Estimate]:
     found = {}
     for a, b in combinations(whole, 2):
         x, y = ([sign * of_task for of_task in whole[name]] for name in (a, b))

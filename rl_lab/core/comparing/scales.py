@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rl_lab.core.comparing.groups import Groups
-from rl_lab.core.comparing.statistics import iqm
+from rl_lab.core.comparing.statistics import Numbers, iqm
 from rl_lab.core.errors import UserError
-from rl_lab.core.folders import is_lower_better
+from rl_lab.core.metrics import Metric, is_lower_better
 
 # Returns of a random policy and of a human tester after up to 30 no-ops (Mnih et al., 2015), for the 57 games of
 # Wang et al., 2016, appendix; https://arxiv.org/abs/1511.06581
@@ -30,7 +31,6 @@ ATARI = {
     "venture": (0.0, 1187.5), "video_pinball": (16256.9, 17667.9), "wizard_of_wor": (563.5, 4756.5),
     "yars_revenge": (3092.9, 54576.9), "zaxxon": (32.5, 9173.3),
 }  # fmt: skip
-OPTIMA = {"eval/regret": 0.0}
 
 
 class Scale(NamedTuple):
@@ -39,7 +39,7 @@ class Scale(NamedTuple):
     zero: float = 0.0
     one: float = 1.0
 
-    def __call__(self, score) -> np.ndarray:
+    def __call__(self, score: ArrayLike) -> Numbers:
         return (np.asarray(score, float) - self.zero) / (self.one - self.zero)
 
     def raw(self, score: float) -> float:
@@ -61,7 +61,7 @@ def scales(tasks: dict[str, Groups], metric: str, kind: str | None, notes: list[
     found = {name: observed(task, metric) for name, task in tasks.items()}
     for name in (name for name, scale in found.items() if scale is None):
         notes.append(f"{name} is left out of the aggregates: no group ends better than the worst begins.")
-    one = "the optimum" if metric in OPTIMA else "that of the best group at its last row"
+    one = "the optimum" if Metric.of(metric).known.optimum is not None else "that of the best group at its last row"
     return {name: scale for name, scale in found.items() if scale}, (
         f"normalised in each task: 0 is the interquartile mean of the worst group at its first row, 1 {one}"
     )
@@ -94,4 +94,5 @@ def observed(task: Groups, metric: str) -> Scale | None:
     first, final = ends(task, metric)
     if final >= first if is_lower_better(metric) else final <= first:
         return None
-    return Scale(first, OPTIMA.get(metric, final))
+    optimum = Metric.of(metric).known.optimum
+    return Scale(first, final if optimum is None else optimum)

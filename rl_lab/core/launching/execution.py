@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import conf_dir, files, reading
+from rl_lab.core import conf_dir, files, metrics, reading
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.changes import changed
 from rl_lab.core.launching.composition import GROUPS, groups, loops, parts_of
@@ -172,12 +172,9 @@ def _check_values(cfg: DictConfig) -> None:
 
 
 def objective(final: dict[str, float]) -> Value:
-    """Of a run's last figures the one that a search goes by: the return, or else a likelihood."""
-    from rl_lab.core.progress import SHOWN
-
-    names = sorted(final, key=lambda name: (not name.startswith("eval/"), name))
-    wanted = [name for name in names if name.split("[")[0] in SHOWN]
-    return (wanted[0], final[wanted[0]]) if wanted else None
+    """Of a run's last figures the one that a search optimises, by name."""
+    name = metrics.objective(final)
+    return None if name is None else (name, final[name])
 
 
 def finished(folder: Path) -> Value:

@@ -1,0 +1,176 @@
+"""What the latest evaluations of runs say: each measure, its standard error, and whether it is exact or a bound."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from rl_lab.core.comparing.groups import Groups
+from rl_lab.core.files import opened, printable
+from rl_lab.core.folders import Curve, RunFiles
+from rl_lab.core.metrics import Metric
+
+X = TypeVar("X")
+LARGEST = 2**24  # bytes of an evaluation.json
+JOINED = {  # one quantity each: of some models exact, of others a bound
+    "nats": ("nll_nats", "nll_bound_nats"),
+    "bits": ("bits_per_dim", "bits_per_dim_bound"),
+    "kl": ("kl_nats", "kl_bound_nats"),
+}
+
+
+class Figure(NamedTuple):
+    """What one run says of one measure."""
+
+    value: float
+    step: int  # updates
+
+
+class Cell(NamedTuple):
+    """One measure of equal settings over their seeds."""
+
+    mean: float
+    error: float  # standard: over seeds; of a single run, over images; nan where neither is known
+    bound: bool = False  # whether it is an upper bound of the measure
+    seeds: int = 1
+    steps: tuple[int, int] = (0, 0)  # updates of the models that were measured: fewest and most
+
+
+Row = dict[str, Cell]  # of one model, by measure
+Tables = dict[str, dict[str, Row]]  # by data set (and protocol), then by model
+
+
+def measure(name: str) -> Metric | None:
+    """An evaluation of some data; None for any other metric."""
+    metric = Metric.of(name)
+    return metric if metric.stage == "eval" and metric.data and metric.name == name else None
+
+
+def proper(named: Mapping[str, X]) -> dict[str, X]:
+    """By today's names: `kl_nats` of an older run is KL(data || model) if the run has an exact likelihood, and
+    otherwise KL(q || prior), a term of a VAE's bound.
+    """
+    renamed = {}
+    for name, x in named.items():
+        found = measure(name)
+        if found and found.quantity in ("kl_nats", "kl_nats_se") and f"eval/nll_nats[{found.data}]" not in named:
+            name = name.replace("/kl_nats", "/kl_prior_nats")
+        renamed[name] = x
+    return renamed
+
+
+def joined(curves: dict[str, Curve]) -> dict[str, Curve]:
+    """And eval/nats, eval/bits and eval/kl: the exact ones where there are any, otherwise their bounds."""
+    more: dict[str, Curve] = {}
+    for name, (exact, bound) in JOINED.items():
+        for quantity in bound, exact:  # the exact one comes last, and replaces the bound
+            found = ((measure(metric), curve) for metric, curve in curves.items())
+            more |= {f"eval/{name}[{m.data}]": curve for m, curve in found if m and m.quantity == quantity}
+    return curves | more
+
+
+def is_bound(metric: str | None, runs: list[RunFiles]) -> bool:
+    """Whether some of these runs have only a bound on what the metric joins."""
+    found = measure(metric or "")
+    if not found or found.quantity not in JOINED:
+        return False
+    exact, _ = JOINED[found.quantity]
+    return any(f"eval/{exact}[{found.data}]" not in run.curves for run in runs)
+
+
+def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
+    """Of each measure the last row, or evaluation.json where that is of as many updates or more."""
+    found = {name: Figure(float(curve.values[-1]), int(curve.steps[-1])) for name, curve in run.curves.items()}
+    learned = max(figure.step for figure in found.values())
+    for name, figure in evaluation(run.folder, notes).items():
+        if name not in found or figure.step >= found[name].step:
+            found[name] = figure
+    found = {name: figure for name, figure in found.items() if name.startswith("eval/")}
+    if found and (measured := max(figure.step for figure in found.values())) < learned:
+        notes.append(
+            f"{run.folder} has learned for {learned:,} updates, and its figures are of update {measured:,}; "
+            f"gen-lab evaluate run={run.folder} measures it as it is."
+        )
+    return found
+
+
+def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
+    """What its evaluation.json says; nothing, and a note, where that is damaged or a link."""
+    try:
+        with opened(folder / "evaluation.json", LARGEST) as file:
+            record: Any = printable(json.load(file))
+        floor = {name.replace("/frechet[", "/frechet_floor["): x for name, x in record.get("floor", {}).items()}
+        values = {name: x for name, x in floor.items() if "/frechet_floor[" in name}
+        values = proper(values | record["scores"] | record.get("measures", {}))
+        return {name: Figure(float(x), int(record["step"])) for name, x in values.items() if math.isfinite(x)}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        notes.append(f"{folder}/evaluation.json is left out: it is damaged, or no file of the run ({error}).")
+        return {}
+
+
+def measures(groups: Groups, notes: list[str]) -> Tables:
+    """What the latest evaluations of each group's runs say."""
+    tables: Tables = {}
+    for label, members in groups.items():
+        last = [latest(run, notes) for run in members]
+        found: dict[str, Row] = {}
+        for name in sorted(set[str]().union(*last)):
+            metric = measure(name)
+            if metric and not metric.is_error and metric.quantity not in JOINED:
+                having = [figures for figures in last if name in figures]
+                found.setdefault(metric.data, {})[metric.quantity] = _cell(metric, having)
+        for data, cells in found.items():
+            tables.setdefault(data, {})[label] = in_columns(cells)
+    return tables
+
+
+def _cell(metric: Metric, runs: list[dict[str, Figure]]) -> Cell:
+    """Over the runs that have it. A standard error counts if it is of the same updates."""
+    figures = [run[metric.name] for run in runs]
+    values, steps = [figure.value for figure in figures], [figure.step for figure in figures]
+    said = [run.get(metric.error) for run in runs]
+    errors = [e.value if e and e.step == step else math.nan for e, step in zip(said, steps, strict=True)]
+    return Cell(
+        mean=float(np.mean(values)),
+        error=standard_error(values, errors),
+        bound="bound" in metric.quantity,
+        seeds=len(values),
+        steps=(min(steps), max(steps)),
+    )
+
+
+def in_columns(cells: Row) -> Row:
+    """Likelihoods stand in one column, of bounds the tightest of the latest; bits, and the divergence, are of that
+    very bound. All other measures stand under their own names.
+    """
+    weighted = [name for name in cells if re.fullmatch(r"iwae\d+_nats", name)]
+    bounds = [name for name in ("nll_bound_nats", *weighted) if name in cells]
+    likelihoods = {*bounds, *(name for pair in JOINED.values() for name in pair)}
+    row = {name: cell for name, cell in cells.items() if name not in likelihoods}
+    exact = {"nats": "nll_nats", "bits/dim": "bits_per_dim", "kl_nats": "kl_nats"}
+    row |= {column: cells[name] for column, name in exact.items() if name in cells}
+    if "nats" in row or not bounds:
+        return row
+    newest = max((cells[name].seeds, cells[name].steps) for name in bounds)
+    latest_bounds = [name for name in bounds if (cells[name].seeds, cells[name].steps) == newest]
+    best = min(latest_bounds, key=lambda name: cells[name].mean)
+    row["nats"] = tightest = cells[best]._replace(bound=True)
+    plain, bits, kl = (cells.get(name) for name in ("nll_bound_nats", "bits_per_dim_bound", "kl_bound_nats"))
+    if plain and bits and plain.mean and plain.steps == bits.steps:
+        nat = bits.mean / plain.mean  # in bits/dim: 1 / (D ln 2)
+        row["bits/dim"] = tightest._replace(mean=nat * tightest.mean, error=nat * tightest.error)
+    if best == "nll_bound_nats" and kl:
+        row["kl_nats"] = kl
+    elif plain and kl and (kl.seeds, kl.steps) == (tightest.seeds, tightest.steps):
+        row["kl_nats"] = kl._replace(mean=kl.mean + tightest.mean - plain.mean, error=math.nan)
+    return row
+
+
+def standard_error(values: list[float], errors: list[float]) -> float:
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float(errors[0])

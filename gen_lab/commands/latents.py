@@ -41,7 +41,7 @@ def latents(
         room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
         sheets = {
             "traversals": traversals(fitted.model, z, rows, steps, reach, *[y[:1] for y in told]),
-            "interpolations": interpolations(fitted.model, x, z, rows, steps, *told),
+            "interpolations": interpolations(fitted.model, fitted.data.spec.scaled(x), z, rows, steps, *told),
         }
         for name, images in sheets.items():
             print(write_sheet(places[name], images, columns=steps + 2 * (name == "interpolations")))
@@ -49,8 +49,8 @@ def latents(
 
 
 def coded(fitted: Fitted) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The test images [N, C, H, W], their labels [N], and what they are coded as [N, Z]."""
-    batches = [(fitted.data.scaled(x), label) for x, label in fitted.data.tested(AT_ONCE)]
+    """The test images as levels [N, C, H, W], their labels [N], and their codes [N, Z]."""
+    batches = [*fitted.data.tested(AT_ONCE)]
     z = torch.cat([fitted.model.code(x, label) for x, label in batches])
     labels = None if batches[0][1] is None else torch.cat([label for _, label in batches])
     return torch.cat([x for x, _ in batches]), labels, z
@@ -71,9 +71,8 @@ def traversals(model: LatentModel, z: Tensor, rows: int, steps: int, reach: floa
 
 
 def interpolations(model: LatentModel, x: Tensor, z: Tensor, rows: int, steps: int, label: Tensor | None = None):
-    """[rows x (steps + 2), C, H, W]: of pairs of images x [N, C, H, W] the first, the straight way, the second.
-
-    Where the model wants labels [N] it is told the first one's on all the way.
+    """[rows x (steps + 2), C, H, W]: for each pair of images x [N, C, H, W] in [0, 1] the first, the decoded line
+    between their codes z, and the second. A conditional model decodes all of it with the first one's label.
     """
     rows = min(rows, len(x) // 2)
     weight = torch.linspace(0, 1, steps, device=z.device)[:, None]

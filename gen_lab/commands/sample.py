@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen_lab.data import Images
 from gen_lab.data.pixels import pictured
 from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
 from gen_lab.trained.loading import Fitted, load, some
-from gen_lab.types import Draughtsman, Inpainter
+from gen_lab.types import Inpainter, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import inside, replacing
@@ -85,11 +84,11 @@ def _drawn(
     if inpaint:
         return _inpainted(fitted, count, rng, labels, inpaint)
     if film:
-        if not isinstance(model, Draughtsman):
+        if not isinstance(model, ProgressiveSampler):
             raise UserError("film=true is impossible: this model does not draw an image little by little")
         frames = thinned(x.cpu() for x in model.draw(count, rng, labels))
     images = frames[-1] if film else model.sample(count, rng, labels)
-    return Drawn({"images": _whole(images, data)}, images, frames)
+    return Drawn({"images": images.cpu().numpy()}, data.spec.scaled(images), [data.spec.scaled(x) for x in frames])
 
 
 def _inpainted(fitted: Fitted, count: int, rng: torch.Generator, labels: Tensor | None, inpaint: str) -> Drawn:
@@ -97,13 +96,13 @@ def _inpainted(fitted: Fitted, count: int, rng: torch.Generator, labels: Tensor 
     model, data = fitted.model, fitted.data
     if not isinstance(model, Inpainter):
         raise UserError(f"inpaint={inpaint} is impossible: this model cannot complete an image")
-    x = data.scaled(data.test[:count])
+    x = data.test[:count].to(data.device)
     known = known_pixels(inpaint, *x.shape[2:]).to(x.device)
     if labels is None and model.spec.classes:
         labels = data.test_labels[:count].to(x.device)
     images = model.inpaint(x, known, rng, None if labels is None else labels[: len(x)])
-    arrays = {"images": _whole(images, data), "known": known.cpu().numpy()}
-    return Drawn(arrays, side_by_side(torch.where(known, x, 0.5), images, x), [])
+    arrays, scaled = {"images": images.cpu().numpy(), "known": known.cpu().numpy()}, data.spec.scaled
+    return Drawn(arrays, side_by_side(torch.where(known, scaled(x), 0.5), scaled(images), scaled(x)), [])
 
 
 def known_pixels(what: str, height: int, width: int) -> Tensor:
@@ -134,8 +133,3 @@ def _labels(fitted: Fitted, label: int | None, count: int) -> Tensor | None:
         known = f"it knows classes 0 to {classes - 1}" if classes else "it was trained without labels"
         raise UserError(f"label={label} is impossible for the model of {fitted.name}: {known}")
     return torch.full((count,), label, device=fitted.device)
-
-
-def _whole(images: Tensor, data: Images) -> np.ndarray:
-    """[0, 1] to levels."""
-    return (images * (data.levels - 1)).round().to(torch.uint8).cpu().numpy()

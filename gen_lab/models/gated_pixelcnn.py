@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from gen_lab.networks.causal.caches import CachedPixels, CachedRows, pointwise
 from gen_lab.networks.causal.convolutions import POINT, Conv, MaskedConv, above, above_and_here, left
 from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.labels import table
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count, Natural
 
 
 class GatedPixelCNN(nn.Module):
-    """x [B, C, H, W] in [0, 1] -> params [B, steps P, H, W]; those of a pixel depend on all earlier ones in reach.
+    """Levels [B, C, H, W] -> params [B, steps P, H, W]; those of a pixel depend on all earlier ones in reach.
 
     The vertical stack knows the rows above: its first layer leaves out the current row, so that no later one needs
     to be shifted. The horizontal stack knows what is left in the row, and is told what the vertical one knows.
@@ -29,7 +30,7 @@ class GatedPixelCNN(nn.Module):
         embedding: Natural = 0,  # learned numbers for each level, where levels are names, not amounts; 0: the level
     ):
         super().__init__()
-        self.shape, self.field = spec.shape, 3 + blocks
+        self.spec, self.field = spec, 3 + blocks
         self.levels = nn.Embedding(spec.levels, embedding) if embedding else None
         sizes = {"channels": channels, "head_channels": head_channels, "groups": head.steps}
         conditions = {"classes": spec.classes, "guides": guide_channels}
@@ -49,11 +50,8 @@ class GatedPixelCNN(nn.Module):
         return self.out(skips.relu())
 
     def seen(self, x: Tensor) -> Tensor:
-        """x [B, C, ...] in [0, 1] as the first layer is shown it, [B, C E, ...]."""
-        if self.levels is None:
-            return 2 * x - 1
-        level = (x * (self.levels.num_embeddings - 1)).round().long()
-        return self.levels(level).movedim(-1, 2).flatten(1, 2)
+        """Levels [B, C, ...] as the first layer is shown them, [B, C E, ...]."""
+        return self.spec.centred(x) if self.levels is None else self.levels(x.long()).movedim(-1, 2).flatten(1, 2)
 
     def cache(self, batch: int, label: Tensor | None = None, guide: Tensor | None = None) -> "Cache":
         return Cache(self, batch, label, guide)
@@ -73,7 +71,7 @@ class Layer(nn.Module):
         self.skip = MaskedConv(channels, head_channels, POINT, groups=groups)
         self.residual = None if last else MaskedConv(channels, channels, POINT, groups=groups)
         self.first = first
-        self.classes = nn.Embedding(classes, 4 * channels) if classes else None
+        self.classes = table(classes, 4 * channels)
         self.guide = Conv(guides, 4 * channels, POINT) if guides else None
 
     def forward(self, vertical: Tensor, horizontal: Tensor, label: Tensor | None, guide: Tensor | None):
@@ -108,7 +106,7 @@ class Cache:
     """The same network: the vertical stack one row after another, the horizontal one pixel after another."""
 
     def __init__(self, net: GatedPixelCNN, batch: int, label: Tensor | None, guide: Tensor | None):
-        height, width = net.shape[1:]
+        height, width = net.spec.shape[1:]
         self.layers = [CachedLayer(layer, batch, (height, width), label, guide) for layer in net.layers]
         self.first, self.out, self.seen, self.row = self.layers[0], pointwise(net.out, batch), net.seen, 0
 
@@ -122,7 +120,7 @@ class Cache:
         self.row += 1
 
     def show(self, column: int, x: Tensor) -> None:
-        """x [B, C] in [0, 1], as far as it is known."""
+        """Levels [B, C], as far as they are known."""
         self.first.horizontal.show(column, self.seen(x))
 
     def ask(self, column: int) -> Tensor:

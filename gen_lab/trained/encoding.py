@@ -38,17 +38,17 @@ class Encoded(nn.Module):
             raise UserError(f"agent.network.run={folder} was trained on images of {colours} x {size} x {width}, and "
                             f"the environment shows {spec.obs_dtype} of {list(spec.obs_shape)}; square grey frames are "
                             "wanted on both sides (data.grey=true)")  # fmt: skip
-        self.encoder, self.size, self.levels = found.model.encoder.requires_grad_(not frozen), size, found.data.levels
+        self.encoder, self.spec = found.model.encoder.requires_grad_(not frozen), found.data.spec
         self.latents = found.model.code(torch.zeros(1, *found.data.spec.shape)).shape[1]
         sizes = pairwise([spec.obs_shape[0] * self.latents, *hidden])
         self.dense = nn.Sequential(*(part for a, b in sizes for part in (nn.Linear(a, b), nn.ReLU())))
 
     def forward(self, obs: Tensor) -> Tensor:
-        frames = prepared(obs.flatten(0, 1).unsqueeze(1), self.size, self.levels)
-        code = self.encoder(frames)[:, : self.latents]  # of a VAE the means; its variances come after
+        frames = prepared(obs.flatten(0, 1).unsqueeze(1), self.spec.shape[1], self.spec.levels)
+        code = self.encoder(self.spec.scaled(frames))[:, : self.latents]  # of a VAE the means; its variances come after
         return self.dense(code.unflatten(0, obs.shape[:2]).flatten(1))
 
 
 def prepared(frames: Tensor, size: int, levels: int) -> Tensor:
-    """Grey frames uint8 [B, 1, H, W] to images in [0, 1], [B, 1, size, size]: what data=recorded makes of them."""
-    return quantised(fitted(frames, size, grey=True), levels).float() / (levels - 1)
+    """Grey frames uint8 [B, 1, H, W] to levels [B, 1, size, size], as data=recorded prepares them."""
+    return quantised(fitted(frames, size, grey=True), levels)

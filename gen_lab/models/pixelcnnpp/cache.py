@@ -15,7 +15,7 @@ class Cache:
     """`net` is a PixelCNNPP; see its forward, of which this is the order too."""
 
     def __init__(self, net, batch: int, label: Tensor | None):
-        width = net.shape[2]
+        self.spec, width = net.spec, net.spec.shape[2]
         widths = [-(-width // 2**i) for i in range(len(net.encoder))]
         self.upper, self.row_above = CachedRows.of(net.upper, batch, width), CachedRows.of(net.row_above, batch, width)
         self.left = CachedPixels(net.left, batch, width)
@@ -65,8 +65,8 @@ class Cache:
         self.row += 1
 
     def show(self, column: int, x: Tensor) -> None:
-        """x [B, C] in [0, 1]."""
-        self.left.show(column, torch.cat([2 * x - 1, self.ones], 1))
+        """Levels [B, C]."""
+        self.left.show(column, torch.cat([self.spec.centred(x), self.ones], 1))
 
     def ask(self, column: int) -> Tensor:
         """[B, P]."""

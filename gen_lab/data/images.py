@@ -1,7 +1,7 @@
 """What every data set becomes: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +36,13 @@ class Images(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        return Spec(tuple(self.train.shape[1:]), self.levels, self.classes)
+        colours, height, width = self.train.shape[1:]
+        return Spec((colours, height, width), self.levels, self.classes)
 
     def to(self, device: torch.device) -> "Images":
         if self.mapped:
             return self._replace(device=device)
-        tensors = {k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)}
+        tensors: dict[str, Any] = {k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)}
         return self._replace(**tensors, device=device)
 
     def tested(self, at_once: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -36,6 +36,9 @@ class Seen(NamedTuple):
     features: Tensor  # [N, F] float32
     classes: Tensor | None  # [N], as a classifier sees them
 
+    def some(self, index: Tensor) -> "Seen":
+        return Seen(self.features[index], None if self.classes is None else self.classes[index])
+
 
 class Features(Protocol):
     name: str  # with the hash of the net's parameters: distances under different ones do not compare
@@ -70,10 +73,15 @@ class Net(nn.Module):
     Its features are bounded on one side, lest the net see more in a little noise than in half of the classes.
     """
 
+    mean: Tensor  # [F]
+    scale: Tensor  # [F]
+    name: str
+
     def __init__(self, spec: Spec, seed: int):
         super().__init__()
         self.spec, (channels, height, width) = spec, spec.shape
-        shapes, maps, size = [(32, channels, 3, 3)], 32, min(height, width)
+        shapes: list[tuple[int, ...]] = [(32, channels, 3, 3)]
+        maps, size = 32, min(height, width)
         while size > 4:
             shapes.append((64, maps, 3, 3))
             maps, size = 64, -(-size // 2)
@@ -199,6 +207,7 @@ def learn(net: Net, images: Images, updates: int, seed: int, rate: float = 2e-3)
     (b1, b2), (left1, left2) = BETAS, (1.0, 1.0)
     for _ in range(updates):
         x, label = batches.draw()
+        assert label is not None  # `classifier` has seen to it
         off = net.logits(x) - F.one_hot(label, images.classes)
         gradients = torch.autograd.grad((off * off).sum(), parameters)
         left1, left2 = left1 * b1, left2 * b2
@@ -213,7 +222,7 @@ def _key(net: Net, images: Images, *settings: object) -> str:
     """Of all that shapes what a net learns: its layers, its images and labels, its settings."""
     digest = hashlib.sha256(repr(([p.shape for p in net.weights], settings, GRIDS, BETAS)).encode())
     for x in images.train, images.train_labels:
-        digest.update(x.contiguous().numpy())
+        digest.update(b"" if x is None else x.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -42,7 +42,7 @@ class Judge:
         room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
         self.net = features(lesson(data, taught))
         self.train = seen(self.net, training_images(data))
-        self.reference = Seen(*(x if x is None else x[reference] for x in self.train))
+        self.reference = self.train.some(reference)
         self.held_out = seen(self.net, (x.to(data.device) for x in data.test[held_out].split(AT_ONCE)))
         self.held_out_nearest, _ = distances.nearest(self.held_out.features, self.train.features)
         self.floor = self.measured(self.held_out)
@@ -51,7 +51,7 @@ class Judge:
             "reference_split": "train", "nearest_among": len(self.train.features), "taught_on": len(taught), "k": k,
             "dtype": "float64, of float32 features",
         }  # fmt: skip
-        if self.held_out.classes is not None:
+        if self.held_out.classes is not None and data.test_labels is not None:
             right = self.held_out.classes == data.test_labels[held_out].to(data.device)
             self.record["accuracy"] = right.double().mean().item()
 
@@ -71,7 +71,7 @@ class Judge:
     def draw(self, model: Model, rng: torch.Generator) -> Tensor:
         """Levels [N, C, H, W]; a conditional model samples the labels of training images drawn at random."""
         label, known = None, self.data.train_labels
-        if model.spec.classes:
+        if model.spec.classes and known is not None:
             chosen = torch.randint(len(known), (self.samples,), generator=rng, device=rng.device)
             label = known[chosen.to(known.device)].to(rng.device)
         parts = torch.arange(self.samples).split(AT_ONCE)
@@ -93,7 +93,7 @@ class Judge:
             "memorised": distances.memorised(near, self.held_out_nearest),
             "nearest": near.median(),
         }
-        if found.classes is not None:
+        if found.classes is not None and self.reference.classes is not None:
             measures |= class_coverage(found.classes, self.reference.classes)
         return measures
 
@@ -127,8 +127,9 @@ def three_splits(data: Images, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
 def lesson(data: Images, taught: Tensor) -> Images:
     """Data of which a net can see nothing but the images that it may learn from."""
     labels = None if data.test_labels is None else data.test_labels[taught]
-    nothing = {"test": data.test[:0], "test_labels": None}
-    return data._replace(train=data.test[taught], train_labels=labels, resampled=False, **nothing)
+    return data._replace(
+        train=data.test[taught], train_labels=labels, test=data.test[:0], test_labels=None, resampled=False
+    )
 
 
 def training_images(data: Images) -> Iterator[Tensor]:

@@ -114,12 +114,15 @@ class Autoencoder(Learner):
 
 
 class Moments(nn.Module):
-    """Running mean and covariance of vectors of Z numbers, from those of N(0, 1) on."""
+    """Running moments of vectors of Z numbers; they start as those of N(0, 1)."""
+
+    first: Tensor  # E z [Z]
+    second: Tensor  # E z z' [Z, Z]
 
     def __init__(self, size: int):
         super().__init__()
-        self.register_buffer("first", torch.zeros(size))  # E z [Z]
-        self.register_buffer("second", torch.eye(size))  # E z z' [Z, Z]
+        self.register_buffer("first", torch.zeros(size))
+        self.register_buffer("second", torch.eye(size))
 
     def follow(self, z: Tensor) -> None:
         """A step towards the moments of a batch [B, Z], of all ranks'."""

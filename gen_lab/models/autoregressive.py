@@ -20,7 +20,7 @@ from rl_lab.core.settings import Positive, Unit
 class Autoregressive(Learner):
     """log p(x) is the sum of log p(pixel | earlier pixels), exact; always computed in float32."""
 
-    saved = "network", "optimizer", "learns"
+    saved: tuple[str, ...] = "network", "optimizer", "learns"
     parallel = True
 
     def __init__(
@@ -43,7 +43,7 @@ class Autoregressive(Learner):
         self.max_grad_norm, self.learns = max_grad_norm, 0
         self.head = head(self.spec)
         with seeded(seed, device):
-            self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)
+            self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.refuse(spec)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]

@@ -1,5 +1,7 @@
 """Gated PixelCNN: two stacks and no blind spot (van den Oord et al., 2016; https://arxiv.org/abs/1606.05328)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -32,18 +34,20 @@ class GatedPixelCNN(nn.Module):
         super().__init__()
         self.spec, self.field = spec, 3 + blocks
         self.levels = nn.Embedding(spec.levels, embedding) if embedding else None
-        sizes = {"channels": channels, "head_channels": head_channels, "groups": head.steps}
-        conditions = {"classes": spec.classes, "guides": guide_channels}
+        layer = partial(
+            Layer, channels=channels, head_channels=head_channels, groups=head.steps, classes=spec.classes,
+            guides=guide_channels,
+        )  # fmt: skip
         self.layers = nn.ModuleList(
-            [Layer(spec.shape[0] * (embedding or 1), 7, first=True, **sizes, **conditions)]
-            + [Layer(channels, 3, last=i == blocks - 1, **sizes, **conditions) for i in range(blocks)]
+            [layer(spec.shape[0] * (embedding or 1), 7, first=True)]
+            + [layer(channels, 3, last=i == blocks - 1) for i in range(blocks)]
         )
         self.out = MaskedConv(head_channels, head.steps * head.outputs, POINT, groups=head.steps)
 
     def forward(self, x: Tensor, label: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
         """label [B]; guide [B, guide_channels, H, W]."""
         vertical = horizontal = self.seen(x)
-        skips = 0
+        skips = torch.zeros((), device=x.device)
         for layer in self.layers:
             vertical, horizontal, skip = layer(vertical, horizontal, label, guide)
             skips = skips + skip
@@ -90,8 +94,8 @@ class Layer(nn.Module):
 
     def condition(self, label: Tensor | None, guide: Tensor | None) -> Tensor | None:
         """What is added before the gates of the vertical and of the horizontal stack, [B, 4p, 1 or H, 1 or W]."""
-        added = None if label is None else self.classes(label)[..., None, None]
-        if guide is None:
+        added = None if label is None or self.classes is None else self.classes(label)[..., None, None]
+        if guide is None or self.guide is None:
             return added
         return self.guide(guide) if added is None else added + self.guide(guide)
 
@@ -130,15 +134,15 @@ class Cache:
             layer.horizontal.show(column, horizontal)
             skip, residual = layer.ask(column)
             skips = skips + skip
-            if residual is not None:
+            if residual.shape[1]:
                 horizontal = horizontal + residual
         return torch.addmm(self.out[0], skips.relu(), self.out[1])
 
 
 class CachedLayer:
-    """A layer of the cache."""
+    """A Layer of the cache."""
 
-    def __init__(self, layer: Layer, batch: int, size: tuple[int, int], label: Tensor | None, guide: Tensor | None):
+    def __init__(self, layer, batch: int, size: tuple[int, int], label: Tensor | None, guide: Tensor | None):
         self.vertical = CachedRows.of(layer.vertical, batch, size[1])
         self.horizontal = CachedPixels(layer.horizontal, batch, size[1])
         self.link, self.channels = layer.link, layer.skip.kernel().shape[0]
@@ -159,8 +163,7 @@ class CachedLayer:
         self.horizontal.begin_row(told)
         return gate(seen)
 
-    def ask(self, column: int) -> tuple[Tensor, Tensor | None]:
-        """What it adds to the skips [B, S] and to the horizontal stack [B, p]; the last layer adds nothing there."""
+    def ask(self, column: int) -> tuple[Tensor, Tensor]:
+        """What it adds to the skips [B, S] and to the horizontal stack [B, p]; of the last layer [B, 0]."""
         both = torch.addmm(self.ends[0], gate(self.horizontal.ask(column)), self.ends[1])
-        skip, residual = both[:, : self.channels], both[:, self.channels :]
-        return skip, residual if residual.shape[1] else None
+        return both[:, : self.channels], both[:, self.channels :]

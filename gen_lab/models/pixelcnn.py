@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gen_lab.networks.causal.caches import CachedPixels, pointwise
 from gen_lab.networks.causal.convolutions import POINT, MaskedConv, above_and_here
 from gen_lab.networks.causal.heads import Head
-from gen_lab.networks.labels import shifted, table
+from gen_lab.networks.labels import row_shift, shifted, table
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count
 
@@ -51,21 +51,23 @@ class Block(nn.Module):
         return h + self.widen(self.look(self.narrow(h.relu()).relu()).relu())
 
 
+def cached(block, batch: int, width: int):
+    """The convolutions of a Block, one pixel after another."""
+    return pointwise(block.narrow, batch), CachedPixels(block.look, batch, width), pointwise(block.widen, batch)
+
+
 class Cache:
     """The same network, one pixel after another."""
 
     def __init__(self, net: PixelCNN, batch: int, label: Tensor | None):
         self.spec, width = net.spec, net.spec.shape[2]
         self.first = CachedPixels(net.first, batch, width)
-        self.label = None if label is None else net.classes(label)[..., None].expand(-1, -1, width)
-        self.blocks = [
-            (pointwise(block.narrow, batch), CachedPixels(block.look, batch, width), pointwise(block.widen, batch))
-            for block in net.blocks
-        ]
+        self.shift = row_shift(net.classes, label, width)
+        self.blocks = [cached(block, batch, width) for block in net.blocks]
         self.hidden, self.out = pointwise(net.hidden, batch), pointwise(net.out, batch)
 
     def begin_row(self) -> None:
-        self.first.begin_row(self.label)
+        self.first.begin_row(self.shift)
         for _, look, _ in self.blocks:
             look.begin_row()
 

@@ -27,7 +27,7 @@ class VAE(Learner):
     `free_nats` and `warm_up` are of training alone.
     """
 
-    saved = "encoder", "decoder", "optimizer", "rng"
+    saved: tuple[str, ...] = "encoder", "decoder", "optimizer", "rng"
     parallel = True
 
     def __init__(

@@ -24,7 +24,7 @@ class VQVAE(Learner):
     a bound on -log p(x), for other maps could have meant it too.
     """
 
-    saved = "encoder", "codebook", "decoder", "optimizer", "prior", "rng", "updates"
+    saved: tuple[str, ...] = "encoder", "codebook", "decoder", "optimizer", "prior", "rng", "updates"
     parallel = True
 
     def __init__(

@@ -83,7 +83,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         last = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+        for p in last.parameters():
+            nn.init.zeros_(p)
         self.f = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def residual_encoder(
 ) -> nn.Module:
     """`blocks` at each size after the first; with each halving, rounded up, twice the maps. For images of any size."""
     c, h, w = shape
-    layers = [nn.Conv2d(c, channels, 3, padding=1)]
+    layers: list[nn.Module] = [nn.Conv2d(c, channels, 3, padding=1)]
     for a, b in pairwise(channels * 2**i for i in range(halvings + 1)):
         layers += [nn.ReLU(), nn.Conv2d(a, b, 3, 2, 1), *(Residual(b) for _ in range(blocks))]
     h, w = _sizes(h, w, halvings)[-1]
@@ -109,7 +110,7 @@ def residual_decoder(
     c, h, w = shape
     *larger, (h, w) = _sizes(h, w, halvings)
     maps = channels * 2**halvings
-    layers = [nn.Linear(inputs, maps * h * w), nn.Unflatten(-1, (maps, h, w))]
+    layers: list[nn.Module] = [nn.Linear(inputs, maps * h * w), nn.Unflatten(-1, (maps, h, w))]
     for size in reversed(larger):
         layers += [*(Residual(maps) for _ in range(blocks)), nn.ReLU(), nn.Upsample(size)]
         layers += [nn.Conv2d(maps, maps // 2, 3, padding=1)]

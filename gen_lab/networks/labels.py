@@ -49,6 +49,11 @@ def shifted(x: Tensor, classes: nn.Embedding | None, label: Tensor | None) -> Te
     return x if classes is None or label is None else x + classes(label)[..., None, None]
 
 
+def row_shift(classes: nn.Embedding | None, label: Tensor | None, width: int) -> Tensor | None:
+    """What `shifted` adds, for one row [B, F, W]; None without labels."""
+    return None if classes is None or label is None else classes(label)[..., None].expand(-1, -1, width)
+
+
 class Labelled(nn.Module):
     """An encoder that sees beside x one more channel, a learned picture of the label."""
 

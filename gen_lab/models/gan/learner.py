@@ -25,7 +25,14 @@ class GAN(Learner):
     ranks each has batch statistics of its own; the first one's running averages are those that sample.
     """
 
-    saved = "generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "rng", "updates"
+    saved: tuple[str, ...] = (
+        "generator",
+        "discriminator",
+        "generator_optimizer",
+        "discriminator_optimizer",
+        "rng",
+        "updates",
+    )
     parallel = True
 
     def __init__(
@@ -54,8 +61,8 @@ class GAN(Learner):
         self.penalty, self.label_smoothing, self.average, self.bf16 = penalty, label_smoothing, average, bf16
         self.noise, self.noise_updates, self.updates = noise, noise_updates, 0
         with seeded(seed, device):
-            self.generator = generator(self.spec, latents).to(device, memory_format=torch.channels_last)
-            self.discriminator = discriminator(self.spec).to(device, memory_format=torch.channels_last)
+            self.generator = generator(self.spec, latents).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.discriminator = discriminator(self.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._refuse_what_cannot_be_learned()
         self.generator_optimizer = build_optimizer(generator_optimizer, self.generator.parameters())
         self.discriminator_optimizer = build_optimizer(discriminator_optimizer, self.discriminator.parameters())

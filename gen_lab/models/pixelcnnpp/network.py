@@ -69,13 +69,13 @@ class PixelCNNPP(nn.Module):
         for i, blocks in enumerate(self.encoder):
             streams = self.downs[i - 1](streams) if i else streams
             skips.append(streams)
-            for block in blocks:
+            for block in blocks.children():
                 streams = block(streams, label)
                 skips.append(streams)
         streams = skips.pop()
         for i, blocks in reversed([*enumerate(self.decoder)]):
             streams = self.ups[i](streams, skips[-1]) if i < len(self.ups) else streams
-            for block in blocks:
+            for block in blocks.children():
                 streams = block(streams, label, skips.pop())
         return self.out(F.elu(streams.left))
 
@@ -111,7 +111,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None, *others: Tensor) -> Tensor:
         y = self.first(concat_elu(x))
-        if others:
+        if self.shortcut is not None:
             y = y + self.shortcut(torch.cat([concat_elu(other) for other in others], 1))
         y = self.second(F.dropout(concat_elu(y), self.dropout, self.training))
         return x + gate(shifted(y, self.classes, label))

@@ -75,14 +75,13 @@ def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0, judge
     """
     rng, scores, codes = generator(seed, data.device), [], []
     at_once = max(1, min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (math.prod(data.spec.shape) * data.levels)))
-    for pixels, label in data.tested(at_once):
-        x = data.scaled(pixels)
+    for x, label in data.tested(at_once):
         score = model.score(x, rng, iwae_samples, label)
         if isinstance(model, LatentModel):
             codes.append(model.code(x, label))
         if data.log_prob:
-            nll = {name: x for name, x in score.items() if name in ("nll_nats", "nll_bound_nats")}
-            score |= {name.replace("nll", "kl"): x.double() + data.log_prob(pixels) for name, x in nll.items()}
+            nll = {name: nats for name, nats in score.items() if name in ("nll_nats", "nll_bound_nats")}
+            score |= {name.replace("nll", "kl"): nats.double() + data.log_prob(x) for name, nats in nll.items()}
         scores.append(score)
     metrics, protocol = {}, data.name + "-given-label" * bool(model.spec.classes)
     for name in scores[0]:
@@ -101,11 +100,12 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None
     """Samples, and for an autoencoder test images (left) beside what it makes of them (right)."""
     if not count:
         return
-    sheets = {"samples": model.sample(count, generator(run.stream("pictures"), run.device))}
+    sheets = {"samples": data.spec.scaled(model.sample(count, generator(run.stream("pictures"), run.device)))}
     if isinstance(model, Autoencoder):
         shown = slice(-(-count // 2))
-        x, label = data.scaled(data.test[shown]), [data.test_labels[shown]] if model.spec.classes else []
-        sheets["reconstructions"] = side_by_side(x, model.reconstruct(x, *label))
+        x = data.test[shown].to(data.device)
+        label = data.test_labels[shown].to(data.device) if data.test_labels is not None else None
+        sheets["reconstructions"] = side_by_side(data.spec.scaled(x), model.reconstruct(x, label))
     for name, images in sheets.items():
         run.media(name, write_sheet(run.path(f"pictures/{name}_{step:08d}.png"), images), step)
 

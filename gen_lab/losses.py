@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
-    """-log p(x) [...] of independent binary pixels x [..., C, H, W]; the two broadcast.
+    """-log p(x) [...] of independent binary pixels x [..., C, H, W], 0 or 1; the two broadcast.
 
-    On grey x this is no likelihood: p^x (1 - p)^(1 - x) does not integrate to 1 over [0, 1].
+    On grey x in [0, 1] this is no likelihood: p^x (1 - p)^(1 - x) does not integrate to 1 over [0, 1].
     """
-    logits, x = torch.broadcast_tensors(logits, x)
+    logits, x = torch.broadcast_tensors(logits, x.to(logits.dtype))
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(-3).sum(-1)
 
 
@@ -53,8 +53,8 @@ def bits_per_dim(nats: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def categorical_nll(logits: Tensor, x: Tensor) -> Tensor:
-    """-log p(x) [..., B] of pixels x [B, C, H, W] in [0, 1], each of L levels, under logits [..., B, C, L, H, W]."""
-    level = (x * (logits.shape[-3] - 1)).round().long().expand(*logits.shape[:-3], *x.shape[-2:]).flatten(0, -4)
+    """-log p(x) [..., B] of levels x [B, C, H, W] under logits [..., B, C, L, H, W]."""
+    level = x.long().expand(*logits.shape[:-3], *x.shape[-2:]).flatten(0, -4)
     nll = F.cross_entropy(logits.flatten(0, -5).transpose(1, 2), level, reduction="none")
     return nll.flatten(1).sum(1).unflatten(0, logits.shape[:-4])
 
@@ -67,7 +67,7 @@ def discretised_logistic_log_prob(level: Tensor, mean: Tensor, log_scale: Tensor
     """
     inverse_scale = (-log_scale.clamp(min=-7)).exp()
     half = 1 / (levels - 1)
-    centred = level * (2 * half) - 1 - mean
+    centred = level.to(mean.dtype) * (2 * half) - 1 - mean
     upper, lower = (centred + half) * inverse_scale, (centred - half) * inverse_scale
     width = (-torch.expm1(-2 * half * inverse_scale)).log()
     first, last = level == 0, level == levels - 1
@@ -78,10 +78,9 @@ def discretised_logistic_log_prob(level: Tensor, mean: Tensor, log_scale: Tensor
 
 
 def logistic_mixture_nll(logits: Tensor, means: Tensor, log_scales: Tensor, x: Tensor, levels: int) -> Tensor:
-    """-log p(x) [B] of x [B, C, H, W] in [0, 1]: each pixel has one of K mixtures for all its colours.
+    """-log p(x) [B] of levels x [B, C, H, W]: each pixel has one of K mixtures for all its colours.
 
     Logits [B, K, H, W]; means of a scale of [-1, 1] and log-scales, both [B, K, C, H, W].
     """
-    level = (x * (levels - 1)).round().unsqueeze(1)
-    pixel = discretised_logistic_log_prob(level, means, log_scales, levels).sum(2)  # [B, K, H, W]
+    pixel = discretised_logistic_log_prob(x.unsqueeze(1), means, log_scales, levels).sum(2)  # [B, K, H, W]
     return -(logits.log_softmax(1) + pixel).logsumexp(1).flatten(1).sum(1)

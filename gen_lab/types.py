@@ -1,4 +1,8 @@
-"""The nouns of gen_lab. Shapes: B batch, N images, K draws, Z latents, C x H x W pixels."""
+"""The nouns of gen_lab. Shapes: B batch, N images, K draws, Z latents, C x H x W pixels, L levels.
+
+Images flow as levels: whole numbers 0, 1, ..., L - 1 of an integer type. A network scales them where they enter it;
+what a model means rather than draws (a reconstruction) is a float in [0, 1].
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -13,29 +17,51 @@ class Spec(NamedTuple):
     """What a model must know of the images before it is built."""
 
     shape: tuple[int, int, int]  # C, H, W
-    levels: int  # each value is one of 0, 1/(levels - 1), ..., 1
+    levels: int  # L
     classes: int = 0  # a label is one of 0, ..., classes - 1; 0: the images have none
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the levels that a model draws."""
+        return torch.uint8 if self.levels <= 256 else torch.int64
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Levels to [0, 1], in torch's default dtype."""
+        return x.to(torch.get_default_dtype()) / (self.levels - 1)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Levels to [-1, 1]."""
+        return 2 * self.scaled(x) - 1
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Numbers on the scale of [0, 1] to the levels nearest to them."""
+        return (x.clamp(0, 1) * (self.levels - 1)).round().to(self.dtype)
 
 
 class Model(Protocol):
-    """A learner that samples; it is updated on x [B, C, H, W] in [0, 1] and, where there are any, labels [B] int64.
+    """What the loop, the judge and the commands need of a model. A new one is a subclass of `core.learner.Learner`.
 
-    `sample` and `score` draw from the generator they are handed: looking at a model never disturbs its training.
+    It is built with `(spec, device, seed)` and, keyword-only, its own settings, sets `self.spec`, and defines `update`,
+    `sample` and `score`. `state_dict` and `load_state_dict` come from Learner, for the attributes that `saved` names.
+    `sample` and `score` draw from the generator they are given, so that evaluation never disturbs training.
     """
 
-    spec: Spec  # of what it models; its classes are 0 where it leaves labels unused
+    spec: Spec  # of the images; its classes are 0 unless the model conditions on labels
 
-    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics: ...
+    def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
+        """One step on levels [B, C, H, W] and, if the images have labels, labels [B] int64."""
+        ...
+
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
-        """[N, C, H, W] of the data's own levels; with `label` [N], of those classes."""
+        """Levels [N, C, H, W]; with `label` [N], of those classes."""
         ...
 
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Named scores [B] of held-out images; {} without a likelihood.
+        """Named scores [B] of held-out levels [B, C, H, W]; {} for a model without a likelihood.
 
-        `nll_nats` and `bits_per_dim` are exact. Where the likelihood can only be bounded, they are called
+        `nll_nats` and `bits_per_dim` are exact. A model that can only bound its likelihood calls them
         `nll_bound_nats` and `bits_per_dim_bound`, and `iwae_samples` draws an image tighten the bound; 0 leaves that
         out.
         """
@@ -47,17 +73,24 @@ class Model(Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """A model that can also be asked what it keeps of an image."""
+    """A model that can reconstruct an image. Labels are for models that condition on them."""
 
-    def reconstruct(self, x: Tensor) -> Tensor: ...  # [B, C, H, W] in [0, 1], the mean
+    def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Levels [B, C, H, W] to the mean [B, C, H, W], floats in [0, 1]."""
+        ...
 
 
 @runtime_checkable
 class LatentModel(Protocol):
-    """An autoencoder whose code is a point of a space that one can walk in. Labels are for models that want them."""
+    """An autoencoder whose code is a point of a continuous space. Labels are for models that condition on them."""
 
-    def code(self, x: Tensor, label: Tensor | None = None) -> Tensor: ...  # [B, C, H, W] -> z [B, Z]
-    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor: ...  # -> the mean [B, C, H, W] in [0, 1]
+    def code(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Levels [B, C, H, W] to z [B, Z]."""
+        ...
+
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """z [B, Z] to the mean [B, C, H, W], floats in [0, 1]."""
+        ...
 
 
 @runtime_checkable
@@ -66,14 +99,14 @@ class Inpainter(Protocol):
 
     def inpaint(
         self, x: Tensor, known: Tensor, generator: torch.Generator, label: Tensor | None = None
-    ) -> Tensor:  # x [B, C, H, W], known [H, W] bool -> [B, C, H, W]: x where known, a draw of the rest given it
+    ) -> Tensor:  # levels [B, C, H, W], known [H, W] bool -> levels [B, C, H, W]: x where known, else drawn given it
         ...
 
 
 @runtime_checkable
-class Draughtsman(Protocol):
-    """A model that draws an image little by little and lets one watch."""
+class ProgressiveSampler(Protocol):
+    """A model that samples an image part by part and can show each stage."""
 
     def draw(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Iterator[Tensor]:
-        """All images [N, C, H, W] as they stand, after each pixel or row; the last ones are what `sample` returns."""
+        """All images [N, C, H, W], as levels, after each pixel or row; the last ones are what `sample` returns."""
         ...

@@ -119,7 +119,7 @@ def actor_critic(mine: Mine) -> Case:
 def images(mine: Mine, size: int = 4) -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     return [mine(torch.bernoulli(torch.linspace(0.1, 0.9, N)[:, None, None, None].expand(N, 1, size, size),
-                                 generator=rng), 0) for _ in range(UPDATES)]  # fmt: skip
+                                 generator=rng).byte(), 0) for _ in range(UPDATES)]  # fmt: skip
 
 
 def updated(model, mine: Mine, size: int = 4) -> Case:

@@ -15,6 +15,8 @@ from gen_lab.networks.causal.weight_norm import NormedConv, start
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 KNOBS = {
     PixelCNN: {"channels": 6, "blocks": 2, "head_channels": 6},
     GatedPixelCNN: {"channels": 4, "blocks": 2, "head_channels": 6},
@@ -39,10 +41,10 @@ LOGISTIC = [(network, Spec((3, 1, 2), 4), LogisticMixture) for network in KNOBS]
 
 
 def build(network, spec: Spec, head, scale: float = 1.0, **knobs):
-    """In float64, as it is when evaluated, with larger weights than it starts with."""
+    """With larger weights than it starts with."""
     head = head(spec)
     torch.manual_seed(0)
-    net = network(spec, head, **(KNOBS | RECURRENT)[network] | knobs).double().eval().requires_grad_(False)
+    net = network(spec, head, **(KNOBS | RECURRENT)[network] | knobs).eval().requires_grad_(False)
     for p in net.parameters():
         p.mul_(scale)
     return net, head
@@ -50,8 +52,7 @@ def build(network, spec: Spec, head, scale: float = 1.0, **knobs):
 
 def every_image(spec: Spec) -> torch.Tensor:
     c, h, w = spec.shape
-    levels = torch.tensor([*product(range(spec.levels), repeat=c * h * w)], dtype=torch.double)
-    return levels.view(-1, c, h, w) / (spec.levels - 1)
+    return torch.tensor([*product(range(spec.levels), repeat=c * h * w)]).view(-1, c, h, w)
 
 
 def name(case) -> str:
@@ -72,12 +73,12 @@ def test_probabilities_of_all_images_sum_to_one(case):
 # -- what an output depends on
 
 
-def changes(net, head, x: torch.Tensor, **condition) -> torch.Tensor:
+def changes(net, head, spec: Spec, x: torch.Tensor, **condition) -> torch.Tensor:
     """Whether input j moves output i: [C H W (j), H W steps (i)], both in the order of drawing."""
     c, h, w = x.shape[1:]
     order = torch.arange(c * h * w).view(c, h, w).permute(1, 2, 0).flatten()
     moved = x.repeat(c * h * w, 1, 1, 1).flatten(1)
-    moved[torch.arange(c * h * w), order] += 0.3
+    moved[torch.arange(c * h * w), order] = other(spec, x.flatten()[order])
     difference = (net(moved.view(-1, c, h, w), **condition) - net(x, **condition)).abs()
     return difference.unflatten(1, (head.steps, -1)).amax(2).permute(0, 2, 3, 1).flatten(1) > 1e-13
 
@@ -89,7 +90,13 @@ def positive(net) -> None:
 
 
 def noise(spec: Spec, count: int = 1) -> torch.Tensor:
-    return torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    """Levels [N, C, H, W]."""
+    return torch.randint(spec.levels, (count, *spec.shape), generator=torch.Generator().manual_seed(1))
+
+
+def other(spec: Spec, x: torch.Tensor) -> torch.Tensor:
+    """Another level for each."""
+    return (x + 1) % spec.levels
 
 
 SEEN = [(PixelCNN, Spec((1, 4, 4), 2), softmax), (GatedPixelCNN, Spec((1, 5, 6), 2), softmax)]
@@ -106,7 +113,7 @@ def test_a_pixel_sees_all_before_it_and_nothing_after(case, signs):
     net, head = build(*case)
     if signs == "positive":
         positive(net)
-    seen, colours = changes(net, head, noise(case[1])), case[1].shape[0]
+    seen, colours = changes(net, head, case[1], noise(case[1])), case[1].shape[0]
     j = torch.arange(seen.shape[0])[:, None] // (colours if head.steps == 1 else 1)
     before = j < torch.arange(seen.shape[1])
     assert not (seen & ~before).any()
@@ -127,7 +134,7 @@ def test_the_blind_spot_is_of_the_known_size(network, invisible):
     far = [(20 - reach - 1, 14), (20, 14 - reach - 1), (20 - reach, 14 + reach + 1), (20, 15), (21, 14)]
     x = noise(spec).repeat(1 + len(near) + len(far), 1, 1, 1)
     for i, (r, c) in enumerate(near + far, 1):
-        x[i, 0, r, c] += 0.3
+        x[i, 0, r, c] = other(spec, x[i, 0, r, c])
     y = net(x)[:, 0, 20, 14]
     seen = ((y - y[0]).abs() > 1e-13)[1:].tolist()
     missed = [place for place, is_seen in zip(near, seen, strict=False) if not is_seen]
@@ -143,7 +150,7 @@ def test_labels_reach_every_pixel(network):
     x = noise(spec)
     params = [net(x, label=torch.tensor([k])) for k in range(3)]
     assert ((params[0] - params[1]).abs() > 1e-9).all() and ((params[1] - params[2]).abs() > 1e-9).all()
-    seen = changes(net, head, x, label=torch.tensor([1]))
+    seen = changes(net, head, spec, x, label=torch.tensor([1]))
     assert not seen.tril().any()
 
 
@@ -152,12 +159,12 @@ def test_a_guide_reaches_its_place_and_what_is_below():
     spec = Spec((1, 5, 6), 2)
     net, head = build(GatedPixelCNN, spec, softmax, guide_channels=2)
     positive(net)
-    guide = torch.zeros(1, 2, 5, 6, dtype=torch.double)
+    guide = torch.zeros(1, 2, 5, 6)
     moved = guide.clone()
     moved[0, :, 2, 3] = 1
     changed = (net(noise(spec), guide=moved) - net(noise(spec), guide=guide)).abs()[0, 0] > 1e-12
     assert changed[2, 3:].all() and changed[3:, 2:].all() and not changed[:2].any()
-    assert not changes(net, head, noise(spec), guide=guide).tril().any()
+    assert not changes(net, head, spec, noise(spec), guide=guide).tril().any()
 
 
 # -- parts
@@ -210,7 +217,7 @@ def test_weight_norm_starts_from_data():
     net(x)
     assert len(outputs) == 36 and {spread for spread, _ in outputs} == {1.0, 0.1}
     for spread, y in outputs:
-        torch.testing.assert_close(y.std((0, 2, 3)), torch.full((y.shape[1],), spread).double(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(y.std((0, 2, 3)), torch.full((y.shape[1],), spread), rtol=1e-3, atol=0)
         assert y.mean((0, 2, 3)).abs().max() < 1e-9
 
 

@@ -40,7 +40,7 @@ def test_an_agent_shows_its_encoder_what_the_encoder_was_trained_on(seen):
     (episode,) = Recording(recording).episodes(Recording(recording).split(0.5)[1])
     frames = torch.from_numpy(episode.obs)
     frames = frames if frames.dim() == 3 else frames[:, -1]
-    assert torch.equal(prepared(frames.unsqueeze(1), 28, 8), data.scaled(data.test))
+    assert torch.equal(prepared(frames.unsqueeze(1), 28, 8), data.test)
 
 
 def test_features_are_the_codes_of_each_frame_of_the_stack(seen):

@@ -56,7 +56,7 @@ def test_building_a_net_leaves_the_global_stream_alone(taught):
 
 @pytest.mark.parametrize("build", [lambda x: classifier(x, updates=30), random])
 def test_features_are_standardised_by_what_the_net_learned_from(taught, build):
-    x = seen(build(taught), map(taught.scaled, taught.train.split(100))).features.double()
+    x = seen(build(taught), taught.train.split(100)).features.double()
     assert x.shape == (598, 64)
     grid = 2**-8  # four steps of its grid: it learns in numbers on a grid, and looks in float32 without one
     torch.testing.assert_close(x.mean(0), torch.zeros(64).double(), atol=grid, rtol=0)
@@ -64,7 +64,7 @@ def test_features_are_standardised_by_what_the_net_learned_from(taught, build):
 
 
 def test_a_classifier_tells_classes_and_a_random_net_does_not(taught):
-    net, x = classifier(taught, updates=100), taught.scaled(taught.train[:200])
+    net, x = classifier(taught, updates=100), taught.train[:200]
     assert (net(x).classes == taught.train_labels[:200]).float().mean() > 0.9
     other = random(taught)
     assert other(x).classes is None and other.name == f"random-{other.hash}"
@@ -77,7 +77,7 @@ def test_a_net_slow_to_learn_is_kept(taught, tmp_path, monkeypatch):
     learned = classifier(taught, updates=3)
     (kept,) = (tmp_path / "gen_lab/judges").glob("*.pt")
     monkeypatch.setattr(features, "learn", None)  # whoever learned now would fail
-    found, x = classifier(taught, updates=3), taught.scaled(taught.train[:50])
+    found, x = classifier(taught, updates=3), taught.train[:50]
     assert found.name == learned.name and torch.equal(found(x).features, learned(x).features)
     with pytest.raises(TypeError):  # other images are another lesson
         classifier(taught._replace(train=16 - taught.train), updates=3)
@@ -97,8 +97,8 @@ def test_images_of_any_size(shape):
     spec = Spec(shape, 256, 4)
     pixels = torch.randint(256, (40, *shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images = Images("toy", pixels, pixels[:0], 256, torch.arange(40) % 4, None, 4)
-    assert Net(spec, 0).body(torch.rand(2, *shape).double()).shape == (2, 64)
-    assert seen(classifier(images, updates=2), [images.scaled(pixels)]).features.isfinite().all()
+    assert Net(spec, 0).body(pixels[:2]).shape == (2, 64)
+    assert seen(classifier(images, updates=2), [pixels]).features.isfinite().all()
 
 
 def test_without_labels_there_is_no_classifier(taught):
@@ -135,7 +135,7 @@ def test_what_inception_is_shown(monkeypatch):
             return (x.flatten(1).float(),)
 
     standing_in(monkeypatch, Extractor)
-    found = Inception(torch.device("cpu"))(torch.full((5, 1, 8, 8), 16 / 17))
+    found = Inception(Spec((1, 8, 8), 18), torch.device("cpu"))(torch.full((5, 1, 8, 8), 16))
     assert found.classes is None and (found.features == 240).all() and found.features.shape == (5, 192)
 
 
@@ -154,5 +154,5 @@ def test_without_its_weights_inception_says_where_they_belong(monkeypatch, tmp_p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     standing_in(monkeypatch, extractor)
     with pytest.raises(UserError, match=line) as told:
-        Inception(torch.device("cpu"))
+        Inception(Spec((1, 8, 8), 18), torch.device("cpu"))
     assert str(tmp_path / "hub/checkpoints/weights.pth") in str(told.value)

@@ -215,7 +215,7 @@ def numbered(first: int, count: int) -> Tensor:
 
 
 def spelt(x: Tensor) -> Tensor:
-    return (x.flatten(1).round().long() << torch.arange(16)).sum(1)
+    return (x.flatten(1).long() << torch.arange(16)).sum(1)
 
 
 class Numbers:
@@ -256,7 +256,7 @@ def test_splits_are_bounded_and_drawn_from_all_classes():
     judge = Judge(data, features=Numbers, at_most=60)
     assert len(judge.reference.features) == 60 and len(judge.train.features) == 700
     assert judge.record["nearest_among"] == 700 and judge.record["reference"] == 60
-    copies = judge.see(numbered(0, 700).float())  # of which the reference knows but 60
+    copies = judge.see(numbered(0, 700))  # of which the reference knows but 60
     assert judge.measured(copies)["memorised"] == 1 and judge.measured(copies)["nearest"] == 0
 
 
@@ -269,7 +269,7 @@ class Stamp:
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         self.asked.append(count)
         self.labels += [] if label is None else label.tolist()
-        return numbered(sum(self.asked) - count, count).float()
+        return numbered(sum(self.asked) - count, count)
 
 
 def test_every_sample_counts():
@@ -296,7 +296,7 @@ def test_resampled_training_images_are_shown_as_bits():
 
 def test_neighbours_show_the_closest_first():
     judge = Judge(labelled(), features=Numbers)
-    images = numbered(695, 9).float()  # 695 to 699 are copies
+    images = numbered(695, 9)  # 695 to 699 are copies
     pairs = spelt(judge.neighbours(images, 7)).view(7, 2)
     assert (pairs[:5, 0] == pairs[:5, 1]).all() and set(pairs[:5, 0].tolist()) == set(range(695, 700))
     assert pairs[5:].tolist() == [[700, 699], [701, 699]]
@@ -326,16 +326,11 @@ def judge(data) -> Judge:
 def spoilt(data, judge) -> dict[str, dict[str, float]]:
     """Measures of the held-out digits themselves, spoilt in ways that get worse and worse."""
     held_out = three_splits(data, 10_000)[2]
-    real, labels, train, draws = (
-        data.scaled(data.test[held_out]),
-        data.test_labels[held_out],
-        data.scaled(data.train),
-        rng(),
-    )
+    real, labels, train, draws = data.test[held_out], data.test_labels[held_out], data.train, rng()
     few = real[labels < 5]
 
-    def levels(x: Tensor) -> Tensor:
-        return (16 * x.clamp(0, 1)).round() / 16
+    def noisy(sigma: float) -> Tensor:
+        return data.spec.nearest(real / 16 + sigma * torch.randn(real.shape, generator=draws))
 
     def some(x: Tensor) -> Tensor:
         return x[torch.randint(len(x), (len(real),), generator=draws)]
@@ -343,12 +338,12 @@ def spoilt(data, judge) -> dict[str, dict[str, float]]:
     pixels = [some(train)[:, :, i, j] for i in range(8) for j in range(8)]
     sets = {
         "floor": real,
-        "noise .05": levels(real + 0.05 * torch.randn(real.shape, generator=draws)),
-        "noise .2": levels(real + 0.2 * torch.randn(real.shape, generator=draws)),
+        "noise .05": noisy(0.05),
+        "noise .2": noisy(0.2),
         "five classes missing": some(few),
         "independent pixels": torch.stack(pixels, -1).view(real.shape),
-        "uniform noise": torch.randint(17, real.shape, generator=draws) / 16,
-        "mean image": levels(train.mean(0)).expand(real.shape),
+        "uniform noise": torch.randint(17, real.shape, generator=draws),
+        "mean image": train.float().mean(0).round().expand(real.shape),
         "copies": some(train),
     }
     measures = {name: judge.measured(judge.see(x)) for name, x in sets.items()}
@@ -454,7 +449,7 @@ def test_the_net_is_the_same_whatever_library_takes_its_sums(data):
 
 def test_sums_are_exact_in_any_order(data):
     """Of images in another order, every gradient is the same to the last bit; plain float64 differs."""
-    x, label = data.scaled(data.train[:64]).double(), data.train_labels[:64]
+    x, label = data.train[:64], data.train_labels[:64]
     net, shuffled = Net(data.spec, 0), torch.randperm(64, generator=rng())
 
     def gradients(order: Tensor) -> list[Tensor]:
@@ -472,7 +467,7 @@ def test_sums_are_exact_in_any_order(data):
 def test_features_that_never_vary_are_no_nan(data):
     grey = data._replace(train=torch.full((30, 1, 1, 1), 8, dtype=torch.uint8), train_labels=None, classes=0)
     net = random(grey)
-    assert net(torch.full((3, 1, 1, 1), 8 / 16)).features.abs().max() < 1e-2  # but for the rounding of what it saw
+    assert net(torch.full((3, 1, 1, 1), 8)).features.abs().max() < 1e-2  # but for the rounding of what it saw
 
 
 # -- in a run

@@ -44,7 +44,7 @@ def test_units_that_tell_images_apart_are_counted():
         spec = Spec((1, 8, 8), 2)
 
         def code(self, x, label=None):
-            ink = x.mean((1, 2, 3))
+            ink = x.float().mean((1, 2, 3))
             return torch.stack([10 * ink, 0.1 * ink, 0 * ink], 1)
 
         def decode(self, z, label=None): ...
@@ -61,7 +61,7 @@ def test_a_model_told_labels_is_told_them_when_it_is_pictured(tmp_path):
         spec = Spec((1, 8, 8), 2, 10)
 
         def sample(self, count, rng, label=None):
-            return torch.zeros(count, 1, 8, 8)
+            return torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
 
         def reconstruct(self, x, label):
             return (label / 10).view(-1, 1, 1, 1).expand_as(x)

@@ -15,6 +15,8 @@ from gen_lab.models.vae import VAE
 from gen_lab.types import Spec
 from rl_lab.core.randomness import generator
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 # -- exact values: z has one dimension, so that p(x) is an integral over a grid
 
 
@@ -27,15 +29,14 @@ def log_joint(model: VAE, x: torch.Tensor) -> torch.Tensor:
     return prior[:, None] - bernoulli_nll(model.decoder(GRID[:, None])[:, None], x)
 
 
-@pytest.fixture(scope="module")
-def small() -> tuple:
+@pytest.fixture
+def small(float64) -> tuple:
     """A model of float64 with a decoder that bends, its images, log p(x) and KL(q(z|x) || p(z|x)), both exact."""
     model = build(Spec((1, 2, 3), 2), latents=1)
     for net, scale in (model.encoder, 1.5), (model.decoder, 3.0):
-        net.double()
         for p in net.parameters():
             p.data *= scale
-    x = images(16, Spec((1, 2, 3), 2)).double()
+    x = images(16, Spec((1, 2, 3), 2))
     with torch.no_grad():
         joint = log_joint(model, x)
         exact = torch.trapezoid(joint.exp(), GRID, dim=0).log()  # [B]
@@ -47,7 +48,7 @@ def small() -> tuple:
 def test_the_grid_is_fine_enough(small):
     """p(x) of all 2^6 images sums to 1."""
     model = small[0]
-    every = torch.tensor([[(i >> b) & 1 for b in range(6)] for i in range(64)]).double().view(64, 1, 2, 3)
+    every = torch.tensor([[(i >> b) & 1 for b in range(6)] for i in range(64)]).view(64, 1, 2, 3)
     with torch.no_grad():
         joint = log_joint(model, every)
     assert torch.trapezoid(joint.exp(), GRID, dim=0).sum().item() == pytest.approx(1, abs=1e-9)
@@ -86,11 +87,9 @@ def test_bound_tightens_with_every_draw(small):
 def test_weights_have_no_variance_where_the_posterior_is_known():
     """A decoder that ignores z has the prior as its posterior: then each weight is p(x), whatever was drawn."""
     model = build(latents=3)
-    for net in model.encoder, model.decoder:
-        net.double()
     model.encoder[-1].weight.data.zero_(), model.encoder[-1].bias.data.zero_()  # q(z|x) = N(0, 1)
     model.decoder[0].weight.data.zero_()
-    x = images(5).double()
+    x = images(5)
     with torch.no_grad():
         exact = -bernoulli_nll(model.decoder(torch.zeros(5, 3, dtype=torch.double)), x)
     weights = model.log_importance_weights(x, 40, generator(0, CPU))
@@ -102,7 +101,7 @@ def test_weights_have_no_variance_where_the_posterior_is_known():
 
 
 class Normals(nn.Module):
-    """Pixels that are not levels, x ~ N(decoded, 0.3^2)."""
+    """Pixels that are real numbers, not levels, x ~ N(decoded, 0.3^2); of two levels scaling changes nothing."""
 
     improper, outputs, log_var = None, 1, torch.tensor(2 * math.log(0.3), dtype=torch.double)
 
@@ -117,7 +116,6 @@ def linear(bias: float = 0.0, narrower: float = 0.0) -> tuple[VAE, torch.Tensor,
         encoder=lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(6, outputs)),
         decoder=lambda shape, inputs: nn.Sequential(nn.Linear(inputs, 6), nn.Unflatten(-1, shape)),
     )  # fmt: skip
-    model.encoder.double(), model.decoder.double()
     rng, s2 = generator(0, CPU), 0.3**2
     axes = torch.linalg.qr(torch.randn(6, 3, generator=rng, dtype=torch.double))[0]
     w, b = axes * torch.tensor([2.0, 0.7, 0.1], dtype=torch.double), torch.randn(6, generator=rng, dtype=torch.double)
@@ -169,14 +167,13 @@ def test_dequantised_pixels_weigh_as_much_as_their_levels_on_average():
         encoder=lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(1, outputs)),
         decoder=lambda shape, inputs: nn.Sequential(nn.Linear(inputs, 1), nn.Unflatten(-1, shape)),
     )  # fmt: skip
-    model.encoder.double(), model.decoder.double()
     model.decoder[0].weight.data.fill_(w), model.decoder[0].bias.data.fill_(b)
     precision = 1 + (w / s) ** 2
-    model.encoder[1].weight.data = torch.tensor([[w / s**2 / precision], [0.0]]).double()
-    model.encoder[1].bias.data = torch.tensor([-b * w / s**2 / precision, 0.3 - math.log(precision)]).double()
-    x, marginal = torch.linspace(0, 1, 5, dtype=torch.double), Normal(b, math.hypot(w, s))
-    exact = (marginal.cdf(x + 1 / 8) - marginal.cdf(x - 1 / 8)).log()
-    weights = model.log_importance_weights(x.view(5, 1, 1, 1), 200_000, generator(0, CPU))
+    model.encoder[1].weight.data = torch.tensor([[w / s**2 / precision], [0.0]])
+    model.encoder[1].bias.data = torch.tensor([-b * w / s**2 / precision, 0.3 - math.log(precision)])
+    level, marginal = torch.arange(5), Normal(b, math.hypot(w, s))
+    exact = (marginal.cdf(level / 4 + 1 / 8) - marginal.cdf(level / 4 - 1 / 8)).log()
+    weights = model.log_importance_weights(level.view(5, 1, 1, 1), 200_000, generator(0, CPU))
     ratio = (weights - exact).exp()
     assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / len(ratio) ** 0.5).all()
     assert (importance_weighted_nll(weights.view(-1, 5, 5).transpose(0, 1)).mean(0) > -exact).all()

@@ -38,5 +38,4 @@ def build(spec: Spec = BINARY, seed: int = 0, *, lr: float = 2e-3, **knobs) -> V
 
 
 def images(count: int, spec: Spec = BINARY) -> torch.Tensor:
-    levels = torch.randint(spec.levels, (count, *spec.shape), generator=generator(1, CPU))
-    return levels / (spec.levels - 1)
+    return torch.randint(spec.levels, (count, *spec.shape), generator=generator(1, CPU)).to(spec.dtype)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from gen_lab.data import Images
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.pictures import write_sheet
-from gen_lab.trained.loading import Fitted, load, some
+from gen_lab.trained.loading import Trained, load, some
 from rl_lab.core.files import inside, write
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
@@ -38,24 +39,26 @@ def evaluate(
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     judged = Table("run", "checkpoint", "measure", "samples", "held-out images")
     for folder in some(runs, "evaluate"):
-        fitted = load(folder, device, changes)
+        trained = load(folder, device, changes)
         for name in "evaluation.json", "neighbours.png":
             inside(folder, name)  # refused before the hours that follow
-        head = Text(str(folder)), f"{fitted.step:,} updates"
+        head = Text(str(folder)), f"{trained.step:,} updates"
         try:
-            by = judge(fitted.data)
+            by = judge(trained.data)
         except NoLabels as error:
             by = None
             print(f"{folder}: {error}")
-        scores = _floats(evaluate_model(fitted.model, fitted.data, seed, iwae_samples))
+        scores = _floats(evaluate_model(trained.model, trained.data, seed, iwae_samples))
         for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
-            name, error = metric.name, scores.get(metric.error)
-            scored.add_row(*head, *_cells(name, scores[name]), "" if error is None else f"{error:.4f}")
-        record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
-                  "device": str(fitted.device), "scores": scores}  # fmt: skip
+            name, deviation = metric.name, scores.get(metric.error)
+            scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
+        record: dict[str, Any] = {
+            "step": trained.step, "images": len(trained.data.test), "iwae_samples": iwae_samples, "seed": seed,
+            "device": str(trained.device), "scores": scores,
+        }  # fmt: skip
         record |= {"changes": list(changes)} if changes else {}
         if by:
-            record |= _judged(fitted, by, seed, inside(folder, "neighbours.png"))
+            record |= _judged(trained, by, seed, inside(folder, "neighbours.png"))
             for name, x in record["measures"].items():
                 judged.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
             print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
@@ -67,11 +70,11 @@ def evaluate(
             console.print(table)
 
 
-def _judged(fitted: Fitted, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
+def _judged(trained: Trained, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
     """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
-    images = judge.draw(fitted.model, generator(stream(seed, "judge"), fitted.device))
+    images = judge.draw(trained.model, generator(stream(seed, "judge"), trained.device))
     write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
-    averaged = bool(getattr(fitted.model, "average", 0))
+    averaged = bool(getattr(trained.model, "average", 0))
     return {"judge": judge.record | {"averaged": averaged}, "floor": _floats(judge.named(judge.floor)),
             "measures": _floats(judge.named(judge.measured(judge.see(images))))}  # fmt: skip
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gen_lab.data import Images
 from gen_lab.judging.pictures import WIDTH, write_sheet
-from gen_lab.trained.loading import Fitted, load, some
+from gen_lab.trained.loading import load, some
 from gen_lab.types import LatentModel
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
@@ -30,30 +31,31 @@ def latents(
 ) -> None:
     """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run."""
     for folder in some(runs, "latents"):
-        fitted = load(folder, device, changes)
-        if not isinstance(fitted.model, LatentModel):
+        trained = load(folder, device, changes)
+        model, data = trained.model, trained.data
+        if not isinstance(model, LatentModel):
             raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")
-        x, label, z = coded(fitted)
-        told = [label] if fitted.model.spec.classes else []
+        x, label, z = coded(model, data)
+        known = label if model.spec.classes else None
         places = {
             name: inside(folder, f"pictures/{name}.png") for name in ("traversals", "interpolations", "latent_map")
         }
         room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
         sheets = {
-            "traversals": traversals(fitted.model, z, rows, steps, reach, *[y[:1] for y in told]),
-            "interpolations": interpolations(fitted.model, x, z, rows, steps, *told),
+            "traversals": traversals(model, z, rows, steps, reach, None if known is None else known[:1]),
+            "interpolations": interpolations(model, data.spec.scaled(x), z, rows, steps, known),
         }
         for name, images in sheets.items():
             print(write_sheet(places[name], images, columns=steps + 2 * (name == "interpolations")))
-        print(write_map(places["latent_map"], z, label, f"{fitted.name}: {fitted.data.name}"))
+        print(write_map(places["latent_map"], z, label, f"{trained.name}: {data.name}"))
 
 
-def coded(fitted: Fitted) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The test images [N, C, H, W], their labels [N], and what they are coded as [N, Z]."""
-    batches = [(fitted.data.scaled(x), label) for x, label in fitted.data.tested(AT_ONCE)]
-    z = torch.cat([fitted.model.code(x, label) for x, label in batches])
-    labels = None if batches[0][1] is None else torch.cat([label for _, label in batches])
-    return torch.cat([x for x, _ in batches]), labels, z
+def coded(model: LatentModel, data: Images) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The test images as levels [N, C, H, W], their labels [N], and their codes [N, Z]."""
+    batches = [*data.tested(AT_ONCE)]
+    z = torch.cat([model.code(x, label) for x, label in batches])
+    labels = [label for _, label in batches if label is not None]
+    return torch.cat([x for x, _ in batches]), torch.cat(labels) if labels else None, z
 
 
 def traversals(model: LatentModel, z: Tensor, rows: int, steps: int, reach: float, label: Tensor | None = None):
@@ -71,9 +73,8 @@ def traversals(model: LatentModel, z: Tensor, rows: int, steps: int, reach: floa
 
 
 def interpolations(model: LatentModel, x: Tensor, z: Tensor, rows: int, steps: int, label: Tensor | None = None):
-    """[rows x (steps + 2), C, H, W]: of pairs of images x [N, C, H, W] the first, the straight way, the second.
-
-    Where the model wants labels [N] it is told the first one's on all the way.
+    """[rows x (steps + 2), C, H, W]: for each pair of images x [N, C, H, W] in [0, 1] the first, the decoded line
+    between their codes z, and the second. A conditional model decodes all of it with the first one's label.
     """
     rows = min(rows, len(x) // 2)
     weight = torch.linspace(0, 1, steps, device=z.device)[:, None]
@@ -103,7 +104,7 @@ def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
 
     from rl_lab.core.style import STYLE
 
-    names = "z1", "z2"
+    names = ["z1", "z2"]
     if z.shape[1] > 2:
         z, share = principal(z)
         names = [f"principal direction {i + 1}: {part:.0%} of the variance" for i, part in enumerate(share.tolist())]
@@ -113,7 +114,8 @@ def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
         x, y = z.cpu().numpy().T[:2] if z.shape[1] > 1 else (z[:, 0].cpu().numpy(), 0 * z[:, 0].cpu().numpy())
         points = panel.scatter(x, y, s=POINT, c=None if label is None else label.cpu().numpy(), cmap="tab10")
         if label is not None:
-            figure.legend(*points.legend_elements(num=None), loc="outside right", title="label", frameon=False)
+            handles, names_of_labels = points.legend_elements(num=None)  # type: ignore[arg-type]
+            figure.legend(handles, names_of_labels, loc="outside right", title="label", frameon=False)  # type: ignore[call-overload]
         panel.set(title=title, xlabel=names[0], ylabel=names[1], aspect="equal")
         with replacing(path) as beside:
             figure.savefig(beside, dpi=150)

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gen_lab.data import Images
 from gen_lab.data.pixels import pictured
 from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
-from gen_lab.trained.loading import Fitted, load, some
-from gen_lab.types import Draughtsman, Inpainter
+from gen_lab.trained.loading import Trained, load, some
+from gen_lab.types import Inpainter, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import inside, replacing
@@ -41,69 +40,69 @@ def sample(
     if film and inpaint:
         raise UserError("film=true shows samples from scratch; leave out inpaint=")
     for folder in some(runs, "sample"):
-        fitted = load(folder, device, changes)
+        trained = load(folder, device, changes)
         stem = "inpainted" if inpaint else "samples"
         stem_of_files = f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}"
         made = [inside(folder, f"{stem_of_files}.{kind}") for kind in ("png", "npz", *["gif"] * film)]
         path = made[0]
-        afford(fitted, count, film)
-        arrays, shown, frames = _drawn(fitted, count, generator(seed, fitted.device), label, inpaint, film)
+        afford(trained, count, film)
+        arrays, shown, frames = _drawn(trained, count, generator(seed, trained.device), label, inpaint, film)
         write_sheet(path, shown, columns=9 if inpaint else 8)
         with replacing(made[1]) as beside:
-            np.savez_compressed(beside, **arrays, levels=fitted.data.levels)
+            np.savez_compressed(beside, **arrays, levels=trained.data.levels)
         if frames:
             write_film(made[2], frames)
         print(*made, sep="\n")
         config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
-        if tracked := tracker and tracker(name=path.stem, group=fitted.name, job_type="sample", config=config):
+        if tracked := tracker and tracker(name=path.stem, group=trained.name, job_type="sample", config=config):
             import wandb
 
             films = {"film": wandb.Video(str(made[2]))} if frames else {}
-            tracked.log({"step": fitted.step, stem: wandb.Image(str(path)), **films})
+            tracked.log({"step": trained.step, stem: wandb.Image(str(path)), **films})
             tracked.finish()
 
 
-def afford(fitted: Fitted, count: int, film: bool = False) -> None:
+def afford(trained: Trained, count: int, film: bool = False) -> None:
     """Raises UserError where so many samples and their sheet are more than memory holds, before one is drawn."""
-    spec = fitted.data.spec
+    spec = trained.data.spec
     one = math.prod(spec.shape) * 4 * (4 + (FILM_FRAMES if film else 0)) + 12 * WIDTH**2
     room.memory(count * one, f"count={count}")
 
 
 class Drawn(NamedTuple):
-    arrays: dict[str, np.ndarray]  # for the npz
+    arrays: dict[str, Any]  # for the npz
     shown: Tensor  # [M, C, H, W] in [0, 1], for the sheet
     frames: list[Tensor]  # of the film, each [N, C, H, W] in [0, 1]
 
 
 def _drawn(
-    fitted: Fitted, count: int, rng: torch.Generator, label: int | None, inpaint: str | None, film: bool
+    trained: Trained, count: int, rng: torch.Generator, label: int | None, inpaint: str | None, film: bool
 ) -> Drawn:
     """Raises UserError where the model cannot do what is asked for."""
-    model, data, frames = fitted.model, fitted.data, []
-    labels = _labels(fitted, label, count)
+    model, data, frames = trained.model, trained.data, []
+    labels = _labels(trained, label, count)
     if inpaint:
-        return _inpainted(fitted, count, rng, labels, inpaint)
+        return _inpainted(trained, count, rng, labels, inpaint)
     if film:
-        if not isinstance(model, Draughtsman):
+        if not isinstance(model, ProgressiveSampler):
             raise UserError("film=true is impossible: this model does not draw an image little by little")
         frames = thinned(x.cpu() for x in model.draw(count, rng, labels))
     images = frames[-1] if film else model.sample(count, rng, labels)
-    return Drawn({"images": _whole(images, data)}, images, frames)
+    return Drawn({"images": images.cpu().numpy()}, data.spec.scaled(images), [data.spec.scaled(x) for x in frames])
 
 
-def _inpainted(fitted: Fitted, count: int, rng: torch.Generator, labels: Tensor | None, inpaint: str) -> Drawn:
+def _inpainted(trained: Trained, count: int, rng: torch.Generator, labels: Tensor | None, inpaint: str) -> Drawn:
     """The first test images, of which the known pixels are kept."""
-    model, data = fitted.model, fitted.data
+    model, data = trained.model, trained.data
     if not isinstance(model, Inpainter):
         raise UserError(f"inpaint={inpaint} is impossible: this model cannot complete an image")
-    x = data.scaled(data.test[:count])
+    x = data.test[:count].to(data.device)
     known = known_pixels(inpaint, *x.shape[2:]).to(x.device)
-    if labels is None and model.spec.classes:
+    if labels is None and data.test_labels is not None:
         labels = data.test_labels[:count].to(x.device)
     images = model.inpaint(x, known, rng, None if labels is None else labels[: len(x)])
-    arrays = {"images": _whole(images, data), "known": known.cpu().numpy()}
-    return Drawn(arrays, side_by_side(torch.where(known, x, 0.5), images, x), [])
+    arrays, scaled = {"images": images.cpu().numpy(), "known": known.cpu().numpy()}, data.spec.scaled
+    return Drawn(arrays, side_by_side(torch.where(known, scaled(x), 0.5), scaled(images), scaled(x)), [])
 
 
 def known_pixels(what: str, height: int, width: int) -> Tensor:
@@ -125,17 +124,12 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
     return mask
 
 
-def _labels(fitted: Fitted, label: int | None, count: int) -> Tensor | None:
+def _labels(trained: Trained, label: int | None, count: int) -> Tensor | None:
     """`count` times the class asked for, [N]. Raises UserError where the model does not tell it from others."""
     if label is None:
         return None
-    classes = fitted.model.spec.classes
+    classes = trained.model.spec.classes
     if label >= classes:
         known = f"it knows classes 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise UserError(f"label={label} is impossible for the model of {fitted.name}: {known}")
-    return torch.full((count,), label, device=fitted.device)
-
-
-def _whole(images: Tensor, data: Images) -> np.ndarray:
-    """[0, 1] to levels."""
-    return (images * (data.levels - 1)).round().to(torch.uint8).cpu().numpy()
+        raise UserError(f"label={label} is impossible for the model of {trained.name}: {known}")
+    return torch.full((count,), label, device=trained.device)

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from rl_lab.core.files import home
 
 TIMEOUT = 15.0  # seconds without a byte
 CHUNK = 2**18  # bytes
+
+Array = TypeVar("Array", bound=np.ndarray)
 
 
 class File(NamedTuple):
@@ -137,23 +139,26 @@ def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: P
     else:
         room.memory(2 * math.prod(shape), "a set of images as large as this")
     try:
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path and path.with_suffix(".part")
-        whole = open_memmap(beside, "w+", np.uint8, shape) if path else np.empty(shape, np.uint8)
-        filled = 0
-        for chunk in chunks:
-            whole[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-        assert filled == shape[0]
         if not path:
-            return torch.from_numpy(whole)
-        whole.flush()
+            return torch.from_numpy(_filled(np.empty(shape, np.uint8), chunks))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".part")
+        _filled(open_memmap(beside, "w+", np.uint8, shape), chunks).flush()
         beside.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room, or choose another place "
                         "(data.root=)") from error  # fmt: skip
     return _mapped(path, shape)
+
+
+def _filled(whole: Array, chunks: Iterable[np.ndarray]) -> Array:
+    """`whole` [N, ...] with the chunks [n, ...] written into it."""
+    filled = 0
+    for chunk in chunks:
+        whole[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    assert filled == len(whole)
+    return whole
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -24,10 +24,10 @@ def cifar10(*, root: str | None = None) -> Images:
     """Photographs of ten kinds of thing, 3 x 32 x 32 of 256 levels: 50,000 to train on, 10,000 to test."""
     (path,) = fetch(CIFAR10, root)
     records = read_records(path)
-    train = np.concatenate([records[f"data_batch_{i}.bin"] for i in range(1, 6)])
+    batches = np.concatenate([records[f"data_batch_{i}.bin"] for i in range(1, 6)])
     (train, train_labels), (test, test_labels) = (
         (torch.from_numpy(part[:, 1:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(part[:, 0].astype(np.int64)))
-        for part in (train, records["test_batch.bin"])
+        for part in (batches, records["test_batch.bin"])
     )
     return Images("cifar10", train, test, 256, train_labels, test_labels, 10)
 
@@ -38,9 +38,8 @@ def read_records(path: Path) -> dict[str, np.ndarray]:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                if member.isfile() and member.name.endswith(".bin"):
-                    data = archive.extractfile(member).read()
-                    found[Path(member.name).name] = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+                if member.name.endswith(".bin") and (file := archive.extractfile(member)):
+                    found[Path(member.name).name] = np.frombuffer(file.read(), np.uint8).reshape(-1, RECORD)
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path} is not CIFAR-10 in binary form ({error})") from error
     wanted = {*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"}

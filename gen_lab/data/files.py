@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -50,8 +50,8 @@ def folder(
     if None in names and len(names) > 1:
         raise UserError(f"{path} holds pictures beside folders of them; a class folder for each, or none at all")
     if unseen := names - {name for _, name in train}:
-        raise UserError(f"{path}: of class {min(unseen)} there are pictures to test on and none to train on")
-    classes = sorted(names - {None})
+        raise UserError(f"{path}: of class {min(map(str, unseen))} there are pictures to test on and none to train on")
+    classes = sorted(name for name in names if name is not None)
     shape = pictured(train[0][0], size, grey, background).shape
     name = f"{home(path).resolve().name}-{'x'.join(map(str, shape))}-{levels}"
     binarised = Binarised(protocol, levels, name)
@@ -61,12 +61,16 @@ def folder(
     mapped = sum(map(math.prod, shapes)) > resident_gb * 1e9
     maps = map_paths(root, what) if mapped else (None, None)
     read = lambda part: _chunks([p for p, _ in part], shape, size, grey, levels, background)  # noqa: E731
-    pixels = [kept((shown(torch.from_numpy(x)).numpy() for x in read(part)), full, at) for part, shown, full, at
-              in zip((train, test), (binarised.train, binarised.test), shapes, maps, strict=True)]  # fmt: skip
-    labels = [torch.tensor([classes.index(name) for _, name in part]) if classes else None for part in (train, test)]
+    train_pixels, test_pixels = (
+        kept((shown(torch.from_numpy(x)).numpy() for x in read(part)), full, at)
+        for part, shown, full, at in zip((train, test), (binarised.train, binarised.test), shapes, maps, strict=True)
+    )
+    train_labels, test_labels = (
+        torch.tensor([classes.index(str(name)) for _, name in part]) if classes else None for part in (train, test)
+    )
     name += binarised.suffix + f"-on-{background}" * (background != "white")
-    return Images(name, *pixels, binarised.levels, *labels, len(classes), resampled=binarised.resampled, mapped=mapped,
-                  remark=remark)  # fmt: skip
+    return Images(name, train_pixels, test_pixels, binarised.levels, train_labels, test_labels, len(classes),
+                  resampled=binarised.resampled, mapped=mapped, remark=remark)  # fmt: skip
 
 
 Pictures = list[tuple[Path, str | None]]  # and the class of each
@@ -77,14 +81,15 @@ def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, str]:
     or the folders' names contradict one another.
     """
     whole, remarks = found(path)
-    parts = {name: [(p, part) for p, part in whole if part is not None and part.lower() == name]
-             for name in ("train", *TEST)}  # fmt: skip
+    parts = {
+        name: [(p, part) for p, part in whole if part is not None and part.lower() == name] for name in ("train", *TEST)
+    }
     tests = [name for name in TEST if parts[name]]
     if not tests and (not parts["train"] or len(parts["train"]) < len(whole)):
         order, cut = np.random.default_rng(0).permutation(len(whole)), round(held_out * len(whole))
-        parts = [whole[i] for i in sorted(order[cut:])], [whole[i] for i in sorted(order[:cut])]
+        drawn = [whole[i] for i in sorted(order[cut:])], [whole[i] for i in sorted(order[:cut])]
         _refuse_splits_below(path, whole)
-        return *_both(path, parts, held_out), "; ".join(remarks)
+        return *_both(path, drawn, held_out), "; ".join(remarks)
     if not parts["train"]:
         raise UserError(f"{path} has a folder {tests[0]} and none called train, which holds what is to be learned")
     if len(others := [p for p, part in whole if part is None or part.lower() not in parts]):
@@ -139,7 +144,8 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
     """Every picture under the folder in order, links followed, and what else lies there. Raises UserError."""
     if not path.is_dir():
         raise UserError(f"data.path={path} is not a folder")
-    paths, others, seen = [], Counter(), set()
+    others: Counter[str] = Counter()
+    paths, seen = [], set()
     for place, folders, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
@@ -203,7 +209,8 @@ def npz(*, path: str, protocol: Protocol = "levels", resident_gb: NonNegative = 
             raise
         raise UserError(f"{file} cannot be read as an npz file ({' '.join(str(error).split())})") from error
     name = f"{file.stem}-{'x'.join(map(str, train.shape[1:]))}-{levels}{binarised.suffix}"
-    return Images(name, train, test, binarised.levels, *labels, classes, resampled=binarised.resampled, mapped=mapped)
+    return Images(name, train, test, binarised.levels, labels[0], labels[1], classes, resampled=binarised.resampled,
+                  mapped=mapped)  # fmt: skip
 
 
 class Member(NamedTuple):
@@ -213,7 +220,7 @@ class Member(NamedTuple):
     chunks: Callable[[], Iterator[np.ndarray]]
 
 
-def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, bool, np.dtype, zipfile.ZipExtFile] | None:
+def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, bool, np.dtype, IO[bytes]] | None:
     """Shape, Fortran order, dtype and what follows, of an array that is as long as it says; None: there is none."""
     if f"{name}.npy" not in archive.namelist():
         return None

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.images import CPU, Images
+from gen_lab.types import Spec
 from rl_lab.core import room
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural, Positive
 
 LEVELS = 256
+SPEC = Spec((1, 1, 2), LEVELS)
 
 
 def gaussian_ring(
@@ -69,12 +71,11 @@ class Ring(NamedTuple):
 
     def images(self, place: Tensor) -> Tensor:
         """Places [N, 2] to levels [N, 1, 1, 2] uint8."""
-        unit = (place / self.extent + 1) / 2
-        return (unit.clamp(0, 1) * (LEVELS - 1)).round().to(torch.uint8).view(-1, 1, 1, 2)
+        return SPEC.nearest((place / self.extent + 1) / 2).view(-1, 1, 1, 2)
 
     def places(self, x: Tensor) -> Tensor:
-        """Images [N, 1, 1, 2] in [0, 1] to places [N, 2]."""
-        return (2 * x.flatten(1) - 1) * self.extent
+        """Levels [N, 1, 1, 2] to places [N, 2]."""
+        return SPEC.centred(x.flatten(1)) * self.extent
 
 
 class Covered(NamedTuple):

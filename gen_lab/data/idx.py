@@ -70,7 +70,7 @@ def _binarised(name: str, protocol: str, paths: list[Path]) -> Images:
             raise UserError(f"{path} and the labels beside it do not fit together")
     train, test = train.unsqueeze(1), test.unsqueeze(1)
     if protocol == "dynamic":
-        test = bits(test, generator(stream(0, f"{name} test set"), CPU)).to(torch.uint8)
+        test = bits(test, generator(stream(0, f"{name} test set"), CPU))
     elif protocol == "threshold":
         train, test = quantised(train, 2), quantised(test, 2)
     return Images(f"{name}-{protocol}", train, test, 256 if protocol == "levels" else 2,

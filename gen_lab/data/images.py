@@ -1,7 +1,7 @@
 """What every data set becomes: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,17 +36,14 @@ class Images(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        return Spec(tuple(self.train.shape[1:]), self.levels, self.classes)
+        colours, height, width = self.train.shape[1:]
+        return Spec((colours, height, width), self.levels, self.classes)
 
     def to(self, device: torch.device) -> "Images":
         if self.mapped:
             return self._replace(device=device)
-        tensors = {k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)}
+        tensors: dict[str, Any] = {k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)}
         return self._replace(**tensors, device=device)
-
-    def scaled(self, pixels: Tensor) -> Tensor:
-        """Levels to [0, 1], on the device."""
-        return pixels.to(self.device).float() / (self.levels - 1)
 
     def tested(self, at_once: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The whole test set once: levels [B, C, H, W] and labels [B], at most so many at a time."""
@@ -89,13 +86,14 @@ class Batches:
         self._next = 0
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
-        """x [B, C, H, W] in [0, 1], and their labels [B]."""
+        """Levels [B, C, H, W] uint8, and their labels [B]."""
         if self._next + self.drawn > len(self._order):
             self._shuffle()
         index = self._order[self._next + distributed.rank() * self.batch_size :][: self.batch_size]
         self._next += self.drawn
-        pixels, labels = self.data.train[index], self.data.train_labels
-        x = bits(pixels.to(self.data.device), self._noise) if self.data.resampled else self.data.scaled(pixels)
+        x, labels = self.data.train[index].to(self.data.device), self.data.train_labels
+        if self.data.resampled:
+            x = bits(x, self._noise)
         return x, None if labels is None else labels[index].to(self.data.device)
 
     def state_dict(self) -> dict:
@@ -111,9 +109,9 @@ class Batches:
 
 
 def bits(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """256 greys to 0.0 or 1.0, each 1 with probability grey / 255 (Salakhutdinov & Murray, 2008)."""
+    """256 greys to levels 0 or 1, uint8, each 1 with probability grey / 255 (Salakhutdinov & Murray, 2008)."""
     u = torch.randint(255, pixels.shape, generator=rng, device=pixels.device, dtype=torch.uint8)  # 0 to 254
-    return (u < pixels).float()
+    return (u < pixels).to(torch.uint8)
 
 
 def quantised(pixels: Tensor, levels: int) -> Tensor:
@@ -142,4 +140,4 @@ class Binarised:
         return ((510 * pixels.int() + top) // (2 * top)).to(torch.uint8)
 
     def test(self, pixels: Tensor) -> Tensor:
-        return bits(self.train(pixels), self.rng).to(torch.uint8) if self.resampled else self.train(pixels)
+        return bits(self.train(pixels), self.rng) if self.resampled else self.train(pixels)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from rl_lab.core.errors import UserError
 from rl_lab.core.room import regular
@@ -25,8 +26,8 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with regular(path) as file, Image.open(file, formats=FORMATS) as image:
-                image = ImageOps.exif_transpose(shallow(image, path, grey, background))
+            with regular(path) as file, Image.open(file, formats=FORMATS) as opened:
+                image = ImageOps.exif_transpose(shallow(opened, path, grey, background))
                 if size:
                     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
                 pixels = np.array(image)
@@ -38,10 +39,11 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
-def shallow(image: Image.Image, path: Path, grey: bool, background: Background) -> Image.Image:
+def shallow(image: ImageFile.ImageFile, path: Path, grey: bool, background: Background) -> Image.Image:
     """Any opened picture as one of mode L or RGB, and how it is turned. Raises UserError."""
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise UserError(f"{path} holds {image.n_frames} pictures; save each of them as a file of its own")
+    frames = getattr(image, "n_frames", 1)  # of formats that can hold several
+    if frames > 1 and image.format != "MPO":
+        raise UserError(f"{path} holds {frames} pictures; save each of them as a file of its own")
     if ";16" in (packing := str([tile[3] for tile in image.tile])) and image.mode not in WHOLE:
         flat = Image.fromarray(_laid(_deep(path), background, 65_535))
     elif image.mode in WHOLE:
@@ -55,7 +57,7 @@ def shallow(image: Image.Image, path: Path, grey: bool, background: Background) 
     else:
         flat = image
     flat = flat.convert("L" if grey else "RGB")
-    turned = image.getexif().get(ORIENTATION)  # of a TIFF none by now: Pillow has turned it as it was read
+    turned = image.getexif().get(ORIENTATION, 1)  # of a TIFF none by now: Pillow has turned it as it was read
     flat.info = {"exif": _exif(turned)} if turned in range(2, 9) else {}
     return flat
 
@@ -70,7 +72,7 @@ def _greys(image: Image.Image, bits: int, background: Background) -> np.ndarray:
     """[H, W] uint8 of whole numbers of so many bits."""
     values, top = np.asarray(image).astype(int), 2**bits - 1
     clear = values == image.info.get("transparency", -1)
-    if image.format == "TIFF" and image.tag_v2.get(262) == WHITE_IS_ZERO:
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == WHITE_IS_ZERO:
         values = top - values
     rounded = (510 * values + top) // (2 * top)
     return np.where(clear, _level(background), rounded).astype(np.uint8)
@@ -89,7 +91,7 @@ def _deep(path: Path) -> np.ndarray:
     """[H, W, 4] uint16: colours of 16 bits, of which Pillow reads but the upper 8, and alpha."""
     import av
 
-    with regular(path) as file, av.open(file) as container:
+    with regular(path) as file, av.open(file, "r") as container:
         return next(container.decode(video=0)).reformat(format="rgba64le").to_ndarray()
 
 

@@ -43,9 +43,9 @@ def recorded(
                         "leaves none to train on or none to test; record more")  # fmt: skip
 
     def prepared(numbers: np.ndarray) -> Iterator[np.ndarray]:
-        seen = set()
+        seen: set[bytes] = set()
         for episode in recording.episodes(numbers):
-            pixels = quantised(fitted(pictures(episode, what, path), size, grey), levels).numpy()
+            pixels = quantised(resized(pictures(episode, what, path), size, grey), levels).numpy()
             yield fresh(pixels, seen) if unique else pixels
 
     kind = Binarised(protocol, levels, titled(recording))
@@ -88,7 +88,7 @@ def pictures(episode: Episode, what: str, path: str) -> Tensor:
                     "frames=true and use data.what=frames")  # fmt: skip
 
 
-def fitted(pixels: Tensor, size: int | None, grey: bool) -> Tensor:
+def resized(pixels: Tensor, size: int | None, grey: bool) -> Tensor:
     """uint8 [T, C, H, W] to [T, C, size, size], C = 1 if grey."""
     parts = []
     for x in pixels.split(AT_ONCE):

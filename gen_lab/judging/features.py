@@ -1,6 +1,6 @@
 """What images are compared by: features of a small net, trained on images that no model trains on nor is held to.
 
-A net for features is a callable of images [B, C, H, W] in [0, 1], built from `Images` of which it may learn `train`.
+A net for features is a callable of levels [B, C, H, W], built from `Images` of which it may learn `train`.
 """
 
 import contextlib
@@ -36,6 +36,9 @@ class Seen(NamedTuple):
     features: Tensor  # [N, F] float32
     classes: Tensor | None  # [N], as a classifier sees them
 
+    def some(self, index: Tensor) -> "Seen":
+        return Seen(self.features[index], None if self.classes is None else self.classes[index])
+
 
 class Features(Protocol):
     name: str  # with the hash of the net's parameters: distances under different ones do not compare
@@ -70,10 +73,15 @@ class Net(nn.Module):
     Its features are bounded on one side, lest the net see more in a little noise than in half of the classes.
     """
 
+    mean: Tensor  # [F]
+    scale: Tensor  # [F]
+    name: str
+
     def __init__(self, spec: Spec, seed: int):
         super().__init__()
-        channels, height, width = spec.shape
-        shapes, maps, size = [(32, channels, 3, 3)], 32, min(height, width)
+        self.spec, (channels, height, width) = spec, spec.shape
+        shapes: list[tuple[int, ...]] = [(32, channels, 3, 3)]
+        maps, size = 32, min(height, width)
         while size > 4:
             shapes.append((64, maps, 3, 3))
             maps, size = 64, -(-size // 2)
@@ -95,8 +103,9 @@ class Net(nn.Module):
         return rounded(convolve(x, weight, bias, 1 if i == 0 else 2), ACTIVATIONS).relu()
 
     def body(self, x: Tensor) -> Tensor:
-        """Features [B, F] of images in [0, 1], not yet standardised."""
-        x, last = rounded(2 * x - 1, ACTIVATIONS), len(self.weights) - bool(self.classes) - 1
+        """Features [B, F] of levels [B, C, H, W], not yet standardised."""
+        x = 2 * self.spec.scaled(x).to(self.mean.dtype) - 1
+        x, last = rounded(x, ACTIVATIONS), len(self.weights) - bool(self.classes) - 1
         for i in range(last):
             x = self.layer(i, x)
         x = self.layer(last, rounded(F.adaptive_avg_pool2d(x, 2), ACTIVATIONS).flatten(1))
@@ -117,7 +126,7 @@ class Net(nn.Module):
     @torch.no_grad()
     def standardise(self, images: Images) -> None:
         """From here on the features of `images.train` have mean 0 and variance 1, each by itself."""
-        raw = torch.cat([self.body(images.scaled(x).double()) for x in images.train.split(AT_ONCE)])
+        raw = torch.cat([self.body(x) for x in images.train.split(AT_ONCE)])
         count, total = len(raw), raw.sum(0)  # on a grid: exact, as the sum of squares is
         variance = (raw.square().sum(0) - total * total / count) / max(1, count - 1)
         self.mean.copy_(total / count)
@@ -198,7 +207,8 @@ def learn(net: Net, images: Images, updates: int, seed: int, rate: float = 2e-3)
     (b1, b2), (left1, left2) = BETAS, (1.0, 1.0)
     for _ in range(updates):
         x, label = batches.draw()
-        off = net.logits(x.double()) - F.one_hot(label, images.classes)
+        assert label is not None  # `classifier` has seen to it
+        off = net.logits(x) - F.one_hot(label, images.classes)
         gradients = torch.autograd.grad((off * off).sum(), parameters)
         left1, left2 = left1 * b1, left2 * b2
         with torch.no_grad():
@@ -212,7 +222,7 @@ def _key(net: Net, images: Images, *settings: object) -> str:
     """Of all that shapes what a net learns: its layers, its images and labels, its settings."""
     digest = hashlib.sha256(repr(([p.shape for p in net.weights], settings, GRIDS, BETAS)).encode())
     for x in images.train, images.train_labels:
-        digest.update(x.contiguous().numpy())
+        digest.update(b"" if x is None else x.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -228,7 +238,7 @@ def one_thread() -> Iterator[None]:
 
 
 def seen(net: Features, batches: Iterable[Tensor]) -> Seen:
-    """Of images in [0, 1] that come a few at a time."""
+    """Of levels that come a few images at a time."""
     features, classes = zip(*map(net, batches), strict=True)
     return Seen(torch.cat(features), None if classes[0] is None else torch.cat(classes))
 
@@ -242,7 +252,8 @@ class Inception:
 
     name = "inception"
 
-    def __init__(self, device: torch.device):
+    def __init__(self, spec: Spec, device: torch.device):
+        self.spec = spec
         try:
             from torch_fidelity import feature_extractor_inceptionv3 as extractor
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
@@ -260,10 +271,11 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Seen:
-        (features,) = self.net((255 * x).round().to(torch.uint8).expand(-1, 3, -1, -1))
+        greys = (255 * self.spec.scaled(x)).round().to(torch.uint8)
+        (features,) = self.net(greys.expand(-1, 3, -1, -1))
         return Seen(features, None)
 
 
 def inception(images: Images) -> Inception:
     """Learns nothing of the images. Raises UserError where torch-fidelity is not installed."""
-    return Inception(images.device)
+    return Inception(images.spec, images.device)

@@ -42,8 +42,8 @@ class Judge:
         room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
         self.net = features(lesson(data, taught))
         self.train = seen(self.net, training_images(data))
-        self.reference = Seen(*(x if x is None else x[reference] for x in self.train))
-        self.held_out = seen(self.net, map(data.scaled, data.test[held_out].split(AT_ONCE)))
+        self.reference = self.train.some(reference)
+        self.held_out = seen(self.net, (x.to(data.device) for x in data.test[held_out].split(AT_ONCE)))
         self.held_out_nearest, _ = distances.nearest(self.held_out.features, self.train.features)
         self.floor = self.measured(self.held_out)
         self.record = {
@@ -51,7 +51,7 @@ class Judge:
             "reference_split": "train", "nearest_among": len(self.train.features), "taught_on": len(taught), "k": k,
             "dtype": "float64, of float32 features",
         }  # fmt: skip
-        if self.held_out.classes is not None:
+        if self.held_out.classes is not None and data.test_labels is not None:
             right = self.held_out.classes == data.test_labels[held_out].to(data.device)
             self.record["accuracy"] = right.double().mean().item()
 
@@ -69,16 +69,16 @@ class Judge:
 
     @torch.no_grad()
     def draw(self, model: Model, rng: torch.Generator) -> Tensor:
-        """Samples [N, C, H, W]; of a model that is told labels, with those of training images drawn at random."""
+        """Levels [N, C, H, W]; a conditional model samples the labels of training images drawn at random."""
         label, known = None, self.data.train_labels
-        if model.spec.classes:
+        if model.spec.classes and known is not None:
             chosen = torch.randint(len(known), (self.samples,), generator=rng, device=rng.device)
             label = known[chosen.to(known.device)].to(rng.device)
         parts = torch.arange(self.samples).split(AT_ONCE)
         return torch.cat([model.sample(len(i), rng, None if label is None else label[i]) for i in parts])
 
     def see(self, images: Tensor) -> Seen:
-        """Of images [N, C, H, W] in [0, 1]."""
+        """Of levels [N, C, H, W]."""
         return seen(self.net, images.split(AT_ONCE))
 
     def measured(self, found: Seen) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ class Judge:
             "memorised": distances.memorised(near, self.held_out_nearest),
             "nearest": near.median(),
         }
-        if found.classes is not None:
+        if found.classes is not None and self.reference.classes is not None:
             measures |= class_coverage(found.classes, self.reference.classes)
         return measures
 
@@ -102,11 +102,12 @@ class Judge:
         return {f"eval/{name}[{self.data.name}-{self.net.name}]": x for name, x in measures.items()}
 
     def neighbours(self, images: Tensor, count: int) -> Tensor:
-        """The samples closest to a training image (left) beside that image (right), [2 count, C, H, W]."""
+        """The samples closest to a training image (left) beside that image (right), [2 count, C, H, W] in [0, 1]."""
         near, index = distances.nearest(self.see(images).features, self.train.features)
         first = near.argsort()[:count]
-        pixels = self.data.train[index[first].to(self.data.train.device)].to(self.data.device)
-        return side_by_side(images[first], pixels / 255 if self.data.resampled else self.data.scaled(pixels))
+        pixels, spec = self.data.train[index[first].to(self.data.train.device)].to(self.data.device), self.data.spec
+        closest = spec._replace(levels=256) if self.data.resampled else spec  # the greys that bits are drawn from
+        return side_by_side(spec.scaled(images[first]), closest.scaled(pixels))
 
 
 def nothing(data: Images) -> None:
@@ -126,12 +127,13 @@ def three_splits(data: Images, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
 def lesson(data: Images, taught: Tensor) -> Images:
     """Data of which a net can see nothing but the images that it may learn from."""
     labels = None if data.test_labels is None else data.test_labels[taught]
-    nothing = {"test": data.test[:0], "test_labels": None}
-    return data._replace(train=data.test[taught], train_labels=labels, resampled=False, **nothing)
+    return data._replace(
+        train=data.test[taught], train_labels=labels, test=data.test[:0], test_labels=None, resampled=False
+    )
 
 
 def training_images(data: Images) -> Iterator[Tensor]:
-    """All of them in [0, 1], a few at a time, each binarised once where every showing is drawn anew."""
+    """All of them as levels, a few at a time; greys that are binarised anew at each showing are binarised once."""
     rng = generator(stream(0, "judge"), data.device)
-    for pixels in data.train.split(AT_ONCE):
-        yield bits(pixels.to(data.device), rng) if data.resampled else data.scaled(pixels)
+    for x in data.train.split(AT_ONCE):
+        yield bits(x.to(data.device), rng) if data.resampled else x.to(data.device)

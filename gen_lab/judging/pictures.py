@@ -29,9 +29,9 @@ def sheet(images: Tensor, columns: int = 8) -> Image.Image:
     room.memory(12 * n * (h * zoom + GAP) * (w * zoom + GAP), f"a sheet of {n:,} images")
     h, w, columns = h * zoom + GAP, w * zoom + GAP, min(columns, n)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().expand(n, 3, -1, -1)
-    pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).permute(0, 2, 3, 1).numpy()
+    pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).permute(0, 2, 3, 1)
     whole = Image.new("RGB", (columns * w + GAP, -(-n // columns) * h + GAP), GROUND)
-    for i, image in enumerate(pixels):
+    for i, image in enumerate(pixels.numpy()):
         whole.paste(Image.fromarray(image), (GAP + i % columns * w, GAP + i // columns * h))
     return whole
 
@@ -93,14 +93,15 @@ def _indexed(picture: Image.Image, grey: bool) -> Image.Image:
 
 
 def thinned(frames: Iterable[Tensor], most: int = FILM_FRAMES) -> list[Tensor]:
-    """At most so many (and half at least) of any number of frames, evenly apart from the first on, and the last."""
-    kept, stride, last = [], 1, None
-    for i, last in enumerate(frames):
+    """Between half of `most` and `most` of any number of frames, evenly spaced from the first on, and the last one."""
+    kept: list[Tensor] = []
+    stride = 1
+    for i, frame in enumerate(frames):
         if i % stride == 0:
-            kept.append(last)
+            kept.append(frame)
         if len(kept) == most:
             kept, stride = kept[::2], 2 * stride
-    return kept if kept[-1] is last else [*kept, last]
+    return kept if kept[-1] is frame else [*kept, frame]
 
 
 def side_by_side(*images: Tensor) -> Tensor:

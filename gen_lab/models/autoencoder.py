@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gen_lab.likelihoods import nearest_level
 from gen_lab.losses import bernoulli_nll
 from gen_lab.types import Spec
 from rl_lab.core import distributed
@@ -17,7 +16,7 @@ from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, 
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, NonNegative, Unit
 
-FOLLOWED = 100  # updates, about so many of the last: what the moments of the codes average
+HORIZON = 100  # updates that the running moments of the codes cover, roughly
 
 
 class Autoencoder(Learner):
@@ -45,13 +44,8 @@ class Autoencoder(Learner):
         noise: NonNegative = 0.0,  # sigma of what is added to what the encoder sees in training
         masked: Unit = 0.0,  # chance that it sees a 0 instead of a pixel
     ):
-        self.spec, self.device, self.loss, self.noise, self.masked = (
-            spec._replace(classes=0),
-            device,
-            loss,
-            noise,
-            masked,
-        )
+        self.spec, self.device = spec._replace(classes=0), device
+        self.loss, self.noise, self.masked = loss, noise, masked
         with seeded(seed, device):
             self.encoder = encoder(spec.shape, latents).to(device)  # x [B, C, H, W] -> z [B, Z]
             self.decoder = decoder(spec.shape, latents).to(device)  # z [B, Z] -> [B, C, H, W]
@@ -59,14 +53,16 @@ class Autoencoder(Learner):
         self.codes, self.rng = Moments(latents).to(device), generator(seed + 1, device)
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
+        x = self.spec.scaled(x)
         z = self.encoder(self.spoilt(x, self.rng))
         errors = self.errors(self.decoder(z), x)
         norm = descend(self.optimizer, errors[self.figure].mean())
         self.codes.follow(z.detach())
-        return {f"autoencoder/{k}": e.detach().mean() for k, e in errors.items()} | {"autoencoder/grad_norm": norm}
+        metrics = {k: e.detach().mean() for k, e in errors.items()} | {"grad_norm": norm}
+        return {f"autoencoder/{k}": e for k, e in metrics.items()}
 
     def spoilt(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """What the encoder is to see through: x itself where nothing is set."""
+        """x [B, C, H, W] in [0, 1] as the encoder is shown it in training: with noise, or with pixels hidden."""
         if self.noise:
             x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         if self.masked:
@@ -79,7 +75,7 @@ class Autoencoder(Learner):
         return "recon_bce" if self.loss == "cross_entropy" else "squared_error"
 
     def errors(self, out: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """Sums over an image [B], of what the decoder gave."""
+        """Sums over an image [B], of the decoder's output and x in [0, 1]."""
         errors = {"squared_error": (self.shown(out) - x).square().flatten(1).sum(1)}
         return errors | {"recon_bce": bernoulli_nll(out, x)} if self.loss == "cross_entropy" else errors
 
@@ -89,8 +85,8 @@ class Autoencoder(Learner):
 
     @torch.no_grad()
     def code(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """z [B, Z]."""
-        return self.encoder(x)
+        """Levels [B, C, H, W] to z [B, Z]."""
+        return self.encoder(self.spec.scaled(x))
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -102,13 +98,14 @@ class Autoencoder(Learner):
 
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """Codes drawn from the Gaussian through those of training, decoded, cut to the data's levels."""
-        return nearest_level(self.decode(self.codes.draw(count, generator)), self.spec.levels)
+        return self.spec.nearest(self.decode(self.codes.draw(count, generator)))
 
     @torch.no_grad()
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Errors of clean images and, of a denoising autoencoder, of spoilt ones too."""
+        x = self.spec.scaled(x)
         scores = self.errors(self.decoder(self.encoder(x)), x)
         if self.noise or self.masked:
             denoised = self.errors(self.decoder(self.encoder(self.spoilt(x, generator))), x)
@@ -117,17 +114,20 @@ class Autoencoder(Learner):
 
 
 class Moments(nn.Module):
-    """Running mean and covariance of vectors of Z numbers, from those of N(0, 1) on."""
+    """Running moments of vectors of Z numbers; they start as those of N(0, 1)."""
+
+    first: Tensor  # E z [Z]
+    second: Tensor  # E z z' [Z, Z]
 
     def __init__(self, size: int):
         super().__init__()
-        self.register_buffer("first", torch.zeros(size))  # E z [Z]
-        self.register_buffer("second", torch.eye(size))  # E z z' [Z, Z]
+        self.register_buffer("first", torch.zeros(size))
+        self.register_buffer("second", torch.eye(size))
 
     def follow(self, z: Tensor) -> None:
         """A step towards the moments of a batch [B, Z], of all ranks'."""
-        self.first.lerp_(distributed.mean(z.mean(0)), 1 / FOLLOWED)
-        self.second.lerp_(distributed.mean(z.T @ z / len(z)), 1 / FOLLOWED)
+        self.first.lerp_(distributed.mean(z.mean(0)), 1 / HORIZON)
+        self.second.lerp_(distributed.mean(z.T @ z / len(z)), 1 / HORIZON)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """[N, Z] of the normal distribution that has these moments."""

@@ -1,12 +1,12 @@
 """A model that predicts each pixel from those before it: a causal network with a likelihood head."""
 
-import copy
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from gen_lab.losses import bits_per_dim
+from gen_lab.networks import averaging, labels
 from gen_lab.networks.causal import sampling
 from gen_lab.networks.causal.heads import Head
 from gen_lab.networks.causal.weight_norm import start
@@ -20,7 +20,7 @@ from rl_lab.core.settings import Positive, Unit
 class Autoregressive(Learner):
     """log p(x) is the sum of log p(pixel | earlier pixels), exact; always computed in float32."""
 
-    saved = "network", "optimizer", "learns"
+    saved: tuple[str, ...] = "network", "optimizer", "learns"
     parallel = True
 
     def __init__(
@@ -38,22 +38,17 @@ class Autoregressive(Learner):
         max_grad_norm: Positive = float("inf"),
         bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
-        if conditional and not spec.classes:
-            raise UserError("model.conditional=true is impossible: the images have no labels")
-        self.spec = spec if conditional else spec._replace(classes=0)
+        self.spec = labels.conditioned(spec, conditional)
         self.device, self.seed, self.average, self.decay, self.bf16 = device, seed, average, decay, bf16
         self.max_grad_norm, self.learns = max_grad_norm, 0
         self.head = head(self.spec)
         with seeded(seed, device):
-            self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)
+            self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.refuse(spec)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.averaged = self.network
-        if average:
-            self.averaged = copy.deepcopy(self.network).requires_grad_(False)
-            self.saved = (*self.saved, "averaged")
-        self.averaged.eval()
+        self.averaged = averaging.average_of(self.network, average)
+        self.saved += ("averaged",) * bool(average)
 
     def refuse(self, spec: Spec) -> None:
         """Raises UserError where the network cannot start from images so small: what it takes statistics of is gone."""
@@ -79,26 +74,16 @@ class Autoregressive(Learner):
         nll = self.head.nll(params.float() if self.bf16 else params, x).mean()
         norm = descend(self.optimizer, nll, self.max_grad_norm)
         self.learns += 1
-        self.follow()
+        averaging.follow(self.averaged, self.network, self.average, self.learns)
         return {"autoregressive/nll_nats": nll.detach(), "autoregressive/grad_norm": norm}
 
     def part_ways(self, seed: int) -> None:
         self.seed = seed  # of dropout
 
-    @torch.no_grad()
-    def follow(self) -> None:
-        """The average takes a step towards the weights; its decay rises to the one set, lest it remember the start."""
-        if self.average:
-            decay = min(self.average, (1 + self.learns) / (10 + self.learns))
-            torch._foreach_lerp_([*self.averaged.parameters()], [*self.network.parameters()], 1 - decay)
-
     def condition(self, label: Tensor | None) -> dict[str, Tensor]:
-        """What the network is called with beside x."""
-        if not self.spec.classes:
-            return {}
-        if label is None:
-            raise UserError("model.conditional=true wants labels with the images")
-        return {"label": label}
+        """The network's arguments beside x."""
+        known = labels.known(self.spec, label)
+        return {} if known is None else {"label": known}
 
     @torch.no_grad()
     def score(
@@ -109,7 +94,7 @@ class Autoregressive(Learner):
         return {"nll_nats": nll, "bits_per_dim": bits_per_dim(nll, self.spec.shape)}
 
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
-        """One image for each label; where labels matter and none are given, class after class in turn."""
+        """One image for each label; a conditional model without labels samples class after class in turn."""
         *_, x = self._drawn(count, generator, label)
         return x.clone()
 
@@ -127,6 +112,5 @@ class Autoregressive(Learner):
         return x.clone()
 
     def _drawn(self, count: int, generator: torch.Generator, label: Tensor | None, known=None) -> Iterator[Tensor]:
-        if label is None and self.spec.classes:
-            label = torch.arange(count, device=self.device) % self.spec.classes
-        return sampling.draw(self.averaged, self.head, count, generator, condition=self.condition(label), known=known)
+        condition = self.condition(labels.sampled(self.spec, label, count, self.device))
+        return sampling.draw(self.averaged, self.head, count, generator, condition=condition, known=known)

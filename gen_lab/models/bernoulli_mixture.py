@@ -69,7 +69,7 @@ class BernoulliMixture(Learner):
         return self.pseudo_count * (self.weights.log().sum() + pixels.sum())
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """log p(x, k) [B, K]."""
+        """log p(x, k) [B, K] of levels x [B, C, H, W]."""
         x = x.flatten(1).double()
         return x @ self.means.log().T + (1 - x) @ (-self.means).log1p().T + self.weights.log()
 
@@ -81,4 +81,8 @@ class BernoulliMixture(Learner):
 
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        return torch.bernoulli(self.means[component], generator=generator).float().unflatten(1, self.spec.shape)
+        return (
+            torch.bernoulli(self.means[component], generator=generator)
+            .to(self.spec.dtype)
+            .unflatten(1, self.spec.shape)
+        )

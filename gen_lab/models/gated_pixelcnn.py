@@ -1,17 +1,20 @@
 """Gated PixelCNN: two stacks and no blind spot (van den Oord et al., 2016; https://arxiv.org/abs/1606.05328)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from gen_lab.networks.causal.caches import CachedPixels, CachedRows, pointwise
 from gen_lab.networks.causal.convolutions import POINT, Conv, MaskedConv, above, above_and_here, left
 from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.labels import table
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count, Natural
 
 
 class GatedPixelCNN(nn.Module):
-    """x [B, C, H, W] in [0, 1] -> params [B, steps P, H, W]; those of a pixel depend on all earlier ones in reach.
+    """Levels [B, C, H, W] -> params [B, steps P, H, W]; those of a pixel depend on all earlier ones in reach.
 
     The vertical stack knows the rows above: its first layer leaves out the current row, so that no later one needs
     to be shifted. The horizontal stack knows what is left in the row, and is told what the vertical one knows.
@@ -29,31 +32,30 @@ class GatedPixelCNN(nn.Module):
         embedding: Natural = 0,  # learned numbers for each level, where levels are names, not amounts; 0: the level
     ):
         super().__init__()
-        self.shape, self.field = spec.shape, 3 + blocks
+        self.spec, self.field = spec, 3 + blocks
         self.levels = nn.Embedding(spec.levels, embedding) if embedding else None
-        sizes = {"channels": channels, "head_channels": head_channels, "groups": head.steps}
-        conditions = {"classes": spec.classes, "guides": guide_channels}
+        layer = partial(
+            Layer, channels=channels, head_channels=head_channels, groups=head.steps, classes=spec.classes,
+            guides=guide_channels,
+        )  # fmt: skip
         self.layers = nn.ModuleList(
-            [Layer(spec.shape[0] * (embedding or 1), 7, first=True, **sizes, **conditions)]
-            + [Layer(channels, 3, last=i == blocks - 1, **sizes, **conditions) for i in range(blocks)]
+            [layer(spec.shape[0] * (embedding or 1), 7, first=True)]
+            + [layer(channels, 3, last=i == blocks - 1) for i in range(blocks)]
         )
         self.out = MaskedConv(head_channels, head.steps * head.outputs, POINT, groups=head.steps)
 
     def forward(self, x: Tensor, label: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
         """label [B]; guide [B, guide_channels, H, W]."""
         vertical = horizontal = self.seen(x)
-        skips = 0
+        skips = torch.zeros((), device=x.device)
         for layer in self.layers:
             vertical, horizontal, skip = layer(vertical, horizontal, label, guide)
             skips = skips + skip
         return self.out(skips.relu())
 
     def seen(self, x: Tensor) -> Tensor:
-        """x [B, C, ...] in [0, 1] as the first layer is shown it, [B, C E, ...]."""
-        if self.levels is None:
-            return 2 * x - 1
-        level = (x * (self.levels.num_embeddings - 1)).round().long()
-        return self.levels(level).movedim(-1, 2).flatten(1, 2)
+        """Levels [B, C, ...] as the first layer is shown them, [B, C E, ...]."""
+        return self.spec.centred(x) if self.levels is None else self.levels(x.long()).movedim(-1, 2).flatten(1, 2)
 
     def cache(self, batch: int, label: Tensor | None = None, guide: Tensor | None = None) -> "Cache":
         return Cache(self, batch, label, guide)
@@ -73,7 +75,7 @@ class Layer(nn.Module):
         self.skip = MaskedConv(channels, head_channels, POINT, groups=groups)
         self.residual = None if last else MaskedConv(channels, channels, POINT, groups=groups)
         self.first = first
-        self.classes = nn.Embedding(classes, 4 * channels) if classes else None
+        self.classes = table(classes, 4 * channels)
         self.guide = Conv(guides, 4 * channels, POINT) if guides else None
 
     def forward(self, vertical: Tensor, horizontal: Tensor, label: Tensor | None, guide: Tensor | None):
@@ -92,8 +94,8 @@ class Layer(nn.Module):
 
     def condition(self, label: Tensor | None, guide: Tensor | None) -> Tensor | None:
         """What is added before the gates of the vertical and of the horizontal stack, [B, 4p, 1 or H, 1 or W]."""
-        added = None if label is None else self.classes(label)[..., None, None]
-        if guide is None:
+        added = None if label is None or self.classes is None else self.classes(label)[..., None, None]
+        if guide is None or self.guide is None:
             return added
         return self.guide(guide) if added is None else added + self.guide(guide)
 
@@ -108,7 +110,7 @@ class Cache:
     """The same network: the vertical stack one row after another, the horizontal one pixel after another."""
 
     def __init__(self, net: GatedPixelCNN, batch: int, label: Tensor | None, guide: Tensor | None):
-        height, width = net.shape[1:]
+        height, width = net.spec.shape[1:]
         self.layers = [CachedLayer(layer, batch, (height, width), label, guide) for layer in net.layers]
         self.first, self.out, self.seen, self.row = self.layers[0], pointwise(net.out, batch), net.seen, 0
 
@@ -122,7 +124,7 @@ class Cache:
         self.row += 1
 
     def show(self, column: int, x: Tensor) -> None:
-        """x [B, C] in [0, 1], as far as it is known."""
+        """Levels [B, C], as far as they are known."""
         self.first.horizontal.show(column, self.seen(x))
 
     def ask(self, column: int) -> Tensor:
@@ -132,15 +134,15 @@ class Cache:
             layer.horizontal.show(column, horizontal)
             skip, residual = layer.ask(column)
             skips = skips + skip
-            if residual is not None:
+            if residual.shape[1]:
                 horizontal = horizontal + residual
         return torch.addmm(self.out[0], skips.relu(), self.out[1])
 
 
 class CachedLayer:
-    """A layer of the cache."""
+    """A Layer of the cache."""
 
-    def __init__(self, layer: Layer, batch: int, size: tuple[int, int], label: Tensor | None, guide: Tensor | None):
+    def __init__(self, layer, batch: int, size: tuple[int, int], label: Tensor | None, guide: Tensor | None):
         self.vertical = CachedRows.of(layer.vertical, batch, size[1])
         self.horizontal = CachedPixels(layer.horizontal, batch, size[1])
         self.link, self.channels = layer.link, layer.skip.kernel().shape[0]
@@ -161,8 +163,7 @@ class CachedLayer:
         self.horizontal.begin_row(told)
         return gate(seen)
 
-    def ask(self, column: int) -> tuple[Tensor, Tensor | None]:
-        """What it adds to the skips [B, S] and to the horizontal stack [B, p]; the last layer adds nothing there."""
+    def ask(self, column: int) -> tuple[Tensor, Tensor]:
+        """What it adds to the skips [B, S] and to the horizontal stack [B, p]; of the last layer [B, 0]."""
         both = torch.addmm(self.ends[0], gate(self.horizontal.ask(column)), self.ends[1])
-        skip, residual = both[:, : self.channels], both[:, self.channels :]
-        return skip, residual if residual.shape[1] else None
+        return both[:, : self.channels], both[:, self.channels :]

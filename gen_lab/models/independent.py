@@ -27,8 +27,7 @@ class Independent(Learner):
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         nll = self.nll(x).mean()  # before these are counted
-        level = (x * (self.spec.levels - 1)).round().long()
-        self.counts += (level.unsqueeze(-1) == torch.arange(self.spec.levels, device=x.device)).sum(0)
+        self.counts += (x.unsqueeze(-1) == torch.arange(self.spec.levels, device=x.device)).sum(0)
         return {"independent/nll_nats": nll}
 
     def load_state_dict(self, state: dict) -> None:
@@ -41,7 +40,7 @@ class Independent(Learner):
         return (1 - self.smoothing) * frequencies + self.smoothing / self.spec.levels
 
     def nll(self, x: Tensor) -> Tensor:
-        """-log p(x) [B]."""
+        """-log p(x) [B] of levels x [B, C, H, W]."""
         logits = self.probabilities().log().float().movedim(-1, 1)
         return categorical_nll(logits.expand(len(x), *logits.shape), x)
 
@@ -54,4 +53,4 @@ class Independent(Learner):
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         u = torch.rand(count, *self.spec.shape, 1, generator=generator, device=self.device)
         below = self.probabilities().cumsum(-1)[..., :-1] <= u
-        return below.sum(-1).float() / (self.spec.levels - 1)
+        return below.sum(-1).to(self.spec.dtype)

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from gen_lab.networks.causal.caches import CachedPixels, pointwise
 from gen_lab.networks.causal.convolutions import POINT, MaskedConv, above_and_here
 from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.labels import row_shift, shifted, table
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count
 
 
 class PixelCNN(nn.Module):
-    """x [B, C, H, W] in [0, 1] -> params [B, steps P, H, W]; those of a pixel depend on earlier ones alone.
+    """Levels [B, C, H, W] -> params [B, steps P, H, W]; those of a pixel depend on earlier ones alone.
 
     One 7 x 7 mask A, blocks on 2h maps (ReLU, 1x1 to h, ReLU, 3x3 mask B, ReLU, 1x1 to 2h, add), two 1x1. What stands
     right above a pixel is in part out of sight: the blind spot that the gated PixelCNN removes.
@@ -19,18 +20,16 @@ class PixelCNN(nn.Module):
 
     def __init__(self, spec: Spec, head: Head, *, channels: Count, blocks: Count, head_channels: Count):
         super().__init__()
-        self.shape, groups = spec.shape, head.steps
+        self.spec, groups = spec, head.steps
         self.field = 3 + blocks  # rows above, and columns to either side, of which an output may depend
         self.first = MaskedConv(spec.shape[0], 2 * channels, above_and_here(7), groups=groups, strict=True)
         self.blocks = nn.ModuleList(Block(channels, groups) for _ in range(blocks))
         self.hidden = MaskedConv(2 * channels, head_channels, POINT, groups=groups)
         self.out = MaskedConv(head_channels, head.steps * head.outputs, POINT, groups=groups)
-        self.classes = nn.Embedding(spec.classes, 2 * channels) if spec.classes else None
+        self.classes = table(spec.classes, 2 * channels)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        h = self.first(2 * x - 1)
-        if label is not None:
-            h = h + self.classes(label)[..., None, None]
+        h = shifted(self.first(self.spec.centred(x)), self.classes, label)
         for block in self.blocks:
             h = block(h)
         return self.out(self.hidden(h.relu()).relu())
@@ -52,21 +51,23 @@ class Block(nn.Module):
         return h + self.widen(self.look(self.narrow(h.relu()).relu()).relu())
 
 
+def cached(block, batch: int, width: int):
+    """The convolutions of a Block, one pixel after another."""
+    return pointwise(block.narrow, batch), CachedPixels(block.look, batch, width), pointwise(block.widen, batch)
+
+
 class Cache:
     """The same network, one pixel after another."""
 
     def __init__(self, net: PixelCNN, batch: int, label: Tensor | None):
-        width = net.shape[2]
+        self.spec, width = net.spec, net.spec.shape[2]
         self.first = CachedPixels(net.first, batch, width)
-        self.label = None if label is None else net.classes(label)[..., None].expand(-1, -1, width)
-        self.blocks = [
-            (pointwise(block.narrow, batch), CachedPixels(block.look, batch, width), pointwise(block.widen, batch))
-            for block in net.blocks
-        ]
+        self.shift = row_shift(net.classes, label, width)
+        self.blocks = [cached(block, batch, width) for block in net.blocks]
         self.hidden, self.out = pointwise(net.hidden, batch), pointwise(net.out, batch)
 
     def begin_row(self) -> None:
-        self.first.begin_row(self.label)
+        self.first.begin_row(self.shift)
         for _, look, _ in self.blocks:
             look.begin_row()
 
@@ -76,8 +77,8 @@ class Cache:
             look.end_row()
 
     def show(self, column: int, x: Tensor) -> None:
-        """x [B, C] in [0, 1], as far as it is known."""
-        self.first.show(column, 2 * x - 1)
+        """Levels [B, C], as far as they are known."""
+        self.first.show(column, self.spec.centred(x))
 
     def ask(self, column: int) -> Tensor:
         """[B, steps P]."""

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from gen_lab.networks.causal.convolutions import POINT, MaskedConv, above_and_here, left
 from gen_lab.networks.causal.heads import Head
 from gen_lab.networks.causal.sampling import Recomputed
+from gen_lab.networks.labels import shifted, table
 from gen_lab.types import Spec
 from rl_lab.core.settings import Count
 
 
 class PixelRNN(nn.Module):
-    """x [B, C, H, W] in [0, 1] -> params [B, steps P, H, W]; those of a pixel depend on earlier ones alone.
+    """Levels [B, C, H, W] -> params [B, steps P, H, W]; those of a pixel depend on earlier ones alone.
 
     One 7 x 7 mask A, residual layers of h-channel LSTMs on 2h maps, two 1x1.
     """
@@ -33,19 +34,17 @@ class PixelRNN(nn.Module):
         head_channels: Count,
     ):
         super().__init__()
-        self.shape, groups, wide = spec.shape, head.steps, 2 * channels
+        self.spec, groups, wide = spec, head.steps, 2 * channels
         self.field = max(spec.shape[1:])  # the whole image before it
         self.first = MaskedConv(spec.shape[0], wide, above_and_here(7), groups=groups, strict=True)
         self.layers = nn.ModuleList(layer(channels, groups) for _ in range(layers))
         self.widen = nn.ModuleList(MaskedConv(channels, wide, POINT, groups=groups) for _ in range(layers))
         self.hidden = MaskedConv(wide, head_channels, POINT, groups=groups)
         self.out = MaskedConv(head_channels, head.steps * head.outputs, POINT, groups=groups)
-        self.classes = nn.Embedding(spec.classes, wide) if spec.classes else None
+        self.classes = table(spec.classes, wide)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        y = self.first(2 * x - 1)
-        if label is not None:
-            y = y + self.classes(label)[..., None, None]
+        y = shifted(self.first(self.spec.centred(x)), self.classes, label)
         for layer, widen in zip(self.layers, self.widen, strict=True):
             y = y + widen(layer(y))
         return self.out(self.hidden(y.relu()).relu())

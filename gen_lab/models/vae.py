@@ -7,15 +7,13 @@ from torch import Tensor, nn
 
 from gen_lab.likelihoods import Bernoulli, Likelihood
 from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
-from gen_lab.networks.coders import labelled, with_label
+from gen_lab.networks import labels
 from gen_lab.types import Spec
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative
-
-# The four builders among the imports are for run folders that look for them here.
 
 DECODED_AT_ONCE = 2**14  # images, and
 PARAMETERS_AT_ONCE = 2**24  # of their pixels: bound the memory of an importance-weighted estimate
@@ -29,7 +27,7 @@ class VAE(Learner):
     `free_nats` and `warm_up` are of training alone.
     """
 
-    saved = "encoder", "decoder", "optimizer", "rng"
+    saved: tuple[str, ...] = "encoder", "decoder", "optimizer", "rng"
     parallel = True
 
     def __init__(
@@ -50,13 +48,13 @@ class VAE(Learner):
         conditional: bool = False,  # on the labels
         bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
-        self.spec = spec if conditional else spec._replace(classes=0)
+        self.spec = labels.conditioned(spec, conditional)
         self.device, self.latents, self.importance_samples, self.bf16 = device, latents, importance_samples, bf16
         self.beta, self.free_nats, self.warm_up, self.updates = beta, free_nats, warm_up, 0
         self.likelihood = likelihood(spec).eval().to(device)
-        self.refuse(conditional)
+        self.check_bound()
         with seeded(seed, device):
-            self.encoder = labelled(encoder, self.spec, 2 * latents).to(device)  # x [B, C, H, W] -> [B, 2 Z]
+            self.encoder = labels.labelled(encoder, self.spec, 2 * latents).to(device)  # [B, C, H, W] -> [B, 2 Z]
             maps = self.likelihood.outputs, *spec.shape[1:]
             self.decoder = decoder(maps, latents + self.spec.classes).to(device)  # z [B, Z] -> [B, P, H, W]
         parts = self.encoder, self.decoder, self.likelihood
@@ -64,18 +62,20 @@ class VAE(Learner):
         self.rng = generator(seed + 1, device)
         self.saved += ("likelihood",) * bool(self.likelihood.state_dict()) + ("updates",) * bool(warm_up)
 
-    def refuse(self, conditional: bool) -> None:
-        """Raises UserError where settings contradict each other or the images."""
-        if conditional and not self.spec.classes:
-            raise UserError("model.conditional=true is impossible: the images have no labels")
+    def check_bound(self) -> None:
+        """Raises UserError if settings contradict the importance-weighted bound."""
         if self.importance_samples == 1:
             return
+        setting = f"model.importance_samples={self.importance_samples}"
         if self.beta != 1 or self.free_nats or self.warm_up:
-            raise UserError(f"model.importance_samples={self.importance_samples} is a bound without a KL to weigh; "
-                            "leave model.beta at 1, and free_nats and warm_up at 0")  # fmt: skip
+            raise UserError(
+                f"{setting} is a bound without a KL to weigh; leave model.beta at 1, and free_nats and warm_up at 0"
+            )
         if self.likelihood.improper:
-            raise UserError(f"model.importance_samples={self.importance_samples} wants a likelihood, which "
-                            f"{self.likelihood.improper} is not; choose another model/likelihood=")  # fmt: skip
+            raise UserError(
+                f"{setting} needs a likelihood, which {self.likelihood.improper} is not; "
+                "choose another model/likelihood="
+            )
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         self.likelihood.train()
@@ -83,7 +83,8 @@ class VAE(Learner):
         self.likelihood.eval()
         norm = descend(self.optimizer, loss.mean())
         self.updates += 1
-        return {f"vae/{name}": term.detach().mean() for name, term in terms.items()} | {"vae/grad_norm": norm}
+        metrics = {name: term.detach().mean() for name, term in terms.items()} | {"grad_norm": norm}
+        return {f"vae/{name}": x for name, x in metrics.items()}
 
     def elbo_loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """What is descended [B], and the two terms as they are."""
@@ -106,31 +107,27 @@ class VAE(Learner):
         return self.likelihood.nll(self.params(z, label), x, generator), gaussian_kl(mu, log_var)
 
     def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """mu, log_var [B, Z] of q(z|x)."""
-        told = (x, self.known(label)) if self.spec.classes else (x,)
-        mu, log_var = self.through(self.encoder, *told).chunk(2, dim=-1)
+        """mu, log_var [B, Z] of q(z|x), of levels x [B, C, H, W]."""
+        known = labels.known(self.spec, label)
+        condition = () if known is None else (known,)
+        mu, log_var = self.through(self.encoder, self.spec.scaled(x), *condition).chunk(2, dim=-1)
         return mu, log_var
 
     def params(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Of p(x|z): z [..., B, Z] -> [..., B, P, H, W]."""
-        told = with_label(z, self.known(label), self.spec.classes) if self.spec.classes else z
-        return self.through(self.decoder, told.flatten(0, -2)).unflatten(0, z.shape[:-1])
-
-    def known(self, label: Tensor | None) -> Tensor:
-        if label is None:
-            raise UserError("model.conditional=true wants labels with the images")
-        return label
+        known = labels.known(self.spec, label)
+        inputs = z if known is None else labels.with_one_hot(z, known, self.spec.classes)
+        return self.through(self.decoder, inputs.flatten(0, -2)).unflatten(0, z.shape[:-1])
 
     def through(self, network: nn.Module, x: Tensor, *label: Tensor) -> Tensor:
-        """What a network makes of x, as precise as x is; with `bf16`, less so where gradients are wanted."""
+        """The network's output, in x's dtype; with `bf16` it is computed in bfloat16 while gradients are recorded."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and torch.is_grad_enabled()):
             return network(x, *label).to(x.dtype)
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
-        """x ~ p(x|z), z ~ p(z); where labels matter and none are given, class after class in turn."""
-        if label is None and self.spec.classes:
-            label = torch.arange(count, device=self.device) % self.spec.classes
+        """x ~ p(x|z), z ~ p(z); a conditional model without labels samples class after class in turn."""
+        label = labels.sampled(self.spec, label, count, self.device)
         z = torch.randn(count, self.latents, generator=generator, device=self.device)
         return self.likelihood.sample(self.params(z, label), generator)
 

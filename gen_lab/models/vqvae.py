@@ -17,14 +17,14 @@ from rl_lab.core.settings import Count, Natural, NonNegative
 
 
 class VQVAE(Learner):
-    """An image is a map of codes, and codes are drawn like pixels.
+    """An image is a map of codes, and the map is an image to the prior, whose levels are the codes.
 
     Its first `autoencoder_steps` updates learn what the codes mean; then they stand still, and the prior learns
     which maps of them there are. What an image costs is the nats of its map and those of its pixels given the map:
     a bound on -log p(x), for other maps could have meant it too.
     """
 
-    saved = "encoder", "codebook", "decoder", "optimizer", "prior", "rng", "updates"
+    saved: tuple[str, ...] = "encoder", "codebook", "decoder", "optimizer", "prior", "rng", "updates"
     parallel = True
 
     def __init__(
@@ -53,7 +53,7 @@ class VQVAE(Learner):
         with torch.no_grad():
             size = self.encoder(torch.zeros(1, *spec.shape, device=device)).shape[2:]
         if len(self.codebook.counts) < 2:
-            raise UserError("model.codebook.codes=1 is no code: at least 2")
+            raise UserError("model.codebook.codes must be at least 2")
         self.prior = prior(Spec((1, *size), len(self.codebook.counts), spec.classes), device=device, seed=seed + 2)
         self.spec = spec._replace(classes=self.prior.spec.classes)
         parts = self.encoder, self.decoder, self.likelihood
@@ -65,13 +65,13 @@ class VQVAE(Learner):
         if self.updates < self.autoencoder_steps:
             metrics = self.learn_codes(x)
         else:
-            metrics = self.prior.update(self.coded(x), label)
+            metrics = self.prior.update(self.codes(x).unsqueeze(1), label)
         self.updates += 1
         return metrics
 
     def learn_codes(self, x: Tensor) -> Metrics:
         """A step of encoder and decoder down -log p(x | codes) + commitment, and one of the codes after the encoder."""
-        z = self.encoder(x)
+        z = self.encoder(self.spec.scaled(x))
         flat = vectors(z.detach())
         if not self.updates:
             self.codebook.start(flat, self.rng)
@@ -93,17 +93,13 @@ class VQVAE(Learner):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """The map of codes [B, h, w] int64 that stands for x."""
-        z = self.encoder(x)
+        """The map of codes [B, h, w] int64 that stands for levels x [B, C, H, W]."""
+        z = self.encoder(self.spec.scaled(x))
         return self.codebook.nearest(vectors(z)).view(len(x), *z.shape[2:])
 
     def quantised(self, code: Tensor) -> Tensor:
         """The codes [B, h, w] as what they stand for, [B, D, h, w]."""
-        return self.codebook.vectors[code].movedim(-1, 1)
-
-    def coded(self, x: Tensor) -> Tensor:
-        """The map of codes as the prior sees it, an image [B, 1, h, w] of K levels in [0, 1]."""
-        return self.codes(x).unsqueeze(1) / (len(self.codebook.counts) - 1)
+        return self.codebook.vectors[code.long()].movedim(-1, 1)  # uint8 would be a mask
 
     @torch.no_grad()
     def decode(self, code: Tensor) -> Tensor:
@@ -113,10 +109,10 @@ class VQVAE(Learner):
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """x ~ p(x | codes), codes ~ the prior, pixel by pixel."""
-        map_of_codes = self.prior.sample(count, generator, label) * (len(self.codebook.counts) - 1)
-        return self.likelihood.sample(self.decode(map_of_codes.round().long().squeeze(1)), generator)
+        code = self.prior.sample(count, generator, label).squeeze(1)
+        return self.likelihood.sample(self.decode(code), generator)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         return self.likelihood.mean(self.decode(self.codes(x)))
 
     @torch.no_grad()
@@ -124,8 +120,9 @@ class VQVAE(Learner):
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Without chance, unless the likelihood is a density: `iwae_samples` is not used."""
-        recon = self.likelihood.nll(self.decode(self.codes(x)), x, generator)
-        codes = self.prior.score(self.coded(x), generator, label=label)["nll_nats"]
+        code = self.codes(x)
+        recon = self.likelihood.nll(self.decode(code), x, generator)
+        codes = self.prior.score(code.unsqueeze(1), generator, label=label)["nll_nats"]
         if self.likelihood.improper:
             return {self.likelihood.improper: recon, "code_nats": codes}
         bound = recon + codes
@@ -157,7 +154,9 @@ def vq_encoder(
     """Strided 4 x 4 convolutions, then residual blocks: [B, C, H, W] -> [B, outputs, H / 2^halvings, ...]."""
     c, h, w = shape
     if h % 2**halvings or w % 2**halvings:
-        raise UserError(f"model.encoder.halvings={halvings} is impossible: {h} x {w} is no multiple of {2**halvings}")
+        raise UserError(
+            f"model.encoder.halvings={halvings}: both sides must be multiples of {2**halvings}, not {h} x {w}"
+        )
     inputs = [c] + [channels] * halvings
     strided = [part for i in inputs[:-1] for part in (nn.Conv2d(i, channels, 4, 2, 1), nn.ReLU())]
     first = nn.Conv2d(inputs[-1], channels, 3, padding=1)

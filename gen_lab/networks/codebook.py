@@ -17,6 +17,10 @@ class Codebook(nn.Module):
     vectors of all; those at which codes start are the first rank's.
     """
 
+    vectors: Tensor  # [K, D]
+    counts: Tensor  # [K], vectors an update
+    sums: Tensor  # [K, D]
+
     def __init__(
         self,
         dimensions: int,
@@ -29,7 +33,7 @@ class Codebook(nn.Module):
         super().__init__()
         self.decay, self.dead_below, self.smoothing = decay, dead_below, smoothing
         self.register_buffer("vectors", torch.randn(codes, dimensions))
-        self.register_buffer("counts", torch.zeros(codes))  # vectors an update
+        self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, dimensions))
 
     def nearest(self, z: Tensor) -> Tensor:

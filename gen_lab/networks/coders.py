@@ -5,48 +5,17 @@ gives and how many numbers it is given.
 """
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural
 
 Shape = tuple[int, int, int]
 Activation = Literal["relu", "tanh"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
-
-
-# -- told the label
-
-
-class Labelled(nn.Module):
-    """An encoder that sees beside x a picture of its label, one more channel, which is learned."""
-
-    def __init__(self, encoder: Callable[..., nn.Module], spec: Spec, outputs: int):
-        super().__init__()
-        c, self.h, self.w = spec.shape
-        self.picture = nn.Embedding(spec.classes, self.h * self.w)
-        self.encoder = encoder((c + 1, self.h, self.w), outputs)
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        picture = self.picture(label).view(-1, 1, self.h, self.w)
-        return self.encoder(torch.cat([x, picture.to(x.dtype)], 1))
-
-
-def labelled(encoder: Callable[..., nn.Module], spec: Spec, outputs: int) -> nn.Module:
-    """The encoder as it is where the images' classes do not matter; else one that is called with x and their labels."""
-    return Labelled(encoder, spec, outputs) if spec.classes else encoder(spec.shape, outputs)
-
-
-def with_label(z: Tensor, label: Tensor, classes: int) -> Tensor:
-    """[..., B, Z] and one-hot labels [B] after it, [..., B, Z + classes]: what a decoder is told."""
-    return torch.cat([z, F.one_hot(label, classes).to(z.dtype).expand(*z.shape[:-1], -1)], -1)
 
 
 # -- fully connected
@@ -114,7 +83,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         last = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+        for p in last.parameters():
+            nn.init.zeros_(p)
         self.f = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +96,7 @@ def residual_encoder(
 ) -> nn.Module:
     """`blocks` at each size after the first; with each halving, rounded up, twice the maps. For images of any size."""
     c, h, w = shape
-    layers = [nn.Conv2d(c, channels, 3, padding=1)]
+    layers: list[nn.Module] = [nn.Conv2d(c, channels, 3, padding=1)]
     for a, b in pairwise(channels * 2**i for i in range(halvings + 1)):
         layers += [nn.ReLU(), nn.Conv2d(a, b, 3, 2, 1), *(Residual(b) for _ in range(blocks))]
     h, w = _sizes(h, w, halvings)[-1]
@@ -140,7 +110,7 @@ def residual_decoder(
     c, h, w = shape
     *larger, (h, w) = _sizes(h, w, halvings)
     maps = channels * 2**halvings
-    layers = [nn.Linear(inputs, maps * h * w), nn.Unflatten(-1, (maps, h, w))]
+    layers: list[nn.Module] = [nn.Linear(inputs, maps * h * w), nn.Unflatten(-1, (maps, h, w))]
     for size in reversed(larger):
         layers += [*(Residual(maps) for _ in range(blocks)), nn.ReLU(), nn.Upsample(size)]
         layers += [nn.Conv2d(maps, maps // 2, 3, padding=1)]

@@ -5,17 +5,25 @@ rl_lab does not know of this module; a YAML hands it in.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gen_lab.data.images import quantised
-from gen_lab.data.recordings import fitted
+from gen_lab.data.recordings import resized
 from gen_lab.trained.loading import load
 from gen_lab.types import LatentModel
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count
+
+
+@runtime_checkable
+class Encoder(LatentModel, Protocol):
+    """An autoencoder whose codes are the first outputs of a network."""
+
+    encoder: nn.Module  # [B, C, H, W] in [0, 1] to [B, Z], or more
 
 
 class Encoded(nn.Module):
@@ -30,7 +38,7 @@ class Encoded(nn.Module):
         super().__init__()
         folder = home(run)
         found = load(folder, "cpu")
-        if not isinstance(found.model, LatentModel) or found.model.spec.classes:
+        if not isinstance(found.model, Encoder) or found.model.spec.classes:
             raise UserError(f"agent.network.run={folder} is no autoencoder that goes without labels; train one of "
                             "model=vae, vae_conv, vae_residual or autoencoder on data=recorded")  # fmt: skip
         colours, size, width = found.data.spec.shape
@@ -38,17 +46,17 @@ class Encoded(nn.Module):
             raise UserError(f"agent.network.run={folder} was trained on images of {colours} x {size} x {width}, and "
                             f"the environment shows {spec.obs_dtype} of {list(spec.obs_shape)}; square grey frames are "
                             "wanted on both sides (data.grey=true)")  # fmt: skip
-        self.encoder, self.size, self.levels = found.model.encoder.requires_grad_(not frozen), size, found.data.levels
+        self.encoder, self.spec = found.model.encoder.requires_grad_(not frozen), found.data.spec
         self.latents = found.model.code(torch.zeros(1, *found.data.spec.shape)).shape[1]
         sizes = pairwise([spec.obs_shape[0] * self.latents, *hidden])
         self.dense = nn.Sequential(*(part for a, b in sizes for part in (nn.Linear(a, b), nn.ReLU())))
 
     def forward(self, obs: Tensor) -> Tensor:
-        frames = prepared(obs.flatten(0, 1).unsqueeze(1), self.size, self.levels)
-        code = self.encoder(frames)[:, : self.latents]  # of a VAE the means; its variances come after
+        frames = prepared(obs.flatten(0, 1).unsqueeze(1), self.spec.shape[1], self.spec.levels)
+        code = self.encoder(self.spec.scaled(frames))[:, : self.latents]  # of a VAE the means; its variances come after
         return self.dense(code.unflatten(0, obs.shape[:2]).flatten(1))
 
 
 def prepared(frames: Tensor, size: int, levels: int) -> Tensor:
-    """Grey frames uint8 [B, 1, H, W] to images in [0, 1], [B, 1, size, size]: what data=recorded makes of them."""
-    return quantised(fitted(frames, size, grey=True), levels).float() / (levels - 1)
+    """Grey frames uint8 [B, 1, H, W] to levels [B, 1, size, size], as data=recorded prepares them."""
+    return quantised(resized(frames, size, grey=True), levels)

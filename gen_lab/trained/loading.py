@@ -17,7 +17,7 @@ from rl_lab.core.launching.changes import changed
 from rl_lab.core.settings import Threads
 
 
-class Fitted(NamedTuple):
+class Trained(NamedTuple):
     """A run folder's model as its checkpoint left it."""
 
     name: str  # of the run
@@ -27,7 +27,7 @@ class Fitted(NamedTuple):
     step: int  # updates
 
 
-def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Fitted:
+def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     """`changes` are overrides of the run's settings, such as data.root=/data.
 
     Nothing of the config is called before all that is called is checked. Raises UserError.
@@ -35,23 +35,30 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Fitted:
     cfg, path = reading.config(folder, PARTS), folder / "checkpoint.pt"
     if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
-    reading.refuse(reading.resolved(OmegaConf.to_container(cfg, resolve=False)), PARTS)
+    reading.refuse(plain(cfg), PARTS)
     cfg = changed(cfg, changes)
     for part in "data", "model":
         checking.check(cfg[part], part)
-    resolved = reading.resolved(OmegaConf.to_container(cfg, resolve=False))
+    resolved = plain(cfg)
     reading.refuse(resolved, PARTS)
-    device, state = torch.device(devices.chosen(device)), checkpoint.read(path)
+    chosen, state = torch.device(devices.chosen(device)), checkpoint.read(path)
     torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Threads))
-    data = hydra.utils.instantiate(resolved["data"]).to(device)
+    data = hydra.utils.instantiate(resolved["data"]).to(chosen)
     model = hydra.utils.instantiate(resolved["model"])
     try:
-        model = model(data.spec, device=device, seed=0)
+        model = model(data.spec, device=chosen, seed=0)
         model.load_state_dict(state["model"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
-    return Fitted(str(cfg.name), model, data, device, state["step"])
+    return Trained(str(cfg.name), model, data, chosen, state["step"])
+
+
+def plain(cfg: DictConfig) -> dict:
+    """The config with every interpolation resolved, as dicts."""
+    container = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(container, dict)
+    return reading.resolved(container)
 
 
 def some(runs: Sequence[Path], command: str) -> Sequence[Path]:

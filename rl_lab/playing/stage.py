@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rl_lab.agents.random import Random
-from rl_lab.core import devices
+from rl_lab.core import calls, devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode

@@ -120,7 +120,7 @@ def vae_pythae(data: Images, device: torch.device) -> Callable[[], object]:
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = net({"data": batches.draw()[0]}).loss
+        loss = net({"data": data.spec.scaled(batches.draw()[0])}).loss
         loss.backward()
         optimizer.step()
         return loss.item()

@@ -40,12 +40,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     for folder in parser.parse_args().runs:
         fitted = load(folder, "cpu")
-        data = fitted.data
-        still = data.scaled(data.train[::20]).median(0).values
+        data, scaled = fitted.data, fitted.data.spec.scaled
+        still = scaled(data.train[::20]).median(0).values
         kept = {name: [] for name in OBJECTS}
         for pixels, _ in data.tested(AT_ONCE):
-            x = data.scaled(pixels)
-            y = fitted.model.reconstruct(x)
+            x, y = scaled(pixels), fitted.model.reconstruct(pixels)
             for name, columns in OBJECTS.items():
                 kept[name].append(contrast_kept(x, y, still, columns))
         print(f"{folder.parent.name}, {fitted.step:,} updates, {len(data.test):,} held-out frames")

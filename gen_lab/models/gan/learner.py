@@ -1,6 +1,5 @@
 """A generator and a discriminator that learn from each other, with any of the losses of gen_lab.models.gan.losses."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gen_lab.models.gan.losses import Loss, discriminator_loss, generator_loss, gradient_penalty
+from gen_lab.networks import averaging, labels
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
@@ -25,7 +25,14 @@ class GAN(Learner):
     ranks each has batch statistics of its own; the first one's running averages are those that sample.
     """
 
-    saved = "generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "rng", "updates"
+    saved: tuple[str, ...] = (
+        "generator",
+        "discriminator",
+        "generator_optimizer",
+        "discriminator_optimizer",
+        "rng",
+        "updates",
+    )
     parallel = True
 
     def __init__(
@@ -49,24 +56,19 @@ class GAN(Learner):
         average: Unit = 0.0,  # decay, a step of the generator, of its average that samples; 0: none
         bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
-        if conditional and not spec.classes:
-            raise UserError("model.conditional=true is impossible: the images have no labels")
-        self.spec = spec if conditional else spec._replace(classes=0)
+        self.spec = labels.conditioned(spec, conditional)
         self.device, self.latents, self.loss, self.critic_steps = device, latents, loss, critic_steps
         self.penalty, self.label_smoothing, self.average, self.bf16 = penalty, label_smoothing, average, bf16
         self.noise, self.noise_updates, self.updates = noise, noise_updates, 0
         with seeded(seed, device):
-            self.generator = generator(self.spec, latents).to(device, memory_format=torch.channels_last)
-            self.discriminator = discriminator(self.spec).to(device, memory_format=torch.channels_last)
+            self.generator = generator(self.spec, latents).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.discriminator = discriminator(self.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._refuse_what_cannot_be_learned()
         self.generator_optimizer = build_optimizer(generator_optimizer, self.generator.parameters())
         self.discriminator_optimizer = build_optimizer(discriminator_optimizer, self.discriminator.parameters())
         self.rng = random_stream(seed + 1, device)
-        self.averaged = self.generator
-        if average:
-            self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
-            self.saved = (*self.saved, "averaged")
-        self.averaged.eval()
+        self.averaged = averaging.average_of(self.generator, average)
+        self.saved += ("averaged",) * bool(average)
 
     @property
     def has_batch_norm(self) -> bool:
@@ -86,25 +88,24 @@ class GAN(Learner):
                             f"{self.loss} knows scores alone; use non_saturating")  # fmt: skip
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
-        if self.spec.classes and label is None:
-            raise UserError("model.conditional=true wants labels with the images")
+        label = labels.known(self.spec, label)
         if len(x) == 1 and self.spec.shape[1:] == (4, 4) and self.has_batch_norm:
             raise UserError("loop.batch_size=1 is impossible: of images of 4 x 4 a DCGAN's batch norm sees one number "
                             "an image, and must see two; set loop.batch_size=2 or more")  # fmt: skip
-        label = label if self.spec.classes else None
-        real, deceives = 2 * x - 1, (self.updates + 1) % self.critic_steps == 0
+        real, both = self.spec.centred(x), (self.updates + 1) % self.critic_steps == 0
         self.generator.train()
-        with torch.set_grad_enabled(deceives), self.autocast():
+        with torch.set_grad_enabled(both), self.autocast():
             fake = self.generator(self.latent(len(x), self.rng).to(real.dtype), label).to(real.dtype)
         self.generator.eval()
-        metrics = self.tell_apart(real, fake.detach(), label)
-        if deceives:
-            metrics |= self.deceive(fake, label)
-            self.follow()
+        metrics = self.discriminator_step(real, fake.detach(), label)
+        if both:
+            metrics |= self.generator_step(fake, label)
+            steps = (self.updates + 1) // self.critic_steps
+            averaging.follow(self.averaged, self.generator, self.average, steps)
         self.updates += 1
         return metrics
 
-    def tell_apart(self, real: Tensor, fake: Tensor, label: Tensor | None) -> Metrics:
+    def discriminator_step(self, real: Tensor, fake: Tensor, label: Tensor | None) -> Metrics:
         """A step of the discriminator; batch norm sees real and fake images apart."""
         on_real, on_fake = self.logit(real, label), self.logit(fake, label)
         loss = discriminator_loss(self.loss, on_real, on_fake, self.label_smoothing).mean()
@@ -116,7 +117,7 @@ class GAN(Learner):
             metrics["gan/penalty"] = penalty.detach()
         return {**metrics, "gan/discriminator_grad_norm": descend(self.discriminator_optimizer, loss)}
 
-    def deceive(self, fake: Tensor, label: Tensor | None) -> Metrics:
+    def generator_step(self, fake: Tensor, label: Tensor | None) -> Metrics:
         """A step of the generator, through the discriminator as it now is."""
         with frozen(self.discriminator):
             loss = generator_loss(self.loss, self.logit(fake, label)).mean()
@@ -132,27 +133,10 @@ class GAN(Learner):
             return self.discriminator(x, label).to(x.dtype)
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """The average takes a step towards the weights, its decay rising to the one set; statistics of batch norm are
-        copied, being averages already."""
-        if not self.average:
-            return
-        steps = (self.updates + 1) // self.critic_steps
-        decay = min(self.average, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_([*self.averaged.parameters()], [*self.generator.parameters()], 1 - decay)
-        for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-            mine.copy_(its)
-
-    @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
-        """One image for each label; where labels matter and none are given, class after class in turn."""
-        if not self.spec.classes:
-            label = None
-        elif label is None:
-            label = torch.arange(count, device=self.device) % self.spec.classes
-        x = (self.averaged(self.latent(count, generator), label) + 1) / 2
-        top = self.spec.levels - 1
-        return (x * top).round() / top
+        """One image for each label; a conditional model without labels samples class after class in turn."""
+        label = labels.sampled(self.spec, label, count, self.device)
+        return self.spec.nearest((self.averaged(self.latent(count, generator), label) + 1) / 2)
 
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from gen_lab.networks.labels import table
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count
@@ -25,11 +26,13 @@ class Generator(nn.Module):
 
     def __init__(self, spec: Spec, latents: int, body: nn.Module):
         super().__init__()
-        self.classes = nn.Embedding(spec.classes, latents) if spec.classes else None
+        self.classes = table(spec.classes, latents)
         self.body = body  # of `inputs(spec, latents)` numbers
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.body(z if label is None else torch.cat([z, self.classes(label)], 1))
+        if self.classes is not None and label is not None:
+            z = torch.cat([z, self.classes(label)], 1)
+        return self.body(z)
 
 
 def inputs(spec: Spec, latents: int) -> int:
@@ -44,14 +47,16 @@ class Discriminator(nn.Module):
         super().__init__()
         self.body = body  # to features [B, F]
         self.logit = nn.Linear(features, 1, bias=bias)
-        self.classes = nn.Embedding(spec.classes, features) if spec.classes else None
+        self.classes = table(spec.classes, features)
         if self.classes:
             nn.init.normal_(self.classes.weight, 0, STD)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         features = self.body(x)
         logit = self.logit(features).squeeze(1)
-        return logit if label is None else logit + (features * self.classes(label)).sum(1)
+        if self.classes is not None and label is not None:
+            logit = logit + (features * self.classes(label)).sum(1)
+        return logit
 
 
 def dcgan_generator(spec: Spec, latents: int, *, channels: Count) -> nn.Module:

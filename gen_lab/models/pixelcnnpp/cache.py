@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gen_lab.networks.causal.caches import CachedPixels, CachedRows, pointwise
+from gen_lab.networks.labels import row_shift
 
 
 class Cache:
     """`net` is a PixelCNNPP; see its forward, of which this is the order too."""
 
     def __init__(self, net, batch: int, label: Tensor | None):
-        width = net.shape[2]
+        self.spec, width = net.spec, net.spec.shape[2]
         widths = [-(-width // 2**i) for i in range(len(net.encoder))]
         self.upper, self.row_above = CachedRows.of(net.upper, batch, width), CachedRows.of(net.row_above, batch, width)
         self.left = CachedPixels(net.left, batch, width)
@@ -37,7 +38,8 @@ class Cache:
     def begin_row(self) -> None:
         self.reached = self.resolutions(self.row)
         self.left.begin_row(self.row_above.row())
-        upper, skips = self.upper.row(), []
+        skips: list[Tensor] = []
+        upper = self.upper.row()
         for i in range(self.reached):
             upper = self.downs[i - 1].begin_row() if i else upper
             skips.append(upper)
@@ -46,11 +48,12 @@ class Cache:
                 skips.append(upper)
             if i < len(self.downs):
                 self.downs[i].upper.push(upper)
-        upper = skips.pop() if self.reached == len(self.encoder) else None
+        coarse: Tensor | None = None
         for i in reversed(range(self.reached)):
-            upper = self.ups[i].begin_row(upper, self.row >> i & 1) if i < len(self.ups) else upper
+            upper = self.ups[i].begin_row(coarse, self.row >> i & 1) if i < len(self.ups) else skips.pop()
             for block in self.decoder[i]:
                 upper = block.begin_row(upper, skips.pop())
+            coarse = upper
 
     def end_row(self) -> None:
         row = self.left.shown()
@@ -65,13 +68,14 @@ class Cache:
         self.row += 1
 
     def show(self, column: int, x: Tensor) -> None:
-        """x [B, C] in [0, 1]."""
-        self.left.show(column, torch.cat([2 * x - 1, self.ones], 1))
+        """Levels [B, C]."""
+        self.left.show(column, torch.cat([self.spec.centred(x), self.ones], 1))
 
     def ask(self, column: int) -> Tensor:
         """[B, P]."""
         reached = min(self.reached, self.resolutions(column))
-        left, skips = self.left.ask(column), []
+        skips: list[Tensor] = []
+        left = self.left.ask(column)
         for i in range(reached):
             left = self.downs[i - 1].left.ask(column >> i) if i else left
             skips.append(left)
@@ -80,28 +84,28 @@ class Cache:
                 skips.append(left)
             if i < len(self.downs):
                 self.downs[i].left.show(column >> i, left)
-        left = skips.pop() if reached == len(self.encoder) else None
+        coarse: Tensor | None = None
         for i in reversed(range(reached)):
-            left = self.ups[i].ask(column >> i, left) if i < len(self.ups) else left
+            left = self.ups[i].ask(column >> i, coarse) if i < len(self.ups) else skips.pop()
             for block in self.decoder[i]:
                 left = block.ask(column >> i, left, skips.pop())
+            coarse = left
         return torch.addmm(self.out[0], F.elu(left), self.out[1])
 
 
 class CachedBlock:
-    """What the left stream is told of the upper one is summed for a whole row."""
+    """What the upper stream adds to the left one is computed for a whole row."""
 
     def __init__(self, block, batch: int, width: int, label: Tensor | None):
         self.upper, self.left = block.upper, block.left
         self.rows = [CachedRows.of(conv, batch, width) for conv in (block.upper.first, block.upper.second)]
         self.pixels = [CachedPixels(conv, batch, width) for conv in (block.left.first, block.left.second)]
-        bias, told = pointwise(block.left.shortcut, 1)
+        bias, matrix = pointwise(block.left.shortcut, 1)
         half = 2 * block.left.first.bias.shape[0]  # of the upper stream; the rest is of the skip
-        self.bias, self.of_upper, self.of_skip = bias, told[:half].T, told[half:]
-        self.labels = [
-            0.0 if label is None else side.classes(label)[..., None].expand(-1, -1, width)
-            for side in (block.upper, block.left)
-        ]
+        self.bias, self.of_upper, self.of_skip = bias, matrix[:half].T, matrix[half:]
+        self.upper_shift, self.left_shift = (
+            row_shift(side.classes, label, width) for side in (block.upper, block.left)
+        )
 
     def begin_row(self, upper: Tensor, skip: Tensor | None = None) -> Tensor:
         """Upper stream [B, F, w] -> [B, F, w]."""
@@ -111,9 +115,10 @@ class CachedBlock:
         if skip is not None:
             y = y + self.upper.shortcut(concat_elu(skip)[:, :, None])[:, :, 0]
         second.push(concat_elu(y))
-        upper = upper + gate(second.row() + self.labels[0])
+        row = second.row()
+        upper = upper + gate(row if self.upper_shift is None else row + self.upper_shift)
         self.pixels[0].begin_row(self.of_upper @ concat_elu(upper) + self.bias.T)
-        self.pixels[1].begin_row(None if isinstance(self.labels[1], float) else self.labels[1])
+        self.pixels[1].begin_row(self.left_shift)
         return upper
 
     def end_row(self) -> None:
@@ -146,7 +151,8 @@ class CachedUp:
     """One coarse row makes two fine ones, one coarse pixel four: the later ones wait here. `width`: of the finer."""
 
     def __init__(self, up, width: int):
-        self.upper, self.width, self.coarse = up.upper, width, [None] * -(-width // 2)
+        self.upper, self.width = up.upper, width
+        self.coarse: dict[int, Tensor] = {}  # by column
         kernel = up.left.kernel()  # [F, F, 2, 2]
         self.shape = (-1, 2, 2, kernel.shape[1])
         self.matrix = kernel.permute(0, 2, 3, 1).flatten(1)

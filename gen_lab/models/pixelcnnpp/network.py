@@ -10,6 +10,7 @@ from gen_lab.models.pixelcnnpp.cache import Cache, concat_elu, gate
 from gen_lab.networks.causal.convolutions import POINT, Window, above_and_here
 from gen_lab.networks.causal.heads import Head
 from gen_lab.networks.causal.weight_norm import NormedConv, NormedUp
+from gen_lab.networks.labels import shifted, table
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Unit
@@ -27,7 +28,7 @@ class Streams(NamedTuple):
 
 
 class PixelCNNPP(nn.Module):
-    """x [B, C, H, W] in [0, 1] -> params [B, P, H, W]; those of a pixel depend on all earlier pixels.
+    """Levels [B, C, H, W] -> params [B, P, H, W]; those of a pixel depend on all earlier pixels.
 
     The colours of a pixel are the head's affair. A channel of ones tells the image from the zeros around it.
     """
@@ -47,7 +48,7 @@ class PixelCNNPP(nn.Module):
         super().__init__()
         self.field = max(spec.shape[1:])  # the whole image before it
         self.least = 2 ** (resolutions - 1) + 1  # pixels a side to learn from: two are left at the lowest resolution
-        self.shape, lowest, c = spec.shape, resolutions - 1, spec.shape[0] + 1
+        self.spec, lowest, c = spec, resolutions - 1, spec.shape[0] + 1
         self.upper, self.row_above = (
             NormedConv(c, channels, Window(2, 3, 2, 1)),
             NormedConv(c, channels, Window(1, 3, 1, 1)),
@@ -63,18 +64,18 @@ class PixelCNNPP(nn.Module):
         self.out = NormedConv(channels, head.outputs, POINT)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        x = F.pad(2 * x - 1, (0, 0, 0, 0, 0, 1), value=1.0)
+        x = F.pad(self.spec.centred(x), (0, 0, 0, 0, 0, 1), value=1.0)
         streams, skips = Streams(self.upper(x), self.row_above(x) + self.left(x)), []
         for i, blocks in enumerate(self.encoder):
             streams = self.downs[i - 1](streams) if i else streams
             skips.append(streams)
-            for block in blocks:
+            for block in blocks.children():
                 streams = block(streams, label)
                 skips.append(streams)
         streams = skips.pop()
         for i, blocks in reversed([*enumerate(self.decoder)]):
             streams = self.ups[i](streams, skips[-1]) if i < len(self.ups) else streams
-            for block in blocks:
+            for block in blocks.children():
                 streams = block(streams, label, skips.pop())
         return self.out(F.elu(streams.left))
 
@@ -103,19 +104,17 @@ class Residual(nn.Module):
         self.first = NormedConv(2 * channels, channels, window)
         self.shortcut = NormedConv(2 * channels * others, channels, POINT) if others else None
         self.second = NormedConv(2 * channels, 2 * channels, window, spread=0.1)
-        self.classes = nn.Embedding(classes, 2 * channels) if classes else None
+        self.classes = table(classes, 2 * channels)
         if self.classes:
             self.classes.weight.data *= STD
         self.dropout = dropout
 
     def forward(self, x: Tensor, label: Tensor | None, *others: Tensor) -> Tensor:
         y = self.first(concat_elu(x))
-        if others:
+        if self.shortcut is not None:
             y = y + self.shortcut(torch.cat([concat_elu(other) for other in others], 1))
         y = self.second(F.dropout(concat_elu(y), self.dropout, self.training))
-        if label is not None:
-            y = y + self.classes(label)[..., None, None]
-        return x + gate(y)
+        return x + gate(shifted(y, self.classes, label))
 
 
 class Down(nn.Module):

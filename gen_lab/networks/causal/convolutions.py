@@ -68,7 +68,8 @@ class Conv(nn.Module):
     def __init__(self, inputs: int, outputs: int, window: Window):
         super().__init__()
         like = nn.Conv2d(inputs, outputs, (window.height, window.width))
-        self.window, self.stride, self.weight, self.bias = window, 1, like.weight, like.bias
+        self.window, self.stride = window, 1
+        self.weight, self.bias = like.parameters()
 
     def kernel(self) -> Tensor:
         return self.weight
@@ -79,6 +80,8 @@ class Conv(nn.Module):
 
 class MaskedConv(Conv):
     """A causal convolution. The mask multiplies the weights at each use, and the parameters are never touched."""
+
+    mask: Tensor  # [O, I, height, width]
 
     def __init__(self, inputs: int, outputs: int, window: Window, *, groups: int, strict: bool = False, parts: int = 1):
         super().__init__(inputs, outputs, window)

@@ -1,4 +1,4 @@
-"""What stands at the end of a causal network: a distribution over the levels of each pixel.
+"""The head of a causal network: a distribution over the levels of each pixel.
 
 Shapes: P parameters a step, U uniform numbers a step, L levels, K mixtures.
 """
@@ -15,18 +15,18 @@ from rl_lab.core.settings import Count
 
 
 class Head(Protocol):
-    """The network is asked `steps` times for each pixel: once a colour, or once where the head knows colours itself."""
+    """The network is called `steps` times for each pixel: once a colour, or once if the head models colours itself."""
 
     steps: int
     outputs: int  # P
     uniforms: int  # U
 
     def nll(self, params: Tensor, x: Tensor) -> Tensor:
-        """-log p(x) [B] of x [B, C, H, W] in [0, 1] under params [B, steps P, H, W]."""
+        """-log p(x) [B] of levels x [B, C, H, W] under params [B, steps P, H, W]."""
         ...
 
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
-        """The next C / steps values in [0, 1] [B, C / steps] from params [B, P] and uniform u [B, U]."""
+        """The next C / steps levels [B, C / steps] from params [B, P] and uniform u [B, U]."""
         ...
 
 
@@ -42,7 +42,7 @@ class Bernoulli:
         return bernoulli_nll(params, x)
 
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
-        return (u < params.sigmoid()).to(params.dtype)
+        return (u < params.sigmoid()).to(torch.uint8)
 
 
 class Categorical:
@@ -59,7 +59,7 @@ class Categorical:
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """By the inverse of the distribution function."""
         below = params.softmax(1).cumsum(1) <= u
-        return below[:, :-1].sum(1, keepdim=True).to(params.dtype) / (self.outputs - 1)
+        return below[:, :-1].sum(1, keepdim=True)
 
 
 def softmax(spec: Spec) -> Head:
@@ -78,10 +78,8 @@ class LogisticMixture:
 
     def __init__(self, spec: Spec, *, mixtures: Count = 10):
         if spec.levels < 3:
-            raise UserError(
-                "a logistic mixture wants an order among three levels or more; use softmax on binary pixels"
-            )
-        self.colours, self.levels, self.mixtures = spec.shape[0], spec.levels, mixtures
+            raise UserError("a logistic mixture needs three levels or more; use softmax on binary pixels")
+        self.spec, self.colours, self.mixtures = spec, spec.shape[0], mixtures
         self.pairs = self.colours * (self.colours - 1) // 2
         self.outputs = mixtures * (1 + 2 * self.colours + self.pairs)
         self.uniforms = 1 + self.colours
@@ -94,7 +92,8 @@ class LogisticMixture:
 
     def nll(self, params: Tensor, x: Tensor) -> Tensor:
         logits, means, log_scales, coefficients = self.split(params)
-        return logistic_mixture_nll(logits, self.shifted(means, coefficients, 2 * x - 1), log_scales, x, self.levels)
+        means = self.shifted(means, coefficients, self.spec.centred(x))
+        return logistic_mixture_nll(logits, means, log_scales, x, self.spec.levels)
 
     def shifted(self, means: Tensor, coefficients: Tensor, x: Tensor) -> Tensor:
         """Means [B, K, C, ...] moved by the true earlier colours x [B, C, ...] in [-1, 1]."""
@@ -115,12 +114,12 @@ class LogisticMixture:
             log_scales[row, chosen].clamp(min=-7).exp(),
             coefficients[row, chosen],
         )
-        noise, colours, pair = u[:, 1:].logit(), [], 0
+        noise, pair = u[:, 1:].logit(), 0
+        colours: list[Tensor] = []
         for c in range(self.colours):
             mean = means[:, c]
             for earlier in colours:
-                mean = mean + coefficients[:, pair] * (2 * earlier - 1)
+                mean = mean + coefficients[:, pair] * self.spec.centred(earlier)
                 pair += 1
-            x = (mean + scales[:, c] * noise[:, c] + 1) / 2
-            colours.append((x * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1))
+            colours.append(self.spec.nearest((mean + scales[:, c] * noise[:, c] + 1) / 2))
         return torch.stack(colours, 1)

@@ -15,18 +15,18 @@ Method = Literal["cached", "cropped", "naive"]
 
 
 class Cache(Protocol):
-    """A network that is asked for one pixel after another in reading order, and shown what came out."""
+    """A network evaluated for one pixel after another in reading order, and shown what was drawn there."""
 
     def begin_row(self) -> None: ...
     def end_row(self) -> None: ...
-    def show(self, column: int, x: Tensor) -> None: ...  # [N, C] in [0, 1], as far as it is known
+    def show(self, column: int, x: Tensor) -> None: ...  # levels [N, C], as far as they are known
     def ask(self, column: int) -> Tensor: ...  # [N, steps P]
 
 
 class Known(NamedTuple):
     """Pixels that are given, and thus not drawn."""
 
-    x: Tensor  # [N, C, H, W] in [0, 1]
+    x: Tensor  # levels [N, C, H, W]
     where: Tensor  # [H, W] bool
 
 
@@ -35,8 +35,7 @@ class Recomputed:
 
     def __init__(self, network, batch: int, condition: dict, crop: bool):
         self.network, self.condition, self.crop = network, condition, crop
-        like = next(network.parameters())
-        self.x, self.row = like.new_zeros(batch, *network.shape), -1
+        self.x, self.row = blank(network, batch), -1
 
     def begin_row(self) -> None:
         self.row += 1
@@ -56,6 +55,12 @@ class Recomputed:
         return self.network(self.x[crop], **condition)[:, :, self.row - top, column - left]
 
 
+def blank(network, count: int) -> Tensor:
+    """Levels [N, C, H, W] of 0, on the network's device."""
+    spec, device = network.spec, next(network.parameters()).device
+    return torch.zeros(count, *spec.shape, dtype=spec.dtype, device=device)
+
+
 def stepper(network, batch: int, method: Method, condition: dict) -> Cache:
     if method == "cached":
         return network.cache(batch, **condition)
@@ -64,7 +69,7 @@ def stepper(network, batch: int, method: Method, condition: dict) -> Cache:
 
 @torch.inference_mode()
 def draw(
-    network,  # of gen_lab.models: `shape`, `field` and `cache`
+    network,  # of gen_lab.models: `spec`, `field` and `cache`
     head: Head,
     count: int,
     generator: torch.Generator,
@@ -73,17 +78,17 @@ def draw(
     known: Known | None = None,
     method: Method = "cached",
 ) -> Iterator[Tensor]:
-    """The images [N, C, H, W] as they grow, after each pixel: one tensor, written on.
+    """The images, as levels [N, C, H, W], after each pixel: one tensor, written in place.
 
     Equal uniform numbers give equal images by every method. Known pixels go through the network as any others do,
     only that they are not drawn.
     """
-    channels, height, width = network.shape
-    x = next(network.parameters()).new_zeros(count, channels, height, width)
+    x, (_, height, width) = blank(network, count), network.spec.shape
     given = torch.zeros(height, width, dtype=torch.bool)
     if known is not None:
         x, given = torch.where(known.where, known.x.to(x), x), known.where
-    u = torch.rand(height, width, head.steps, count, head.uniforms, generator=generator, device=x.device, dtype=x.dtype)
+    dtype = next(network.parameters()).dtype
+    u = torch.rand(height, width, head.steps, count, head.uniforms, generator=generator, device=x.device, dtype=dtype)
     cache = stepper(network, count, method, condition or {})
     for row, noise, skips in zip(x.unbind(2), u, given.tolist(), strict=True):
         cache.begin_row()

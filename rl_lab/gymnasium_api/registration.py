@@ -68,7 +68,7 @@ def target(world: str) -> str | None:
     text = (conf_dir() / "env" / f"{world}.yaml").read_text()
     if found := re.search(r"^_target_: (\S+)", text, re.MULTILINE):
         return found[1]
-    base = re.search(r"^defaults: \[(\w+)", text, re.MULTILINE)
+    base = re.search(r"^defaults: \[([\w/]+)", text, re.MULTILINE)
     return target(base[1]) if base else None
 
 

@@ -245,7 +245,7 @@ def test_a_plan_is_made_in_one_go(here, capsys):
     )
     rows = Path("plan/metrics.jsonl").read_bytes()
     code, line = rl_lab(capsys, "train", "run=plan", "planner.gamma=0.5")
-    assert code == 2 and line.endswith("plan holds a finished plan: there is nothing to go on with; start a new run")
+    assert code == 2 and line.endswith("plan holds a finished plan: there is nothing left to do; start a new run")
     assert Path("plan/metrics.jsonl").read_bytes() == rows and "gamma: 0.99" in Path("plan/config.yaml").read_text()
 
 

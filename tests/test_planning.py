@@ -387,5 +387,5 @@ def test_a_world_without_a_best_policy_is_planned_by_another_gamma(tmp_path, cap
     arguments = ["train", "env=russell_norvig", "env.mdp.living_reward=0.1", "planner=value_iteration", "planner.gamma=0.9",
                  "tracker=none", "loop.film=false", "loop.eval_episodes=1", f"hydra.run.dir={tmp_path}"]  # fmt: skip
     assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
-    assert "eval/regret is left out: by the world's own gamma there is no best policy" in capsys.readouterr().err
+    assert "eval/regret is left out: with the world's own gamma there is no best policy" in capsys.readouterr().err
     assert "eval/regret" not in (tmp_path / "metrics.jsonl").read_text()

@@ -175,7 +175,7 @@ def test_an_agent_that_does_not_say_its_probabilities_has_no_regret_and_it_is_sa
 
     said = []
     metrics = Judge(ENV, 1, 0, said.append)(Mute())
-    assert "eval/regret" not in metrics and said == ["eval/regret is left out: Mute does not say its probabilities"]
+    assert "eval/regret" not in metrics and said == ["eval/regret is left out: Mute has no probabilities"]
 
 
 def test_a_plan_is_certain():

@@ -299,14 +299,14 @@ def test_an_episode_that_never_ends_is_told_of_and_then_refused(register, monkey
     with pytest.raises(UserError) as error:
         judging.play(env, lambda obs: torch.zeros(2, dtype=torch.int64), 2, seed=0)
     assert str(error.value) == (
-        "an episode has lasted 1,000 steps, and its environment has no time limit; give it one, "
-        "of Gymnasium's: +env.options.max_episode_steps=10000"
+        "an episode has lasted 1,000 steps, and its environment has no time limit; "
+        "set one: +env.options.max_episode_steps=10000"
     )
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[5] for line in said] == ["100", "200", "400", "800"]
     assert said[0] == (
-        "evaluation: an episode has lasted 100 steps and goes on; without a time limit "
-        "(of Gymnasium's: +env.options.max_episode_steps=10000) it is given up after 1,000"
+        "evaluation: an episode has lasted 100 steps without ending; the run stops at 1,000. "
+        "This environment has no time limit; set one: +env.options.max_episode_steps=10000"
     )
 
 

@@ -35,7 +35,8 @@ class Kept(Protocol):
 
 
 class Stepper(Protocol):
-    settled: bool  # whether a checkpoint taken now would hold everything
+    @property
+    def settled(self) -> bool: ...  # whether a checkpoint taken now would hold everything
 
 
 class Book:

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -125,7 +125,7 @@ def moments(x: Tensor, dims: tuple[int, ...] | None = None, keepdim: bool = Fals
     return centre.reshape(squares.shape), (squares / (count - 1)).sqrt()
 
 
-def standardised(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+def standardised(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     """x [...] shifted to mean 0 and scaled to standard deviation 1 over `dims` (None: all), all ranks' x as one.
 
     A single number is left as it is.

@@ -94,7 +94,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], m
         loss.sum().backward()
         return step_each(optimizer, max_norm)
     for part in (loss,) if isinstance(loss, Tensor) else loss:
-        part.backward()  # type: ignore[no-untyped-call]
+        part.backward()
     return step(optimizer, max_norm)
 
 

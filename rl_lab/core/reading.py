@@ -91,7 +91,7 @@ def config(folder: Path, parts: Parts) -> DictConfig:
     return OmegaConf.create(found)
 
 
-def _rename(node: Any, parts: Parts, config: dict) -> None:
+def _rename(node: Any, parts: Parts, config: dict[str, Any]) -> None:
     for value in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
         _rename(value, parts, config)
     if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):

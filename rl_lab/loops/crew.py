@@ -62,13 +62,13 @@ class Crew:
     def learn(self) -> tuple[Metrics, Tensor, Tensor]:
         """One gradient step; metrics, and the rewards and ends [T, N] of all envs."""
         agent, done = self.agent, list(self._pool.map(Member.rollout, self.members))
-        gradients, metrics, rewards, lasts = zip(*done, strict=True)
+        gradients, found, rewards, lasts = zip(*done, strict=True)
         for p, parts in zip(agent.network.parameters(), zip(*gradients, strict=True), strict=True):
             p.grad = sum(parts) / len(parts)
         reward, last = torch.cat(rewards, 1), torch.cat(lasts, 1)
         agent.advance(reward.numel())
-        metrics = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-        return {**metrics, "a2c/grad_norm": step(agent.optimizer, agent.max_grad_norm)}, reward, last
+        metrics = {name: sum(m[name] for m in found) / len(found) for name in found[0]}
+        return metrics | {"a2c/grad_norm": step(agent.optimizer, agent.max_grad_norm)}, reward, last
 
 
 def train(
@@ -94,19 +94,25 @@ def train(
     crew, num_envs = Crew(learner, members), sum(env.num_envs for env in envs)
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     parts = {"agent": learner} | {f"member/{i}": member for i, member in enumerate(members)}
+    episodes = Episodes(num_envs, envs[0].device)
     book = Book(
-        run, parts, partial(judge, learner), total=total_steps, eval_every=eval_every, log_every=log_every,
-        episodes=Episodes(num_envs, envs[0].device),
-    )  # fmt: skip
+        run,
+        parts,
+        partial(judge, learner),
+        total=total_steps,
+        eval_every=eval_every,
+        log_every=log_every,
+        episodes=episodes,
+    )
     if book.step and not envs[0].state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")
-        book.episodes.reset()
+        episodes.reset()
         for i, member in enumerate(members):
             member.reset(run.stream(f"env/{i}/{book.step}"))
     for _ in book.steps(num_envs * learner.rollout_length):
         metrics, reward, last = crew.learn()
         for r, ends in zip(reward, last, strict=True):
-            book.episodes.add(r, ends)
+            episodes.add(r, ends)
         book.add(metrics)
     return learner
 

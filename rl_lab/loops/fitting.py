@@ -17,7 +17,7 @@ from rl_lab.agents.random import Random
 from rl_lab.core import room
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
-from rl_lab.core.recording import Recording
+from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, NonNegative, Unit
 from rl_lab.loops.judging import Judge
@@ -115,7 +115,8 @@ def recorded(folder: str, env: VectorEnv) -> Transition:
 
 def random_transitions(env: VectorEnv, steps: int, seed: int) -> Transition:
     """At least `steps` of them, in whole episodes; as many of each env."""
-    agent, episodes, rounds = Random(env.spec, env.device, seed), [], 0
+    agent, rounds = Random(env.spec, env.device, seed), 0
+    episodes: list[Episode] = []
     while sum(len(e.action) for e in episodes) < steps:
         episodes += play_episodes(env, agent.act, [1] * env.num_envs, (seed + rounds * env.num_envs) % 2**31)
         rounds += 1

@@ -1,4 +1,4 @@
-"""What an agent is worth: episodes it plays, and its exact regret where the world is known."""
+"""Evaluation: greedy episodes, and the exact regret of the policy where the world is a known MDP."""
 
 import math
 import sys
@@ -18,15 +18,16 @@ from rl_lab.types import Actor, Policy, VectorEnv
 class Judge:
     """Mean return and length of `play`'s episodes; where the world is a known MDP, also the policy's exact regret."""
 
-    LARGEST = 5_000  # states, for every one of which the policy is asked
+    LARGEST = 5_000  # states: the policy is evaluated in every one of them
 
     def __init__(self, env: VectorEnv, episodes: int, seed: int, say: Callable[[str], None] = lambda text: None):
-        self.env, self.episodes, self.seed, self.say, self.regret = env, episodes, seed, say, None
+        self.env, self.episodes, self.seed, self.say = env, episodes, seed, say
+        self.regret: Regret | None = None
         if isinstance(env, Tabular) and len(env.mdp.start) <= self.LARGEST:
             try:
                 self.regret = Regret(env.mdp, env.time_limit)
             except UserError as error:
-                say(f"eval/regret is left out: by the world's own gamma there is no best policy ({error})")
+                say(f"eval/regret is left out: with the world's own gamma there is no best policy ({error})")
 
     def __call__(self, actor: Actor) -> Metrics:
         returns, lengths = play(self.env, partial(actor.act, greedy=True), self.episodes, self.seed)
@@ -35,29 +36,32 @@ class Judge:
 
     @torch.no_grad()
     def exact(self, actor: Actor) -> Metrics:
-        """The regret of the policy that played, by the chances with which it draws; {} where it cannot be known."""
-        if self.regret and not isinstance(actor, Actor):
-            self.say(f"eval/regret is left out: {type(actor).__name__} does not say its probabilities")
+        """The regret of the greedy policy, from its action probabilities; {} where it is not known."""
+        if self.regret is None or not isinstance(self.env, Tabular):
+            return {}
+        if not isinstance(actor, Actor):
+            self.say(f"eval/regret is left out: {type(actor).__name__} has no probabilities")
             self.regret = None
-        return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))} if self.regret else {}
+            return {}
+        return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))}
 
 
-LONG, ENDLESS = 30_000, 1_000_000  # steps of an episode that are told of, and beyond which it has no end
+LONG, ENDLESS = 30_000, 1_000_000  # steps of an episode: from here on it is reported, and from here on refused
 
 
 @torch.no_grad()
 def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tensor, Tensor]:
     """Returns and lengths, both [E], of each env's first ceil(episodes / num_envs) episodes: no bias to short ones.
 
-    An environment without a time limit may hold a policy for ever. From 30,000 steps of an episode on (a game of Atari
-    has 27,000 at most) this is told, at each doubling, and at a million it is a UserError; whatever has a limit of its
-    own, `env.time_limit`, is played to it.
+    In an environment without a time limit an episode may never end. Where one has lasted 30,000 steps (a game of Atari
+    has 27,000 at most), and at each doubling, a line reports it; at a million steps it is a UserError. An environment
+    with a limit of its own, `env.time_limit`, is played to that limit.
     """
     quota = -(-episodes // env.num_envs)
     table = torch.zeros(2, quota + 1, env.num_envs, device=env.device)  # the last row takes what is not counted
     ids = torch.arange(env.num_envs, device=env.device)
     episode = torch.zeros_like(ids)
-    obs, steps, tell = env.reset(seed), 0, LONG
+    obs, steps, report = env.reset(seed), 0, LONG
     look = math.inf if env.time_limit else LONG
     while (episode < quota).any():
         step = env.step(policy(obs))
@@ -66,19 +70,21 @@ def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tens
         obs, steps = step.obs, steps + 1
         if steps >= look:
             longest = int((table[1, episode, ids] * (episode < quota)).max())  # of those that go on
-            if longest >= min(tell, ENDLESS):
-                tell_of_long(longest)
-                tell *= 2
-            look = steps + min(tell, ENDLESS) - longest
+            if longest >= min(report, ENDLESS):
+                report_long(longest)
+                report *= 2
+            look = steps + min(report, ENDLESS) - longest
     returns, lengths = table[:, :quota].flatten(1)
     return returns, lengths
 
 
-def tell_of_long(steps: int) -> None:
-    """Raises UserError where an episode of so many is taken for one without an end."""
-    limit = "of Gymnasium's: +env.options.max_episode_steps=10000"
+def report_long(steps: int) -> None:
+    """Raises UserError where an episode has lasted too long to be taken for one that ends."""
+    remedy = "set one: +env.options.max_episode_steps=10000"
     if steps >= ENDLESS:
-        raise UserError(f"an episode has lasted {steps:,} steps, and its environment has no time limit; give it one, "
-                        f"{limit}")  # fmt: skip
-    words = f"an episode has lasted {steps:,} steps and goes on; without a time limit ({limit})"
-    print(f"evaluation: {words} it is given up after {ENDLESS:,}", file=sys.stderr)
+        raise UserError(f"an episode has lasted {steps:,} steps, and its environment has no time limit; {remedy}")
+    print(
+        f"evaluation: an episode has lasted {steps:,} steps without ending; the run stops at {ENDLESS:,}. "
+        f"This environment has no time limit; {remedy}",
+        file=sys.stderr,
+    )

@@ -1,7 +1,8 @@
-"""The loop of planners: sweep, draw, then walk the policy found."""
+"""The loop of planners: sweep, draw the plan, then play its policy."""
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +31,18 @@ def plan(
     log_every: Count = 1,  # sweeps
     film: bool = True,  # of the sweeps
 ) -> Plan:
-    """Sweep until the planner is done; leave plan.npz, pictures and a film; then walk its policy in the same env."""
+    """Sweep until the planner is done; leave plan.npz, pictures and a film; then play its policy in the same env."""
     if not isinstance(env, Tabular):
-        raise UserError(f"{planner.func.__name__} plans with a known model, and env={run.names.get('env')} has none; "
-                        "choose a gridworld, or a learning agent")  # fmt: skip
+        name = getattr(planner, "func", planner).__name__
+        raise UserError(
+            f"{name} plans with a known model, and env={run.names.get('env')} has none; "
+            "choose a gridworld, or a learning agent"
+        )
     layout, actions = env.mdp.layout, env.mdp.actions
     if run.folder.before.get("state") == "finished" and _is_whole(run, layout is not None, film):
-        raise UserError(f"{run.dir} holds a finished plan: there is nothing to go on with; start a new run")
+        raise UserError(f"{run.dir} holds a finished plan: there is nothing left to do; start a new run")
     if run.folder.before:
-        run.say("a plan is not gone on with: it is found anew, the same")
+        run.say("planning starts from the beginning, and finds the same plan")
     run.anew()
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     run.begin(1, "plans")
@@ -56,8 +60,8 @@ def plan(
     row = progress(plan, policy, spent)
     player = Planned(plan.q, plan.policy, env.states)
     run.log(row | judge(player), sweep, keep=True)
-    found = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
-    found = {name: x.cpu().numpy() for name, x in found.items()}
+    tensors = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
+    found: dict[str, Any] = {name: x.cpu().numpy() for name, x in tensors.items()}
     with files.replacing(run.path("plan.npz")) as path:
         np.savez(path, **found)
     run.save(sweep, {"agent": player})
@@ -72,7 +76,7 @@ def plan(
 
 
 def _is_whole(run: Run, drawn: bool, film: bool) -> bool:
-    """Whether a planner's folder has all that one may have; where it has not, the plan is found again."""
+    """Whether a planner's folder has every file; where one is missing, planning starts again."""
     names = ["checkpoint.pt", "plan.npz", "pictures/values.png", *["pictures/q.png"] * drawn]
     names += [f"videos/sweeps.{kind}" for kind in ("mp4", "gif") if film]
     return all((run.dir / name).is_file() and (run.dir / name).stat().st_size for name in names)
@@ -81,7 +85,7 @@ def _is_whole(run: Run, drawn: bool, film: bool) -> bool:
 def progress(plan: Plan, policy: Tensor, seconds: float) -> Metrics:
     """Of a sweep: what moved, what the start is worth and between which bounds, and the seconds planned so far."""
     value = plan.mdp.start @ plan.value
-    row = {
+    row: Metrics = {
         "plan/residual": plan.residual,
         "plan/policy_changes": (plan.policy != policy).sum(),
         "plan/start_value": value,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -34,12 +35,18 @@ def train(
     check_loop(agent, "train")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
-    obs = env.reset(run.own_stream("env"))
+    obs, episodes = env.reset(run.own_stream("env")), Episodes(env.num_envs, env.device)
     book = Book(
-        run, {"agent": learner, "env": env}, partial(judge, learner), total=total_steps, eval_every=eval_every,
-        log_every=log_every, episodes=Episodes(env.num_envs, env.device),
-    )  # fmt: skip
-    obs = resumed(env, obs, book, run)
+        run,
+        {"agent": learner, "env": env},
+        partial(judge, learner),
+        total=total_steps,
+        eval_every=eval_every,
+        log_every=log_every,
+        episodes=episodes,
+    )
+    if book.step:
+        obs = resumed(env, book.step, episodes, run)
     if words := learner.announce(env.num_envs):
         run.say(words)
     for _ in book.steps(env.num_envs * distributed.size(), learner):
@@ -50,18 +57,16 @@ def train(
     return learner
 
 
-def resumed(env: VectorEnv, first: Tensor, book: Book, run: Run) -> Tensor:
-    """The observations to go on from: the `first` ones of a fresh run, those of the saved state, or new episodes."""
-    if not book.step:
-        return first
+def resumed(env: VectorEnv, step: int, episodes: Episodes, run: Run) -> Tensor:
+    """The observations [N, ...] to continue from: those of the restored state, or of new episodes."""
     if env.state_dict():
         return env.observe()
     run.say("this environment's state cannot be saved: its episodes start anew")
-    book.episodes.reset()
-    return env.reset(run.own_stream(f"env/{book.step}"))
+    episodes.reset()
+    return env.reset(run.own_stream(f"env/{step}"))
 
 
-def check_loop(agent: Callable, loop: str) -> None:
+def check_loop(agent: Callable[..., Any], loop: str) -> None:
     """Raises UserError where the agent is one of another loop's."""
     kind = getattr(agent, "func", agent)
     foreign = {"stable_baselines3": "sb3", "rl_lab.agents.fitted_q": "fit_q"}

@@ -5,27 +5,32 @@ runs, and what one of them comes to depends on none of the others.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rl_lab.agents.a2c import A2C
+from rl_lab.agents.dqn import DQN
+from rl_lab.agents.ppo import PPO
+from rl_lab.agents.q_learning import QLearning
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner
 from rl_lab.core.randomness import Streams, integers
 from rl_lab.memory import Replay
 from rl_lab.networks.torsos import Pixels
 from rl_lab.types import Spec, Transition
 
+Stackable = A2C | DQN | PPO | QLearning  # their code takes tensors [S, ...] too
 MIXING = torch.optim.Adafactor, torch.optim.LBFGS, torch.optim.Muon  # look beyond the single parameter
 
 
-def stacked(learners: Sequence[Learner]) -> Learner:
+def stacked(learners: Sequence[Stackable]) -> Stackable:
     """The learners as one, made of the first; they must not have learned yet. Raises UserError where that cannot be."""
     one = learners[0]
     if getattr(one, "eval_epsilon", 0):
-        raise UserError("agent.eval_epsilon: many seeds are judged at once by greedy policies; set it to 0")
+        raise UserError("agent.eval_epsilon: many seeds are evaluated at once by greedy policies; set it to 0")
     for name in one.saved:
         parts = [getattr(learner, name) for learner in learners]
         if isinstance(parts[0], nn.Module):
@@ -53,10 +58,9 @@ def _network(networks: Sequence[nn.Module]) -> nn.Module:
     return one
 
 
-def _stack(parameters: Sequence[nn.Parameter | None]) -> nn.Parameter | None:
-    """[S, ...], in the place of the first."""
-    if parameters[0] is not None:
-        parameters[0].data = torch.stack([p.data for p in parameters])
+def _stack(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    """[S, ...], in the place of the first, which an optimizer knows."""
+    parameters[0].data = torch.stack([p.data for p in parameters])
     return parameters[0]
 
 
@@ -65,7 +69,8 @@ class Linears(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
-        self.weight, self.bias = _stack([x.weight for x in layers]), _stack([x.bias for x in layers])
+        self.weight = _stack([x.weight for x in layers])
+        self.bias = None if layers[0].bias is None else _stack([x.bias for x in layers])  # type: ignore[misc]  # or None
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.mT
@@ -86,8 +91,12 @@ class LayerNorms(nn.Module):
         )
 
 
-LAYERS = {nn.Linear: Linears, nn.LayerNorm: LayerNorms, nn.Flatten: lambda layers: nn.Flatten(2),
-          Pixels: lambda layers: Pixels(2)}  # fmt: skip
+LAYERS: dict[type, Callable[[Sequence[Any]], nn.Module]] = {
+    nn.Linear: Linears,
+    nn.LayerNorm: LayerNorms,
+    nn.Flatten: lambda layers: nn.Flatten(2),
+    Pixels: lambda layers: Pixels(2),
+}
 
 
 class Replays(Replay):
@@ -97,10 +106,11 @@ class Replays(Replay):
     """
 
     def __init__(self, replays: Sequence[Replay]):
-        if replays[0]._priorities:
+        if replays[0].priorities:
             raise UserError("agent.priorities: many seeds at once draw uniformly; choose agent/priorities=none")
         vars(self).update(vars(replays[0]))
-        self.seeds, self._rng = len(replays), Streams(replay._rng for replay in replays)
+        self.seeds = len(replays)
+        self._rng = Streams(replay._rng for replay in replays)  # type: ignore[assignment]  # drawn from as from one
 
     def announce(self, spec: Spec, num_envs: int) -> str:
         return f"{self.seeds} seeds, together a " + super().announce(spec, self.seeds * num_envs)
@@ -127,7 +137,7 @@ class Replays(Replay):
         return Transition(*(x.unflatten(0, slots.shape) for x in super().read(slots.flatten(), gamma, max_abs_reward)))
 
 
-def share(learner: Learner, seed: int) -> dict:
+def share(learner: Stackable, seed: int) -> dict[str, Any]:
     """What the checkpoint of one of the stacked learners would hold, alone, but for its memory."""
     return {name: _share(getattr(learner, name), seed) for name in learner.saved if name != learner.memory}
 

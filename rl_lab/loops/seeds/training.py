@@ -2,18 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from rl_lab.agents.a2c import A2C
-from rl_lab.agents.dqn import DQN
-from rl_lab.agents.ppo import PPO
-from rl_lab.agents.q_learning import QLearning
 from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.learner import Learner, Metrics
+from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import streams
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Seeds
@@ -21,15 +18,13 @@ from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge, play
 from rl_lab.loops.seeds.runs import Rows, Runs
-from rl_lab.loops.seeds.stacking import share, stacked
+from rl_lab.loops.seeds.stacking import Stackable, share, stacked
 from rl_lab.types import Actor, Step, Transition, VectorEnv
-
-STACKED = {A2C, DQN, PPO, QLearning}  # their code takes tensors [S, ...] too: S learners side by side
 
 
 def train(
     env: VectorEnv,
-    agent: Callable[..., Learner],
+    agent: Callable[..., Stackable],
     run: Run,
     *,
     eval_env: VectorEnv,
@@ -38,9 +33,9 @@ def train(
     eval_every: Count,  # steps
     eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
-) -> Learner:
+) -> Stackable:
     """As `loops.train`, with a leading dimension of S seeds; each leaves a run folder as if it had been alone."""
-    check(env, agent)
+    env, eval_env = check(env, agent), check(eval_env, agent)
     runs = Runs(run, seeds, loop={"_target_": "rl_lab.loops.training.train", "seeds": None})
     learner = stacked([agent(env.spec, device=run.device, seed=seed) for seed in runs.streams("agent")])
     runs.parts = lambda i: {"agent": Share(learner, i)}
@@ -50,9 +45,15 @@ def train(
     num_envs, worlds = env.num_envs, Worlds(env, seeds)
     obs = worlds.reset(runs.streams("env"))
     book = Book(
-        runs, {"agent": learner, "env": worlds}, partial(judges, learner), total=total_steps, eval_every=eval_every,
-        log_every=log_every, means=Means(runs), episodes=SeedEpisodes(num_envs, env.device, (seeds,)),
-    )  # fmt: skip
+        runs,
+        {"agent": learner, "env": worlds},
+        partial(judges, learner),
+        total=total_steps,
+        eval_every=eval_every,
+        log_every=log_every,
+        means=Means(runs),
+        episodes=SeedEpisodes(num_envs, env.device, (seeds,)),
+    )
     if book.step:
         obs = worlds.observe()
     with runs:
@@ -65,23 +66,33 @@ def train(
     return learner
 
 
-def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
-    """Raises UserError where many seeds cannot be trained at once."""
+def check(env: VectorEnv, agent: Callable[..., Stackable]) -> MDPEnv:
+    """The env, if many seeds can be trained in it at once. Raises UserError."""
     if distributed.size() > 1:
         raise UserError("loop=seeds trains in one process; start it without torchrun")
     if not isinstance(env, MDPEnv):
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip
-    if agent.func not in STACKED:
-        raise UserError(f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is "
-                        f"{agent.func.__name__}; run the seeds one by one: -m seed=0,1,2")  # fmt: skip
+    kind = getattr(agent, "func", agent)
+    if kind not in get_args(Stackable):
+        raise UserError(
+            f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is {kind.__name__}; "
+            "run the seeds one by one: -m seed=0,1,2"
+        )
+    return env
 
 
 class Share:
-    """One of the stacked learners, as a checkpoint has it."""
+    """One of the stacked learners, as a checkpoint has it; only saved, never loaded."""
 
-    def __init__(self, agent: Learner, i: int):
-        self.state_dict = partial(share, agent, i)
+    def __init__(self, learner: Stackable, i: int):
+        self.learner, self.i = learner, i
+
+    def state_dict(self) -> dict[str, Any]:
+        return share(self.learner, self.i)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError("the checkpoint of all seeds is loaded")
 
 
 class Worlds:
@@ -89,11 +100,12 @@ class Worlds:
 
     def __init__(self, env: MDPEnv, seeds: int):
         self.env, self.seeds = env, seeds
-        env.num_envs, env.rng = seeds * env.num_envs, streams(range(seeds), env.device)
+        env.num_envs = seeds * env.num_envs
+        env.rng = streams(range(seeds), env.device)  # type: ignore[assignment]  # drawn from as from one generator
         self.state_dict, self.load_state_dict = env.state_dict, env.load_state_dict
 
     def reset(self, seeds: list[int]) -> Tensor:
-        return self._apart(self.env.reset(seeds))
+        return self._apart(self.env.reset(seeds))  # type: ignore[arg-type]  # one for each stream
 
     def step(self, action: Tensor) -> Step:
         return Step(*map(self._apart, self.env.step(action.flatten())))
@@ -119,7 +131,7 @@ class Judges:
         def policy(obs: Tensor) -> Tensor:
             return actor.act(obs.unflatten(0, (count, -1)), greedy=True).flatten()
 
-        played = play(self.env, policy, self.episodes, self.seeds)
+        played = play(self.env, policy, self.episodes, self.seeds)  # type: ignore[arg-type]  # one for each stream
         returns, lengths = (x.view(-1, count, self.env.num_envs // count).mean((0, 2)).tolist() for x in played)
         rows = [{"eval/return": r, "eval/length": n} for r, n in zip(returns, lengths, strict=True)]
         if self.regret:
@@ -131,7 +143,7 @@ class Judges:
 
 
 class SeedEpisodes(Episodes):
-    def pop(self) -> Rows:
+    def pop(self) -> Rows:  # type: ignore[override]
         return Rows(self.pops())
 
 

@@ -1,4 +1,4 @@
-"""What an agent that looks ahead imagines: the tree of its plan, and the way it means to go on the map."""
+"""What an agent that looks ahead imagines: the tree of its plan, and the way it would go on the map."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from rl_lab.looking.panels import AGENT, EDGE, FAINT, INK, PAPER, SIZE, font, nu
 from rl_lab.looking.pictures import limits, viridis
 from rl_lab.looking.worlds import board_of
 
-FINE = 3  # lines are drawn so many times larger, then averaged
+FINE = 3  # lines are drawn this many times larger, then averaged
 LEFT, STEP, TOP, BELOW = 26, 96, 34, 112  # pixels: of the root, between depths, above the tree, below it
 LEAST = 360  # pixels high
 ROWS = "option", "reward", "steps", "value"

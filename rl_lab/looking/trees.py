@@ -117,7 +117,8 @@ def with_way(picture: Image.Image, world: Map, plan: Sequence[Level], actions: S
         draw.line(points, shade, FINE * 5, joint="curve")
         (x, y), radius = points[-1], FINE * 6
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), shade)
-    (x, y), clear = points[0], FINE * 0.31 * board.cell
+    x, y = (FINE * z for z in board.centre(*legs[0][0]))
+    clear = FINE * 0.31 * board.cell
     draw.ellipse((x - clear, y - clear, x + clear, y + clear), 0)  # the agent stands above it
     result = picture.copy()
     result.paste(AGENT, (0, 0), fine.reduce(FINE))

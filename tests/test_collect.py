@@ -249,9 +249,12 @@ def test_the_true_successor_is_kept_where_an_episode_ends():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"goals": 64}, "env.goals=64 is impossible: a maze of env.size=10 has 64 cells, and the agent needs one; "),
-        ({"goals": 47}, "env.goals=47 is impossible: some mazes have 3"),
-        ({"size": 4, "goals": 4}, "env.goals=4 is impossible: a maze of env.size=4 has 4 cells, and the agent needs"),
+        ({"goals": 64}, "env.goals=64 must be at most 63: a maze of env.size=10 has 64 cells, and the agent needs one"),
+        ({"goals": 47}, "env.goals=47 must be at most 3"),
+        (
+            {"size": 4, "goals": 4},
+            "env.goals=4 must be at most 3: a maze of env.size=4 has 4 cells, and the agent needs",
+        ),
     ],
 )
 def test_mistakes_are_named(settings, line):

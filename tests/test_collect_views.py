@@ -110,7 +110,7 @@ def test_a_run_is_judged_in_another_world_than_it_learned_in(greedy_run, capsys)
     assert (greedy_run / "config.yaml").read_bytes() == before
     for wrong, words in (
         ("env.goal=2", "no setting 'env.goal'; did you mean env.goals?"),
-        ("env.goals=70", "env.goals=70 is impossible: a maze of env.size=10 has 64 cells"),
+        ("env.goals=70", "env.goals=70 must be at most 63: a maze of env.size=10 has 64 cells"),
         ("agent._target_=os.system", "agent._target_=os.system is refused"),
     ):
         assert judge(wrong) == 2 and words in capsys.readouterr().err

@@ -66,7 +66,7 @@ TRAIN = {
     "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
     "env=gym agent=a2c_mlp env.id=CartPoel-v1": "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?",
     "env=gym agent=a2c_mlp env.id=Pendulum-v1": "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), "
-    "and agents here choose among discrete ones",
+    "and the agents here need discrete ones",
     "env=atari planner=value_iteration": "value_iteration plans with a known model, and env=atari has none; choose a gridworld, "
     "or a learning agent",
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
@@ -154,7 +154,7 @@ def test_commands(here, capsys):
         2,
         "rl-lab: ~by takes away nothing: there is no such value; leave it out",
     )
-    line = "rl-lab: frame_size=99999x99999 is impossible: it is height x width, as in 42x42, of frames=true"
+    line = "rl-lab: frame_size=99999x99999 must be height x width, such as 42x42, and needs frames=true"
     assert rl_lab(capsys, "record", "env=four_rooms", "frames=true", "frame_size=99999x99999") == (2, line)
     assert rl_lab(capsys, "compare", "by=1,2") == (
         2,

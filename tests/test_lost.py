@@ -561,7 +561,7 @@ def test_a_film_goes_into_the_folder_that_is_named(planned, here, capsys):
     capsys.readouterr()
     for out in ("film.avi", "v1.0"):
         assert rl_lab(*short, f"out={out}") == 2
-        assert capsys.readouterr().err.startswith(f"rl-lab: out={out} is impossible: it must be a film (.mp4")
+        assert capsys.readouterr().err.startswith(f"rl-lab: out={out} must be a film (.mp4")
     assert rl_lab(*short, "out=/proc/x/film.mp4") == 2
     assert capsys.readouterr().err.startswith("rl-lab: cannot write to /proc/x: ")
     assert names(here) == {"films/value_iteration_russell_norvig_step38.mp4"}

@@ -317,7 +317,9 @@ def test_without_discount_staying_must_not_pay():
 
 def test_sweeps_that_do_not_settle_say_so():
     for planner in (value_iteration, modified_policy_iteration, prioritised_sweeping, q_iteration):
-        with pytest.raises(UserError, match="still moves by .* after 50 .*: give it more .* smaller planner.gamma"):
+        with pytest.raises(
+            UserError, match="has not converged: .* after 50 .*; raise planner.max_sweeps or lower planner.gamma"
+        ):
             last(planner(alone(1.0), gamma=0.999, max_sweeps=50))
 
 

@@ -229,7 +229,7 @@ def test_a_missing_shard_is_recorded_again(whole, tmp_path, capsys):
     (whole / "shard_00001.npz").unlink()
     assert rl_lab(*ROOMS, "episodes=500", f"out={whole}") == 0
     assert shards(whole) == before
-    assert "recording again what is missing: shard 1" in capsys.readouterr().err
+    assert "recording the missing shards again: 1" in capsys.readouterr().err
 
 
 def test_a_full_disk_loses_nothing(whole, tmp_path):
@@ -238,7 +238,7 @@ def test_a_full_disk_loses_nothing(whole, tmp_path):
     command = " ".join([sys.executable, "-m rl_lab", *ROOMS, "episodes=500", f"out={folder}"])
     answer = subprocess.run(["bash", "-c", f"ulimit -f {limit}; {command}"], capture_output=True, text=True)
     assert answer.returncode == 2
-    assert "File too large; what is whole is kept: make room, and the same command goes on" in answer.stderr
+    assert "File too large; finished shards are kept: make room, then run the same command to continue" in answer.stderr
     assert {path.name for path in folder.iterdir()} == {"recording.json"}
     assert rl_lab(*ROOMS, "episodes=500", f"out={folder}") == 0
     assert shards(folder) == shards(whole)
@@ -252,8 +252,8 @@ def test_a_full_disk_loses_nothing(whole, tmp_path):
         ([*ROOMS, "env.time_limit=9", "out={whole}"], "holds a recording with another env (its settings differ, not its"),
         ([*ROOMS, "out={whole}/.."], "holds other files and no recording.json; choose a new folder"),
         ([*ROOMS, "episodes=1000000000000"], "record fewer episodes or steps, or choose another out=<folder>"),
-        ([*ROOMS, "frame_size=42x42"], "frame_size=42x42 is impossible: it is height x width, as in 42x42, of frames=true"),
-        ([*ROOMS, "frames=true", "frame_size=7"], "frame_size=7 is impossible"),
+        ([*ROOMS, "frame_size=42x42"], "frame_size=42x42 must be height x width, such as 42x42, and needs frames=true"),
+        ([*ROOMS, "frames=true", "frame_size=7"], "frame_size=7 must be height x width"),
         (["record", "env=gambler", "frames=true"], "this environment has no picture; record it with frames=false"),
     ],
 )  # fmt: skip

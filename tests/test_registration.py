@@ -52,9 +52,9 @@ def test_importing_rl_lab_imports_nothing_else():
 )
 def test_the_worlds_are_registered_in_whichever_order_one_imports(imports):
     """And nothing waits any longer then: gymnasium is loaded by its own loader."""
-    told = "import sys; print('rl_lab/FourRooms-v0' in gymnasium.registry, type(gymnasium.__spec__.loader).__name__)"
+    seen = "import sys; print('rl_lab/FourRooms-v0' in gymnasium.registry, type(gymnasium.__spec__.loader).__name__)"
     waiting = "print(any(type(finder).__name__ == 'Waiting' for finder in sys.meta_path))"
-    assert python(f"{imports}; {told}; {waiting}") == "True SourceFileLoader\nFalse\n"
+    assert python(f"{imports}; {seen}; {waiting}") == "True SourceFileLoader\nFalse\n"
 
 
 def test_a_world_is_registered_by_what_it_is_built_of(tmp_path, monkeypatch):
@@ -186,7 +186,7 @@ def test_walkers_who_end_must_be_reset_by_hand_where_nothing_else_does():
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.array([1, 1]))
     for mask in ([True, False], np.ones(3, dtype=bool), np.zeros(2, dtype=bool), np.ones(2)):
-        with pytest.raises(UserError, match="must be a numpy array of 2 bools, one of them True at least$"):
+        with pytest.raises(UserError, match="must be a numpy array of 2 bools, at least one of them True$"):
             env.reset(options={"reset_mask": mask})
 
 
@@ -252,7 +252,7 @@ def test_a_world_is_the_name_of_one_of_ours_never_a_path(tmp_path, world):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"mdp": {"_target_": "os.getcwd"}}, "env.mdp._target_ is refused: what a world is made of is not changed from here"),
+        ({"mdp": {"_target_": "os.getcwd"}}, "env.mdp._target_ is refused: the parts of a world cannot be changed here"),
         ({"mdp": {"rewards": {"_target_": "os.getcwd"}}}, "env.mdp.rewards._target_ is refused: "),
         ({"mdp": {"rewards": [{"_args_": [1]}]}}, "env.mdp.rewards[0]._args_ is refused: "),
         ({"_target_": "os.getcwd"}, "env._target_ is refused: "),

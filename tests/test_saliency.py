@@ -282,9 +282,7 @@ def test_a_picture_that_is_not_what_the_agent_sees():
     env.spec = env.spec._replace(obs_shape=(3, 84, 84))
     env.reset(0)
     player = Player("me", "me", Path(), env, Looker(0, 1, 1), 0, "steps")
-    with pytest.raises(
-        UserError, match="^saliency=gradient: what me sees is another picture than the one that is drawn$"
-    ):
+    with pytest.raises(UserError, match="^saliency=gradient: me sees another picture than the one that is drawn$"):
         scenery(player, "gradient")(torch.zeros(1, 3, 84, 84))
     env.close()
 

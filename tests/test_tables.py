@@ -143,7 +143,7 @@ def test_what_a_live_state_enters_undone_lives(monkeypatch):
     ("make", "line"),
     [
         (lambda: toy_text("FrozenLak-v1"), "no Gymnasium environment 'FrozenLak-v1'; did you mean FrozenLake-v1?"),
-        (lambda: toy_text("CartPole-v1"), "CartPole-v1 has no table P, so that it cannot be planned; agents learn in it as env=gym env.id=CartPole-v1"),
+        (lambda: toy_text("CartPole-v1"), "CartPole-v1 has no table P, so no planner can solve it; agents learn in it with env=gym env.id=CartPole-v1"),
         (lambda: toy_text("os:X-v0"), "os:X-v0 is refused: it would import os; install a package that registers itself"),
         (lambda: toy_text("FrozenLake-v1", options={"slip": 1}), "gymnasium.make refuses id=FrozenLake-v1 with options={'slip': 1} (TypeError: "),
     ],

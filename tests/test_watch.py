@@ -116,7 +116,7 @@ def test_mistakes(learning, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert line(f"run={learning}", f"port={port}") == (
-            f"rl-lab: port={port} cannot be had (Address already in use); port=0 picks a free one\n"
+            f"rl-lab: port={port} is not available (Address already in use); port=0 picks a free one\n"
         )
     assert line(f"run={learning}", "port=70000").endswith("port=0 picks a free one\n")
     (learning / "checkpoint.pt").unlink()

@@ -143,7 +143,7 @@ def test_an_image_whose_channels_could_be_either_side_says_so(register, shape):
     with pytest.raises(UserError) as error:
         Gym(id, 1, options={"shape": shape, "first": True})
     assert str(error.value) == (
-        f"env.id=Wild-v0: which side of its images {shape} counts the channels? env.channels=first or env.channels=last"
+        f"env.id=Wild-v0: any side of its images {shape} may count the channels; set env.channels=first or env.channels=last"
     )
     assert Gym(id, 1, options={"shape": shape, "first": True}, channels="first").spec.obs_shape == shape
     last = Gym(id, 1, options={"shape": shape, "first": False}, channels="last")
@@ -200,15 +200,15 @@ def fails():
 
 OBS = np.zeros(2, np.float32)
 ANSWERS = {
-    "four values": (lambda: (OBS, 0.0, False, {}), "step() answers is not as"),
-    "six values": (lambda: (OBS, 0.0, False, False, {}, {}), "step() answers is not as"),
-    "no tuple": (lambda: None, "step() answers is not as"),
+    "four values": (lambda: (OBS, 0.0, False, {}), "step() does not return what"),
+    "six values": (lambda: (OBS, 0.0, False, False, {}, {}), "step() does not return what"),
+    "no tuple": (lambda: None, "step() does not return what"),
     "a reward of shape (1,)": (lambda: (OBS, np.zeros(1), False, False, {}), "a reward is a number, and array([0.]) is not"),
     "no reward": (lambda: (OBS, None, False, False, {}), "a reward is a number, and None is not"),
-    "a word": (lambda: (OBS, "high", False, False, {}), "step() answers is not as"),
-    "ends of shape (2,)": (lambda: (OBS, 0.0, np.zeros(2, bool), False, {}), "step() answers is not as"),
-    "another shape": (lambda: (np.zeros(3, np.float32), 0.0, False, False, {}), "step() answers is not as"),
-    "no observation": (lambda: (None, 0.0, False, False, {}), "step() answers is not as"),
+    "a word": (lambda: (OBS, "high", False, False, {}), "step() does not return what"),
+    "ends of shape (2,)": (lambda: (OBS, 0.0, np.zeros(2, bool), False, {}), "step() does not return what"),
+    "another shape": (lambda: (np.zeros(3, np.float32), 0.0, False, False, {}), "step() does not return what"),
+    "no observation": (lambda: (None, 0.0, False, False, {}), "step() does not return what"),
 }  # fmt: skip
 
 
@@ -221,14 +221,14 @@ def test_an_answer_that_gymnasium_cannot_use_is_named_in_a_line(register, answer
     with pytest.raises(UserError) as error:
         for _ in range(3):
             env.step(torch.tensor([0, 1]))
-    assert str(error.value).startswith("env.id=Wild-v0: what its step() answers is not as Gymnasium ")
+    assert str(error.value).startswith("env.id=Wild-v0: its step() does not return what Gymnasium ")
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("begin", [lambda: OBS, lambda: None, lambda: (OBS,), lambda: (np.zeros(5, np.float32), {})])
 def test_a_reset_of_the_old_interface_is_named_in_a_line(register, begin):
     env = Gym(register(Odd), 2, options={"answer": fails, "begin": begin})
-    with pytest.raises(UserError, match=r"^env.id=Wild-v0: what its reset\(\) answers is not as Gymnasium "):
+    with pytest.raises(UserError, match=r"^env.id=Wild-v0: its reset\(\) does not return what Gymnasium "):
         env.reset(0)
 
 
@@ -374,7 +374,7 @@ def test_what_render_gives_becomes_a_picture(register, kind):
 def test_what_is_no_picture_is_a_line(register, drawn):
     env = Gym(register(Counter), 1, options={"drawn": drawn}, camera=True)
     env.reset(0)
-    with pytest.raises(UserError, match=r"^env.id=Wild-v0 has no picture to show: its render\(\) gives .*\]$"):
+    with pytest.raises(UserError, match=r"^env.id=Wild-v0 cannot be drawn: its render\(\) returns .*\]$"):
         env.picture()
 
 
@@ -414,7 +414,7 @@ def test_a_world_that_draws_nothing_or_at_no_speed(register, make, fps):
     env = Gym(register(make), 1, camera=True)
     env.reset(0)
     assert env.frames_per_second == fps
-    with pytest.raises(UserError, match="has no picture to show"):
+    with pytest.raises(UserError, match="cannot be drawn"):
         env.picture()
 
 

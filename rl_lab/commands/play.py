@@ -50,10 +50,10 @@ def play(
             own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
             end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency)
-        print(f"you: {told(end.reward, end.step, end.ending or 'left')}")
+        print(f"you: {outcome(end.reward, end.step, end.ending or 'left')}")
         with Console(stderr=True).status(f"{player.name} plays from the same seed"):
             theirs = alone(player, seed, max_steps)
-        print(f"{player.name}, {player.words}: {told(*theirs)}")
+        print(f"{player.name}, {player.words}: {outcome(*theirs)}")
     finally:
         player.env.close()
 
@@ -116,7 +116,7 @@ def bindings(actions: Sequence[str]) -> dict[str, int]:
         letters = [str(i)] if i < 10 else []
         free = [k for k in (*letters, *"abcdefghijklmnoprstuvwxyzABCDEFGHIJKLMNOPRSTUVWXYZ") if k not in keys]
         if not free:
-            raise UserError(f"{len(actions)} actions are more than there are keys for")
+            raise UserError(f"there are not enough keys for {len(actions)} actions")
         keys[free[0]] = i
     return keys
 
@@ -138,5 +138,5 @@ def alone(player: Player, seed: int, max_steps: int) -> tuple[float, int, str]:
     return reward, step, "cut" if not last else "time limit" if answer.discount > 0 else "terminated"
 
 
-def told(reward: float, steps: int, ending: str) -> str:
+def outcome(reward: float, steps: int, ending: str) -> str:
     return f"return {reward:,.6g} in {steps:,} steps ({ending})"

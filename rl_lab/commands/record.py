@@ -40,7 +40,7 @@ def record(
     device: str = "auto",
     changes: Sequence[str] = (),  # of the run's settings
 ) -> Path:
-    """Records, or goes on where the folder's recording stopped; returns the folder. Raises UserError."""
+    """Records, or continues the recording in the folder; returns the folder. Raises UserError."""
     if len(runs) + (env is not None) != 1:
         raise UserError("record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>")
     size = dimensions(frame_size, frames)
@@ -67,7 +67,7 @@ def record(
     if gone or goal.left(about):
         afford(folder, about, goal)
         fill(folder, about, goal, gone, stage(about["num_envs"]), frames)
-    return told(folder)
+    return reported(folder)
 
 
 def dimensions(size: str | int | None, frames: bool) -> tuple[int, int] | None:
@@ -75,7 +75,7 @@ def dimensions(size: str | int | None, frames: bool) -> tuple[int, int] | None:
     if not size:
         return None
     if not (frames and (found := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", str(size)))):
-        raise UserError(f"frame_size={size} is impossible: it is height x width, as in 42x42, of frames=true")
+        raise UserError(f"frame_size={size} must be height x width, such as 42x42, and needs frames=true")
     return int(found[1]), int(found[2])
 
 
@@ -88,7 +88,7 @@ def of_run(folder: Path, num_envs: int, device: str, frames: bool, changes: Sequ
 
 
 class Goal(NamedTuple):
-    """When a recording is complete: so many episodes, or so many steps at least."""
+    """When a recording is complete: a number of episodes, or at least a number of steps."""
 
     episodes: int | None
     steps: int | None
@@ -107,7 +107,7 @@ class Goal(NamedTuple):
 
 
 def described(stage: Stage, seed: int, frames: bool) -> dict:
-    """What recording.json says of every shard alike."""
+    """What recording.json holds about all shards."""
     spec, env = stage.env.spec, {k: v for k, v in stage.settings.items() if k not in NO_COPIES}
     shape = list(spec.obs_shape[1:] if spec.frame_stack > 1 else spec.obs_shape)
     obs = {"shape": shape, "dtype": str(spec.obs_dtype).removeprefix("torch.")}
@@ -129,7 +129,7 @@ def described(stage: Stage, seed: int, frames: bool) -> dict:
 
 
 def default_folder(runs: Sequence[Path], about: dict) -> Path:
-    """The same for the same command, so that it goes on where it stopped."""
+    """The same for the same command, so that a repeated command continues its recording."""
     digest = hashlib.sha256(json.dumps([about[key] for key in SAME], sort_keys=True).encode()).hexdigest()[:6]
     if runs:
         name = f"step{about['agent']['step']}_epsilon{about['epsilon']:g}-{digest}"
@@ -202,7 +202,7 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
         progress.advance(steps, time.monotonic())
 
     if gone:
-        progress.say(f"recording again what is missing: shard {', '.join(map(str, gone))}")
+        progress.say(f"recording the missing shards again: {', '.join(map(str, gone))}")
     left = goal.left(about) + sum(about["shards"][k]["episodes"] for k in gone)
     progress.begin(max(1, round(left * about["expected"]["steps"])), "steps", 0)
     lock = None
@@ -217,10 +217,11 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
             recording.write_index(folder, about)
     except OSError as error:
         raise UserError(
-            f"{folder}: {error.strerror or error}; what is whole is kept: make room, and the same command goes on"
+            f"{folder}: {error.strerror or error}; finished shards are kept: "
+            "make room, then run the same command to continue"
         ) from error
     except KeyboardInterrupt:
-        progress.say("stopped: whole shards are kept, and the same command goes on")
+        progress.say("stopped: finished shards are kept, and the same command continues")
         raise
     finally:
         progress.close()
@@ -237,7 +238,7 @@ def work(about: dict, goal: Goal, gone: list[int]) -> Iterator[tuple[int, int]]:
         yield len(about["shards"]), min(left, about["episodes_per_shard"])
 
 
-def told(folder: Path) -> Path:
+def reported(folder: Path) -> Path:
     found = Recording(folder)
     reward, size = (sum(shard[key] for shard in found.about["shards"]) for key in ("total_reward", "bytes"))
     print(

@@ -79,10 +79,7 @@ def place(out: str | None, players: list[Player]) -> Path:
     if not Path(out).suffix:
         out += ".mp4"
     if (kind := Path(out).suffix) not in (".mp4", ".gif", ".png"):
-        raise UserError(
-            f"out={out} is impossible: it must be a film (.mp4, and the .gif beside it), a still (.png) or "
-            "a folder that is there"
-        )
+        raise UserError(f"out={out} must be a film (.mp4, with a .gif beside it), a still (.png) or an existing folder")
     return Path(out) if kind == ".png" else Path(out).with_suffix(".mp4")
 
 
@@ -90,7 +87,7 @@ def place(out: str | None, players: list[Player]) -> Path:
 
 
 def still(players: Sequence[Player], seed: int, saliency: Saliency | None = None) -> Image.Image:
-    """The first picture of each run, in rows, under what tells it from the others."""
+    """The first picture of each run, in rows, each under the settings that distinguish it."""
     pages = []
     for player, words in zip(players, distinctions([p.folder for p in players]), strict=True):
         board = None if saliency else board_of(player, STILL if len(players) > 1 else panels.SIZE)

@@ -1,4 +1,4 @@
-"""A look at runs while they learn: greedy episodes of each one's latest checkpoint, for as long as one likes."""
+"""Watch runs while they learn: greedy episodes of each one's latest checkpoint, until one leaves."""
 
 import sys
 import time
@@ -56,7 +56,7 @@ class Channel:
         self.folder, self.seed, self.device, self.changes = folder, seed, device, changes
         self.path = folder / "checkpoint.pt"
         if self._newest() is None and _is_running(folder):
-            print(f"waiting for the first checkpoint of {folder}; training writes one now and then", file=sys.stderr)
+            print(f"waiting for the first checkpoint of {folder}; training writes one regularly", file=sys.stderr)
             while self._newest() is None and _is_running(folder):
                 time.sleep(POLL)
         self._stamp, self.player = self._newest(), self._load()
@@ -66,7 +66,7 @@ class Channel:
         return load(self.folder, max_envs=1, camera=True, **how)
 
     def tune(self) -> bool:
-        """Takes up the latest checkpoint; whether that is another than before. Raises UserError."""
+        """Loads the latest checkpoint if it is a new one, and returns whether it is. Raises UserError."""
         stamp = self._newest()
         if stamp in (None, self._stamp):
             return False
@@ -91,7 +91,7 @@ class Channel:
         self.player.env.close()
 
     def _newest(self) -> tuple | None:
-        """What tells a checkpoint from the one before: each is a new file, whole, in the place of the last."""
+        """What distinguishes a checkpoint from the one before: each is a new file that replaces the last."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -100,7 +100,7 @@ class Channel:
 
 
 def _is_running(folder: Path) -> bool:
-    """Also before it has said so."""
+    """True also before the run has written its state."""
     return summary(folder).get("state", "running") == "running"
 
 

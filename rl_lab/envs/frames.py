@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 from rl_lab.core.errors import UserError
 from rl_lab.core.style import INK, PAPER
 
-FPS, SLOWEST, FASTEST = 30, 0.1, 240  # frames a second: where a world says none, and the bounds of what it may say
+FPS, SLOWEST, FASTEST = 30, 0.1, 240  # frames a second: where a world declares none, and the bounds
 CELL, LINES, COLUMNS = (9, 18), 60, 160  # of text: pixels across and down, and as much of it as is shown
 
 
 def speed(fps: Any) -> float:
-    """Frames a second, of what a world says of itself."""
-    said = isinstance(fps, int | float | np.number) and math.isfinite(fps) and SLOWEST <= fps <= FASTEST
-    return fps if said else FPS
+    """Frames a second, by what a world declares."""
+    is_valid = isinstance(fps, int | float | np.number) and math.isfinite(fps) and SLOWEST <= fps <= FASTEST
+    return fps if is_valid else FPS
 
 
 def as_picture(frame: Any, id: str) -> np.ndarray:
@@ -35,7 +35,7 @@ def as_picture(frame: Any, id: str) -> np.ndarray:
         x = x[..., None]
     if x.ndim != 3 or x.shape[2] not in (1, 3, 4) or not x.size or x.dtype.kind not in "biuf":
         what = "nothing" if frame is None else f"a {type(frame).__name__} of shape {np.shape(x)}"
-        raise UserError(f"env.id={id} has no picture to show: its render() gives {what}, not an image [H, W, 3]")
+        raise UserError(f"env.id={id} cannot be drawn: its render() returns {what}, not an image [H, W, 3]")
     x = as_bytes(x)
     return np.repeat(x, 3, 2) if x.shape[2] == 1 else np.ascontiguousarray(x[..., :3])
 

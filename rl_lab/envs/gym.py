@@ -39,7 +39,7 @@ class Gym:
         num_envs: Objects,
         *,
         options: dict | None = None,  # go to gymnasium.make_vec
-        channels: Literal["first", "last"] | None = None,  # of images; None: told by their shape
+        channels: Literal["first", "last"] | None = None,  # of images; None: the side that is shorter than both others
         camera: bool = False,
         device: Device = "cpu",
     ):
@@ -55,7 +55,7 @@ class Gym:
         actions = self._env.single_action_space
         if not isinstance(actions, spaces.Discrete):
             raise UserError(
-                f"env.id={id} is refused: its actions are {actions}, and agents here choose among discrete ones"
+                f"env.id={id} is refused: its actions are {actions}, and the agents here need discrete ones"
             )
         self._space, self._first_action = self._env.single_observation_space, int(actions.start)
         shape = self._space.shape or ()
@@ -170,7 +170,7 @@ def made(id: str, num_envs: int, options: dict, camera: dict) -> gymnasium.vecto
         env.close()
         raise UserError(
             f"env.id={id} is refused: it is registered with autoreset_mode={getattr(mode, 'value', mode)}; "
-            "here an episode begins in the step that ends the one before"
+            "it must be SAME_STEP, where an episode begins in the step that ends the one before"
         )
     return env
 
@@ -191,7 +191,8 @@ def channels_of(id: str, shape: tuple[int, ...], wanted: str | None) -> str:
     if min(middle, last) > first or min(first, middle) > last:
         return "first" if first < last else "last"
     raise UserError(
-        f"env.id={id}: which side of its images {shape} counts the channels? env.channels=first or env.channels=last"
+        f"env.id={id}: any side of its images {shape} may count the channels; "
+        "set env.channels=first or env.channels=last"
     )
 
 
@@ -208,7 +209,7 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
             raise
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"env.id={id}: what its {method}() answers is not as Gymnasium {gymnasium.__version__} has it "
+            f"env.id={id}: its {method}() does not return what Gymnasium {gymnasium.__version__} expects "
             f"({words}); see gymnasium.utils.env_checker"
         ) from error
 
@@ -219,13 +220,13 @@ def _of_interface(file: str) -> bool:
 
 
 def drawing(id: str) -> dict:
-    """What asks for pictures, or else for text; of a world that says it has neither, for none."""
+    """The arguments that ask for pictures, or else for text; none where the world declares neither."""
     creator: Any = None
     with suppress(gymnasium.error.Error, ImportError, AttributeError):
         creator = gymnasium.spec(id).entry_point
         creator = gymnasium.envs.registration.load_env_creator(creator) if isinstance(creator, str) else creator
-    said = (getattr(creator, "metadata", None) or {}).get("render_modes")
-    modes = {"rgb_array"} if said is None else {*said}
+    declared = (getattr(creator, "metadata", None) or {}).get("render_modes")
+    modes = {"rgb_array"} if declared is None else {*declared}
     mode = "rgb_array" if {"rgb_array", "rgb_array_list"} & modes else "ansi" if "ansi" in modes else None
     unchecked = {"disable_env_checker": True}  # it would not have every kind of picture
     return unchecked | ({"render_mode": mode} if mode else {})

@@ -116,7 +116,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         return self._seen(self._state), reward.cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy(), info
 
     def _final(self, successor: Tensor, last: np.ndarray) -> dict:
-        """What SyncVectorEnv tells of the episodes that ended in this step."""
+        """The infos that SyncVectorEnv gives of the episodes that ended in this step."""
         if not last.any():
             return {}
         final_obs, seen = np.full(self.num_envs, None, dtype=object), self._seen(successor)
@@ -154,14 +154,14 @@ def _check_plain(value: Any, path: str) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key in checking.RESERVED:
-                raise UserError(f"{path}.{key} is refused: what a world is made of is not changed from here")
+                raise UserError(f"{path}.{key} is refused: the parts of a world cannot be changed here")
             _check_plain(str(key), path)
             _check_plain(item, f"{path}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for i, item in enumerate(value):
             _check_plain(item, f"{path}[{i}]")
     elif "${" in str(value):
-        raise UserError(f"{path} is refused: it holds ${{, and settings of a world refer to nothing")
+        raise UserError(f"{path} is refused: it holds ${{, and the settings of a world hold no references")
 
 
 def _read(world: str) -> Any:
@@ -191,7 +191,7 @@ def modes(wanted: str | None, world: str, env: Functional) -> tuple[dict, str | 
 
 def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
-        raise UserError(f"options['reset_mask'] must be a numpy array of {num_envs} bools, one of them True at least")
+        raise UserError(f"options['reset_mask'] must be a numpy array of {num_envs} bools, at least one of them True")
     return mask
 
 

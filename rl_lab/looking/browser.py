@@ -44,7 +44,7 @@ KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left",
 class Browser:
     """Shows the newest picture to every viewer; one that is slow, or gone, holds up nobody.
 
-    Only who was told the page's address sees it or presses keys: a token is part of it, which other pages and other
+    Only those who know the page's address can see it or press keys: it contains a token, which other pages and other
     users of this machine cannot know.
     """
 
@@ -64,7 +64,7 @@ class Browser:
             self._server = Server((HOST, self.wanted), partial(Viewer, self))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"port={self.wanted} cannot be had ({reason}); port=0 picks a free one") from error
+            raise UserError(f"port={self.wanted} is not available ({reason}); port=0 picks a free one") from error
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
         print(f"http://{HOST}:{self.port}/{self.token}/", flush=True)
@@ -114,7 +114,7 @@ class Server(ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(VIEWERS)
 
     def process_request(self, request, client_address) -> None:
-        """Beyond so many at once, a viewer is turned away."""
+        """Beyond this many at once, a viewer is turned away."""
         if self._places.acquire(blocking=False):
             super().process_request(request, client_address)
         else:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rl_lab.core.style import COLORS, STYLE
-from rl_lab.looking.panels import fitted
+from rl_lab.looking.panels import shortened
 
 
 class Chart:
@@ -39,7 +39,7 @@ class Chart:
             below.set(ylabel="action", xlabel="state", ylim=_padded(self.levels.min(), self.levels.max(), 0.08))
             if not numeric:
                 some = slice(None, None, max(1, len(actions) // 12))
-                below.set_yticks(self.levels[some], [fitted(a, 11, 120) for a in actions][some])
+                below.set_yticks(self.levels[some], [shortened(a, 11, 120) for a in actions][some])
             self.figure.align_ylabels()
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")  # laid out once, for all plans

@@ -26,7 +26,7 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 999.5 else f"{x:#.3g}".rstrip(".")
 
 
-def fitted(text: str, size: int, width: int) -> str:
+def shortened(text: str, size: int, width: int) -> str:
     """As much of the text as `width` pixels hold."""
     while font(size).getlength(text) > width and len(text) > 1:
         text = text[:-2].rstrip() + "…"
@@ -66,7 +66,7 @@ def titled(picture: Image.Image, title: str, subtitle: str, margin: int = 16) ->
     page = Image.new("RGB", (picture.width + 2 * margin, picture.height + 56 + margin), PAPER)
     draw = ImageDraw.Draw(page)
     for y, text, size, ink in ((26, title, 18, INK), (45, subtitle, 13, FAINT)):
-        draw.text((margin, y), fitted(text, size, picture.width), ink, font(size), "ls")
+        draw.text((margin, y), shortened(text, size, picture.width), ink, font(size), "ls")
     page.paste(picture, (margin, 56))
     return page
 
@@ -123,7 +123,7 @@ class Panel:
         self.low, self.high = (0.0, 1.0) if self.is_share else (np.inf, -np.inf)
         self.row = max(15, min(28, (height - TOP - 28) // len(actions)))
         self.size = min(14, self.row - 3)
-        names = [fitted(a, self.size, 104) for a in actions]
+        names = [shortened(a, self.size, 104) for a in actions]
         self.left = 28 + int(max(font(self.size).getlength(n) for n in names))
         self.right = PANEL - 58
         self.picture = Image.new("RGB", (PANEL, max(height, TOP + 28 + self.row * len(actions))), PAPER)

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-FINE = 4  # round and slanted things are drawn so many times larger, then averaged
+FINE = 4  # round and slanted things are drawn this many times larger, then averaged
 Place = tuple[int, int]  # (y, x) of a cell
 
 

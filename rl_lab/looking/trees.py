@@ -1,4 +1,4 @@
-"""What an agent that looks ahead imagines: the tree of its plan, and the way it means to go on the map."""
+"""What an agent that looks ahead imagines: the tree of its plan, and the way it would go on the map."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from rl_lab.looking.panels import AGENT, EDGE, FAINT, INK, PAPER, SIZE, font, nu
 from rl_lab.looking.pictures import limits, viridis
 from rl_lab.looking.worlds import board_of
 
-FINE = 3  # lines are drawn so many times larger, then averaged
+FINE = 3  # lines are drawn this many times larger, then averaged
 LEFT, STEP, TOP, BELOW = 26, 96, 34, 112  # pixels: of the root, between depths, above the tree, below it
 LEAST = 360  # pixels high
 ROWS = "option", "reward", "steps", "value"
@@ -117,7 +117,8 @@ def with_way(picture: Image.Image, world: Map, plan: Sequence[Level], actions: S
         draw.line(points, shade, FINE * 5, joint="curve")
         (x, y), radius = points[-1], FINE * 6
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), shade)
-    (x, y), clear = points[0], FINE * 0.31 * board.cell
+    x, y = (FINE * z for z in board.centre(*legs[0][0]))
+    clear = FINE * 0.31 * board.cell
     draw.ellipse((x - clear, y - clear, x + clear, y + clear), 0)  # the agent stands above it
     result = picture.copy()
     result.paste(AGENT, (0, 0), fine.reduce(FINE))

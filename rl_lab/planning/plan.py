@@ -126,7 +126,7 @@ def measured(mdp: Discounted, before: Tensor, after: Tensor, **known: Tensor) ->
     return Plan(mdp, after, change.abs().max(-1).values, **known)
 
 
-def settled(plan: Plan, rule: Rule, epsilon: float) -> bool:
+def converged(plan: Plan, rule: Rule, epsilon: float) -> bool:
     """Whether a full sweep that ended in this plan shows enough (Puterman, 1994, sections 6.3 and 6.6).
 
     value:    |v - v*| < epsilon; the greedy policy then loses less than 2 epsilon gamma / (1 - gamma)

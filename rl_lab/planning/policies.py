@@ -18,11 +18,11 @@ from rl_lab.planning.plan import (
     Plan,
     Rule,
     centred,
+    converged,
     discounted,
     far_sighted,
     follow,
     measured,
-    settled,
     tie,
 )
 
@@ -175,7 +175,7 @@ def may_rest(mdp: Discounted) -> Tensor:
 
 
 def waited(mdp: Discounted, sweeps: int) -> bool:
-    """Whether so many are enough to leave the rest to `concluded`."""
+    """Whether this many are enough to leave the rest to `concluded`."""
     return far_sighted(mdp) and sweeps >= max(PATIENCE, mdp.start.shape[-1])
 
 
@@ -191,7 +191,7 @@ def modified_policy_iteration(
     """One sweep that improves the policy, then some that only evaluate it (Puterman and Shin, 1978).
 
     The bounds and rules are those of the improving sweep. Stopped by the span, the last plan's values are moved to the
-    middle of the bounds, within epsilon / 2 of v*. Raises UserError where the values do not settle.
+    middle of the bounds, within epsilon / 2 of v*. Raises UserError where the values do not converge.
     """
     mdp = judged(mdp, gamma)
     q_of, v = Backup(mdp), first_values(mdp)
@@ -199,7 +199,7 @@ def modified_policy_iteration(
         q = q_of(v)
         best, policy = q.max(-1)
         plan = measured(mdp, v, best, q=q, policy=policy)
-        if settled(plan, stop, epsilon) or waited(mdp, number * (1 + evaluation_sweeps)):
+        if converged(plan, stop, epsilon) or waited(mdp, number * (1 + evaluation_sweeps)):
             yield concluded(centred(plan) if stop == "span" else plan)
             return
         yield plan
@@ -209,6 +209,6 @@ def modified_policy_iteration(
             for _ in range(evaluation_sweeps):
                 v = of_policy(v).squeeze(-1)
     raise UserError(
-        f"modified policy iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} "
-        "improvements: give it more (planner.max_sweeps), or a smaller planner.gamma"
+        f"modified policy iteration has not converged: values change by {plan.residual.max():.3g} after {max_sweeps:,} "
+        "improvements; raise planner.max_sweeps or lower planner.gamma"
     )

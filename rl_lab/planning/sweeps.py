@@ -18,11 +18,11 @@ from rl_lab.planning.plan import (
     Plan,
     Rule,
     centred,
+    converged,
     discounted,
     far_sighted,
     follow,
     measured,
-    settled,
 )
 from rl_lab.planning.policies import concluded, first_values, judged, waited
 
@@ -32,7 +32,7 @@ def value_iteration(
     *,
     gamma: Unit | None = None,  # None: the world's own
     epsilon: Positive = 1e-9,
-    stop: Rule = "value",  # what is to be within epsilon; see `settled`
+    stop: Rule = "value",  # what is to be within epsilon; see `converged`
     sweep: Literal["synchronous", "in_place", "symmetric"] = "synchronous",
     initial: Literal["zero", "pessimistic"] = "zero",
     max_sweeps: Count = 100_000,
@@ -43,19 +43,19 @@ def value_iteration(
     A synchronous sweep reads the old values throughout, and may run on a GPU. `in_place` (Gauss-Seidel) reads the
     newest, in the order of the states; `symmetric` goes through them forwards and backwards in turn.
     Stopped by the span, the last plan's values are moved to the middle of MacQueen's bounds, within epsilon / 2 of v*.
-    Raises UserError where the values do not settle.
+    Raises UserError where the values do not converge.
     """
     mdp = judged(mdp, gamma)
     sweeps = (
         _synchronous(mdp, _first_values(mdp, initial)) if sweep == "synchronous" else _in_place(mdp, initial, sweep)
     )
     for number, plan in enumerate(sweeps, 1):
-        if done := (number % check_every == 0 and settled(plan, stop, epsilon)) or waited(mdp, number):
+        if done := (number % check_every == 0 and converged(plan, stop, epsilon)) or waited(mdp, number):
             plan = concluded(centred(plan) if stop == "span" else plan)
         elif number == max_sweeps:
             raise UserError(
-                f"value iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
-                "give it more (planner.max_sweeps), or a smaller planner.gamma"
+                f"value iteration has not converged: values change by {plan.residual.max():.3g} after {max_sweeps:,} "
+                "sweeps; raise planner.max_sweeps or lower planner.gamma"
             )
         yield plan
         if done:
@@ -134,8 +134,8 @@ def prioritised_sweeping(
             return
         yield plan
     raise UserError(
-        f"prioritised sweeping still moves by {waiting.max():.3g} after {max_sweeps:,} rounds: "
-        "give it more (planner.max_sweeps), or a smaller planner.gamma"
+        f"prioritised sweeping has not converged: values change by {waiting.max():.3g} after {max_sweeps:,} rounds; "
+        "raise planner.max_sweeps or lower planner.gamma"
     )
 
 
@@ -161,13 +161,13 @@ def q_iteration(
         plan = measured(mdp, q.flatten(-2), new_q.flatten(-2))
         q = new_q
         plan = Plan(mdp, q.max(-1).values, plan.residual, low=plan.low, high=plan.high, q=q)
-        if settled(plan, "value", epsilon) or waited(mdp, number):
+        if converged(plan, "value", epsilon) or waited(mdp, number):
             yield concluded(plan)
             return
         yield plan
     raise UserError(
-        f"Q-iteration still moves by {plan.residual.max():.3g} after {max_sweeps:,} sweeps: "
-        "give it more (planner.max_sweeps), or a smaller planner.gamma"
+        f"Q-iteration has not converged: values change by {plan.residual.max():.3g} after {max_sweeps:,} sweeps; "
+        "raise planner.max_sweeps or lower planner.gamma"
     )
 
 
@@ -194,7 +194,7 @@ def policy_evaluation(
 ) -> Iterator[Plan]:
     """The values of a policy, sweep by sweep; each plan's `policy` is the greedy one, its improvement.
 
-    Raises UserError where they do not settle.
+    Raises UserError where they do not converge.
     """
     states, actions = mdp.next_state.shape[-3:-1]
     if policy == "random":

@@ -66,8 +66,8 @@ def load(
     """The run's own evaluation environment, but at most `max_envs` of it; `camera` where it has one.
 
     `seed` is that of an agent which draws its actions. `changes` are overrides of the run's settings, such as
-    agent.eval_depth=5. Nothing of the config is called before all of it is checked, and of the checkpoint only the
-    agent is used, without its memory. Raises UserError.
+    agent.eval_depth=5. Nothing in the config is called before all of it is checked. Of the checkpoint only the agent is
+    used, without its memory. Raises UserError.
     """
     cfg, path = reading.config(folder, PARTS), folder / "checkpoint.pt"
     kind = str(_resolved(cfg)["loop"].get("_target_"))
@@ -87,7 +87,7 @@ def load(
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         reason = " ".join(str(error.__cause__ or error).split())[:120]
-        raise UserError(f"{asked} names no environment that can be built ({reason})") from error
+        raise UserError(f"the environment of {asked} cannot be built ({reason})") from error
     try:
         step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -107,7 +107,7 @@ def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, c
     reading.refuse(_resolved(cfg), PARTS)
     node = cfg.loop.get("eval_env") or cfg.loop.get("env")
     if not isinstance(node, DictConfig):
-        raise UserError(f"loop.env={node} is no environment; a run's config has a mapping with _target_ there")
+        raise UserError(f"loop.env={node} must be a mapping with _target_")
     checking.check(cfg.loop, "loop")
     node.num_envs = min(node.num_envs, max_envs)
     if camera and has_camera(node._target_):

@@ -21,7 +21,7 @@ Score = Callable[[Tensor], Tensor]  # obs [N, C, H, W] -> [N], by operations tha
 
 
 def saliency_of(method: Saliency, view: Callable[[Tensor], View], obs: Tensor) -> Tensor:
-    """How much each place of obs [N, C, H, W] counts in the choice that `view` tells of, [N, H, W] from 0 up."""
+    """How much each place of obs [N, C, H, W] counts in the choice that `view` shows, [N, H, W], at least 0."""
     return METHODS[method](lambda x: choice(view(x)), obs)
 
 

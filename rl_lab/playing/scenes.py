@@ -109,9 +109,7 @@ def with_saliency(player: Player, scene: Callable[[Tensor], Image.Image], method
             side = picture.width - 2 * pictures.RIM  # of the map, a bar may lie below it
             return glowing(picture, heat, Box(pictures.RIM, pictures.RIM, side, side * shape[1] // shape[2]), False)
         if not env.sees_picture():
-            raise UserError(
-                f"saliency={method}: what {player.group} sees is another picture than the one that is drawn"
-            )
+            raise UserError(f"saliency={method}: {player.group} sees another picture than the one that is drawn")
         return glowing(picture, heat, Box(1, 1, picture.width - 2, picture.height - 2), True)
 
     return draw
@@ -176,7 +174,7 @@ def facts_of(moment: Moment, episode: str) -> dict[str, str]:
 def rate_of(player: Player, fps: float | None) -> float:
     """Pictures a second: `fps`, or else the world's own speed, if it has one. Raises UserError."""
     if fps is not None and not SLOWEST <= fps <= FASTEST:
-        raise UserError(f"fps={fps:g} is impossible: it must be between {SLOWEST:g} and {FASTEST:g}")
+        raise UserError(f"fps={fps:g} must be between {SLOWEST:g} and {FASTEST:g}")
     return fps or player.env.frames_per_second or GRIDWORLD_FPS
 
 

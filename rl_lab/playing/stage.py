@@ -1,4 +1,4 @@
-"""Who plays where: what a recording needs of a run's agent in its own environment, or of a random one in any."""
+"""Who plays where: what a recording needs of a run's agent in its own environment, or of a random agent in any."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from rl_lab.types import Drawing, VectorEnv, Viewed
 
 
 class Stage(NamedTuple):
-    """An environment, who plays in it, and what recording.json says of both."""
+    """An environment, the agent that plays in it, and what recording.json holds about both."""
 
     env: VectorEnv
     agent: Viewed
@@ -70,12 +70,12 @@ def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
 def camera(env: VectorEnv, size: tuple[int, int] | None) -> Callable[[], np.ndarray]:
     """What pictures all envs as they are now, uint8 [N, H, W, 3]. Raises UserError where there is nothing to see."""
 
-    def fitted(picture: np.ndarray) -> np.ndarray:
+    def resized(picture: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BOX)) if size else picture
 
     if isinstance(env, Filmed):
-        return lambda: np.stack([fitted(picture) for picture in env.picture()])
+        return lambda: np.stack([resized(picture) for picture in env.picture()])
     if (world := worlds.mapped(env)) is None:
         raise UserError("this environment has no picture; record it with frames=false")
-    drawn = lru_cache(256)(lambda seen: fitted(np.asarray(worlds.picture(seen))))  # a gridworld has few pictures
+    drawn = lru_cache(256)(lambda seen: resized(np.asarray(worlds.picture(seen))))  # a gridworld has few pictures
     return lambda: np.stack([drawn(seen) for seen in world.maps(env.observe())])

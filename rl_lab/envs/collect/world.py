@@ -73,12 +73,12 @@ class Collect:
         self._ids = torch.arange(num_envs, device=self.device)
         if goals >= self.width**2:
             raise UserError(
-                f"env.goals={goals} is impossible: a maze of env.size={size} has {self.width**2} cells, "
-                "and the agent needs one; take fewer goals"
+                f"env.goals={goals} must be at most {self.width**2 - 1}: a maze of env.size={size} "
+                f"has {self.width**2} cells, and the agent needs one"
             )
         self.longest = min(self.width - 1, time_limit) if options else 1  # primitive steps of an option
         steps = np.arange(self.longest + 1)
-        weight = option_gamma ** np.maximum(steps - 1, 0) * (steps > 0)  # of the last of so many steps
+        weight = option_gamma ** np.maximum(steps - 1, 0) * (steps > 0)  # of the last of this many steps
         found = living_reward * weight.cumsum() + (goal_reward - living_reward) * weight
         self._pay = self._tensor([living_reward * weight.cumsum(), found, bump + 0 * steps], torch.float32).flatten()
         self._lay_out()
@@ -124,8 +124,8 @@ class Collect:
         made = pool(self.width, self.holes, self.mazes, self.maze_seed)
         if (fewest := int(made.sizes.min())) <= self.goals:
             raise UserError(
-                f"env.goals={self.goals} is impossible: some mazes have {fewest} open cells, and the agent "
-                f"needs one; take {fewest - 1} at most"
+                f"env.goals={self.goals} must be at most {fewest - 1}: some mazes have {fewest} open "
+                "cells, and the agent needs one"
             )
         return Starts(made, self.width, 1 + self.goals, self.device)
 

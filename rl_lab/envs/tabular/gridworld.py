@@ -113,7 +113,7 @@ def _slips(noise: float, slip: str | Mapping[str, float]) -> tuple[ndarray, ndar
         if name not in (*TURNS, "stay"):
             raise UserError(f"no setting 'env.mdp.slip.{name}'{nearest(name, (*TURNS, 'stay'))}")
         if share < 0:
-            raise UserError(f"env.mdp.slip.{name}={share:g} is impossible: it must be at least 0")
+            raise UserError(f"env.mdp.slip.{name}={share:g} must be at least 0")
     if abs(sum(shares.values()) - 1) > 1e-9:
         raise UserError(f"env.mdp.slip: its shares of the noise must sum to 1, not {sum(shares.values()):.6g}")
     chance = {"forward": 1.0 - noise}
@@ -161,14 +161,16 @@ def _grid(map: str, letters: set[str]) -> ndarray:
     """The map as single characters [H, W]."""
     rows = _text(map).split()
     if not rows or len({len(row) for row in rows}) > 1:
-        raise UserError(f"env.mdp.map: its rows must be of one length, not {sorted({len(r) for r in rows})}")
+        raise UserError(f"env.mdp.map: all rows must have the same length, not {sorted({len(r) for r in rows})}")
     if len(rows) * len(rows[0]) > MOST_CELLS:
         raise UserError(
             f"env.mdp.map: {len(rows)} x {len(rows[0])} cells are more than {MOST_CELLS:,}; draw a smaller one"
         )
     grid = np.array(rows)[:, None].view("U1")
     if unknown := set(np.unique(grid)) - set("#S.") - letters:
-        raise UserError(f"env.mdp.map: no meaning for {', '.join(sorted(unknown))}; give it one in env.mdp.rewards")
+        raise UserError(
+            f"env.mdp.map: {', '.join(sorted(unknown))} has no meaning; give it a reward in env.mdp.rewards"
+        )
     if not (grid == "S").any():
         raise UserError("env.mdp.map: no start cell; mark at least one with S")
     return grid
@@ -191,7 +193,7 @@ def _text(map: str) -> str:
 
 def _mapping(setting: str, value: Mapping) -> Mapping:
     if not isinstance(value, Mapping):
-        raise UserError(f"env.mdp.{setting}={value} is impossible: it must be a mapping, such as {{G: 1}}")
+        raise UserError(f"env.mdp.{setting}={value} must be a mapping, such as {{G: 1}}")
     return value
 
 
@@ -200,7 +202,7 @@ def _numbers(setting: str, mapping: Mapping[str, float]) -> dict[str, float]:
     for key, value in _mapping(setting, mapping).items():
         path = f"env.mdp.{setting}.{key}"
         if setting == "rewards" and (len(str(key)) != 1 or str(key) in "#S."):
-            raise UserError(f"{path}: a reward is that of one letter, and '#', 'S' and '.' have their meaning already")
+            raise UserError(f"{path}: only single letters have rewards, except '#', 'S' and '.', which have a meaning")
         numbers[str(key)] = _number(path, value)
     return numbers
 
@@ -208,16 +210,16 @@ def _numbers(setting: str, mapping: Mapping[str, float]) -> dict[str, float]:
 def _number(path: str, value: float) -> float:
     value = conform(path, value, float)
     if not math.isfinite(value):
-        raise UserError(f"{path}={value} is impossible: it must be finite")
+        raise UserError(f"{path}={value} must be finite")
     return float(value)
 
 
 def _ends(letters: Sequence[str] | Mapping[str, float], known: Mapping[str, float]) -> list[str]:
     if not isinstance(letters, Sequence | Mapping):
-        raise UserError(f"env.mdp.ends={letters} is impossible: it must be a list of letters")
+        raise UserError(f"env.mdp.ends={letters} must be a list of letters")
     letters = [str(letter) for letter in letters]
     if unknown := sorted(set(letters) - set(known)):
-        raise UserError(f"env.mdp.ends: {unknown[0]} has no reward; give it one in env.mdp.rewards, 0 if need be")
+        raise UserError(f"env.mdp.ends: {unknown[0]} has no reward; give it one in env.mdp.rewards, which may be 0")
     return letters
 
 

@@ -17,8 +17,8 @@ def maze(height: Side, width: Side, seed: Natural) -> str:
     for name, size in {"height": height, "width": width}.items():
         if size % 2 == 0 or size < 3:
             raise UserError(
-                f"env.mdp.map.{name}={size} is impossible: walls and corridors alternate, from wall to "
-                f"wall, so that it must be odd and at least 3; take {max(3, size + 1)}"
+                f"env.mdp.map.{name}={size} must be odd and at least 3, as walls and corridors alternate from wall to "
+                f"wall; take {max(3, size + 1)}"
             )
     if height == width == 3:
         raise UserError("env.mdp.map: a maze of 3 x 3 has one room, and needs two; take a width of 5")

@@ -39,7 +39,7 @@ class MDP(NamedTuple):
     terminal: Tensor  # [S] bool: no future beyond here; such a state stays where it is and pays 0
     start: Tensor  # [S] float64, distribution of first states
     actions: tuple[str, ...]
-    gamma: float | Tensor = 0.99  # the discount by which this world is judged
+    gamma: float | Tensor = 0.99  # the discount by which policies are compared in this world
     layout: Layout | None = None
 
     def to(self, device: torch.device | str) -> "MDP":

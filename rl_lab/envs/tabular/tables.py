@@ -111,7 +111,7 @@ def toy_text(id: str, *, options: Mapping | None = None, gamma: Unit = 0.99) -> 
     env = _make(id, options or {})
     table = getattr(env, "P", None)
     if table is None:
-        raise UserError(f"{id} has no table P, so that it cannot be planned; agents learn in it as env=gym env.id={id}")
+        raise UserError(f"{id} has no table P, so no planner can solve it; agents learn in it with env=gym env.id={id}")
     rows = [[list(table[s][a]) for a in range(len(table[s]))] for s in range(len(table))]
     terminal = _terminal(rows)
     next_state, probability, reward = _tables(rows, terminal)

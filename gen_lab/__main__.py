@@ -3,11 +3,11 @@
 import sys
 
 COMMANDS = {
-    "train": "fit a model, or go on with one: run=<folder>",
+    "train": "train a model, or resume a run: run=<folder>",
     "sample": "draw from what a run learned: samples, one class, completed images, a film",
-    "evaluate": "score the whole test set, and judge samples beside held-out images",
+    "evaluate": "score the whole test set, and measure samples beside held-out images",
     "latents": "pictures of what an autoencoder's latents mean: traversals, interpolations, a map",
-    "study": "a study's jobs and what came of each; study resume <folder> goes on with what is missing",
+    "study": "a study's jobs and their results; study resume <folder> runs those that are missing",
     "compare": "all measures of several runs in one table, and learning curves",
 }
 

@@ -97,7 +97,7 @@ def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0, judge
 
 
 def picture(model: Model, data: Images, run: Run, step: int, count: int) -> None:
-    """Samples, and for an autoencoder test images (left) beside what it makes of them (right)."""
+    """Samples, and for an autoencoder test images (left) beside their reconstructions (right)."""
     if not count:
         return
     sheets = {"samples": data.spec.scaled(model.sample(count, generator(run.stream("pictures"), run.device)))}

@@ -27,7 +27,7 @@ def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
 
 
 def active_units(mu: Tensor) -> Tensor:
-    """How many latents [] tell images apart: the variance over N images of their posterior mean [N, Z] is above 0.01.
+    """How many latents [] distinguish images: the variance over N images of their posterior mean [N, Z] is above 0.01.
 
     See Burda, Grosse & Salakhutdinov (2016), section 5.2.
     """

@@ -230,5 +230,5 @@ def test_dropout_is_off_in_evaluation():
 
 
 def test_colours_of_pixelcnnpp_want_a_head_that_knows_them():
-    with pytest.raises(UserError, match="logistic mixture"):
+    with pytest.raises(UserError, match="logistic_mixture"):
         build(PixelCNNPP, Spec((3, 4, 4), 4), softmax)

@@ -86,7 +86,9 @@ def test_guidelines(size, colours):
 
 @pytest.mark.parametrize("shape", [(1, 42, 42), (1, 30, 30), (3, 64, 62), (1, 7, 7), (1, 84, 84)])
 def test_other_sizes_are_one_line(shape):
-    with pytest.raises(UserError, match=rf"{shape[1]} x {shape[2]} cannot be; use 8, 16, 28, 32 or 64 pixels"):
+    with pytest.raises(
+        UserError, match=rf"{shape[1]} x {shape[2]} cannot be halved so often; use 8, 16, 28, 32 or 64 pixels"
+    ):
         build(Spec(shape, 256))
 
 
@@ -310,7 +312,7 @@ def test_labels_reach_a_dcgan():
 # -- mistakes
 
 
-BATCH = "model.penalty=10 wants each image scored alone, and batch norm mixes them"
+BATCH = "model.penalty=10 needs each image scored alone, and batch norm mixes them"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ BATCH = "model.penalty=10 wants each image scored alone, and batch norm mixes th
     [
         ({"penalty": 10.0}, BATCH),
         ({"penalty": 10.0, "loss": "wasserstein"}, BATCH),
-        ({"loss": "wasserstein"}, "model.loss=wasserstein wants slopes of at most 1; set model.penalty=10"),
+        ({"loss": "wasserstein"}, "model.loss=wasserstein needs .* slopes of at most 1; set model.penalty=10"),
         ({"label_smoothing": 0.1, "loss": "hinge"}, "model.label_smoothing=0.1 is for probabilities"),
     ],
 )
@@ -412,7 +414,7 @@ def test_the_ring_is_covered(seed):
 
 def test_one_image_of_one_number_a_map_has_no_batch_statistics():
     model = build(Spec((1, 4, 4), 17))
-    with pytest.raises(UserError, match="loop.batch_size=1 is impossible.*set loop.batch_size=2 or more"):
+    with pytest.raises(UserError, match="loop.batch_size must be 2 or more: on images of 4 x 4"):
         model.update(images(1, model.spec))
     assert model.update(images(2, model.spec))["gan/generator_loss"].isfinite()
     assert build().update(images(1), None)["gan/generator_loss"].isfinite()

@@ -303,9 +303,9 @@ def test_neighbours_show_the_closest_first():
 
 
 def test_too_few_images_are_a_mistake():
-    with pytest.raises(UserError, match="judge.k=5 wants 7 images and more in each split, and numbered leaves 6"):
+    with pytest.raises(UserError, match="judge.k=5 needs 7 or more images in each split, and numbered leaves 6"):
         Judge(labelled(test=12), features=Numbers)
-    with pytest.raises(UserError, match="judge.k=5 wants 7.*leaves 4"):
+    with pytest.raises(UserError, match="judge.k=5 needs 7.*leaves 4"):
         Judge(labelled(), features=Numbers, samples=4)
 
 
@@ -401,7 +401,7 @@ def test_the_net_and_the_numbers_are_stated(judge, data):
     assert judge.record["accuracy"] > 0.93
     counts = [judge.record[k] for k in ("samples", "reference", "held_out", "taught_on")]
     assert counts == [599, 600, 599, 598] and judge.record["reference_split"] == "train"
-    assert re.fullmatch(r"judging 599 samples against 600 training images, beside 599 held-out ones; "
+    assert re.fullmatch(r"comparing 599 samples with 600 training images, beside 599 held-out ones; "
                         rf"features {judge.net.name}, a classifier right on 9\d\.\d%", judge.told)  # fmt: skip
     assert re.fullmatch(r"[0-9a-f]{8}", judge.net.name)
     assert list(judge.named(judge.floor))[0] == f"eval/frechet[digits-levels-600-{judge.net.name}]"
@@ -534,7 +534,7 @@ def test_evaluate_prints_samples_beside_the_floor(folder, capsys):
         == record["floor"][full.replace("classes_covered", "frechet")]
     )
     assert "nll_bound_nats[digits-binarised-600]" in printed and "active_units[digits-binarised-600]" in printed
-    assert "judging 300 samples against 600 training images, beside 599 held-out ones" in printed
+    assert "comparing 300 samples with 600 training images, beside 599 held-out ones" in printed
     assert Image.open(folder / "neighbours.png").size == (8 * 50 + 2, 8 * 50 + 2)
 
 
@@ -556,7 +556,7 @@ def test_a_run_without_labels_is_scored_and_not_judged(tmp_path, capsys):
         (["data=xor_chain", "data.train=200", "judge=classifier"], "xor_chain-8x8-0.1 has no labels; use judge=random"),
         (["data=digits", "judge=inception"], r"judge=inception needs torch-fidelity.*pip install 'rl-lab\[fid\]'"),
         (["data=digits", "judge=classifier", "judge.samples=0"], "judge.samples=0:"),
-        (["data=digits", "judge=classifier", "judge.k=200"], "judge.k=200 wants 202 images and more"),
+        (["data=digits", "judge=classifier", "judge.k=200"], "judge.k=200 needs 202 or more images"),
         (["data=digits", "judge=classifer"], "did you mean judge=classifier"),
         (["data=digits", "data.train=1797"], "data.train=1797 leaves nothing to test on: there are 1797 digits"),
     ],

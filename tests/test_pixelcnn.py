@@ -289,5 +289,5 @@ def test_images_too_small_to_be_halved_are_one_line(shape, resolutions, works):
         nll = [fitted.update(x)["autoregressive/nll_nats"].item() for _ in range(5)]
         assert all(0 < n < 10 * math.prod(shape) for n in nll)
     else:
-        with pytest.raises(UserError, match=rf"{shape[0]} x {shape[1]}.*sides of {works} pixels or more work"):
+        with pytest.raises(UserError, match=rf"{shape[0]} x {shape[1]}.*use sides of {works} pixels or more"):
             model()

@@ -1,4 +1,4 @@
-"""What a run's model and its samples are worth."""
+"""Scores of a run's model on the test set, and measures of its samples."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def evaluate(
     """
     console = Console(width=max(140, Console().width))
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
-    judged = Table("run", "checkpoint", "measure", "samples", "held-out images")
+    measured = Table("run", "checkpoint", "measure", "samples", "held-out images")
     for folder in some(runs, "evaluate"):
         trained = load(folder, device, changes)
         for name in "evaluation.json", "neighbours.png":
@@ -53,30 +53,37 @@ def evaluate(
             name, deviation = metric.name, scores.get(metric.error)
             scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
         record: dict[str, Any] = {
-            "step": trained.step, "images": len(trained.data.test), "iwae_samples": iwae_samples, "seed": seed,
-            "device": str(trained.device), "scores": scores,
-        }  # fmt: skip
+            "step": trained.step,
+            "images": len(trained.data.test),
+            "iwae_samples": iwae_samples,
+            "seed": seed,
+            "device": str(trained.device),
+            "scores": scores,
+        }
         record |= {"changes": list(changes)} if changes else {}
         if by:
-            record |= _judged(trained, by, seed, inside(folder, "neighbours.png"))
+            record |= _measured(trained, by, seed, inside(folder, "neighbours.png"))
             for name, x in record["measures"].items():
-                judged.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
+                measured.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
             print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
         write(inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
         scored.add_section()
-        judged.add_section()
-    for table in scored, judged:
+        measured.add_section()
+    for table in scored, measured:
         if table.row_count:
             console.print(table)
 
 
-def _judged(trained: Trained, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
+def _measured(trained: Trained, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
     """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
     images = judge.draw(trained.model, generator(stream(seed, "judge"), trained.device))
     write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
     averaged = bool(getattr(trained.model, "average", 0))
-    return {"judge": judge.record | {"averaged": averaged}, "floor": _floats(judge.named(judge.floor)),
-            "measures": _floats(judge.named(judge.measured(judge.see(images))))}  # fmt: skip
+    return {
+        "judge": judge.record | {"averaged": averaged},
+        "floor": _floats(judge.named(judge.floor)),
+        "measures": _floats(judge.named(judge.measured(judge.see(images)))),
+    }
 
 
 def _cells(name: str, x: float) -> tuple[Text, str]:

@@ -1,4 +1,4 @@
-"""What the latents of a run mean: pictures of walks along them, of ways between images, and a map of them all."""
+"""What the latents of a run mean: traversals of each, interpolations between images, and a map of all codes."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def latents(
         trained = load(folder, device, changes)
         model, data = trained.model, trained.data
         if not isinstance(model, LatentModel):
-            raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has")
+            raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
         x, label, z = coded(model, data)
         known = label if model.spec.classes else None
         places = {
@@ -59,17 +59,17 @@ def coded(model: LatentModel, data: Images) -> tuple[Tensor, Tensor | None, Tens
 
 
 def traversals(model: LatentModel, z: Tensor, rows: int, steps: int, reach: float, label: Tensor | None = None):
-    """[rows x steps, C, H, W]: the first image's code but for one number, which walks over what it is in others.
+    """[rows x steps, C, H, W]: the first image's code with one number varied over its range in other images.
 
     A row each for the numbers that vary most among images z [N, Z].
     """
     spread, centre = z.std(0), z.mean(0)
-    walks = []
+    traversed = []
     for d in spread.argsort(descending=True)[:rows].tolist():
-        walk = z[:1].repeat(steps, 1)
-        walk[:, d] = centre[d] + spread[d] * torch.linspace(-reach, reach, steps, device=z.device)
-        walks.append(walk)
-    return decoded(model, torch.cat(walks), label)
+        code = z[:1].repeat(steps, 1)
+        code[:, d] = centre[d] + spread[d] * torch.linspace(-reach, reach, steps, device=z.device)
+        traversed.append(code)
+    return decoded(model, torch.cat(traversed), label)
 
 
 def interpolations(model: LatentModel, x: Tensor, z: Tensor, rows: int, steps: int, label: Tensor | None = None):

@@ -25,7 +25,7 @@ def sample(
     *,
     count: Count = 64,
     seed: Natural = 0,
-    label: Natural | None = None,  # the class to draw; None: all of them in turn, where the model knows any
+    label: Natural | None = None,  # the class to draw; None: all of them in turn, if the model is conditional
     inpaint: str | None = None,  # given of test images: top, bottom, left, right, or a picture's white pixels
     film: bool = False,
     device: str = "auto",
@@ -34,7 +34,7 @@ def sample(
 ) -> None:
     """Leaves a sheet (png) to look at and the images [N, C, H, W] uint8, below levels, (npz) to work with.
 
-    Named samples_seed<k>, or inpainted_seed<k>: triples of what was given, what the model made of it, and what it was.
+    Named samples_seed<k>, or inpainted_seed<k>: triples of the given pixels, the completed image and the true one.
     With `film`, a gif of the samples being drawn beside them.
     """
     if film and inpaint:
@@ -63,7 +63,7 @@ def sample(
 
 
 def afford(trained: Trained, count: int, film: bool = False) -> None:
-    """Raises UserError where so many samples and their sheet are more than memory holds, before one is drawn."""
+    """Raises UserError if this many samples and their sheet do not fit in memory, before any is drawn."""
     spec = trained.data.spec
     one = math.prod(spec.shape) * 4 * (4 + (FILM_FRAMES if film else 0)) + 12 * WIDTH**2
     room.memory(count * one, f"count={count}")
@@ -78,14 +78,14 @@ class Drawn(NamedTuple):
 def _drawn(
     trained: Trained, count: int, rng: torch.Generator, label: int | None, inpaint: str | None, film: bool
 ) -> Drawn:
-    """Raises UserError where the model cannot do what is asked for."""
+    """Raises UserError if the model cannot do it."""
     model, data, frames = trained.model, trained.data, []
     labels = _labels(trained, label, count)
     if inpaint:
         return _inpainted(trained, count, rng, labels, inpaint)
     if film:
         if not isinstance(model, ProgressiveSampler):
-            raise UserError("film=true is impossible: this model does not draw an image little by little")
+            raise UserError("film=true needs a model that samples pixel by pixel, and this one does not; leave it out")
         frames = thinned(x.cpu() for x in model.draw(count, rng, labels))
     images = frames[-1] if film else model.sample(count, rng, labels)
     return Drawn({"images": images.cpu().numpy()}, data.spec.scaled(images), [data.spec.scaled(x) for x in frames])
@@ -95,7 +95,7 @@ def _inpainted(trained: Trained, count: int, rng: torch.Generator, labels: Tenso
     """The first test images, of which the known pixels are kept."""
     model, data = trained.model, trained.data
     if not isinstance(model, Inpainter):
-        raise UserError(f"inpaint={inpaint} is impossible: this model cannot complete an image")
+        raise UserError(f"inpaint={inpaint}: this model cannot complete an image; an autoregressive one can")
     x = data.test[:count].to(data.device)
     known = known_pixels(inpaint, *x.shape[2:]).to(x.device)
     if labels is None and data.test_labels is not None:
@@ -108,28 +108,34 @@ def _inpainted(trained: Trained, count: int, rng: torch.Generator, labels: Tenso
 def known_pixels(what: str, height: int, width: int) -> Tensor:
     """[H, W] bool: half of the image, or where a picture of that size is white. Raises UserError."""
     known = torch.zeros(height, width, dtype=torch.bool)
-    halves = {"top": known[: height // 2], "bottom": known[height - height // 2 :],
-              "left": known[:, : width // 2], "right": known[:, width - width // 2 :]}  # fmt: skip
+    halves = {
+        "top": known[: height // 2],
+        "bottom": known[height - height // 2 :],
+        "left": known[:, : width // 2],
+        "right": known[:, width - width // 2 :],
+    }
     if what in halves:
         halves[what].fill_(True)
         return known
     try:
         mask = torch.from_numpy(pictured(Path(what), None, grey=True)[0] >= 128)
     except UserError as error:
-        raise UserError(f"inpaint={what} is neither top, bottom, left or right nor a picture of a mask "
-                        f"({error})") from error  # fmt: skip
+        raise UserError(
+            f"inpaint={what} is neither top, bottom, left or right nor a picture of a mask ({error})"
+        ) from error
     if mask.shape != known.shape:
-        raise UserError(f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of "
-                        f"{height} x {width}")  # fmt: skip
+        raise UserError(
+            f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of {height} x {width}"
+        )
     return mask
 
 
 def _labels(trained: Trained, label: int | None, count: int) -> Tensor | None:
-    """`count` times the class asked for, [N]. Raises UserError where the model does not tell it from others."""
+    """`count` times the given class, [N]. Raises UserError if the model does not know it."""
     if label is None:
         return None
     classes = trained.model.spec.classes
     if label >= classes:
-        known = f"it knows classes 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise UserError(f"label={label} is impossible for the model of {trained.name}: {known}")
+        known = f"label must be one of its classes 0 to {classes - 1}" if classes else "it was trained without labels"
+        raise UserError(f"label={label} is not known to the model of {trained.name}: {known}")
     return torch.full((count,), label, device=trained.device)

@@ -64,13 +64,15 @@ def fetch(source: Source, root: str | None) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
             for file in missing:
                 _download(file, source.mirrors, folder / file.name)
-        except OSError as error:  # of the disk: what the network raises is caught where it is asked
-            raise UserError(f"cannot write to {folder}: {error.strerror or error}; make room, or choose another place "
-                            "(data.root=)") from error  # fmt: skip
+        except OSError as error:  # of the disk: errors of the network are caught in `_attempt`
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror or error}; make room, or choose another place (data.root=)"
+            ) from error
         except NoMirror as error:
             names = " and ".join(file.name for file in missing if not (folder / file.name).exists())
-            raise UserError(f"cannot download ({error}); put {names} from {source.mirrors[0]} into {folder} "
-                            "by hand") from error  # fmt: skip
+            raise UserError(
+                f"cannot download ({error}); put {names} from {source.mirrors[0]} into {folder} by hand"
+            ) from error
     return paths
 
 
@@ -84,7 +86,7 @@ class NoMirror(Exception):
 
 
 def _download(file: File, mirrors: Iterable[str], path: Path) -> None:
-    """Beside and renamed; what one mirror began, or an earlier try, the next goes on with."""
+    """Written beside and renamed; each mirror resumes what the last one, or an earlier try, began."""
     beside, faults = path.with_name(path.name + ".part"), []
     for mirror in mirrors:
         fault = _attempt(mirror + file.name, file, beside)
@@ -116,9 +118,11 @@ def _transfer(url: str, file: File, beside: Path) -> None:
     if begun >= file.size:
         begun = 0
     headers = {"User-Agent": "gen-lab"} | ({"Range": f"bytes={begun}-"} if begun else {})
-    with (urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer,
-          open(beside, "ab" if answer.status == 206 else "wb") as out,
-          Console(stderr=True).status(f"fetching {file.name}") as status):  # fmt: skip
+    with (
+        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer,
+        open(beside, "ab" if answer.status == 206 else "wb") as out,
+        Console(stderr=True).status(f"fetching {file.name}") as status,
+    ):
         while out.tell() <= file.size and (chunk := answer.read(CHUNK)):
             out.write(chunk)
             status.update(f"fetching {file.name}: {out.tell() / 1e6:,.1f} of {file.size / 1e6:,.1f} MB")
@@ -130,7 +134,7 @@ def _transfer(url: str, file: File, beside: Path) -> None:
 def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: Path | None) -> Tensor:
     """Chunks [n, C, H, W] uint8 as one tensor of `shape` [N, C, H, W]: in memory, or mapped from `path`.
 
-    A map that is there already is taken as it is, and no chunk is asked for. Raises UserError.
+    A map that exists is used as it is, and the chunks are left unread. Raises UserError.
     """
     if path and path.exists():
         return _mapped(path, shape)
@@ -146,8 +150,9 @@ def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: P
         _filled(open_memmap(beside, "w+", np.uint8, shape), chunks).flush()
         beside.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room, or choose another place "
-                        "(data.root=)") from error  # fmt: skip
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose another place (data.root=)"
+        ) from error
     return _mapped(path, shape)
 
 
@@ -162,7 +167,7 @@ def _filled(whole: Array, chunks: Iterable[np.ndarray]) -> Array:
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Copy-on-write, for torch wants memory that it could write to."""
+    """Copy-on-write, because torch needs writable memory."""
     try:
         found = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError) as error:

@@ -73,8 +73,16 @@ def _binarised(name: str, protocol: str, paths: list[Path]) -> Images:
         test = bits(test, generator(stream(0, f"{name} test set"), CPU))
     elif protocol == "threshold":
         train, test = quantised(train, 2), quantised(test, 2)
-    return Images(f"{name}-{protocol}", train, test, 256 if protocol == "levels" else 2,
-                  train_labels.long(), test_labels.long(), 10, resampled=protocol == "dynamic")  # fmt: skip
+    return Images(
+        f"{name}-{protocol}",
+        train,
+        test,
+        256 if protocol == "levels" else 2,
+        train_labels.long(),
+        test_labels.long(),
+        10,
+        resampled=protocol == "dynamic",
+    )
 
 
 def read_idx(path: Path) -> Tensor:

@@ -46,7 +46,7 @@ class Images(NamedTuple):
         return self._replace(**tensors, device=device)
 
     def tested(self, at_once: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The whole test set once: levels [B, C, H, W] and labels [B], at most so many at a time."""
+        """The whole test set once: levels [B, C, H, W] and labels [B], at most `at_once` at a time."""
         pixels = self.test.split(at_once)
         labels = [None] * len(pixels) if self.test_labels is None else self.test_labels.split(at_once)
         for x, label in zip(pixels, labels, strict=True):
@@ -54,27 +54,32 @@ class Images(NamedTuple):
 
     @property
     def told(self) -> str:
-        """What there is, and where it lies."""
+        """The sizes of the data, and where they are kept."""
         size = (self.train.numel() + self.test.numel()) / 1e6
         shape, where = " x ".join(map(str, self.spec.shape)), f"resident on {self.device}"
         labels = f", {self.classes} classes" if self.classes else ""
         remark = f"; {self.remark}" if self.remark else ""
-        return (f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.levels} levels"
-                f"{labels}; {size:,.3g} MB {'memory-mapped from disk' if self.mapped else where}{remark}")  # fmt: skip
+        return (
+            f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.levels} levels{labels}; "
+            f"{size:,.3g} MB {'memory-mapped from disk' if self.mapped else where}{remark}"
+        )
 
 
 class Batches:
     """Shuffled epochs without end; what fills no batch at the end of an epoch waits for the next shuffle.
 
-    Of several ranks each draws its part of one batch: no image comes twice in an epoch of all of them.
+    With several ranks each draws its part of one batch: no image comes twice in an epoch of all of them.
     """
 
     def __init__(self, data: Images, batch_size: int, seed: int):
         self.data, self.batch_size, self.drawn = data, batch_size, batch_size * distributed.size()  # by all ranks
         if self.drawn > len(data.train):
             of_each = f" in each of {distributed.size()} processes" if distributed.size() > 1 else ""
-            raise UserError(f"loop.batch_size={batch_size}{of_each} is impossible: {data.name} has {len(data.train)} "
-                            "images")  # fmt: skip
+            most = len(data.train) // distributed.size()
+            raise UserError(
+                f"loop.batch_size={batch_size}{of_each} must be {most} or less: {data.name} has {len(data.train)} "
+                "images"
+            )
         self._rng = generator(seed, CPU)  # the same order on every device
         rank = f" {distributed.rank()}" if distributed.rank() else ""
         self._noise = generator(stream(seed, f"binarisation{rank}"), data.device)
@@ -115,12 +120,12 @@ def bits(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def quantised(pixels: Tensor, levels: int) -> Tensor:
-    """256 greys to so many of equal width, uint8; two: 1 from grey 128 on."""
+    """256 greys to `levels` of equal width, uint8; two: 1 from grey 128 on."""
     return (pixels.int() * levels // 256).to(torch.uint8)
 
 
 class Binarised:
-    """What images of so many levels become under a protocol: those of training, and those of the test set, which
+    """What images become under a protocol: those of training, and those of the test set, which
     `dynamic` draws once, from a stream of its own that no run's seed changes.
     """
 

@@ -69,7 +69,7 @@ def _exif(turned: int) -> bytes:
 
 
 def _greys(image: Image.Image, bits: int, background: Background) -> np.ndarray:
-    """[H, W] uint8 of whole numbers of so many bits."""
+    """[H, W] uint8 of whole numbers of `bits` bits."""
     values, top = np.asarray(image).astype(int), 2**bits - 1
     clear = values == image.info.get("transparency", -1)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == WHITE_IS_ZERO:
@@ -82,8 +82,10 @@ def _shares(image: Image.Image, path: Path) -> np.ndarray:
     """[H, W] uint8 of floating-point numbers in [0, 1]."""
     values = np.asarray(image, float)
     if not ((values >= 0) & (values <= 1)).all():  # nan is neither
-        raise UserError(f"{path} has floating-point numbers from {values.min():.4g} to {values.max():.4g}; 0 is black "
-                        "and 1 is white: scale it to between them")  # fmt: skip
+        raise UserError(
+            f"{path} has floating-point numbers from {values.min():.4g} to {values.max():.4g}; 0 is black "
+            "and 1 is white: scale it to between them"
+        )
     return np.floor(255 * values + 0.5).astype(np.uint8)
 
 

@@ -39,8 +39,10 @@ def recorded(
     recording = Recording(home(path))
     episodes = recording.split(held_out)
     if not all(map(len, episodes)):
-        raise UserError(f"{path} has {recording.num_episodes} episode(s), and data.held_out={held_out:g} of them "
-                        "leaves none to train on or none to test; record more")  # fmt: skip
+        raise UserError(
+            f"{path} has {recording.num_episodes} episode(s), and data.held_out={held_out:g} of them "
+            "leaves none to train on or none to test; record more"
+        )
 
     def prepared(numbers: np.ndarray) -> Iterator[np.ndarray]:
         seen: set[bytes] = set()
@@ -56,12 +58,16 @@ def recorded(
     most = (recording.num_steps + recording.num_episodes) * frame.size
     if mapped := most > resident_gb * 1e9:
         counts = [sum(map(len, prepared(numbers))) for numbers in episodes]
-        train, test = (kept(as_shown(prepared(numbers)), (count, *frame.shape), path) for as_shown, numbers, count, path
-                       in zip(shown, episodes, counts, map_paths(root, what_it_is), strict=True))  # fmt: skip
+        train, test = (
+            kept(as_shown(prepared(numbers)), (count, *frame.shape), path)
+            for as_shown, numbers, count, path in zip(shown, episodes, counts, map_paths(root, what_it_is), strict=True)
+        )
     else:
         room.memory(2 * most, f"the frames of {path}")
-        train, test = (torch.from_numpy(np.concatenate(list(as_shown(prepared(numbers)))))
-                       for as_shown, numbers in zip(shown, episodes, strict=True))  # fmt: skip
+        train, test = (
+            torch.from_numpy(np.concatenate(list(as_shown(prepared(numbers)))))
+            for as_shown, numbers in zip(shown, episodes, strict=True)
+        )
     name = f"{titled(recording)}-{'x'.join(map(str, frame.shape))}-{levels}{'-unique' * unique}{kind.suffix}"
     return Images(name, train, test, kind.levels, resampled=kind.resampled, mapped=mapped)
 
@@ -84,8 +90,10 @@ def pictures(episode: Episode, what: str, path: str) -> Tensor:
         return x.unsqueeze(1)
     if episode.obs.dtype == np.uint8 and len(shape) == 3 and 3 in (shape[0], shape[-1]):
         return x if shape[0] == 3 else x.movedim(-1, 1)
-    raise UserError(f"{path}: its observations are no pictures ({episode.obs.dtype} {list(shape)}); record it with "
-                    "frames=true and use data.what=frames")  # fmt: skip
+    raise UserError(
+        f"{path}: its observations are no pictures ({episode.obs.dtype} {list(shape)}); record it with "
+        "frames=true and use data.what=frames"
+    )
 
 
 def resized(pixels: Tensor, size: int | None, grey: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """How two sets of feature vectors [N, F] differ, in float64 and in blocks: no matrix of all pairs ever exists.
 
-Where the order matters, the first set is the reference (the data) and the second what is judged (the samples).
+Where the order matters, the first set is the reference (the data) and the second what is evaluated (the samples).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ TYPICAL = 1_000  # vectors that the bandwidth of `mmd` is taken from
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
-    """The squared 2-Wasserstein distance [] of the Gaussians fitted to both; see Heusel et al. (2017), eq. 6.
+    """The squared 2-Wasserstein distance [] of the Gaussians with the moments of both; see Heusel et al. (2017), eq. 6.
 
     Biased upwards in few vectors: compare it only with that of as many.
     """
@@ -86,8 +86,12 @@ def precision_recall_density_coverage(reference: Tensor, samples: Tensor, k: int
         precise, held, covered = precise + inside.any(1).sum(), held + inside.sum(), covered | inside.any(0)
         recalled = recalled | (squared <= samples_reach[start : start + len(rows), None]).any(0)
         start += len(rows)
-    return {"precision": precise / len(samples), "recall": recalled.double().mean(),
-            "density": held / (k * len(samples)), "coverage": covered.double().mean()}  # fmt: skip
+    return {
+        "precision": precise / len(samples),
+        "recall": recalled.double().mean(),
+        "density": held / (k * len(samples)),
+        "coverage": covered.double().mean(),
+    }
 
 
 def radii(x: Tensor, k: int) -> Tensor:

@@ -31,7 +31,7 @@ KEPT_FROM = 1_000  # images to learn from: on fewer the net learns anew in secon
 
 
 class Seen(NamedTuple):
-    """What a net makes of N images."""
+    """The net's outputs for N images."""
 
     features: Tensor  # [N, F] float32
     classes: Tensor | None  # [N], as a classifier sees them
@@ -47,7 +47,7 @@ class Features(Protocol):
 
 
 class NoLabels(UserError):
-    """A classifier is asked for, of images without labels."""
+    """A classifier cannot learn from images without labels."""
 
 
 class OnGrid(torch.autograd.Function):
@@ -68,9 +68,9 @@ class Net(nn.Module):
 
     It learns in float64 from numbers that are rounded to a few binary places after each layer, on the way back too: its
     sums have no rounding of their own, so that neither their order, nor threads, nor the library that takes them can
-    change a bit. Equal data make an equal net on every machine; what it is asked later is computed in float32.
+    change a bit. Equal data make an equal net on every machine; its features are computed in float32.
 
-    Its features are bounded on one side, lest the net see more in a little noise than in half of the classes.
+    Its features are bounded on one side, because otherwise a little noise moves them more than half of the classes do.
     """
 
     mean: Tensor  # [F]
@@ -172,7 +172,7 @@ def classifier(images: Images, *, updates: Count = 300, seed: Natural = 0, root:
     Raises NoLabels.
     """
     if not images.classes:
-        raise NoLabels(f"judge=classifier is impossible: {images.name} has no labels; use judge=random")
+        raise NoLabels(f"judge=classifier needs labels, and {images.name} has no labels; use judge=random")
     local = images.to(CPU)
     net = Net(images.spec, seed)
     path = cache(root) / "judges" / f"{_key(net, local, updates, seed)}.pt"
@@ -200,7 +200,7 @@ def random(images: Images, *, seed: Natural = 0) -> Net:
 
 def learn(net: Net, images: Images, updates: int, seed: int, rate: float = 2e-3) -> None:
     """Down the squared distance from the logits to 1 of the label and 0 of the others, by Adam (Kingma & Ba, 2015),
-    each of whose operations stands alone, lest two be joined into one that is rounded once.
+    each of whose operations stands alone, so that no two are fused into one that is rounded once.
     """
     batches, parameters = Batches(images, min(64, len(images.train)), seed), [*net.parameters()]
     first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
@@ -257,14 +257,17 @@ class Inception:
         try:
             from torch_fidelity import feature_extractor_inceptionv3 as extractor
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
-            raise UserError("judge=inception needs torch-fidelity and a torchvision that fits torch; "
-                            f"pip install 'rl-lab[fid]' ({error})") from error  # fmt: skip
+            raise UserError(
+                "judge=inception needs torch-fidelity and a torchvision that fits torch; "
+                f"pip install 'rl-lab[fid]' ({error})"
+            ) from error
         weights = Path(torch.hub.get_dir()) / "checkpoints" / extractor.URL_INCEPTION_V3.rpartition("/")[2]
         try:
             net = extractor.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         except OSError as error:
-            raise UserError(f"judge=inception could not fetch its weights ({error}); "
-                            f"put {extractor.URL_INCEPTION_V3} at {weights}") from error  # fmt: skip
+            raise UserError(
+                f"judge=inception could not fetch its weights ({error}); put {extractor.URL_INCEPTION_V3} at {weights}"
+            ) from error
         except (RuntimeError, UnpicklingError, EOFError) as error:
             raise UserError(f"{weights} is damaged; delete it, and judge=inception fetches it again") from error
         self.net = net.to(device)

@@ -1,4 +1,4 @@
-"""Samples held against training images, beside held-out images that are held against them in the same way."""
+"""Samples compared with training images, beside held-out images compared with them in the same way."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from rl_lab.core.settings import Count
 
 class Judge:
     """Three splits that share no image: half of the test set may teach the net its features, training images are the
-    reference, the other half of the test set is held out. What the held-out images score is the floor: it is what
-    real images that no model has seen are judged to be worth.
+    reference, the other half of the test set is held out. The measures of the held-out images are the floor: no model
+    can be expected to do better than real images that it has not seen.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Judge:
         taught, reference, held_out = three_splits(data, at_most)
         self.data, self.k, self.samples = data, k, samples or len(held_out)
         if (fewest := min(len(taught), len(reference), len(held_out), self.samples)) < k + 2:
-            raise UserError(f"judge.k={k} wants {k + 2} images and more in each split, and {data.name} leaves {fewest}")
+            raise UserError(f"judge.k={k} needs {k + 2} or more images in each split, and {data.name} leaves {fewest}")
         pixels = math.prod(data.spec.shape)
         room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
         self.net = features(lesson(data, taught))
@@ -47,20 +47,28 @@ class Judge:
         self.held_out_nearest, _ = distances.nearest(self.held_out.features, self.train.features)
         self.floor = self.measured(self.held_out)
         self.record = {
-            "features": self.net.name, "samples": self.samples, "reference": len(reference), "held_out": len(held_out),
-            "reference_split": "train", "nearest_among": len(self.train.features), "taught_on": len(taught), "k": k,
+            "features": self.net.name,
+            "samples": self.samples,
+            "reference": len(reference),
+            "held_out": len(held_out),
+            "reference_split": "train",
+            "nearest_among": len(self.train.features),
+            "taught_on": len(taught),
+            "k": k,
             "dtype": "float64, of float32 features",
-        }  # fmt: skip
+        }
         if self.held_out.classes is not None and data.test_labels is not None:
             right = self.held_out.classes == data.test_labels[held_out].to(data.device)
             self.record["accuracy"] = right.double().mean().item()
 
     @property
     def told(self) -> str:
-        """What is held against what."""
+        """What is compared with what."""
         by = f", a classifier right on {self.record['accuracy']:.1%}" if "accuracy" in self.record else ""
-        return (f"judging {self.samples:,} samples against {len(self.reference.features):,} training images, beside "
-                f"{len(self.held_out.features):,} held-out ones; features {self.net.name}{by}")  # fmt: skip
+        return (
+            f"comparing {self.samples:,} samples with {len(self.reference.features):,} training images, beside "
+            f"{len(self.held_out.features):,} held-out ones; features {self.net.name}{by}"
+        )
 
     def __call__(self, model: Model, rng: torch.Generator) -> Metrics:
         """Every measure of fresh samples, and the floor of the Frechet distance."""
@@ -111,7 +119,7 @@ class Judge:
 
 
 def nothing(data: Images) -> None:
-    """judge=none: samples are not judged."""
+    """judge=none: samples are not evaluated."""
 
 
 def three_splits(data: Images, at_most: int) -> tuple[Tensor, Tensor, Tensor]:

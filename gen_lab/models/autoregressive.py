@@ -44,19 +44,21 @@ class Autoregressive(Learner):
         self.head = head(self.spec)
         with seeded(seed, device):
             self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.refuse(spec)
+        self.check_size(spec)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.averaged = averaging.average_of(self.network, average)
         self.saved += ("averaged",) * bool(average)
 
-    def refuse(self, spec: Spec) -> None:
-        """Raises UserError where the network cannot start from images so small: what it takes statistics of is gone."""
+    def check_size(self, spec: Spec) -> None:
+        """Raises UserError if the images are too small for the statistics that the network starts from."""
         least, (_, h, w) = getattr(self.network, "least", 1), spec.shape
         if min(h, w) < least:
-            raise UserError(f"PixelCNN++ learns nothing from images of {h} x {w}: its resolutions halve them to a line "
-                            f"or a point; sides of {least} pixels or more work, fewer resolutions (of sides "
-                            "of 2 or more), or model=gated_pixelcnn")  # fmt: skip
+            raise UserError(
+                f"PixelCNN++ cannot be trained on images of {h} x {w}: its resolutions halve them to a line or a "
+                f"point; use sides of {least} pixels or more, fewer resolutions (for sides of 2 or more), or "
+                "model=gated_pixelcnn"
+            )
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         condition = self.condition(label)

@@ -1,4 +1,4 @@
-"""A mixture of products of Bernoullis, fitted by expectation-maximisation (Bishop, 2006, sections 9.3.3 and 9.4)."""
+"""A mixture of products of Bernoullis, trained by expectation-maximisation (Bishop, 2006, sections 9.3.3 and 9.4)."""
 
 import torch
 from torch import Tensor
@@ -33,8 +33,10 @@ class BernoulliMixture(Learner):
         updates_an_m_step: Count = 1,
     ):
         if spec.levels != 2:
-            raise UserError(f"model=bernoulli_mixture has binary pixels, and these have {spec.levels} levels; use "
-                            "data.protocol=binarised of digits, threshold or dynamic of other data")  # fmt: skip
+            raise UserError(
+                f"model=bernoulli_mixture is for binary pixels, and these have {spec.levels} levels; use "
+                "data.protocol=binarised of digits, threshold or dynamic of other data"
+            )
         self.spec, self.device, self.pseudo_count = spec._replace(classes=0), device, pseudo_count
         self.updates_an_m_step, self.updates = updates_an_m_step, 0
         start = torch.rand(components, *spec.shape, generator=generator(seed, torch.device("cpu")), dtype=torch.double)

@@ -17,7 +17,7 @@ class GatedPixelCNN(nn.Module):
     """Levels [B, C, H, W] -> params [B, steps P, H, W]; those of a pixel depend on all earlier ones in reach.
 
     The vertical stack knows the rows above: its first layer leaves out the current row, so that no later one needs
-    to be shifted. The horizontal stack knows what is left in the row, and is told what the vertical one knows.
+    to be shifted. The horizontal stack knows what is left in the row, and reads the vertical one.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Layer(nn.Module):
 
     def forward(self, vertical: Tensor, horizontal: Tensor, label: Tensor | None, guide: Tensor | None):
         seen = self.vertical(vertical)
-        told = self.horizontal(horizontal) + self.link(seen)
+        here = self.horizontal(horizontal) + self.link(seen)
         condition = self.condition(label, guide)
         if condition is not None:
             for_vertical, for_horizontal = condition.chunk(2, 1)
-            seen, told = seen + for_vertical, told + for_horizontal
-        gated = gate(told)
+            seen, here = seen + for_vertical, here + for_horizontal
+        gated = gate(here)
         skip = self.skip(gated)
         if self.residual:
             gated = self.residual(gated)
@@ -156,11 +156,11 @@ class CachedLayer:
         if row is not None:
             self.vertical.push(row)
         seen = self.vertical.row()
-        told = self.link(seen[:, :, None])[:, :, 0]
+        here = self.link(seen[:, :, None])[:, :, 0]
         if self.condition:
             for_vertical, for_horizontal = (condition[:, :, number] for condition in self.condition)
-            seen, told = seen + for_vertical, told + for_horizontal
-        self.horizontal.begin_row(told)
+            seen, here = seen + for_vertical, here + for_horizontal
+        self.horizontal.begin_row(here)
         return gate(seen)
 
     def ask(self, column: int) -> tuple[Tensor, Tensor]:

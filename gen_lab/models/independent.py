@@ -20,7 +20,7 @@ class Independent(Learner):
         device: torch.device,
         seed: int,
         *,
-        smoothing: Unit,  # share of uniform noise mixed in, without which an unseen level would be impossible
+        smoothing: Unit,  # share of uniform noise mixed in, so that an unseen level has a probability above 0
     ):
         self.spec, self.device, self.smoothing = spec._replace(classes=0), device, smoothing
         self.counts = torch.full((*spec.shape, spec.levels), 1e-9, dtype=torch.double, device=device)  # [C, H, W, L]

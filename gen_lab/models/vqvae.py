@@ -126,8 +126,12 @@ class VQVAE(Learner):
         if self.likelihood.improper:
             return {self.likelihood.improper: recon, "code_nats": codes}
         bound = recon + codes
-        return {"nll_bound_nats": bound, "bits_per_dim_bound": bits_per_dim(bound, self.spec.shape),
-                "recon_nats": recon, "code_nats": codes}  # fmt: skip
+        return {
+            "nll_bound_nats": bound,
+            "bits_per_dim_bound": bits_per_dim(bound, self.spec.shape),
+            "recon_nats": recon,
+            "code_nats": codes,
+        }
 
 
 def vectors(z: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from rl_lab.core.settings import Count, NonNegative, Positive, Unit
 class Codebook(nn.Module):
     """Each code is the running mean of the vectors nearest to it: an online k-means, not a descent.
 
-    A code that too few vectors come to is dead, and starts anew at one of them. Of several ranks all follow the
-    vectors of all; those at which codes start are the first rank's.
+    A code that too few vectors come to is dead, and starts anew at one of them. With several ranks all follow the
+    vectors of all, and codes start at vectors of the first rank.
     """
 
     vectors: Tensor  # [K, D]
@@ -28,7 +28,7 @@ class Codebook(nn.Module):
         codes: Count,
         decay: Unit = 0.99,  # of the running sums, an update
         dead_below: NonNegative = 0.1,  # vectors an update, on the running average; 0: codes may die
-        smoothing: Positive = 1e-5,  # of counts, lest a code nobody comes to is divided by 0
+        smoothing: Positive = 1e-5,  # of counts, so that an unused code is not divided by 0
     ):
         super().__init__()
         self.decay, self.dead_below, self.smoothing = decay, dead_below, smoothing

@@ -69,8 +69,10 @@ def conv_decoder(shape: Shape, inputs: int, *, channels: Count) -> nn.Module:
 def _halved_twice(shape: Shape) -> Shape:
     c, h, w = shape
     if h % 4 or w % 4:
-        raise UserError(f"these convolutions halve images twice, and {h} x {w} cannot be; use "
-                        "model=vae_residual, which takes any size")  # fmt: skip
+        raise UserError(
+            f"these convolutions halve images twice, and {h} x {w} cannot be; use "
+            "model=vae_residual, which takes any size"
+        )
     return c, h // 4, w // 4
 
 
@@ -148,5 +150,7 @@ def world_models_decoder(shape: Shape, inputs: int) -> nn.Module:
 
 def _of_64(shape: Shape) -> None:
     if shape[1:] != (64, 64):
-        raise UserError(f"World Models' networks are for frames of 64 x 64, not {shape[1]} x {shape[2]}; use "
-                        "data.size=64, or model=vae_residual, which takes any size")  # fmt: skip
+        raise UserError(
+            f"World Models' networks are for frames of 64 x 64, not {shape[1]} x {shape[2]}; use "
+            "data.size=64, or model=vae_residual, which takes any size"
+        )

@@ -39,13 +39,17 @@ class Encoded(nn.Module):
         folder = home(run)
         found = load(folder, "cpu")
         if not isinstance(found.model, Encoder) or found.model.spec.classes:
-            raise UserError(f"agent.network.run={folder} is no autoencoder that goes without labels; train one of "
-                            "model=vae, vae_conv, vae_residual or autoencoder on data=recorded")  # fmt: skip
+            raise UserError(
+                f"agent.network.run={folder} is no autoencoder that goes without labels; train one of "
+                "model=vae, vae_conv, vae_residual or autoencoder on data=recorded"
+            )
         colours, size, width = found.data.spec.shape
         if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3 or colours != 1 or size != width:
-            raise UserError(f"agent.network.run={folder} was trained on images of {colours} x {size} x {width}, and "
-                            f"the environment shows {spec.obs_dtype} of {list(spec.obs_shape)}; square grey frames are "
-                            "wanted on both sides (data.grey=true)")  # fmt: skip
+            raise UserError(
+                f"agent.network.run={folder} was trained on images of {colours} x {size} x {width}, and "
+                f"the environment shows {spec.obs_dtype} of {list(spec.obs_shape)}; square grey frames are "
+                "wanted on both sides (data.grey=true)"
+            )
         self.encoder, self.spec = found.model.encoder.requires_grad_(not frozen), found.data.spec
         self.latents = found.model.code(torch.zeros(1, *found.data.spec.shape)).shape[1]
         sizes = pairwise([spec.obs_shape[0] * self.latents, *hidden])

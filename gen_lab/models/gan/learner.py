@@ -21,8 +21,8 @@ from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 class GAN(Learner):
     """x = G(z), z ~ N(0, 1): it samples, and has no likelihood. Inside, images are in [-1, 1].
 
-    An update is a step of the discriminator; after every `critic_steps` of them comes one of the generator. Of several
-    ranks each has batch statistics of its own; the first one's running averages are those that sample.
+    An update is a step of the discriminator; after every `critic_steps` of them comes one of the generator. With
+    several ranks each has batch statistics of its own, and samples use the running averages of the first.
     """
 
     saved: tuple[str, ...] = (
@@ -63,7 +63,7 @@ class GAN(Learner):
         with seeded(seed, device):
             self.generator = generator(self.spec, latents).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.discriminator = discriminator(self.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._refuse_what_cannot_be_learned()
+        self.check_settings()
         self.generator_optimizer = build_optimizer(generator_optimizer, self.generator.parameters())
         self.discriminator_optimizer = build_optimizer(discriminator_optimizer, self.discriminator.parameters())
         self.rng = random_stream(seed + 1, device)
@@ -75,23 +75,31 @@ class GAN(Learner):
         parts = [*self.generator.modules(), *self.discriminator.modules()]
         return any(isinstance(part, nn.BatchNorm2d) for part in parts)
 
-    def _refuse_what_cannot_be_learned(self) -> None:
+    def check_settings(self) -> None:
+        """Raises UserError if they contradict each other."""
         layers = [*self.discriminator.modules()]
         if self.penalty and any(isinstance(layer, nn.BatchNorm2d) for layer in layers):
-            raise UserError(f"model.penalty={self.penalty:g} wants each image scored alone, and batch norm mixes them; "
-                            "use model.discriminator.norm=layer or none")  # fmt: skip
+            raise UserError(
+                f"model.penalty={self.penalty:g} needs each image scored alone, and batch norm mixes them; "
+                "use model.discriminator.norm=layer or none"
+            )
         if self.loss == "wasserstein" and not self.penalty and not any(map(parametrize.is_parametrized, layers)):
-            raise UserError("model.loss=wasserstein wants slopes of at most 1; set model.penalty=10 or "
-                            "model.discriminator.spectral=true")  # fmt: skip
+            raise UserError(
+                "model.loss=wasserstein needs a discriminator with slopes of at most 1; set model.penalty=10 or "
+                "model.discriminator.spectral=true"
+            )
         if self.label_smoothing and self.loss in ("hinge", "wasserstein"):
-            raise UserError(f"model.label_smoothing={self.label_smoothing:g} is for probabilities, and model.loss="
-                            f"{self.loss} knows scores alone; use non_saturating")  # fmt: skip
+            raise UserError(
+                f"model.label_smoothing={self.label_smoothing:g} is for probabilities, and model.loss={self.loss} "
+                "uses plain scores; use non_saturating"
+            )
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         label = labels.known(self.spec, label)
         if len(x) == 1 and self.spec.shape[1:] == (4, 4) and self.has_batch_norm:
-            raise UserError("loop.batch_size=1 is impossible: of images of 4 x 4 a DCGAN's batch norm sees one number "
-                            "an image, and must see two; set loop.batch_size=2 or more")  # fmt: skip
+            raise UserError(
+                "loop.batch_size must be 2 or more: on images of 4 x 4 a DCGAN's batch norm sees one number an image"
+            )
         real, both = self.spec.centred(x), (self.updates + 1) % self.critic_steps == 0
         self.generator.train()
         with torch.set_grad_enabled(both), self.autocast():
@@ -109,8 +117,11 @@ class GAN(Learner):
         """A step of the discriminator; batch norm sees real and fake images apart."""
         on_real, on_fake = self.logit(real, label), self.logit(fake, label)
         loss = discriminator_loss(self.loss, on_real, on_fake, self.label_smoothing).mean()
-        metrics = {"gan/discriminator_loss": loss.detach(), "gan/logit_real": on_real.detach().mean(),
-                   "gan/logit_fake": on_fake.detach().mean()}  # fmt: skip
+        metrics = {
+            "gan/discriminator_loss": loss.detach(),
+            "gan/logit_real": on_real.detach().mean(),
+            "gan/logit_fake": on_fake.detach().mean(),
+        }
         if self.penalty:  # in float32
             penalty = gradient_penalty(partial(self.discriminator, label=label), real, fake, self.rng).mean()
             loss = loss + self.penalty * penalty

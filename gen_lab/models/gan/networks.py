@@ -100,8 +100,10 @@ def halvings(spec: Spec) -> tuple[int, int, int]:
     while max(h, w) > SMALL * 2**times:
         times += 1
     if h % 2**times or w % 2**times:
-        raise UserError(f"a DCGAN halves images {times} times, and {h} x {w} cannot be; use 8, 16, 28, 32 or 64 pixels "
-                        "or model=gan_mlp")  # fmt: skip
+        raise UserError(
+            f"a DCGAN halves images {times} times, and {h} x {w} cannot be halved so often; "
+            "use 8, 16, 28, 32 or 64 pixels or model=gan_mlp"
+        )
     return times, h >> times, w >> times
 
 

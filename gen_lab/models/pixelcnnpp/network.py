@@ -17,7 +17,7 @@ from rl_lab.core.settings import Count, Unit
 
 ROWS = above_and_here(3)  # of the upper stream: 2 x 3
 CORNER = Window(2, 2, 1, 1)  # of the left one
-STD = 0.05  # of what a label adds at first, as in the authors' code: `start` has scaled all else without it
+STD = 0.05  # of what a label adds at first, as in the authors' code: `start` scales everything else without it
 
 
 class Streams(NamedTuple):
@@ -30,7 +30,7 @@ class Streams(NamedTuple):
 class PixelCNNPP(nn.Module):
     """Levels [B, C, H, W] -> params [B, P, H, W]; those of a pixel depend on all earlier pixels.
 
-    The colours of a pixel are the head's affair. A channel of ones tells the image from the zeros around it.
+    The head models the colours of a pixel. A channel of ones distinguishes the image from the zeros around it.
     """
 
     def __init__(
@@ -44,7 +44,9 @@ class PixelCNNPP(nn.Module):
         dropout: Unit = 0.5,
     ):
         if head.steps > 1:
-            raise UserError("PixelCNN++ shows its head whole pixels: on colours use a logistic mixture")
+            raise UserError(
+                "PixelCNN++ needs a head that models whole pixels: use model/head=logistic_mixture for colours"
+            )
         super().__init__()
         self.field = max(spec.shape[1:])  # the whole image before it
         self.least = 2 ** (resolutions - 1) + 1  # pixels a side to learn from: two are left at the lowest resolution

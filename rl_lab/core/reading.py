@@ -156,8 +156,10 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
             return of(named(found[1], path, trail), path, (*trail, found[1]))
         text = REFERENCE.sub(lambda found: str(of(named(found[1], path, trail), path, (*trail, found[1]))), node)
         if "${" in text:
-            raise UserError(f"{path}={' '.join(text.split())[:80]} is refused: it is more than the name of a setting, "
-                            "such as ${env.size}")  # fmt: skip
+            raise UserError(
+                f"{path}={' '.join(text.split())[:80]} is refused: it is more than the name of a setting, "
+                "such as ${env.size}"
+            )
         return text
 
     def named(name: str, path: str, trail: tuple[str, ...]) -> Any:
@@ -204,5 +206,6 @@ def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
     if isinstance(target, str) and (judge := parts[target]):
         for key in node.keys() - CALLS:
             if reason := judge(key, node[key]):
-                raise UserError(f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: "
-                                f"{reason}")  # fmt: skip
+                raise UserError(
+                    f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: {reason}"
+                )

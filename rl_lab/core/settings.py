@@ -161,6 +161,8 @@ def folder_name(name: str) -> str:
     ):
         shown = "".join(c if c.isprintable() else "?" for c in name)
         shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
-        raise UserError(f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
-                        f"_, at most {LONGEST_NAME} of them")  # fmt: skip
+        raise UserError(
+            f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
+            f"_, at most {LONGEST_NAME} of them"
+        )
     return name

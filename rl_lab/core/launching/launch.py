@@ -77,8 +77,10 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
 
     with distributed.joined():
         if {"-m", "--multirun"} & set(arguments) or any(a.startswith("study=") for a in arguments):
-            raise UserError("torchrun is for one run in several processes, -m and study= are for several runs: "
-                            "leave out one of them")  # fmt: skip
+            raise UserError(
+                "torchrun is for one run in several processes, -m and study= are for several runs: "
+                "leave out one of them"
+            )
         if distributed.rank():
             told = distributed.told()
             arguments = arguments if split(arguments)[0] else [*arguments, f"hydra.run.dir={_quoted(told)}"]

@@ -1,4 +1,4 @@
-"""A run folder's config as plain data, whoever wrote it: nothing in it is composed, looked up or called.
+"""A run folder's config as plain data, since a stranger may have written it: reading it calls nothing.
 
 config.yaml is one YAML mapping without anchors, tags or directives of Hydra. `${env}` and `${env.size}` stand for the
 settings of those names; there is no other interpolation, neither of the environment's variables nor of files. What is
@@ -23,7 +23,7 @@ from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.yaml_events import events
 
 LARGEST = 300_000  # bytes
-MOST, LONGEST = 20_000, 4_000_000  # values, and characters once every reference is followed
+MOST, LONGEST = 20_000, 4_000_000  # values, and characters once every reference is replaced
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 HYDRAS = {"hydra", "defaults"}
 CALLS = {"_target_", "_partial_", "_convert_"}  # of the keys by which Hydra calls, those that a run folder may hold

@@ -10,7 +10,7 @@ from typing import Any
 from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import reachable
 
-FILES = "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"  # what a run folder needs to go on
+FILES = "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"  # what resuming a run needs
 KIND = "checkpoint"  # the artifact's type
 FETCHED = Path("runs/wandb-fetched")
 TIMEOUT, PATIENCE = 10, 2  # seconds, before and after a run

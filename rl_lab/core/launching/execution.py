@@ -1,4 +1,4 @@
-"""One run of a composed config: held against the signatures, opened in its folder, gone through."""
+"""One run of a composed config: checked against the signatures, opened in its folder, and carried out."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
-    """A run folder taken up again, `changes` made to its settings; whoever wrote it, its config is data."""
+    """Resumes a run folder with `changes` to its settings. Its config is data that a stranger may have written."""
     with _held(folder, made=False) as lock:
         for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
             files.inside(folder, name)

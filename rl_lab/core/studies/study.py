@@ -128,7 +128,7 @@ class Study:
     # -- jobs
 
     def add(self, overrides: Sequence[Sequence[str]], first: int) -> list[int]:
-        """The numbers of these jobs, from `first` on; a study that goes on must come to the same ones again."""
+        """The numbers of these jobs, from `first` on; a resumed study must come to the same ones again."""
         numbers, known = range(first, first + len(overrides)), self.about["jobs"]
         for number, settings in zip(numbers, map(list, overrides), strict=True):
             if number == len(known):

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
 from rl_lab.core.launching import cli, composition
-from rl_lab.core.launching.execution import complete_eval_env
+from rl_lab.core.launching.composed import complete_eval_env
 
 CONF = composition.conf_dir()
 TINY = {
@@ -57,15 +57,27 @@ def test_experiments_run(root, name, tmp_path):
 def tabular_worlds() -> list[str]:
     files = sorted((CONF / "env").glob("*.yaml"))
     bases = {path.stem: OmegaConf.load(path).get("defaults", []) for path in files}
-    return [name for name, base in bases.items() if name not in ("mdp_file", "toy_text")
-            and "base/tabular" in [*base, *(x for b in base for x in bases.get(b, []))]]  # fmt: skip
+    return [
+        name
+        for name, base in bases.items()
+        if name not in ("mdp_file", "toy_text")
+        and "base/tabular" in [*base, *(x for b in base for x in bases.get(b, []))]
+    ]
 
 
 @pytest.mark.parametrize("world", tabular_worlds())
 def test_every_tabular_world_is_planned_without_an_experiment(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["train", "planner=value_iteration", f"env={world}", "tracker=none", "device=cpu",
-                 "loop.eval_episodes=1", "loop.film=false", "planner.gamma=0.5"]  # fmt: skip
+    arguments = [
+        "train",
+        "planner=value_iteration",
+        f"env={world}",
+        "tracker=none",
+        "device=cpu",
+        "loop.eval_episodes=1",
+        "loop.film=false",
+        "planner.gamma=0.5",
+    ]
     assert cli.main("rl-lab", "rl", RL, arguments) == 0
     assert [path.parent.parent.name for path in Path("runs").glob("*/*/summary.json")] == [f"value_iteration_{world}"]
 

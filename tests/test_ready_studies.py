@@ -18,7 +18,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checking
 from rl_lab.core.folders import read_run
 from rl_lab.core.launching import cli, composition
-from rl_lab.core.launching.execution import complete_eval_env
+from rl_lab.core.launching.composed import complete_eval_env
 from rl_lab.core.studies.study import Study
 
 CONF = composition.conf_dir()

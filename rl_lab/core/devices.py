@@ -30,7 +30,8 @@ def _own_gpu() -> str:
     """Of this rank among those of its machine. Raises UserError where there are too few."""
     number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if number >= count:
-        raise UserError(f"GPU {number} is wanted and this machine has {count}; torchrun --nproc_per_node={count}, "
-                        "or device=cpu")  # fmt: skip
+        raise UserError(
+            f"GPU {number} is wanted and this machine has {count}; torchrun --nproc_per_node={count}, or device=cpu"
+        )
     torch.cuda.set_device(number)
     return f"cuda:{number}"

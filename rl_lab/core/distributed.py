@@ -48,8 +48,9 @@ def joined() -> Iterator[None]:
 
     with_gpu = torch.cuda.is_available() and dist.is_nccl_available()
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo", store=store, rank=number, world_size=count,
-                            timeout=PATIENCE)  # fmt: skip
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if with_gpu else "gloo", store=store, rank=number, world_size=count, timeout=PATIENCE
+    )
     try:
         yield
         meet()

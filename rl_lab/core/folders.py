@@ -167,7 +167,7 @@ def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
 
 
 def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
-    """Runs alike in all but the seed, under the shortest text that tells them from the others.
+    """Runs alike in all but the seed, under the shortest text that distinguishes them from the others.
 
     A seed run twice is one sample, not two: the longer run stands for both, and a note names the other.
     """

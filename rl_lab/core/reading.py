@@ -1,4 +1,4 @@
-"""A run folder's config as plain data, whoever wrote it: nothing in it is composed, looked up or called.
+"""A run folder's config as plain data, since a stranger may have written it: reading it calls nothing.
 
 config.yaml is one YAML mapping without anchors, tags or directives of Hydra. `${env}` and `${env.size}` stand for the
 settings of those names; there is no other interpolation, neither of the environment's variables nor of files. What is
@@ -23,7 +23,7 @@ from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.yaml_events import events
 
 LARGEST = 300_000  # bytes
-MOST, LONGEST = 20_000, 4_000_000  # values, and characters once every reference is followed
+MOST, LONGEST = 20_000, 4_000_000  # values, and characters once every reference is replaced
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 HYDRAS = {"hydra", "defaults"}
 CALLS = {"_target_", "_partial_", "_convert_"}  # of the keys by which Hydra calls, those that a run folder may hold
@@ -165,8 +165,10 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
             return of(named(found[1], path, trail), path, (*trail, found[1]))
         text = REFERENCE.sub(lambda found: str(of(named(found[1], path, trail), path, (*trail, found[1]))), node)
         if "${" in text:
-            raise UserError(f"{path}={' '.join(text.split())[:80]} is refused: it is more than the name of a setting, "
-                            "such as ${env.size}")  # fmt: skip
+            raise UserError(
+                f"{path}={' '.join(text.split())[:80]} is refused: it is more than the name of a setting, "
+                "such as ${env.size}"
+            )
         return text
 
     def named(name: str, path: str, trail: tuple[str, ...]) -> Any:
@@ -213,5 +215,6 @@ def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
     if isinstance(target, str) and (judge := parts[target]):
         for key in node.keys() - CALLS:
             if reason := judge(key, node[key]):
-                raise UserError(f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: "
-                                f"{reason}")  # fmt: skip
+                raise UserError(
+                    f"{path}.{key}={' '.join(str(node[key]).split())[:80]} is refused in a run folder: {reason}"
+                )

@@ -10,7 +10,7 @@ from typing import Any
 from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import reachable
 
-FILES = "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"  # what a run folder needs to go on
+FILES = "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"  # what resuming a run needs
 KIND = "checkpoint"  # the artifact's type
 FETCHED = Path("runs/wandb-fetched")
 TIMEOUT, PATIENCE = 10, 2  # seconds, before and after a run
@@ -35,8 +35,11 @@ def send(run: Any, folder: Path, slowest: float = 1e6) -> None:
         else:
             raise TimeoutError(f"no answer within {PATIENCE} s")
     except (OSError, ValueError, wandb.errors.Error) as error:
-        print(f"W&B did not take the checkpoint ({' '.join(str(error).split())}); it is in {os.path.relpath(folder)}, "
-              "and resuming that run sends it", file=sys.stderr)  # fmt: skip
+        print(
+            f"W&B did not take the checkpoint ({' '.join(str(error).split())}); it is in {os.path.relpath(folder)}, "
+            "and resuming that run sends it",
+            file=sys.stderr,
+        )
 
 
 def fetch(address: str) -> Path:
@@ -80,8 +83,10 @@ def _artifact(path: str, version: str) -> Any:
 
     wandb.setup(wandb.Settings(silent=True))
     if not wandb.login(prompt=False, verify=False):
-        raise UserError(f"run=wandb:{path} needs a W&B key, and none is used here; wandb login, or give WANDB_API_KEY "
-                        "(and no WANDB_MODE=offline)")  # fmt: skip
+        raise UserError(
+            f"run=wandb:{path} needs a W&B key, and none is used here; wandb login, or give WANDB_API_KEY "
+            "(and no WANDB_MODE=offline)"
+        )
     url = wandb.setup().settings.base_url
     if not reachable(url, TIMEOUT):
         raise ConnectionError(f"W&B did not answer at {url} within {TIMEOUT} s")

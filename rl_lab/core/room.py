@@ -55,8 +55,9 @@ def disk(nbytes: float, folder: Path, what: str) -> None:
     """Raises UserError where `what` takes more than is free where `folder` is, or is to be."""
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if nbytes > (free := shutil.disk_usage(there).free):
-        raise UserError(f"{what} wants {sized(nbytes)} in {folder}, and {sized(free)} are free; make room, or choose "
-                        "another place")  # fmt: skip
+        raise UserError(
+            f"{what} wants {sized(nbytes)} in {folder}, and {sized(free)} are free; make room, or choose another place"
+        )
 
 
 def sized(nbytes: float) -> str:
@@ -81,6 +82,8 @@ def archive(file: BinaryIO, path: Path) -> zipfile.ZipFile:
     packed, unpacked = (sum(getattr(x, name) for x in found.infolist()) for name in ("compress_size", "file_size"))
     times, least = BOMB
     if unpacked > least and unpacked > times * packed:
-        raise UserError(f"{path} unpacks to {sized(unpacked)}, {unpacked / max(1, packed):,.0f} times its size; such a "
-                        "file is not read (np.savez, not savez_compressed, leaves no doubt)")  # fmt: skip
+        raise UserError(
+            f"{path} unpacks to {sized(unpacked)}, {unpacked / max(1, packed):,.0f} times its size; such a "
+            "file is not read (np.savez, not savez_compressed, leaves no doubt)"
+        )
     return found

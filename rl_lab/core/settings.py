@@ -38,7 +38,7 @@ class Bound(NamedTuple):
 Count = Annotated[int, Bound(1), Bound(high=2**53)]
 Envs = Annotated[int, Bound(1), Bound(high=2**20)]  # environments that are tensors
 Objects = Annotated[int, Bound(1), Bound(high=16_384)]  # that are objects each, with memory of their own
-Judged = Annotated[int, Bound(1), Bound(high=10_000_000)]  # episodes to judge by
+Judged = Annotated[int, Bound(1), Bound(high=10_000_000)]  # episodes of an evaluation
 Depth = Annotated[int, Bound(1), Bound(high=1_000)]  # of a plan that a model unrolls
 Side = Annotated[int, Bound(1), Bound(high=4_001)]  # cells of a world
 Seeds = Annotated[int, Bound(1), Bound(high=4_096)]  # side by side, each with a run folder of its own
@@ -161,6 +161,8 @@ def folder_name(name: str) -> str:
     ):
         shown = "".join(c if c.isprintable() else "?" for c in name)
         shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
-        raise UserError(f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
-                        f"_, at most {LONGEST_NAME} of them")  # fmt: skip
+        raise UserError(
+            f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
+            f"_, at most {LONGEST_NAME} of them"
+        )
     return name

@@ -82,14 +82,19 @@ def checked(overrides: list[str], root: str) -> list[str]:
     """
     parser = get_args_parser()
     vars(parser)["error"] = _not_read  # argparse would print and exit
-    settings = [o for before, o in zip(["", *overrides], overrides, strict=False)
-                if not o.startswith("-") and before not in WITH_VALUE]  # fmt: skip
+    settings = [
+        o
+        for before, o in zip(["", *overrides], overrides, strict=False)
+        if not o.startswith("-") and before not in WITH_VALUE
+    ]
     typed = [o for o in overrides if o not in settings] + settings
     flags = parser.parse_args(typed)
     for flag in REFUSED:
         if getattr(flags, flag):
-            raise UserError(f"--{flag.replace('_', '-')} is not for this lab; --config-dir=<folder> adds YAML files of "
-                            "yours to conf/")  # fmt: skip
+            raise UserError(
+                f"--{flag.replace('_', '-')} is not for this lab; --config-dir=<folder> adds YAML files of "
+                "yours to conf/"
+            )
     if flags.shell_completion:
         raise UserError(f'-sc comes right after {root}-lab: eval "$({root}-lab -sc install=bash)"')
     if flags.resolve and not flags.cfg:
@@ -151,5 +156,7 @@ def _check_choice(override: Override, optional: bool) -> None:
 
 
 def _not_read(words: str) -> NoReturn:
-    raise UserError(f"cannot read the command line: {words}; settings are written setting=value, and rl-lab --help "
-                    "lists what there is")  # fmt: skip
+    raise UserError(
+        f"cannot read the command line: {words}; settings are written setting=value, and rl-lab --help "
+        "lists what there is"
+    )

@@ -25,8 +25,10 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} is several values, and a run folder is one run; give one of them")
         if key.startswith("hydra") or override.package is not None:
-            raise UserError(f"{override.input_line} is for a new run; a resumed run keeps its folder and takes "
-                            "settings such as loop.total_steps=100_000")  # fmt: skip
+            raise UserError(
+                f"{override.input_line} is for a new run; a resumed run keeps its folder and takes "
+                "settings such as loop.total_steps=100_000"
+            )
         if key == "tracker" and isinstance(value, str):
             with_names = cfg.get("tracker") or {}
             cfg["tracker"] = _chosen_tracker(value, with_names)
@@ -58,10 +60,16 @@ def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
             OmegaConf.set_struct(there, False)
             del there[last]
             OmegaConf.set_struct(there, None)
-        elif known and isinstance(there._get_node(last), DictConfig) and not isinstance(value, dict) \
-                and not OmegaConf.is_interpolation(there, last):  # fmt: skip
-            raise UserError(f"{key}={value} would make it another run; a resumed run takes settings such as "
-                            f"{key}.{next(iter(there[last]), 'x')}=...")  # fmt: skip
+        elif (
+            known
+            and isinstance(there._get_node(last), DictConfig)
+            and not isinstance(value, dict)
+            and not OmegaConf.is_interpolation(there, last)
+        ):
+            raise UserError(
+                f"{key}={value} would make it another run; a resumed run takes settings such as "
+                f"{key}.{next(iter(there[last]), 'x')}=..."
+            )
         else:
             OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
     except OmegaConfBaseException as error:

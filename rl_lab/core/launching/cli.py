@@ -59,8 +59,11 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     found = list(experiments(root))
     width = max((len(name) for name, _ in found), default=0)
     lines += [f"  {name:<{width}}  {text}" for name, text in found]
-    lines += ["", f"settings of an experiment: {prog} train experiment=<name> --help",
-              f"tab completion (bash): eval \"$({prog} -sc install=bash)\""]  # fmt: skip
+    lines += [
+        "",
+        f"settings of an experiment: {prog} train experiment=<name> --help",
+        f'tab completion (bash): eval "$({prog} -sc install=bash)"',
+    ]
     return "\n".join(lines)
 
 
@@ -68,10 +71,14 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with `overrides`."""
     with plain_errors(conf_dir(), root, overrides):
         settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
-    lines = [f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
-             f"{prog} train run=<folder> [setting=value ...]           resume one",
-             f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
-             "", "groups and their choices", ""]  # fmt: skip
+    lines = [
+        f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
+        f"{prog} train run=<folder> [setting=value ...]           resume one",
+        f"{prog} train -m seed=0,1,2 experiment=a,b               run every combination",
+        "",
+        "groups and their choices",
+        "",
+    ]
     for group in groups(root):
         choices = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         if group == "loop":

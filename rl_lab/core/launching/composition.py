@@ -66,6 +66,12 @@ def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
         return hydra.compose(config_name, overrides)
 
 
+def as_dict(cfg: DictConfig) -> dict[str, Any]:
+    """References between settings stay as they are."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    return dict(plain)
+
+
 def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
     for key in map(str, cfg):
         yield f"{path}{key}"

@@ -14,8 +14,15 @@ from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import compose, flatten, groups, is_group
 
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
-TOO_LARGE = "|".join([r"tried to allocate [\d.]+ \w+", "bad_alloc", "Storage size calculation overflowed",
-                      "integer multiplication overflow", "out of memory"])  # fmt: skip
+TOO_LARGE = "|".join(
+    [
+        r"tried to allocate [\d.]+ \w+",
+        "bad_alloc",
+        "Storage size calculation overflowed",
+        "integer multiplication overflow",
+        "out of memory",
+    ]
+)
 HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 
 

@@ -26,7 +26,7 @@ from rl_lab.core.studies.study import Study, runs_of
 
 
 def train(prog: str, root: str, arguments: list[str], study: Study | None = None) -> int:
-    """Runs the loop of the composed config in a new folder, or goes on in the one that `run=` names.
+    """Runs the loop of the composed config in a new folder, or resumes the run that `run=` names.
 
     Of several jobs it keeps a study, a new one or the `study` that goes on. Returns the exit code.
     """
@@ -61,7 +61,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
 
 
 def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
-    """Goes on with the run in a folder. Returns the exit code, raises UserError."""
+    """Resumes the run in a folder. Returns the exit code, raises UserError."""
     if flags := [change for change in changes if change.startswith("-")]:
         raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
     with plain_errors(conf_dir(), root, changes):
@@ -77,8 +77,10 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
 
     with distributed.joined():
         if {"-m", "--multirun"} & set(arguments) or any(a.startswith("study=") for a in arguments):
-            raise UserError("torchrun is for one run in several processes, -m and study= are for several runs: "
-                            "leave out one of them")  # fmt: skip
+            raise UserError(
+                "torchrun is for one run in several processes, -m and study= are for several runs: "
+                "leave out one of them"
+            )
         if distributed.rank():
             told = distributed.told()
             arguments = arguments if split(arguments)[0] else [*arguments, f"hydra.run.dir={_quoted(told)}"]

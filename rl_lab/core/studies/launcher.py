@@ -92,8 +92,9 @@ class Recorded(Launcher):
 
     def _returned(self, number: int) -> JobReturn:
         job = self.study.job(number)
-        return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED,
-                         _return_value=job.value[1] if job.value else None)  # fmt: skip
+        return JobReturn(
+            overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.value[1] if job.value else None
+        )
 
 
 @contextmanager

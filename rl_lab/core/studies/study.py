@@ -81,8 +81,15 @@ class Study:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now)) + f"-{int(now % 1 * 1e6):06}"
         folder = files.fresh(root / "studies" / name / stamp)
         (folder / "jobs").mkdir()
-        about = {"name": name, "command": shlex.join([prog, "train", *arguments]), "arguments": arguments,
-                 "directory": os.getcwd(), "begun": folder.name, "git": revision, "jobs": []}  # fmt: skip
+        about = {
+            "name": name,
+            "command": shlex.join([prog, "train", *arguments]),
+            "arguments": arguments,
+            "directory": os.getcwd(),
+            "begun": folder.name,
+            "git": revision,
+            "jobs": [],
+        }
         files.write(folder / "study.yaml", _yaml(about))
         return cls(folder)
 
@@ -112,20 +119,25 @@ class Study:
     def replayed(self, another_launcher: bool = False) -> list[str]:
         """The recorded arguments that are used again: none by which Hydra could be made to run code."""
         of_launcher = ("hydra/launcher", "hydra.launcher")
-        return [a for a in self.about["arguments"]
-                if _is_followed(a) and not (another_launcher and a.startswith(of_launcher))]  # fmt: skip
+        return [
+            a
+            for a in self.about["arguments"]
+            if _is_followed(a) and not (another_launcher and a.startswith(of_launcher))
+        ]
 
     # -- jobs
 
     def add(self, overrides: Sequence[Sequence[str]], first: int) -> list[int]:
-        """The numbers of these jobs, from `first` on; a study that goes on must come to the same ones again."""
+        """The numbers of these jobs, from `first` on; a resumed study must come to the same ones again."""
         numbers, known = range(first, first + len(overrides)), self.about["jobs"]
         for number, settings in zip(numbers, map(list, overrides), strict=True):
             if number == len(known):
                 known.append(settings)
             elif known[number] != settings:
-                raise UserError(f"job {number} of {self.folder} was {shlex.join(known[number])} and would now be "
-                                f"{shlex.join(settings)}; start a new study")  # fmt: skip
+                raise UserError(
+                    f"job {number} of {self.folder} was {shlex.join(known[number])} and would now be "
+                    f"{shlex.join(settings)}; start a new study"
+                )
         files.write(files.inside(self.folder, "study.yaml"), _yaml(self.about))
         return list(numbers)
 

@@ -1,0 +1,113 @@
+"""What Hydra composed, before it is run: completed, cut to what the loop takes, and held against what there is."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rl_lab.core import conf_dir
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.launching.composition import GROUPS, as_dict, groups, loops, parts_of
+from rl_lab.core.settings import folder_name
+
+
+def check_root(cfg: DictConfig, root: str) -> None:
+    """A misspelt key at the top of a YAML would otherwise be added and never read."""
+    base: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    known = {str(k) for k in base if k not in ("defaults", "hydra")} | {"choices"}
+    known |= {*groups(root)} - {"experiment"}
+    for key in "checkpoint", "loop", "tracker":
+        if not isinstance(cfg.get(key), DictConfig):
+            raise UserError(f"{key}={cfg.get(key)}: it must be a mapping of settings")
+    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, base.checkpoint)})):
+        for key in map(str, node):
+            if key not in allowed:
+                raise UserError(f"no setting '{path}{key}'{nearest(path + key, (path + k for k in allowed))}")
+
+
+def check_loop(prog: str, choices: dict[str, Any]) -> None:
+    """Both labs' loops are in one folder."""
+    chosen = choices.get("loop")
+    if (conf_dir() / f"loop/{chosen}.yaml").is_file() and chosen not in (own := loops(parts_of(prog))):
+        raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
+
+
+def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
+    """An eval_env without _target_ is `env` but for the settings it has: any other becomes a reference, ${env.size}.
+
+    Raises UserError where `env` has no such setting.
+    """
+    OmegaConf.set_struct(cfg, False)
+    changes, env = cfg.loop._get_node("eval_env"), cfg.get("env")
+    if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
+        return
+    from rl_lab.core import calls
+
+    known = inspect.signature(calls.called(env, "env")).parameters
+    for key in map(str, changes):
+        if key not in known:
+            raise UserError(
+                f"loop.eval_env.{key} would change env.{key}, and env={choices.get('env')} has no such setting; choose "
+                "another env or loop, or leave it out"
+            )
+    cfg.loop.eval_env = {key: f"${{env.{key}}}" for key in map(str, env)} | as_dict(changes)
+
+
+def keep_what_runs(cfg: DictConfig, choices: dict[str, Any], typed: Sequence[str]) -> None:
+    """Drops the groups that the chosen loop does not name (a planner's run has no agent) and notes the choices.
+
+    Raises UserError where a setting of such a group was typed: it would be ignored.
+    """
+    OmegaConf.set_struct(cfg, False)
+    named = {str(v)[2:-1] for v in as_dict(cfg.loop).values() if str(v).startswith("${")}
+    for group in GROUPS[1:]:
+        if group in named or group not in cfg:
+            continue
+        cfg.pop(group)
+        for override in typed:
+            key, _, value = override.lstrip("+~").partition("=")
+            if re.split(r"[./@]", key)[0] == group and value != "null":
+                raise UserError(f"{override} would be ignored: {_who(group, choices)} takes no {group}; leave it out")
+    cfg.choices = {g: choices[g] for g in GROUPS if choices.get(g) and (g in cfg or g == "experiment")}
+
+
+def _who(group: str, choices: dict[str, Any]) -> str:
+    planner = choices.get("planner")
+    return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
+
+
+def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
+    """A protocol sets what only some worlds have."""
+    protocol, env = choices.get("protocol"), cfg.get("env")
+    if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
+        return
+    from rl_lab.core import calls
+
+    known = inspect.signature(calls.called(env, "env")).parameters
+    path = conf_dir() / f"protocol/{protocol}.yaml"
+    protocol_file: Any = OmegaConf.load(path) if path.is_file() else {}
+    wanted = protocol_file.get("env", {})
+    if unknown := [key for key in wanted if key not in known]:
+        raise UserError(
+            f"protocol={protocol} sets env.{unknown[0]}, and env={choices.get('env')} has no such setting; "
+            "leave the protocol out, or choose env=atari"
+        )
+
+
+def check_values(cfg: DictConfig) -> None:
+    """The settings at the top, which belong to no call."""
+    from rl_lab.core import settings
+
+    cfg.name = folder_name(cfg.name)
+    cfg.device = settings.conform("device", cfg.get("device", "auto"), str)
+    hints: dict[str, Any] = {"seed": settings.Natural, "threads": settings.Threads}
+    for key, hint in hints.items():
+        cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
+    checkpoint = cfg.get("checkpoint")
+    if not isinstance(checkpoint, DictConfig):
+        raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")
+    hints = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
+    for key, hint in hints.items():
+        checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)

@@ -178,11 +178,11 @@ def test_rows_and_pictures(tmp_path, data):
     assert [row["step"] for row in rows(tmp_path) if "eval/iwae3_nats[digits-binarised]" in row] == [200]
     names = {f"{kind}_{step:08d}.png" for kind in ("samples", "reconstructions") for step in evaluations}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
-    film = Image.open(tmp_path / "videos/training.gif")
-    assert film.n_frames == 5
-    film.seek(4)
-    last = Image.open(tmp_path / "pictures/samples_00000200.png").convert("L")
-    assert np.abs(np.asarray(film.convert("L"), float) - np.asarray(last)).mean() < 8
+    with Image.open(tmp_path / "videos/training.gif") as film:
+        assert film.n_frames == 5
+        film.seek(4)
+        last = Image.open(tmp_path / "pictures/samples_00000200.png").convert("L")
+        assert np.abs(np.asarray(film.convert("L"), float) - np.asarray(last)).mean() < 8
     x = data.test[:2]
     (a, b), (a_mean, b_mean) = x, model.reconstruct(x)
     pairs = write_sheet(tmp_path / "pairs.png", torch.stack([a, a_mean, b, b_mean]))
@@ -383,11 +383,11 @@ def test_film(conditional):
     plain = np.load(conditional / "samples_seed5.npz")["images"]
     assert gen_lab("sample", *usual, "film=true") == 0
     assert np.array_equal(plain, np.load(conditional / "samples_seed5.npz")["images"])
-    film = Image.open(conditional / "samples_seed5.gif")
-    assert 32 <= film.n_frames <= 64
-    film.seek(film.n_frames - 1)
-    sheet = np.asarray(Image.open(conditional / "samples_seed5.png").convert("L"))
-    assert np.array_equal(np.asarray(film.convert("L")), sheet)
+    with Image.open(conditional / "samples_seed5.gif") as film:
+        assert 32 <= film.n_frames <= 64
+        film.seek(film.n_frames - 1)
+        sheet = np.asarray(Image.open(conditional / "samples_seed5.png").convert("L"))
+        assert np.array_equal(np.asarray(film.convert("L")), sheet)
 
 
 def test_evaluate_command(folder, capsys):

@@ -43,14 +43,14 @@ def test_a_film_is_thinned_evenly_and_ends_with_the_end(count):
 def test_a_film_shows_each_sheet_and_holds_the_last(tmp_path):
     frames = [torch.full((2, c, 4, 4), value) for c in (1, 3) for value in (0.0, 1.0, 0.0)]
     for i, three in enumerate((frames[:3], frames[3:])):
-        film = Image.open(write_film(tmp_path / f"{i}.gif", three))
-        assert film.n_frames == 3 and film.size == (2 * 50 + 2, 50 + 2)
-        seen, times = [], []
-        for k in range(3):
-            film.seek(k)
-            seen.append(film.convert("L").getpixel((20, 20)))
-            times.append(film.info["duration"])
-        assert seen == [0, 255, 0] and times == [40, 40, 2000]
+        with Image.open(write_film(tmp_path / f"{i}.gif", three)) as film:
+            assert film.n_frames == 3 and film.size == (2 * 50 + 2, 50 + 2)
+            seen, times = [], []
+            for k in range(3):
+                film.seek(k)
+                seen.append(film.convert("L").getpixel((20, 20)))
+                times.append(film.info["duration"])
+            assert seen == [0, 255, 0] and times == [40, 40, 2000]
 
 
 def test_images_of_two_values_are_points_of_a_plane(tmp_path):
@@ -64,12 +64,12 @@ def test_images_of_two_values_are_points_of_a_plane(tmp_path):
 def test_a_film_of_training_shows_sheet_after_sheet(tmp_path):
     shades = [torch.full((1, 1, 4, 4), value) for value in (0.0, 1.0, 0.5)]
     sheets = [write_sheet(tmp_path / f"{i}.png", x) for i, x in enumerate(shades)]
-    film = Image.open(write_training_film(tmp_path / "videos/training.gif", sheets))
-    seen, times = [], []
-    for k in range(film.n_frames):
-        film.seek(k)
-        seen.append(film.convert("L").getpixel((20, 20)))
-        times.append(film.info["duration"])
+    with Image.open(write_training_film(tmp_path / "videos/training.gif", sheets)) as film:
+        seen, times = [], []
+        for k in range(film.n_frames):
+            film.seek(k)
+            seen.append(film.convert("L").getpixel((20, 20)))
+            times.append(film.info["duration"])
     assert seen == [0, 255, 128] and times == [250, 250, 2000]
 
 

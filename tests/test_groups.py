@@ -134,8 +134,8 @@ def test_a_number_is_compared_as_a_number_and_text_without_case(study):
         ([], ["agent.gama:1"], "no setting 'agent.gama'; did you mean agent.gamma?"),
         ([], ["agent.gamma:0.5"], "where=agent.gamma:0.5 leaves no run; agent.gamma is 0.99"),
         ([], ["env.game:pacman"], "where=env.game:pacman leaves no run; env.game is breakout or pong"),
-        ([], ["dqn"], "where=dqn is no condition; write where=agent.gamma:0.99, or -agent.gamma:0.99"),
-        (["seed"], [], "by=seed is impossible: seeds are what a group pools; where=seed:0 chooses one"),
+        ([], ["dqn"], "where=dqn is not a condition; write where=agent.gamma:0.99, or -agent.gamma:0.99"),
+        (["seed"], [], "by=seed would leave nothing to pool, as a group is made of seeds; where=seed:0 selects one"),
     ],
 )
 def test_mistakes(study, by, where, text):

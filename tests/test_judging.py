@@ -535,7 +535,8 @@ def test_evaluate_prints_samples_beside_the_floor(folder, capsys):
     )
     assert "nll_bound_nats[digits-binarised-600]" in printed and "active_units[digits-binarised-600]" in printed
     assert "comparing 300 samples with 600 training images, beside 599 held-out ones" in printed
-    assert Image.open(folder / "neighbours.png").size == (8 * 50 + 2, 8 * 50 + 2)
+    with Image.open(folder / "neighbours.png") as picture:
+        assert picture.size == (8 * 50 + 2, 8 * 50 + 2)
 
 
 def test_a_run_without_labels_is_scored_and_not_judged(tmp_path, capsys):

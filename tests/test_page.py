@@ -176,6 +176,7 @@ def test_a_browser_shows_it_on_a_desk_and_on_a_phone(several, tmp_path):
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     server.shutdown()
+    server.server_close()
     found = json.loads(re.search('<pre id="found">(.*?)</pre>', done.stdout)[1])
     assert not re.findall("CONSOLE.*", done.stderr)
     assert set(asked) <= {"/check.html", "/index.html", "/favicon.ico"}

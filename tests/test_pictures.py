@@ -328,7 +328,8 @@ def test_a_film_has_one_scale_and_ends_on_the_last_sweep(tmp_path):
         decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     assert rate == 2 and len(decoded) == 7 + 4  # two seconds more of the last
     assert np.abs(decoded[-1][top, left].astype(int) - frames[-1][top, left]).max() < 30
-    assert Image.open(tmp_path / "sweeps.gif").n_frames >= 7
+    with Image.open(tmp_path / "sweeps.gif") as gif:
+        assert gif.n_frames >= 7
 
 
 def test_a_film_without_a_map():

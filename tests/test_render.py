@@ -146,16 +146,17 @@ def test_pong_at_its_true_speed(runs, tmp_path):
     assert len(frames) == 2 * (40 + round(0.7 * 15))  # 160 frames, 4 a step; then the last picture stands
     height, width, _ = frames[0].shape
     assert height % 2 == width % 2 == 0 and height >= 422 + 56
-    gif = Image.open(path.with_suffix(".gif"))
-    assert duration(gif) == pytest.approx(len(frames) / 15, abs=0.011)
+    assert duration(path.with_suffix(".gif")) == pytest.approx(len(frames) / 15, abs=0.011)
     assert json.loads((runs / "pong/summary.json").read_text())["state"] == "finished"
 
 
-def duration(gif: Image.Image) -> float:
+def duration(path: Path) -> float:
+    """Of a gif, in seconds."""
     total = 0
-    for i in range(gif.n_frames):
-        gif.seek(i)
-        total += gif.info["duration"]
+    with Image.open(path) as gif:
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            total += gif.info["duration"]
     return total / 1000
 
 
@@ -191,7 +192,8 @@ def test_a_still_shows_what_tells_runs_apart(runs, tmp_path, capsys, monkeypatch
 def test_a_still_of_any_world(runs, tmp_path):
     """Of a game its first picture; of a table's gridworld what it learned; a name where nothing tells runs apart."""
     path = render([runs / "pong", runs / "dqn"], out=str(tmp_path / "still.png"), device="cpu")
-    assert Image.open(path).size == (322 + 32 + 300 + 32, 422 + 72)
+    with Image.open(path) as still:
+        assert still.size == (322 + 32 + 300 + 32, 422 + 72)
     assert distinctions([runs / "pong", runs / "dqn"]) == ["", ""]
 
 
@@ -248,7 +250,7 @@ def test_a_gif_keeps_time(tmp_path, fps):
     for still in stills:
         still.putpalette([i for c in range(256) for i in (c, c, c)])
     write_gif(tmp_path / "x.gif", stills, fps)
-    assert duration(Image.open(tmp_path / "x.gif")) == pytest.approx(50 / fps, abs=0.011)
+    assert duration(tmp_path / "x.gif") == pytest.approx(50 / fps, abs=0.011)
 
 
 def test_a_gif_keeps_its_colours():

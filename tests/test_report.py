@@ -74,6 +74,7 @@ def server(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     yield views
     server.shutdown()
+    server.server_close()
 
 
 def fresh(code: str, *arguments) -> subprocess.CompletedProcess:

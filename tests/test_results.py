@@ -89,7 +89,7 @@ def test_a_group_that_lacks_a_task_is_left_out_of_the_aggregates_and_stands_last
     results, notes = analyse([two])
     assert results.groups == ["dqn", "a2c", "ppo_a"]
     assert set(results.aggregates) == {"dqn", "a2c"} == {name for pair in results.pairwise for name in pair}
-    assert notes == ["left out of the aggregates, for want of runs of B: ppo_a."]
+    assert notes == ["left out of the aggregates, because runs of B are missing: ppo_a."]
     assert [row.group for row in results.rows if row.task == "A"] == ["dqn", "a2c", "ppo_a"]
 
 
@@ -171,9 +171,9 @@ def test_scales_that_cannot_be(tmp_path, two):
     play(tmp_path / "a", "adventure", [0, 1])
     play(tmp_path / "b", "pong", [0, 1], metric="eval/length")
     for folder, text in {
-        two: "normalise=atari: A is no Atari game; normalise=range is for any task",
+        two: "normalise=atari: A is not an Atari game; choose normalise=range",
         tmp_path / "a": "normalise=atari: adventure has no human score; choose normalise=range",
-        tmp_path / "b": "normalise=atari is of returns, not of eval/length; "
+        tmp_path / "b": "normalise=atari is for returns, not for eval/length; "
                         "choose normalise=range or metric=eval/return",
     }.items():  # fmt: skip
         with pytest.raises(UserError) as error:

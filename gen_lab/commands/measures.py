@@ -110,7 +110,7 @@ def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        notes.append(f"{folder}/evaluation.json is left out: it is damaged, or no file of the run ({error}).")
+        notes.append(f"{folder}/evaluation.json is left out: it is damaged, or not a file of this run ({error}).")
         return {}
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gen_lab.data import Images
 from gen_lab.parts import PARTS
@@ -14,6 +14,7 @@ from gen_lab.types import Model
 from rl_lab.core import checking, checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed
+from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.settings import Threads
 
 
@@ -54,11 +55,9 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     return Trained(str(cfg.name), model, data, chosen, state["step"])
 
 
-def plain(cfg: DictConfig) -> dict:
+def plain(cfg: DictConfig) -> dict[str, Any]:
     """The config with every interpolation resolved, as dicts."""
-    container = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(container, dict)
-    return reading.resolved(container)
+    return reading.resolved(as_dict(cfg))
 
 
 def some(runs: Sequence[Path], command: str) -> Sequence[Path]:

@@ -1,7 +1,7 @@
 """Stable-Baselines3 and the lab, each as the other sees it: a model of SB3 acts, a world of ours is its VecEnv."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,12 @@ class AsVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         self._action = torch.as_tensor(actions, device=self.env.device)
 
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         step = self.env.step(self._action)
         self._watch(step)
         last, truncated = step.last.cpu().numpy(), (step.last & (step.discount > 0)).cpu().numpy()
         done = last | (step.discount == 0).cpu().numpy()  # a lost life that ends the future ends SB3's episode too
-        infos: list[dict] = [{} for _ in range(self.num_envs)]
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(done):
             infos[i] = {
                 "terminal_observation": step.next_obs[i].cpu().numpy(),
@@ -85,8 +85,8 @@ class AsVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None: ...
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list:
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         raise NotImplementedError(method_name)
 
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         return [False] * self.num_envs

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""What is shown during a run: a bar on a terminal, plain lines elsewhere."""
 
 import time
 

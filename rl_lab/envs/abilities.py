@@ -61,7 +61,7 @@ class Advance(NamedTuple, Generic[Walkers, State]):
     reward: Tensor  # [N] float32
     discount: Tensor  # [N] float32
     last: Tensor  # [N] bool
-    duration: Tensor | None = None  # [N] int64, primitive steps; None: one each
+    duration: Tensor  # [N] primitive steps
 
 
 class Functional(VectorEnv, Protocol):

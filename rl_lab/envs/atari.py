@@ -90,8 +90,8 @@ class Atari:
             next_obs = self._tensor(np.where(over[:, None, None, None], info["final_obs"], obs))
         if cut.any():
             self._obs = self._tensor(self._begin(cut))
-        reward, discount = self._tensor(reward.astype(np.float32)), self._tensor(1.0 - terminated.astype(np.float32))
-        return Step(reward, discount, self._tensor(over | cut), next_obs, self._obs, torch.ones_like(reward))
+        score, discount = self._tensor(reward.astype(np.float32)), self._tensor(1.0 - terminated.astype(np.float32))
+        return Step(score, discount, self._tensor(over | cut), next_obs, self._obs, torch.ones_like(score))
 
     def _begin(self, cut: np.ndarray) -> np.ndarray:
         """New games where `cut` [N]; what all envs then show, uint8 [N, 4, 84, 84]."""

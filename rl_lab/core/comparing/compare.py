@@ -85,6 +85,11 @@ def track(tracker: Callable[..., Any] | None, results: Results, out: Path) -> No
 
         cells = [tables.cells(row) for row in results.rows]
         table = wandb.Table(columns=list(cells[0]), data=[list(c.values()) for c in cells])
-        run.log({"compare/table": table, "compare/curves": wandb.Image(str(out / "compare.png")),
-                 "compare/page": wandb.Html((out / "index.html").read_text())})  # fmt: skip
+        run.log(
+            {
+                "compare/table": table,
+                "compare/curves": wandb.Image(str(out / "compare.png")),
+                "compare/page": wandb.Html((out / "index.html").read_text()),
+            }
+        )
         run.finish()

@@ -84,8 +84,15 @@ def curves(results: Results) -> "Figure":
     figure.suptitle(title(results), x=0.012, ha="left", weight="bold")
     handles = {str(h.get_label()): h for axes in panels[: len(places)] for h in axes.get_legend_handles_labels()[0]}
     order = [name for name in results.groups if name in handles] + [k for k in handles if k not in results.groups]
-    legend = figure.legend([handles[k] for k in order], [labels.get(k, k) for k in order], title=MARKS,
-                           title_fontsize=9, loc="outside lower center", ncols=columns, frameon=False)  # fmt: skip
+    legend = figure.legend(
+        [handles[k] for k in order],
+        [labels.get(k, k) for k in order],
+        title=MARKS,
+        title_fontsize=9,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
     legend.get_title().set_color("#666666")
     return figure
 
@@ -100,8 +107,17 @@ def learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
         style = look(results, name)
         for curve in (run.curves[results.metric] for run in runs):
             x = getattr(curve, axis)
-            axes.plot(x, curve.values, "." * (len(x) == 1) + "-", color=style["color"], gid=style["gid"], linewidth=0.6,
-                      alpha=0.3, zorder=1, rasterized=len(x) > 1_000)  # fmt: skip
+            axes.plot(
+                x,
+                curve.values,
+                "." * (len(x) == 1) + "-",
+                color=style["color"],
+                gid=style["gid"],
+                linewidth=0.6,
+                alpha=0.3,
+                zorder=1,
+                rasterized=len(x) > 1_000,
+            )
         _line(axes, results, name, results.curves[task, name, axis])
     if not math.isnan(goal := results.goals[task]):
         label = f"threshold {number(goal)}" if len(results.tasks) == 1 else "threshold"
@@ -141,8 +157,16 @@ def intervals(axes: "Axes", results: Results, key: str) -> None:
     for y, (name, of_group) in enumerate(results.aggregates.items()):
         style, estimate = look(results, name), of_group[key]
         if not math.isnan(estimate.low):
-            axes.barh(y, estimate.high - estimate.low, 0.6, left=estimate.low, color=style["color"], alpha=0.35,
-                      linewidth=0, gid=style["gid"])  # fmt: skip
+            axes.barh(
+                y,
+                estimate.high - estimate.low,
+                0.6,
+                left=estimate.low,
+                color=style["color"],
+                alpha=0.35,
+                linewidth=0,
+                gid=style["gid"],
+            )
         axes.plot([estimate.point] * 2, [y - 0.3, y + 0.3], color=style["color"], linewidth=2, gid=style["gid"])
     axes.set_yticks(range(len(results.aggregates)), [textwrap.fill(name, 30) for name in results.aggregates])
     axes.set_ylim(len(results.aggregates) - 0.5, -0.5)
@@ -161,8 +185,9 @@ def distributions(results: Results) -> "Figure":
     for axes, draw in zip(panels, draws, strict=True):
         draw(axes, results)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, 100 // max(map(len, labels)))),
-                  frameon=False)  # fmt: skip
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=max(1, min(4, 100 // max(map(len, labels)))), frameon=False
+    )
     return figure
 
 
@@ -170,8 +195,11 @@ def profile(axes: "Axes", results: Results) -> None:
     for name, line in results.profiles.items():
         _line(axes, results, name, line)
     below = results.lower and not results.meaning
-    axes.set(xlabel="normalised score" if results.meaning else results.metric,
-             ylabel=f"fraction of runs {'below' if below else 'above'}", ylim=(-0.02, 1.02))  # fmt: skip
+    axes.set(
+        xlabel="normalised score" if results.meaning else results.metric,
+        ylabel=f"fraction of runs {'below' if below else 'above'}",
+        ylim=(-0.02, 1.02),
+    )
 
 
 def efficiency(axes: "Axes", results: Results) -> None:

@@ -26,7 +26,7 @@ def chosen(runs: list[RunFiles], conditions: Iterable[str]) -> list[RunFiles]:
     for condition in conditions:
         key, colon, wanted = condition.removeprefix("-").partition(":")
         if not colon:
-            raise UserError(f"where={condition} is no condition; write where=agent.gamma:0.99, or -agent.gamma:0.99")
+            raise UserError(f"where={condition} is not a condition; write where=agent.gamma:0.99, or -agent.gamma:0.99")
         _check(key, runs)
         kept = [run for run in runs if _equal(known(run).get(key), wanted) != condition.startswith("-")]
         if not kept:
@@ -64,7 +64,9 @@ def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[s
     for key in by:
         _check(key, runs)
         if key == "seed":
-            raise UserError("by=seed is impossible: seeds are what a group pools; where=seed:0 chooses one")
+            raise UserError(
+                "by=seed would leave nothing to pool, as a group is made of seeds; where=seed:0 selects one"
+            )
     tasks = _tasks(runs, by)
     if not by and len(set(tasks.values())) == 1:
         return {tasks[runs[0].folder]: group(runs, notes)}

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DASHES = "", "6 3", "2 2", "6 2 2 2"  # style.DASHES in SVG's words
-INK = {"#222222": "currentColor", "#444444": "var(--soft)", "#666666": "var(--soft)", "#888888": "var(--axis)",
-       "#e8e8e8": "var(--grid)"}  # fmt: skip
+INK = {
+    "#222222": "currentColor",
+    "#444444": "var(--soft)",
+    "#666666": "var(--soft)",
+    "#888888": "var(--axis)",
+    "#e8e8e8": "var(--grid)",
+}
 THEME = INK | {color.lower(): f"var(--c{i})" for i, color in enumerate(COLORS)}
 
 
@@ -68,25 +73,47 @@ def sections(results: Results, captions: list[str], notes: list[str]) -> Iterato
         names = next(iter(results.aggregates.values()))
         height = 0.8 + 0.3 * len(results.aggregates)  # inches
         shown = [picture(partial(figures.intervals, results=results, key=key), key, 3.4, height) for key in names]
-        yield Section("Over all tasks", _panels(shown, "small panels") + _aggregates(results), (
-            f"Final scores over {len(results.scales)} tasks, {results.meaning}. Line and number: the aggregate; bar "
-            "and brackets: its 95 % bootstrap interval, runs drawn with replacement within each task. IQM: mean of the "
-            "middle half of all runs. Median and mean: of the tasks' means. Optimality gap: by how much runs fall "
-            "short of 1 on average."))  # fmt: skip
-    yield Section("Distribution and sample efficiency" if results.efficiency else "Distribution of final scores",
-                  _panels(_distributions(results)), _distribution_caption(results))  # fmt: skip
+        yield Section(
+            "Over all tasks",
+            _panels(shown, "small panels") + _aggregates(results),
+            (
+                f"Final scores over {len(results.scales)} tasks, {results.meaning}. Line and number: the aggregate; "
+                "bar and brackets: its 95 % bootstrap interval, runs drawn with replacement within each task. IQM: "
+                "mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: by how "
+                "much runs fall short of 1 on average."
+            ),
+        )
+    yield Section(
+        "Distribution and sample efficiency" if results.efficiency else "Distribution of final scores",
+        _panels(_distributions(results)),
+        _distribution_caption(results),
+    )
     if results.pairwise:
-        yield Section("Probability of improvement", _pairwise(results), (
-            "How likely a run of the row's group ends better than a run of the column's on the same task, averaged "
-            "over tasks; a tie counts half. Brackets: 95 % bootstrap interval; bold where it leaves out one half. "
-            "n=1: one of the two has a single run, from which there is no interval.")
-        )  # fmt: skip
-    yield Section("Learning curves", _panels(_curves(results)), (
-        "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: single "
-        "seeds; dotted: the threshold of the table below."))  # fmt: skip
-    yield Section("Scores by task" if len(results.tasks) > 1 else "Scores", _rows(results), (
-        f"{figures.title(results)}. Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap "
-        "interval. A heading sorts."))  # fmt: skip
+        yield Section(
+            "Probability of improvement",
+            _pairwise(results),
+            (
+                "How likely a run of the row's group ends better than a run of the column's on the same task, averaged "
+                "over tasks; a tie counts half. Brackets: 95 % bootstrap interval; bold where it leaves out one half. "
+                "n=1: one of the two has a single run, from which there is no interval."
+            ),
+        )
+    yield Section(
+        "Learning curves",
+        _panels(_curves(results)),
+        (
+            "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: "
+            "single seeds; dotted: the threshold of the table below."
+        ),
+    )
+    yield Section(
+        "Scores by task" if len(results.tasks) > 1 else "Scores",
+        _rows(results),
+        (
+            f"{figures.title(results)}. Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap "
+            "interval. A heading sorts."
+        ),
+    )
     yield Section("What these numbers are", _list([*captions, *notes]))
     if found := differing(results.tasks):
         yield Section("Settings that differ", _settings(results, found), "But for those that make the task.", True)
@@ -148,13 +175,17 @@ def _name(results: Results, group: str) -> str:
 def _mark(results: Results, group: str) -> str:
     i = results.groups.index(group)
     dash = DASHES[i // len(COLORS) % len(DASHES)]
-    return (f'<svg class="mark" viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24" stroke-width="3.5" '
-            f'stroke="var(--c{i % len(COLORS)})" stroke-dasharray="{dash}"/></svg>')  # fmt: skip
+    return (
+        f'<svg class="mark" viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24" stroke-width="3.5" '
+        f'stroke="var(--c{i % len(COLORS)})" stroke-dasharray="{dash}"/></svg>'
+    )
 
 
 def _legend(results: Results) -> str:
-    chips = (f'<li><button data-group="{i}" aria-pressed="false">{_mark(results, name)}{escape(name)}</button></li>'
-             for i, name in enumerate(results.groups))  # fmt: skip
+    chips = (
+        f'<li><button data-group="{i}" aria-pressed="false">{_mark(results, name)}{escape(name)}</button></li>'
+        for i, name in enumerate(results.groups)
+    )
     return f'<ul class="legend">{"".join(chips)}</ul>'
 
 
@@ -210,11 +241,17 @@ def _rows(results: Results) -> str:
     several = len(results.tasks) > 1
     head = ["group", *["task"] * several, "n", "final", "best", "area", "steps to threshold", "seconds", "reached"]
     rows = [
-        [_name(results, row.group), *[text(row.task)] * several, _figure(row.seeds),
-         *(_estimate(e, row.seeds) for e in (row.final, row.best, row.area)), _figure(row.steps_to_threshold),
-         _figure(row.seconds_to_threshold), _figure(row.reached, f"of {row.seeds}")]
+        [
+            _name(results, row.group),
+            *[text(row.task)] * several,
+            _figure(row.seeds),
+            *(_estimate(e, row.seeds) for e in (row.final, row.best, row.area)),
+            _figure(row.steps_to_threshold),
+            _figure(row.seconds_to_threshold),
+            _figure(row.reached, f"of {row.seeds}"),
+        ]
         for row in results.rows
-    ]  # fmt: skip
+    ]
     return table(head, rows, "sortable scores")
 
 
@@ -223,18 +260,27 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _settings(results: Results, found: dict[str, dict[str, list[str]]]) -> str:
-    rows = [[text(key, "path"), *(text(" or ".join(of.get(name, ())), "path") for name in results.groups)]
-            for key, of in found.items() if not key.endswith(("._partial_", "._convert_"))]  # fmt: skip
+    rows = [
+        [text(key, "path"), *(text(" or ".join(of.get(name, ())), "path") for name in results.groups)]
+        for key, of in found.items()
+        if not key.endswith(("._partial_", "._convert_"))
+    ]
     return table(["", *results.groups], rows, "settings")
 
 
 def _runs(results: Results) -> str:
     rows = [
-        [text(str(run.folder), "path"), text(group), *[text(task)] * (len(results.tasks) > 1), _figure(run.seed),
-         *(_figure(float(part[-1])) for part in run.curves[results.metric]),
-         text("finished" if run.finished else "not finished")]
-        for task, groups in results.tasks.items() for group, runs in groups.items()
+        [
+            text(str(run.folder), "path"),
+            text(group),
+            *[text(task)] * (len(results.tasks) > 1),
+            _figure(run.seed),
+            *(_figure(float(part[-1])) for part in run.curves[results.metric]),
+            text("finished" if run.finished else "not finished"),
+        ]
+        for task, groups in results.tasks.items()
+        for group, runs in groups.items()
         for run in sorted(runs, key=lambda run: run.seed)
-    ]  # fmt: skip
+    ]
     head = ["folder", "group", *["task"] * (len(results.tasks) > 1), "seed", "steps", "seconds", "final", "state"]
     return table(head, rows, "sortable runs")

@@ -58,18 +58,35 @@ def build(results: Results, captions: list[str], project: str, entity: str) -> "
     import wandb_workspaces.reports.v2 as wr
 
     panels: list[Any] = [
-        wr.LinePlot(title=f"{results.metric} over {x}", x=x, y=[results.metric], groupby_aggfunc="mean",
-                    groupby_rangefunc="stderr", layout=wr.Layout(x=12 * i, y=0, w=12, h=9))
+        wr.LinePlot(
+            title=f"{results.metric} over {x}",
+            x=x,
+            y=[results.metric],
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+            layout=wr.Layout(x=12 * i, y=0, w=12, h=9),
+        )
         for i, x in enumerate(("step", "Relative Time (Process)"))
-    ]  # fmt: skip
+    ]
     blocks: list[Any] = [wr.MarkdownBlock(text=markdown(results)), wr.UnorderedList(items=[*captions])]
     for task, groups in results.tasks.items():
         names = sorted({run.name for runs in groups.values() for run in runs})
-        runset = wr.Runset(entity=entity, project=project, name=task or "runs", groupby=["config.agent"],
-                           filters=f"Metric('group') in {names!r}")  # fmt: skip
+        runset = wr.Runset(
+            entity=entity,
+            project=project,
+            name=task or "runs",
+            groupby=["config.agent"],
+            filters=f"Metric('group') in {names!r}",
+        )
         blocks += [wr.H2(text=task or results.metric), wr.PanelGrid(runsets=[runset], panels=panels)]
-    return wr.Report(project=project, entity=entity, title=title(results), blocks=blocks, width="fluid",
-                     description=f"{len(results.groups)} groups, {len(results.runs)} runs")  # fmt: skip
+    return wr.Report(
+        project=project,
+        entity=entity,
+        title=title(results),
+        blocks=blocks,
+        width="fluid",
+        description=f"{len(results.groups)} groups, {len(results.runs)} runs",
+    )
 
 
 def markdown(results: Results) -> str:

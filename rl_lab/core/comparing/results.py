@@ -86,9 +86,13 @@ class Results(NamedTuple):
 
 
 def find(
-    tasks: dict[str, Groups], metric: str, normalise: str | None, threshold: float | None, resamples: int,
+    tasks: dict[str, Groups],
+    metric: str,
+    normalise: str | None,
+    threshold: float | None,
+    resamples: int,
     notes: list[str],
-) -> Results:  # fmt: skip
+) -> Results:
     """Everything from runs by task and group. `threshold` is in the units of `normalise`, raw for one raw task."""
     scale, meaning = scales(tasks, metric, normalise, notes)
     sign = -1 if is_lower_better(metric) and not meaning else 1
@@ -104,16 +108,29 @@ def find(
     steps = {task: common_steps(curves_of(of_task, metric)) for task, of_task in tasks.items()}
     rows = [
         _row(task, name, [run.curves[metric] for run in runs], steps[task], goals[task], metric, resamples)
-        for task, of_task in tasks.items() for name, runs in of_task.items()
-    ]  # fmt: skip
+        for task, of_task in tasks.items()
+        for name, runs in of_task.items()
+    ]
     whole = {name: [*scores[name].values()] for name in groups if scale and len(scores.get(name, ())) == len(scale)}
     notes += _left_out(groups, whole, scores, scale)
     lines, along = _efficiency(list(whole), tasks, metric, scale, resamples)
     return Results(
-        metric, tasks, groups, scale, meaning, goals, origin, steps, rows, _curves(tasks, metric, resamples),
-        _aggregates(whole, bool(meaning), resamples, notes), _profiles(whole, sign, resamples), lines, along,
+        metric,
+        tasks,
+        groups,
+        scale,
+        meaning,
+        goals,
+        origin,
+        steps,
+        rows,
+        _curves(tasks, metric, resamples),
+        _aggregates(whole, bool(meaning), resamples, notes),
+        _profiles(whole, sign, resamples),
+        lines,
+        along,
         _pairwise(whole, sign, resamples),
-    )  # fmt: skip
+    )
 
 
 def curves_of(groups: Groups, metric: str) -> list[Curve]:
@@ -181,7 +198,7 @@ def _left_out(
         lacking.setdefault(tuple(task for task in scale if task not in scores.get(name, ())), []).append(name)
     for tasks, names in lacking.items():
         if tasks:
-            yield f"left out of the aggregates, for want of runs of {', '.join(tasks)}: {', '.join(names)}."
+            yield f"left out of the aggregates, because runs of {', '.join(tasks)} are missing: {', '.join(names)}."
 
 
 def _curves(tasks: dict[str, Groups], metric: str, resamples: int) -> dict[tuple[str, str, str], Line]:
@@ -259,8 +276,10 @@ def _efficiency(
     lines = {}
     for name, of in runs.items():
         fewest = min(map(len, of.values()))
-        curves = [[scale[task](np.interp(grid, c.steps, c.values)) for c in of[task][:fewest]]
-                  for task, grid in zip(scale, grids, strict=True)]  # fmt: skip
+        curves = [
+            [scale[task](np.interp(grid, c.steps, c.values)) for c in of[task][:fewest]]
+            for task, grid in zip(scale, grids, strict=True)
+        ]
         estimate = stratified_bootstrap(np.swapaxes(curves, 0, 1), resamples=resamples)
         lines[name] = Line(grids[0] if alike else shares, estimate)
     return lines, "steps" if alike else "fraction of each task's steps"

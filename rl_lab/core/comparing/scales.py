@@ -73,10 +73,12 @@ def _game(task: Groups) -> str | None:
 
 def _human(name: str, task: Groups, metric: str) -> Scale:
     if not metric.endswith("/return"):
-        raise UserError(f"normalise=atari is of returns, not of {metric}; choose normalise=range or metric=eval/return")
+        raise UserError(
+            f"normalise=atari is for returns, not for {metric}; choose normalise=range or metric=eval/return"
+        )
     game = _game(task)
     if game is None:
-        raise UserError(f"normalise=atari: {name} is no Atari game; normalise=range is for any task")
+        raise UserError(f"normalise=atari: {name} is not an Atari game; choose normalise=range")
     if game not in ATARI:
         raise UserError(f"normalise=atari: {game} has no human score; choose normalise=range")
     return Scale(*ATARI[game])
@@ -90,7 +92,7 @@ def ends(task: Groups, metric: str) -> tuple[float, float]:
 
 
 def observed(task: Groups, metric: str) -> Scale | None:
-    """From the worst group's first value to the best group's last, or to a known optimum; None if nobody learned."""
+    """From the worst group's first value to the best group's last, or to a known optimum; None if no group improved."""
     first, final = ends(task, metric)
     if final >= first if is_lower_better(metric) else final <= first:
         return None

@@ -22,14 +22,16 @@ EVERY = 8  # tasks; beyond, the terminal shows the aggregates only
 def captions(results: Results) -> Iterator[str]:
     """What every number is, and over what it was taken."""
     metric, several = results.metric, len(results.tasks) > 1
-    yield (f"{metric}: {'lower' if results.lower else 'higher'} is better; "
-           "interquartile mean over n seeds [95 % stratified bootstrap interval].")  # fmt: skip
+    yield (
+        f"{metric}: {'lower' if results.lower else 'higher'} is better; "
+        "interquartile mean over n seeds [95 % stratified bootstrap interval]."
+    )
     if any(row.seeds == 1 for row in results.rows):
         yield "n=1: a single run has no interval, and neither has a comparison with it."
     if several:
         yield "area: mean height of the curve over the steps that all curves of its task cover."
     else:
-        (start, end), = results.steps.values()  # fmt: skip
+        ((start, end),) = results.steps.values()
         covered = f"mean height of the curve from step {start:,.0f} to {end:,.0f}, which all curves cover"
         yield f"area: {covered if start < end else 'blank, as there are no steps that all curves cover'}."
     goals = list(results.goals.values())
@@ -40,8 +42,10 @@ def captions(results: Results) -> Iterator[str]:
     if min(last) < max(last):
         yield f"final: at each run's own last row, from step {min(last):,.0f} to {max(last):,.0f}."
     if results.meaning and results.aggregates:
-        yield (f"aggregates: of final scores over {_tasks(results)}, {results.meaning}; "
-               "[95 % bootstrap interval, runs drawn within each task].")  # fmt: skip
+        yield (
+            f"aggregates: of final scores over {_tasks(results)}, {results.meaning}; "
+            "[95 % bootstrap interval, runs drawn within each task]."
+        )
     if unfinished := [str(run.folder) for run in results.runs if not run.finished]:
         yield f"not finished: {', '.join(unfinished)}."
 
@@ -114,16 +118,30 @@ def write(results: Results, out: Path) -> list[Path]:
             for x, y, low, high in zip(line.x, *line.y, strict=True)
         ],
         "aggregates": [
-            {"metric": metric, "group": group, "aggregate": key, **_flat(estimate), "tasks": len(results.scales),
-             "scores": meaning}
-            for group, of_group in results.aggregates.items() for key, estimate in of_group.items()
+            {
+                "metric": metric,
+                "group": group,
+                "aggregate": key,
+                **_flat(estimate),
+                "tasks": len(results.scales),
+                "scores": meaning,
+            }
+            for group, of_group in results.aggregates.items()
+            for key, estimate in of_group.items()
         ],
         "pairwise": [
-            {"metric": metric, "group": a, "over": b, "probability_of_improvement": estimate.point,
-             "low": estimate.low, "high": estimate.high, "tasks": len(results.scales)}
+            {
+                "metric": metric,
+                "group": a,
+                "over": b,
+                "probability_of_improvement": estimate.point,
+                "low": estimate.low,
+                "high": estimate.high,
+                "tasks": len(results.scales),
+            }
             for (a, b), estimate in results.pairwise.items()
         ],
-    }  # fmt: skip
+    }
     for name, rows in tables.items():
         with replacing(out / f"{name}.csv") as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else ["metric"])

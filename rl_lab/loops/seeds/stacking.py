@@ -70,7 +70,7 @@ class Linears(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
         self.weight = _stack([x.weight for x in layers])
-        self.bias = None if layers[0].bias is None else _stack([x.bias for x in layers])  # type: ignore[misc]  # or None
+        self.bias = None if layers[0].bias is None else _stack([x.bias for x in layers])
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.mT

@@ -24,7 +24,7 @@ from rl_lab.loops.seeds.runs import Runs
 from rl_lab.loops.seeds.stacking import share, stacked
 from rl_lab.types import Actor, Step, Transition, VectorEnv
 
-STACKED = {A2C, DQN, PPO, QLearning}  # their code takes tensors [S, ...] too: S learners side by side
+STACKED = A2C, DQN, PPO, QLearning  # their code takes tensors [S, ...] too: S learners side by side
 
 
 def train(
@@ -87,7 +87,7 @@ def check(env: VectorEnv, agent: Callable[..., Learner]) -> None:
     if not isinstance(env, MDPEnv):
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip
-    if agent.func not in STACKED:
+    if not (isinstance(agent.func, type) and issubclass(agent.func, STACKED)):
         raise UserError(f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is "
                         f"{agent.func.__name__}; run the seeds one by one: -m seed=0,1,2")  # fmt: skip
 

@@ -43,7 +43,7 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, rng: Stream) -> Tensor:
     """q [..., N, A] -> action [..., N]: uniform with probability epsilon (one, or [N]), else the best;
     ties at random.
 
-    Without random ties a table of zeros would walk in direction 0 for ever.
+    Without random ties a table of zeros would go in direction 0 forever.
     """
     noise = uniform(q.shape, rng)
     best = torch.where(q == q.max(-1, keepdim=True).values, noise, -1.0).argmax(-1)
@@ -60,7 +60,7 @@ def greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
 
 
 def certain(action: Tensor, num_actions: int) -> Tensor:
-    """action [..., N] -> the probabilities [..., N, A] of who always takes it."""
+    """action [..., N] -> the probabilities [..., N, A] of a policy that always takes it."""
     return F.one_hot(action, num_actions).double()
 
 

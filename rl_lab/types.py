@@ -1,4 +1,4 @@
-"""The nouns of the house. Shapes: N envs, T steps, B samples, A actions, S states."""
+"""The records and protocols that all parts share. Shapes: N envs, T steps, B samples, A actions, S states."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ class Spec(NamedTuple):
     obs_shape: tuple[int, ...]
     obs_dtype: torch.dtype
     actions: tuple[str, ...]  # their names, in order
-    frame_stack: int = 1  # an observation is so many frames, oldest first, with zeros from before its episode
+    frame_stack: int = 1  # frames of an observation, oldest first, with zeros from before its episode
 
     @property
     def num_actions(self) -> int:
@@ -90,8 +90,8 @@ class VectorEnv(Protocol):
 
 @runtime_checkable
 class Actor(Protocol):
-    """Who can be judged. `probabilities` are those by which `act(obs, greedy=True)` draws: of one action 1, if it never
-    draws. In a known world they are what its exact regret is worked out from."""
+    """Who can be evaluated. `probabilities` are those by which `act(obs, greedy=True)` draws: 1 for one action where it
+    never draws. In a known world the exact regret follows from them."""
 
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor: ...
     def probabilities(self, obs: Tensor) -> Tensor: ...  # [N, A]

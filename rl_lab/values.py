@@ -39,8 +39,9 @@ class Categorical:
 
     def __init__(self, atoms: Count = 51, low: float = -10.0, high: float = 10.0):
         if atoms < 2 or low >= high:
-            raise UserError(f"agent.value: {atoms} atoms from {low:g} to {high:g} are impossible: "
-                            "take two at least, and low below high")  # fmt: skip
+            raise UserError(
+                f"agent.value: {atoms} atoms from {low:g} to {high:g} must be at least two, and low below high"
+            )
         self.outputs, self.support = atoms, torch.linspace(low, high, atoms)
 
     def mean(self, x: Tensor) -> Tensor:

@@ -266,10 +266,10 @@ def test_mistakes_are_named(settings, line):
 def test_policies_know_where_they_belong():
     env = Collect(1, **SMALL)
     wrong = env.spec._replace(obs_shape=(4,))
-    with pytest.raises(UserError, match="^agent=greedy_collector knows one world, Collect; take env=collect$"):
+    with pytest.raises(UserError, match="^agent=greedy_collector plays only Collect; take env=collect$"):
         Greedy(wrong, env.device, 0)
-    with pytest.raises(UserError, match="^env.living_reward=0.1 is beyond agent=optimal_collector, which takes time"):
+    with pytest.raises(UserError, match="^env.living_reward=0.1 must be at most 0 and at most env.goal_reward"):
         Optimal(env.spec, env.device, 0, **WORLD | {"living_reward": 0.1})
     crowded = Collect(1, goals=17, **SMALL)
-    with pytest.raises(UserError, match="^env.goals=17 are too many to try all orders; take 16 at most$"):
+    with pytest.raises(UserError, match="^env.goals=17 must be at most 16, for all orders of them are tried$"):
         optimal(crowded.spec, crowded.device, 0).act(crowded.reset(0))

@@ -238,8 +238,8 @@ def test_evaluation_may_explore_a_little():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"batch_size": 2_000}, "agent.batch_size=2000 is impossible: above agent.replay.capacity=1000"),
-        ({"learning_starts": 2_000}, "agent.learning_starts=2000 is impossible: above agent.replay.capacity=1000"),
+        ({"batch_size": 2_000}, "agent.batch_size=2000 must be at most agent.replay.capacity=1000"),
+        ({"learning_starts": 2_000}, "agent.learning_starts=2000 must be at most agent.replay.capacity=1000"),
         (
             {"zero_head": True, "noisy": 0.5},
             "agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0",
@@ -253,7 +253,7 @@ def test_impossible_settings(changes, line):
 
 
 def test_impossible_atoms():
-    with pytest.raises(UserError, match="1 atoms from -10 to 10 are impossible: take two at least, and low below high"):
+    with pytest.raises(UserError, match="agent.value: 1 atoms from -10 to 10 must be at least two, and low below high"):
         Categorical(atoms=1)
 
 

@@ -53,7 +53,7 @@ TRAIN = {
     "env.num_envs=0": "env.num_envs=0: it must be at least 1",
     "env.num_envs=2.5": "env.num_envs=2.5: it must be a whole number",
     "loop.total_steps=-5": "loop.total_steps=-5: it must be at least 1",
-    "agent.batch_size=99999": "agent.batch_size=99999 is impossible: above agent.replay.capacity=20000",
+    "agent.batch_size=99999": "agent.batch_size=99999 must be at most agent.replay.capacity=20000",
     "agent.optimizer.lr=0": "agent.optimizer.lr=0: it must be above 0",
     "env.mdp.noise=2": "env.mdp.noise=2: it must be between 0 and 1",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
@@ -235,7 +235,7 @@ def test_a_run_is_not_overwritten(finished, capsys):
 def test_a_resumed_run_keeps_its_config_when_the_new_one_is_impossible(finished, capsys):
     before = {p.name: p.read_bytes() for p in finished.iterdir()}
     got = rl_lab(capsys, "train", "run=run", "agent.batch_size=99999")
-    assert got == (2, "rl-lab: agent.batch_size=99999 is impossible: above agent.replay.capacity=20000")
+    assert got == (2, "rl-lab: agent.batch_size=99999 must be at most agent.replay.capacity=20000")
     assert {p.name: p.read_bytes() for p in finished.iterdir()} == before
 
 

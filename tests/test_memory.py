@@ -232,7 +232,9 @@ def test_a_replay_of_another_kind_is_refused():
 
 
 def test_more_environments_than_slots_is_a_users_mistake():
-    with pytest.raises(UserError, match="agent.replay.capacity=2 is impossible: 3 environments step at once"):
+    with pytest.raises(
+        UserError, match="agent.replay.capacity=2 must be at least 3: one transition of each environment"
+    ):
         Replay(2, seed=0, device=CPU).add(World(3, 1, 0.1).step())
 
 

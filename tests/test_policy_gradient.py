@@ -160,7 +160,7 @@ def test_ppo_learns_from_every_sample_of_every_epoch():
 
 
 def test_ppo_refuses_more_minibatches_than_samples():
-    with pytest.raises(UserError, match="agent.minibatches=9 is impossible: a rollout holds 8 samples"):
+    with pytest.raises(UserError, match="agent.minibatches=9 must be at most 8, the samples of a rollout"):
         agent(PPO, minibatches=9).announce(num_envs=2)
 
 

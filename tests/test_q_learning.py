@@ -273,7 +273,7 @@ def test_what_cannot_be_learned_from_is_refused():
     with pytest.raises(UserError, match="agent.normalise is for linear networks"):
         pqn(normalise=True)
     agent(rollout_length=4, minibatches=12).announce(num_envs=3)
-    with pytest.raises(UserError, match="agent.minibatches=13 is impossible: a rollout holds 12 samples"):
+    with pytest.raises(UserError, match="agent.minibatches=13 must be at most 12, the samples of a rollout"):
         agent(rollout_length=4, minibatches=13).announce(num_envs=3)
 
 

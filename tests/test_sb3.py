@@ -81,7 +81,7 @@ def test_sb3_on_collect_says_that_it_discounts_by_options(tmp_path, capsys):
         (["agent=dqn_cnn", "env.obs=index"], "env.obs=index is a bare number"),
         (["agent=sb3_dqn_cnn", "env=cartpole"], "Stable-Baselines3's DQN cannot be built for observations (4,): You should use "
                                                 "NatureCNN only with images"),
-        (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, which is no input for a network; use env.obs=one_hot"),
+        (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, and networks need a vector; use env.obs=one_hot"),
         (["agent=sb3_dqn", "+agent.policy_kwargs.no_such=1"], "Stable-Baselines3's DQN cannot be built for observations (104,): "),
     ],
 )  # fmt: skip

@@ -55,7 +55,7 @@ class A2C(Learner):
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         bootstrap: bool = True,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool = False,  # the advantages of each rollout
-        decay_steps: Natural = 0,  # the learning rate falls to 0 over so many steps; 0: it stays
+        decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
         separate_value: bool = False,  # a torso of its own
         orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
     ):
@@ -111,8 +111,15 @@ class A2C(Learner):
         over = (0, -1)  # T and N
         acted, transitions = zip(*rollout, strict=True)
         acted = Acted(*map(torch.stack, zip(*acted, strict=True)))
-        g = value_targets(transitions, acted.value, self.network.values, self.gamma, self.lambda_,
-                          bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
+        g = value_targets(
+            transitions,
+            acted.value,
+            self.network.values,
+            self.gamma,
+            self.lambda_,
+            bootstrap=self.bootstrap,
+            max_abs_reward=self.max_abs_reward,
+        )
         advantage = g - acted.value
         if self.standardise:
             advantage = distributed.standardised(advantage, over)
@@ -120,8 +127,11 @@ class A2C(Learner):
         value_loss = (g - acted.value).square().mean(over)
         entropy = acted.entropy.mean(over)
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        return loss, {"a2c/policy_loss": policy_loss.detach(), "a2c/value_loss": value_loss.detach(),
-                      "a2c/entropy": entropy.detach()}  # fmt: skip
+        return loss, {
+            "a2c/policy_loss": policy_loss.detach(),
+            "a2c/value_loss": value_loss.detach(),
+            "a2c/entropy": entropy.detach(),
+        }
 
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)

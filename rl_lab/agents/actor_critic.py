@@ -49,7 +49,7 @@ class ActorCritic(Learner):
         max_grad_norm: Positive = math.inf,  # of each of the two
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         zero_heads: bool = False,  # start uniform and from Q = 0, without a bias: on one-hot observations, tables
-        sampled_eval: bool = False,  # judge the policy itself, not its mode, which may be far worse
+        sampled_eval: bool = False,  # evaluate the policy itself, not its mode, which may be far worse
     ):
         head = table if zero_heads else nn.Linear
         with seeded(seed, device):
@@ -123,9 +123,14 @@ class ActorCritic(Learner):
         critic_loss = losses.half_square(error).mean()
         actor_norm = descend(self.actor_optimizer, actor_loss - self.entropy_coef * entropy, self.max_grad_norm)
         critic_norm = descend(self.critic_optimizer, critic_loss, self.max_grad_norm)
-        return {"actor_critic/actor_loss": actor_loss.detach(), "actor_critic/critic_loss": critic_loss.detach(),
-                "actor_critic/td_error": error.detach().abs().mean(), "actor_critic/entropy": entropy.detach(),
-                "actor_critic/actor_norm": actor_norm, "actor_critic/critic_norm": critic_norm}  # fmt: skip
+        return {
+            "actor_critic/actor_loss": actor_loss.detach(),
+            "actor_critic/critic_loss": critic_loss.detach(),
+            "actor_critic/td_error": error.detach().abs().mean(),
+            "actor_critic/entropy": entropy.detach(),
+            "actor_critic/actor_norm": actor_norm,
+            "actor_critic/critic_norm": critic_norm,
+        }
 
     def actor_loss(self, log_probs: Tensor, q: Tensor, action: Tensor) -> Tensor:
         """[B], from log_probs and q [B, A]: its gradient is the actor's, downhill."""

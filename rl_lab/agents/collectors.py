@@ -22,7 +22,7 @@ class Greedy(Learner):
     def __init__(self, spec: Spec, device: torch.device, seed: int):
         self.device, self.rng = device, generator(seed, device)
         if spec.actions != ("up", "right", "down", "left") or len(spec.obs_shape) != 3 or spec.obs_shape[0] != 4:
-            raise UserError(f"agent={type(self).__name__.lower()}_collector knows one world, Collect; take env=collect")
+            raise UserError(f"agent={type(self).__name__.lower()}_collector plays only Collect; take env=collect")
 
     def probabilities(self, obs: Tensor) -> Tensor:
         return self.view(obs).bars
@@ -63,14 +63,16 @@ class Optimal(Greedy):
     ):
         super().__init__(spec, device, seed)
         if not living_reward <= min(0.0, goal_reward):
-            raise UserError(f"env.living_reward={living_reward:g} is beyond agent=optimal_collector, which takes time "
-                            "for a cost, and a goal for worth it; make it 0 or less")  # fmt: skip
+            raise UserError(
+                f"env.living_reward={living_reward:g} must be at most 0 and at most env.goal_reward: "
+                "agent=optimal_collector takes time for a cost"
+            )
         self.time_limit, self.rewards, self.earliest = time_limit, (goal_reward, living_reward), ties == "earliest"
 
     def view(self, obs: Tensor) -> View:
         walls, agent, goals, share = planes(obs)
         if (most := int(goals.sum((1, 2)).max())) > routes.MOST_GOALS:
-            raise UserError(f"env.goals={most} are too many to try all orders; take {routes.MOST_GOALS} at most")
+            raise UserError(f"env.goals={most} must be at most {routes.MOST_GOALS}, for all orders of them are tried")
         left = np.rint(share * self.time_limit).astype(np.int64)
         return self._view(obs, *routes.best_order(walls, agent, goals, left, *self.rewards, self.earliest))
 

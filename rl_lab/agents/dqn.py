@@ -21,7 +21,7 @@ from rl_lab.values import Categorical, Mean, Quantiles
 
 
 class DQN(Learner):
-    """Q-learning from replay, against a target network that follows in jumps, or steadily."""
+    """Q-learning from replay, against a target network that is updated in jumps, or steadily."""
 
     saved = "online", "target", "optimizer", "replay", "rng", "steps", "learns", "owed"
     memory = "replay"
@@ -67,7 +67,7 @@ class DQN(Learner):
         capacity = self.replay.capacity
         for name, size in {"batch_size": batch_size, "learning_starts": learning_starts}.items():
             if size > capacity:
-                raise UserError(f"agent.{name}={size} is impossible: above agent.replay.capacity={capacity}")
+                raise UserError(f"agent.{name}={size} must be at most agent.replay.capacity={capacity}")
         self.spec, self.double, self.noisy = spec, double, noisy
         self.batch_size, self.replay_ratio, self.learning_starts = batch_size, replay_ratio, learning_starts
         self.target_update_period, self.target_mix, self.gamma = target_update_period, target_mix, gamma
@@ -76,7 +76,7 @@ class DQN(Learner):
         self.steps, self.learns, self.owed = 0, 0, 0.0
 
     def announce(self, num_envs: int) -> str:
-        """What it will take of memory, in words. Raises UserError where there is not enough."""
+        """The memory it will take, in words. Raises UserError where there is not enough."""
         return self.replay.announce(self.spec, num_envs)
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ class FittedQ(Learner):
 
 
 class LeastSquares(FittedQ):
-    """Q linear in the observation, fitted exactly; on one-hot observations a table of weighted means.
+    """Q linear in the observation, by exact least squares; on one-hot observations a table of weighted means.
 
     Where the data do not determine the weights, the smallest ones are taken: 0 for what was never seen.
     """
@@ -75,7 +75,7 @@ class LeastSquares(FittedQ):
 
 
 class Network(FittedQ):
-    """Neural fitted Q (Riedmiller, 2005): in each iteration the network is trained until its loss stands still."""
+    """Neural fitted Q (Riedmiller, 2005): in each iteration the network is trained until its loss no longer falls."""
 
     saved = "network", "fits"
 
@@ -90,7 +90,7 @@ class Network(FittedQ):
         batch_size: Count | None = None,  # None: all data at once
         max_epochs: Count = 300,  # an iteration
         tolerance: Unit = 0.01,  # it has converged when the best loss falls by less than this share ...
-        patience: Count = 20,  # ... in so many epochs
+        patience: Count = 20,  # ... in this many epochs
         warm: bool = True,  # goes on from the parameters of the iteration before; or from new ones
     ):
         with seeded(seed, device):
@@ -170,8 +170,12 @@ class ExtraTrees(FittedQ):
     ):
         self.num_actions, self.inputs = spec.num_actions, math.prod(spec.obs_shape) + 1
         self.device, self.seed = device, seed
-        self.settings = {"n_estimators": trees, "min_samples_split": min_samples_split,
-                         "max_features": max_features, "n_jobs": n_jobs}  # fmt: skip
+        self.settings = {
+            "n_estimators": trees,
+            "min_samples_split": min_samples_split,
+            "max_features": max_features,
+            "n_jobs": n_jobs,
+        }
         leaf = torch.zeros(1, dtype=torch.int64)
         self.forest = self._moved(Forest(leaf, leaf.double(), leaf.expand(1, 2), leaf.double(), leaf, 0))
 
@@ -216,8 +220,9 @@ def forest_of(model: "ExtraTreesRegressor") -> Forest:
         own = np.arange(tree.node_count)
         leaf = tree.children_left < 0
         child = np.stack([np.where(leaf, own, x) for x in (tree.children_left, tree.children_right)], 1) + count
-        tables.append((np.where(leaf, 0, tree.feature), np.where(leaf, 0.0, tree.threshold), child,
-                       tree.value[:, 0, 0]))  # fmt: skip
+        tables.append(
+            (np.where(leaf, 0, tree.feature), np.where(leaf, 0.0, tree.threshold), child, tree.value[:, 0, 0])
+        )
         roots.append(count)
         count += tree.node_count
     columns = [torch.from_numpy(np.concatenate(x)) for x in zip(*tables, strict=True)]

@@ -44,7 +44,7 @@ class PPO(Learner):
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         bootstrap: bool = True,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool = True,  # the advantages of each minibatch
-        decay_steps: Natural = 0,  # the learning rate falls to 0 over so many steps; 0: it stays
+        decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
         decay_clip: bool = False,  # and `clip` with it
         separate_value: bool = False,  # a torso of its own
         orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
@@ -94,8 +94,15 @@ class PPO(Learner):
         share = self.decay.to(self.steps)
         self.count(len(value) * value.shape[-1])
         clip = self.clip * (share if self.decay_clip else 1.0)
-        g = value_targets(transitions, value, self.network.values, self.gamma, self.lambda_,
-                          bootstrap=self.bootstrap, max_abs_reward=self.max_abs_reward)  # fmt: skip
+        g = value_targets(
+            transitions,
+            value,
+            self.network.values,
+            self.gamma,
+            self.lambda_,
+            bootstrap=self.bootstrap,
+            max_abs_reward=self.max_abs_reward,
+        )
         obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, log_prob, value, g)]
         for part in self.parts(rollout[-1].shape[-1]):
@@ -118,9 +125,13 @@ class PPO(Learner):
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         with torch.no_grad():
             log_ratio = log_prob - acting_log_prob
-            metrics = {"ppo/policy_loss": policy_loss, "ppo/value_loss": value_loss, "ppo/entropy": entropy,
-                       "ppo/kl": (log_ratio.exp() - 1 - log_ratio).mean(-1),
-                       "ppo/clipped": ((log_ratio.exp() - 1).abs() > clip).float().mean(-1)}  # fmt: skip
+            metrics = {
+                "ppo/policy_loss": policy_loss,
+                "ppo/value_loss": value_loss,
+                "ppo/entropy": entropy,
+                "ppo/kl": (log_ratio.exp() - 1 - log_ratio).mean(-1),
+                "ppo/clipped": ((log_ratio.exp() - 1).abs() > clip).float().mean(-1),
+            }
         return loss, {name: x.detach() for name, x in metrics.items()}
 
     def parts(self, size: int) -> Iterator[Tensor | slice]:

@@ -51,7 +51,7 @@ class QLearning(Learner):
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         reward_scale: Positive = 1.0,  # and then multiplied by this
         max_grad_norm: Positive = math.inf,
-        decay_steps: Natural = 0,  # the learning rate falls to 0 over so many steps; 0: it stays
+        decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
         normalise: bool = False,  # of a linear network: the learning rate is alpha, whatever the features and the envs
         zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):

@@ -21,7 +21,7 @@ from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
 
-ASK_EVERY = 16  # steps: so often is a GPU asked whether the batch is complete; a CPU is asked at each
+ASK_EVERY = 16  # steps between checks on a GPU whether the batch is complete; on a CPU each step checks
 
 
 class Chunks:
@@ -157,15 +157,17 @@ class Reinforce(Learner):
         max_abs_reward: Positive = math.inf,  # rewards are clipped to this
         chunk_size: Count = 4_096,  # samples that go through the network at once
         zero_head: bool = False,  # start uniform, without a bias: on one-hot observations, a table
-        sampled_eval: bool = False,  # judge the policy itself, not its mode, which may be far worse
+        sampled_eval: bool = False,  # evaluate the policy itself, not its mode, which may be far worse
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
         self.rng, self.baseline = generator(seed, device), baseline(spec, device, seed)
         if bootstrap and not (self.baseline.valued and credit == "reward_to_go"):
-            raise UserError("agent.bootstrap needs a value of states: take agent/baseline=value and "
-                            "agent.credit=reward_to_go, or set it to false")  # fmt: skip
+            raise UserError(
+                "agent.bootstrap needs a value of states: take agent/baseline=value and "
+                "agent.credit=reward_to_go, or set it to false"
+            )
         self.episodes, self.chunk_size, self.sampled_eval = episodes, chunk_size, sampled_eval
         self.credit, self.gamma, self.exact_discount = credit, gamma, exact_discount
         self.bootstrap, self.entropy_coef, self.standardise = bootstrap, entropy_coef, standardise
@@ -232,8 +234,14 @@ class Reinforce(Learner):
         norm = descend(self.optimizer, parts(), self.max_grad_norm)
         self.baseline.fit(chunks, credit)
         policy_loss, entropy = torch.stack(sums).sum(0)
-        found = {"policy_loss": policy_loss, "entropy": entropy * episodes / samples, "advantage": spread.sqrt(),
-                 "grad_norm": norm, "length": samples / episodes, "counted": batch.counted.float().mean()}  # fmt: skip
+        found = {
+            "policy_loss": policy_loss,
+            "entropy": entropy * episodes / samples,
+            "advantage": spread.sqrt(),
+            "grad_norm": norm,
+            "length": samples / episodes,
+            "counted": batch.counted.float().mean(),
+        }
         return {f"reinforce/{name}": x for name, x in found.items()}
 
     def credits(self, batch: Row) -> tuple[Tensor, Tensor]:

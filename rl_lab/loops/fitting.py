@@ -77,7 +77,7 @@ def fit_q(
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
     check_loop(agent, "fit_q")
     if not env.spec.obs_shape:
-        raise UserError("env.obs=index is a bare number, which is no input for a regression; use env.obs=one_hot")
+        raise UserError("env.obs=index is a bare number, and regressions need a vector; use env.obs=one_hot")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
     size = 2 * math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize + 25  # bytes of a transition
     room.memory(0 if data else size * random_steps, f"loop.random_steps={random_steps}")

@@ -71,7 +71,7 @@ def built(agent: Callable[..., BaseAlgorithm], env: AsVecEnv, run: Run) -> BaseA
         raise UserError(f"loop=sb3 is for the agents of Stable-Baselines3, and this one is {kind.__name__}; "
                         "choose agent=sb3_dqn, sb3_a2c or sb3_ppo, or loop=train")  # fmt: skip
     if not shape:
-        raise UserError("env.obs=index is a bare number, which is no input for a network; use env.obs=one_hot")
+        raise UserError("env.obs=index is a bare number, and networks need a vector; use env.obs=one_hot")
     try:
         return agent(env=env, seed=run.stream("agent"), device=run.device)
     except (AssertionError, TypeError, ValueError) as error:

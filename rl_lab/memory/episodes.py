@@ -17,7 +17,7 @@ def play_episodes(
     quotas: Sequence[int],  # [N] how many episodes of each env
     seed: int,  # of the env
     picture: Callable[[], np.ndarray] | None = None,  # of all envs as they are now, uint8 [N, H, W, 3]
-    tick: Callable[[int], None] = lambda steps: None,  # is told how many steps came to the tapes
+    tick: Callable[[int], None] = lambda steps: None,  # called with how many steps were added
 ) -> Iterator[Episode]:
     """The first quotas[i] episodes of env i, as they end. Quotas do not favour short episodes; a race would."""
     left, obs = list(quotas), env.reset(seed)

@@ -33,7 +33,7 @@ class Replay:
         seed: int,
         device: torch.device,  # where samples go
         *,
-        frame_stack: Count = 1,  # an observation is so many frames along its first dimension
+        frame_stack: Count = 1,  # frames of an observation, along its first dimension
         n_step: Count = 1,
         on_host: bool = False,  # stored in the host's memory; samples travel through pinned memory
         priorities: Callable[..., Priorities] | None = None,
@@ -143,7 +143,7 @@ class Replay:
     def _build(self, obs: Tensor, action: Tensor, device: torch.device) -> Ring:
         if len(obs) > self.seeds * self.capacity:
             raise UserError(
-                f"agent.replay.capacity={self.capacity} is impossible: {len(obs)} environments step at once"
+                f"agent.replay.capacity={self.capacity} must be at least {len(obs)}: one transition of each environment"
             )
         steps = -(-self.seeds * self.capacity // len(obs))
         return Ring(obs, action, steps=steps, frame_stack=self.frame_stack, n_step=self.n_step, device=device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rl_lab.types import Transition
 
-FINALS = 32  # room for one final frame in so many steps, at first
+FINALS = 32  # at first there is room for one final frame per this many steps
 
 
 class Store(NamedTuple):
@@ -58,7 +58,7 @@ class Ring:
         self._ids = torch.arange(self.num_envs, device=device)
         self._past = torch.arange(1 - frame_stack, 1, device=device)
         self._since = torch.ones(frame_stack - 1, frame_stack - 1, dtype=torch.bool, device=device).triu()
-        # `lost`: the row below which a checkpoint of former days had given up what it could not keep.
+        # `lost`: the row below which an older checkpoint left out what it could not keep.
         self._kept, self.lost = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self._owners = torch.full((self.finals + 1,), -1, device=device)  # of final frames: row * N + env
         self._sure = self.finals // self.num_envs  # rows for whose final frames there is room, whatever they are
@@ -83,7 +83,7 @@ class Ring:
         return slice(start, start + self.num_envs)
 
     def later(self, slots: Tensor, rows: Tensor) -> Tensor:
-        """slots [B], rows [K] -> [B, K]: the same envs so many rows on, or back."""
+        """slots [B], rows [K] -> [B, K]: the same envs that many rows on, or back."""
         return (slots.unsqueeze(1) + rows * self.num_envs) % self.slots
 
     def add(self, transition: Transition) -> None:
@@ -134,7 +134,7 @@ class Ring:
         self._kept.fill_(live)
 
     def _resize(self, finals: int) -> None:
-        """Room for so many final frames, of which none is there."""
+        """Room for `finals` final frames, all of it empty."""
         frames, steps = self.store.frames, self.slots + 1
         self.store = self.store._replace(frames=frames.new_empty(steps + finals + 1, frames.shape[1]))
         self.store.frames[:steps] = frames[:steps]
@@ -185,9 +185,13 @@ class Ring:
     def state_dict(self) -> dict:
         finals = self.store.frames[self.slots + 1 :][: self._kept]
         return {
-            "head": self.head, "kept": self._kept.clone(), "lost": self.lost.clone(), "owners": self._owners.clone(),
-            "store": [x[: self.filled].clone() for x in self.store], "finals": finals.clone(),
-        }  # fmt: skip
+            "head": self.head,
+            "kept": self._kept.clone(),
+            "lost": self.lost.clone(),
+            "owners": self._owners.clone(),
+            "store": [x[: self.filled].clone() for x in self.store],
+            "finals": finals.clone(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         if len(state["owners"]) != self.finals + 1:

@@ -82,7 +82,7 @@ def take(x: Tensor, places: Tensor | slice) -> Tensor:
 def minibatches(size: int, count: int, epochs: int, rng: Stream) -> Iterator[Tensor | slice]:
     """Which of `size` samples make each of `count` minibatches, drawn anew in each epoch.
 
-    Of several ranks each draws among its own, and a minibatch of all takes as many from each.
+    With several ranks each draws among its own samples, and a joint minibatch takes equally many from each.
     """
     for _ in range(epochs):
         if count == 1:
@@ -94,5 +94,7 @@ def minibatches(size: int, count: int, epochs: int, rng: Stream) -> Iterator[Ten
 def check_minibatches(count: int, rollout_length: int, num_envs: int) -> None:
     """Raises UserError where a rollout cannot fill its minibatches."""
     if count > (samples := rollout_length * num_envs):
-        raise UserError(f"agent.minibatches={count} is impossible: a rollout holds {samples} samples, "
-                        "agent.rollout_length x env.num_envs")  # fmt: skip
+        raise UserError(
+            f"agent.minibatches={count} must be at most {samples}, the samples of a rollout: "
+            "agent.rollout_length x env.num_envs"
+        )

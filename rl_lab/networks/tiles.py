@@ -58,14 +58,18 @@ def tiles(
     """Tile coding as a torso: under a linear head, a learning rate of alpha / tilings mends alpha of an error."""
     dims = len(low)
     if spec.obs_shape != (dims,) or len(high) != dims:
-        raise UserError(f"agent.network.low and high must each list {math.prod(spec.obs_shape)} numbers, one for each "
-                        f"of observations {spec.obs_shape}, not {dims} and {len(high)}")  # fmt: skip
+        raise UserError(
+            f"agent.network.low and high must each list {math.prod(spec.obs_shape)} numbers, one for each "
+            f"of observations {spec.obs_shape}, not {dims} and {len(high)}"
+        )
     for name, a, b in zip(range(dims), low, high, strict=True):
         if not a < b:
-            raise UserError(f"agent.network.low[{name}]={a} is impossible: it must be below high[{name}]={b}")
+            raise UserError(f"agent.network.low[{name}]={a} must be below high[{name}]={b}")
     if (count := tilings * (tiles + 1) ** dims) > MOST:
-        raise UserError(f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, above the "
-                        f"{MOST:,} allowed; lower agent.network.tiles, or take rl_lab.networks.torsos.mlp")  # fmt: skip
+        raise UserError(
+            f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, above the "
+            f"{MOST:,} allowed; lower agent.network.tiles, or take rl_lab.networks.torsos.mlp"
+        )
     return Tiles(torch.tensor([float(x) for x in low]), torch.tensor([float(x) for x in high]), tilings, tiles)
 
 

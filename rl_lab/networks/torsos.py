@@ -44,19 +44,27 @@ def nature_cnn(
     """
     _flat(spec)
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
-        raise UserError(f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
-                        f"{spec.obs_shape}; choose agent/network=mlp or agent/network=linear")  # fmt: skip
+        raise UserError(
+            f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
+            f"{spec.obs_shape}; choose agent/network=mlp or agent/network=linear"
+        )
 
     def norm(kind: type[nn.Module], size: int) -> list[nn.Module]:
         return [kind(size)] if layer_norm else []
 
     convolutions = nn.Sequential(
         Frames(),
-        nn.Conv2d(spec.obs_shape[0], 32, 8, stride=4), *norm(ChannelNorm, 32), nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2), *norm(ChannelNorm, 64), nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=1), *norm(ChannelNorm, 64), nn.ReLU(),
+        nn.Conv2d(spec.obs_shape[0], 32, 8, stride=4),
+        *norm(ChannelNorm, 32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, stride=2),
+        *norm(ChannelNorm, 64),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, stride=1),
+        *norm(ChannelNorm, 64),
+        nn.ReLU(),
         nn.Flatten(),
-    )  # fmt: skip
+    )
     dense = []
     if features:
         dense = [nn.Linear(features_of(convolutions, spec), features), *norm(nn.LayerNorm, features), nn.ReLU()]
@@ -102,14 +110,16 @@ class Pixels(nn.Flatten):
 
 def _flat(spec: Spec) -> nn.Module:
     if not spec.obs_shape:
-        raise UserError("env.obs=index is a bare number, which is no input for a network; use env.obs=one_hot")
+        raise UserError("env.obs=index is a bare number, and networks need a vector; use env.obs=one_hot")
     return Pixels() if spec.obs_dtype == torch.uint8 else nn.Flatten()
 
 
 def features_of(torso: nn.Module, spec: Spec) -> int:
     if type(torso).forward is nn.Module.forward:
-        raise UserError(f"agent.network={type(torso).__name__} is a whole model, and this agent wants the layers below "
-                        "its values; choose agent/network=mlp or agent/network=linear")  # fmt: skip
+        raise UserError(
+            f"agent.network={type(torso).__name__} is a whole model, and this agent wants the layers below "
+            "its values; choose agent/network=mlp or agent/network=linear"
+        )
     with torch.no_grad():
         return torso(torch.zeros(1, *spec.obs_shape, dtype=spec.obs_dtype)).shape[-1]
 

@@ -62,10 +62,12 @@ class ObservationPrediction(PlanningNetwork):
         self.transition = TransitionNet(shape[0], spec.num_actions, gate)
         self.outcome = Outcome(shape, spec.num_actions, units, joint_head, duration)
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(shape[0], 32, 4, stride=2, padding=1), nn.ELU(inplace=True),
-            nn.Conv2d(32, 32, 3, padding=1), nn.ELU(inplace=True),
+            nn.ConvTranspose2d(shape[0], 32, 4, stride=2, padding=1),
+            nn.ELU(inplace=True),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ELU(inplace=True),
             nn.Conv2d(32, spec.obs_shape[0], 3, padding=1),
-        ).apply(he_normal)  # fmt: skip
+        ).apply(he_normal)
         self.value = nn.Sequential(encoder(spec), head(math.prod(shape), units))
         self.num_actions, self.size = spec.num_actions, spec.obs_shape[1:]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it best

@@ -90,8 +90,10 @@ class VPN(Learner):
     def announce(self, num_envs: int) -> str | None:
         """Raises UserError where the random walks would be too short."""
         if 0 < self.walks.decisions <= (least := (self.rollout_length + 1) * num_envs):
-            raise UserError(f"agent.random_steps={self.walks.decisions} is too few to read walks from: more than "
-                            f"{least}, (agent.rollout_length + 1) x env.num_envs, or 0")  # fmt: skip
+            raise UserError(
+                f"agent.random_steps={self.walks.decisions} must be 0, or more than "
+                f"{least}, (agent.rollout_length + 1) x env.num_envs"
+            )
         if not self.walks.full:
             return f"the first {self.walks.decisions:,} steps are random play, which the model learns from later"
         return None

@@ -147,15 +147,21 @@ class GridEncoder(nn.Module):
     ):
         super().__init__()
         if len(spec.obs_shape) != 3 or not spec.obs_dtype.is_floating_point:
-            raise UserError(f"agent.network.encoder=GridEncoder needs planes of a map, not observations "
-                            f"{spec.obs_shape} of {spec.obs_dtype}; set env.obs=planes")  # fmt: skip
+            raise UserError(
+                f"agent.network.encoder=GridEncoder needs planes of a map, not observations "
+                f"{spec.obs_shape} of {spec.obs_dtype}; set env.obs=planes"
+            )
         planes, height, width = spec.obs_shape
         self.time_plane, (first, second, third) = time_plane, channels
         self.convolutions = nn.Sequential(
-            nn.Conv2d(planes - time_plane, first, 3, padding=1), nn.ELU(inplace=True),
-            nn.Conv2d(first, second, 3, padding=1), nn.ELU(inplace=True), nn.ZeroPad2d((0, width % 2, 0, height % 2)),
-            nn.Conv2d(second, third, 4, stride=2, padding=1), nn.ELU(inplace=True),
-        ).apply(he_normal)  # fmt: skip
+            nn.Conv2d(planes - time_plane, first, 3, padding=1),
+            nn.ELU(inplace=True),
+            nn.Conv2d(first, second, 3, padding=1),
+            nn.ELU(inplace=True),
+            nn.ZeroPad2d((0, width % 2, 0, height % 2)),
+            nn.Conv2d(second, third, 4, stride=2, padding=1),
+            nn.ELU(inplace=True),
+        ).apply(he_normal)
 
     def forward(self, obs: Tensor) -> Tensor:
         obs = obs.contiguous(memory_format=torch.channels_last)
@@ -172,12 +178,17 @@ class FrameEncoder(nn.Module):
     def __init__(self, spec: Spec):
         super().__init__()
         if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 20:
-            raise UserError(f"agent.network.encoder=FrameEncoder needs frames of at least 20 x 20, not observations "
-                            f"{spec.obs_shape}; take rl_lab.agents.vpn.model.GridEncoder")  # fmt: skip
+            raise UserError(
+                f"agent.network.encoder=FrameEncoder needs frames of at least 20 x 20, not observations "
+                f"{spec.obs_shape}; take rl_lab.agents.vpn.model.GridEncoder"
+            )
         self.convolutions = nn.Sequential(
-            Frames(), nn.Conv2d(spec.obs_shape[0], 16, 8, stride=4), nn.ELU(inplace=True),
-            nn.Conv2d(16, 32, 4, stride=2), nn.ELU(inplace=True),
-        ).apply(he_normal)  # fmt: skip
+            Frames(),
+            nn.Conv2d(spec.obs_shape[0], 16, 8, stride=4),
+            nn.ELU(inplace=True),
+            nn.Conv2d(16, 32, 4, stride=2),
+            nn.ELU(inplace=True),
+        ).apply(he_normal)
 
     def forward(self, obs: Tensor) -> Tensor:
         state: Tensor = self.convolutions(obs)
@@ -195,8 +206,10 @@ class VectorEncoder(nn.Module):
     ):
         super().__init__()
         if len(spec.obs_shape) != 1:
-            raise UserError(f"agent.network.encoder=VectorEncoder needs vectors, not observations {spec.obs_shape}; "
-                            "take GridEncoder or FrameEncoder of rl_lab.agents.vpn.model")  # fmt: skip
+            raise UserError(
+                f"agent.network.encoder=VectorEncoder needs vectors, not observations {spec.obs_shape}; "
+                "take GridEncoder or FrameEncoder of rl_lab.agents.vpn.model"
+            )
         sizes = [*spec.obs_shape, *units]
         self.layers = nn.Sequential(
             *(part for i, n in enumerate(units) for part in (nn.Linear(sizes[i], n), nn.ELU(inplace=True)))

@@ -37,7 +37,7 @@ class Rollouts:
         self.written += 1
 
     def sample(self, count: int, rng: torch.Generator) -> list[Transition]:
-        """`count` sequences, uniformly, as a rollout of T decisions by so many envs."""
+        """`count` sequences, uniformly, as a rollout of T decisions by `count` envs."""
         kept = min(self.written, len(self.columns["reward"]))
         num_envs = self.columns["reward"].shape[2]
         draw = torch.randint(kept * num_envs, (count,), generator=rng, device=self.device)

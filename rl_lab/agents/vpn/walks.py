@@ -63,9 +63,14 @@ class Walks:
         before = torch.cat([torch.zeros_like(end[:1]), end[:-2]])
         start = torch.ones_like(before) if cross_ends else before.cumsum(0) == 0
         return {
-            "obs": obs[:-1], "option": read["option"][:-1].long(), "reward": read["reward"][:-1],
-            "duration": read["duration"][:-1].float(), "end": end[:-1], "start": start, "next_obs": obs[1:],
-        }  # fmt: skip
+            "obs": obs[:-1],
+            "option": read["option"][:-1].long(),
+            "reward": read["reward"][:-1],
+            "duration": read["duration"][:-1].float(),
+            "end": end[:-1],
+            "start": start,
+            "next_obs": obs[1:],
+        }
 
     def _make_room(self, row: dict[str, Tensor]) -> None:
         rows = -(-self.decisions // len(row["end"]))
@@ -84,7 +89,7 @@ class Walks:
 
 
 def ended(transition: Transition) -> Tensor:
-    """Bool: what follows does not belong to what was before."""
+    """Bool: what comes next does not belong to what was before."""
     return transition.last | (transition.discount == 0)
 
 
@@ -97,8 +102,10 @@ def packed(obs: Tensor) -> dict[str, Tensor]:
     bits = (eights << torch.arange(8, dtype=torch.uint8, device=obs.device)).sum(-1, dtype=torch.uint8)
     parts = {"number": cells.amax(-1), "bits": bits}
     if not torch.equal(unpacked(parts, obs.shape[1:]), obs):
-        raise UserError("agent.random_steps keeps planes of one number each, and this world's hold several; "
-                        "set agent.random_steps=0")  # fmt: skip
+        raise UserError(
+            "agent.random_steps keeps planes of one number each, and this world's hold several; "
+            "set agent.random_steps=0"
+        )
     return parts
 
 

@@ -74,7 +74,7 @@ def check(env: VectorEnv, agent: Callable[..., Stackable]) -> MDPEnv:
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip
     kind = getattr(agent, "func", agent)
-    if kind not in get_args(Stackable):
+    if not (isinstance(kind, type) and issubclass(kind, get_args(Stackable))):
         raise UserError(
             f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is {kind.__name__}; "
             "run the seeds one by one: -m seed=0,1,2"

@@ -26,10 +26,11 @@ class SB3Agent:
         return torch.as_tensor(action, device=obs.device)
 
     def probabilities(self, obs: Tensor) -> Tensor:
-        return exploration.certain(self.act(obs), int(self.model.action_space.n))
+        space: Any = self.model.action_space
+        return exploration.certain(self.act(obs), int(space.n))
 
     def view(self, obs: Tensor) -> View:
-        policy = self.model.policy
+        policy: Any = self.model.policy
         obs = obs.to(self.model.device)
         if hasattr(policy, "q_net"):
             q = policy.q_net(obs)

@@ -1,4 +1,4 @@
-"""A person plays: the same world, the same seed, and beside it what the agent thinks of each moment."""
+"""Play by hand in the same world, from the same seed, beside what the agent thinks of each moment."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def play(
 
 
 def guest(env: Mapping, device: str) -> Player:
-    """Somebody in this world who has learned nothing: actions at random."""
+    """An agent in this world that acts at random."""
     stage = of_world(env, 1, device, frames=True)
     return Player("random agent", "random", Path("random agent"), stage.env, stage.agent, 0, "steps")
 

@@ -1,4 +1,4 @@
-"""Our worlds seen through Gymnasium's eyes: one walker as an Env, many as a VectorEnv; numpy outside, torch inside."""
+"""Our worlds as Gymnasium environments: one walker as an Env, many as a VectorEnv; numpy outside, torch inside."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -33,7 +33,7 @@ class Player(NamedTuple):
     agent: Viewed
     step: int  # of the checkpoint
     unit: str  # of that step
-    changes: Sequence[str] = ()  # of the run's settings, for this once
+    changes: Sequence[str] = ()  # of the run's settings, for this player only
 
     @property
     def is_random(self) -> bool:

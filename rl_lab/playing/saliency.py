@@ -1,4 +1,4 @@
-"""What in its observation an agent goes by: the gradient of its choice, and Grad-CAM.
+"""Which part of its observation an agent acts on: the gradient of its choice, and Grad-CAM.
 
 The gradient is that of Simonyan, Vedaldi and Zisserman (2014; https://arxiv.org/abs/1312.6034), section 3; Grad-CAM
 that of Selvaraju et al. (2017; https://arxiv.org/abs/1610.02391), equations 1 and 2.
@@ -39,7 +39,7 @@ def gradient(score: Score, obs: Tensor) -> Tensor:
 
 
 def grad_cam(score: Score, obs: Tensor) -> Tensor:
-    """Where the last convolution, its activation applied, speaks for the score: [N, H, W]."""
+    """Where the last convolution, after its activation, raises the score: [N, H, W]."""
     obs, y, layers = traced(score, obs)
     outputs = [layer.output for layer in layers]
     slopes = torch.autograd.grad(y.sum(), outputs, allow_unused=True) if outputs else ()

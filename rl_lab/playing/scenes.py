@@ -45,7 +45,7 @@ def play(
 ) -> Generator[Moment, int | None, None]:
     """Greedy episodes of one environment, one after another; each ends with its last picture and its whole reward.
 
-    Whoever looks may `send` the action to be taken instead of the moment's.
+    The caller may `send` the action to take instead of the moment's.
     """
     env, scene = player.env, scenery(player, saliency)
     plain = None if isinstance(env, Tabular) else worlds.mapped(env)  # a map that shows no values
@@ -60,7 +60,7 @@ def play(
             instead = yield moment
             answer = env.step(action if instead is None else torch.full_like(action, instead))
             obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
-        shows_next = last and isinstance(env, Filmed)  # it has begun the next episode by now
+        shows_next = last and isinstance(env, Filmed)  # its picture is of the next episode already
         picture = moment.picture if shows_next else scene(answer.next_obs)
         ending = f"cut at {step:,}" if not last else "time limit" if answer.discount > 0 else "terminated"
         yield moment._replace(picture=picture, reward=reward, step=step, ending=ending)
@@ -119,7 +119,7 @@ def with_saliency(player: Player, scene: Callable[[Tensor], Image.Image], method
 
 
 def film(player: Player, rate: float, *, episodes: int, **how) -> Iterator[Image.Image]:
-    """Whole frames, `rate` a second; the end of an episode stands still for a while. `how` is for `play`."""
+    """Whole frames, `rate` a second; the end of an episode is shown for a while. `how` goes to `play`."""
     page = Page(player)
     for moment in play(player, episodes=episodes, **how):
         frame = page(moment, f"{moment.episode} of {episodes}")
@@ -179,7 +179,7 @@ def rate_of(player: Player, fps: float | None) -> float:
 
 
 def at_rate(frames: Iterable[Image.Image], rate: float, fps: float) -> Iterator[Image.Image]:
-    """Frames meant for `rate` a second, repeated so that they keep their speed at `fps`."""
+    """Frames of `rate` a second, repeated so that they keep their speed at `fps`."""
     shown = 0
     for i, frame in enumerate(frames, 1):
         while shown < math.ceil(i * fps / rate - 1e-9):
@@ -188,7 +188,7 @@ def at_rate(frames: Iterable[Image.Image], rate: float, fps: float) -> Iterator[
 
 
 def together(films: Sequence[Iterator[Image.Image]]) -> Iterator[Image.Image]:
-    """Side by side until the longest ends; a shorter one stands on its last frame."""
+    """Side by side until the longest ends; a shorter one stays on its last frame."""
     return map(panels.side_by_side, abreast(films))
 
 
@@ -204,7 +204,7 @@ def abreast(films: Sequence[Iterator]) -> Iterator[list]:
 
 
 def open_screen(where: Where, players: Sequence[Player], *, port: int, foot: str = "", listens: bool = False) -> Screen:
-    """Where moments are shown, and keys are heard if it `listens`. Raises UserError."""
+    """Where moments are shown, and where keys are read if it `listens`. Raises UserError."""
     title = ", ".join(dict.fromkeys(player.name for player in players))
     if where == "browser":
         return Browser(title, Page, port=port, foot=foot, listens=listens)

@@ -70,7 +70,8 @@ class Linears(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
         self.weight = _stack([x.weight for x in layers])
-        self.bias = None if layers[0].bias is None else _stack([x.bias for x in layers])
+        biases: Any = [x.bias for x in layers]
+        self.bias = None if layers[0].bias is None else _stack(biases)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.mT

@@ -58,10 +58,11 @@ def _network(networks: Sequence[nn.Module]) -> nn.Module:
     return one
 
 
-def _stack(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+def _stack(parameters: Sequence[Any]) -> nn.Parameter:
     """[S, ...], in the place of the first, which an optimizer knows."""
-    parameters[0].data = torch.stack([p.data for p in parameters])
-    return parameters[0]
+    first: nn.Parameter = parameters[0]
+    first.data = torch.stack([p.data for p in parameters])
+    return first
 
 
 class Linears(nn.Module):
@@ -70,8 +71,7 @@ class Linears(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
         self.weight = _stack([x.weight for x in layers])
-        biases: Any = [x.bias for x in layers]
-        self.bias = None if layers[0].bias is None else _stack(biases)
+        self.bias = None if layers[0].bias is None else _stack([x.bias for x in layers])
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.mT

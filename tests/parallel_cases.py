@@ -101,7 +101,8 @@ def q_learning(mine: Mine, **changes) -> Case:
     def learn(agent, rollout):
         agent.steps += rollout[0].reward.numel() * T * distributed.size()
         obs, action, reward, discount, last, next_obs = stacked(rollout)
-        return agent.learn(obs, action, reward, discount, last, agent.worth(next_obs.flatten(0, 1)).view_as(reward))
+        value = agent.worth(next_obs.flatten(0, 1)).view_as(reward)
+        return agent.learn(obs, action, reward, discount, last, torch.ones_like(reward), value)
 
     knobs = LEARNING | dict(network=NET, optimizer=SGD, epsilon=lambda steps: 0.1, epochs=2, decay_steps=400)
     return learned(QLearning(SPEC, CPU, 0, **knobs | changes), learn, mine)
@@ -110,7 +111,8 @@ def q_learning(mine: Mine, **changes) -> Case:
 def actor_critic(mine: Mine) -> Case:
     def learn(agent, rollout):
         obs, action, reward, discount, last, next_obs = stacked(rollout)
-        return agent.learn(obs, action, reward, discount, last, agent.worth(next_obs.flatten(0, 1)).view_as(reward))
+        value = agent.worth(next_obs.flatten(0, 1)).view_as(reward)
+        return agent.learn(obs, action, reward, discount, last, torch.ones_like(reward), value)
 
     knobs = dict(actor=NET, critic=NET, actor_optimizer=SGD, critic_optimizer=SGD, entropy_coef=0.01)
     return learned(ActorCritic(SPEC, CPU, 0, **LEARNING | knobs), learn, mine)

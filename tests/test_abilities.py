@@ -63,7 +63,7 @@ class Walk:
         reached = self.place + action
         last = reached == 2
         self.place = torch.where(last, 0, reached)
-        return Step(action.float(), 1.0 - last.float(), last, reached, self.place)
+        return Step(action.float(), 1.0 - last.float(), last, reached, self.place, torch.ones(1))
 
     def observe(self) -> Tensor:
         return self.place

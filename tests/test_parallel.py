@@ -178,10 +178,10 @@ import sys
 from rl_lab.__main__ import main
 from rl_lab.agents.a2c import A2C
 from rl_lab.core import distributed
-update, A2C.count = A2C.update, 0
+update, A2C.calls = A2C.update, 0
 def broken(self, transition):
-    self.count += 1
-    if self.count == 50 and distributed.rank() == 1:
+    self.calls += 1
+    if self.calls == 50 and distributed.rank() == 1:
         {how}
     return update(self, transition)
 A2C.update = broken

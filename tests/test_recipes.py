@@ -89,6 +89,8 @@ from rl_lab.types import Spec, Step
 class Y:
     """Guess the bit that is seen; an episode is one guess."""
 
+    time_limit, frames_per_second = None, None
+
     def __init__(self, num_envs: int, *, reward: float, device="cpu"):
         self.num_envs, self.device, self.reward = num_envs, torch.device(device), reward
         self.spec = Spec((2,), torch.float32, ("zero", "one"))
@@ -105,7 +107,8 @@ class Y:
     def step(self, action):
         reward, next_obs = self.reward * (action == self.bit).float(), self.observe()
         self.bit = self.draw()
-        return Step(reward, torch.zeros_like(reward), torch.ones_like(reward).bool(), next_obs, self.observe())
+        ended, ones = torch.zeros_like(reward), torch.ones_like(reward)
+        return Step(reward, ended, ones.bool(), next_obs, self.observe(), ones)
 
     def observe(self):
         return torch.eye(2, device=self.device)[self.bit]
@@ -210,7 +213,8 @@ def test_the_readme_names_these_files():
     """All of a recipe's files, and no other; what stands in a bracket or after "like" is there to be read."""
     named = {name: {path for path in re.findall(r"`([\w./]+\.(?:py|yaml))`", text)} for name, text in RECIPES.items()}
     read = {
-        "rl_lab/core/learner.py", "rl_lab/types.py", "gen_lab/types.py", "conf/env/four_rooms.yaml",
+        "rl_lab/core/learner.py", "rl_lab/types.py", "gen_lab/types.py", "conf/env/windy.yaml",
+        "rl_lab/envs/abilities.py",
         "tests/test_agents.py",
     }  # fmt: skip
     assert all((ROOT / path).is_file() for path in read)

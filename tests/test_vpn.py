@@ -189,7 +189,7 @@ def test_frames_are_kept_as_they_are_and_planes_of_several_numbers_not_at_all():
 
 
 def test_settings_that_cannot_be():
-    with pytest.raises(UserError, match="agent.random_steps=16 is too few .* more than 16"):
+    with pytest.raises(UserError, match="agent.random_steps=16 must be 0, or more than 16"):
         agent(random_steps=16).announce(4)
     with pytest.raises(UserError, match="agent.random_steps is for a network that predicts rewards"):
         agent(random_steps=50, network=partial(ActionValue, encoder=grid(), units=8, gate=True))

@@ -99,9 +99,7 @@ def test_the_first_checkpoint_is_waited_for(learning, capsys):
     began = time.monotonic()
     assert Channel(learning, 0, "cpu").player.step == 500
     assert time.monotonic() - began > 0.9
-    assert (
-        capsys.readouterr().err == f"waiting for the first checkpoint of {learning}; training writes one now and then\n"
-    )
+    assert capsys.readouterr().err == f"waiting for the first checkpoint of {learning}; training writes one regularly\n"
 
 
 def test_mistakes(learning, tmp_path, capsys):
@@ -303,3 +301,4 @@ def test_from_start_to_control_c(learning):
         assert process.wait(20) == 130 and process.stderr.read() == ""
     finally:
         process.kill()
+        process.communicate()

@@ -72,8 +72,9 @@ class MDPEnv:
         return Walkers(first.repeat(self.num_envs // first.numel()), self._limit.repeat(self.num_envs))
 
     def step(self, action: Tensor) -> Step:
-        self.walkers, successor, reward, discount, last, duration = self.advance(self.walkers, action, *self.draw())
-        return Step(reward, discount, last, self.look(successor), self.observe(), duration)
+        advance = self.advance(self.walkers, action, *self.draw())
+        self.walkers = advance.walkers
+        return advance.seen(self.look(advance.successor), self.observe())
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """All that chance decides in a step: the outcome's draw and, for who needs it, a first state; [N], or []."""
@@ -90,7 +91,7 @@ class MDPEnv:
         left = (walkers.left - 1) * discount
         last = left == 0
         walkers = Walkers(torch.where(last, first, successor), torch.where(last, self._limit, left))
-        return Advance(walkers, successor, reward, discount, last, torch.ones_like(reward))
+        return Advance(walkers, successor, reward, discount, last)
 
     def observe(self) -> Tensor:
         return self.look(self.state)

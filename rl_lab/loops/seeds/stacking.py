@@ -107,7 +107,7 @@ class Replays(Replay):
     """
 
     def __init__(self, replays: Sequence[Replay]):
-        if replays[0].priorities:
+        if replays[0]._priorities:
             raise UserError("agent.priorities: many seeds at once draw uniformly; choose agent/priorities=none")
         vars(self).update(vars(replays[0]))
         self.seeds = len(replays)

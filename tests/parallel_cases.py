@@ -100,7 +100,7 @@ def ppo(mine: Mine, **changes) -> Case:
 def q_learning(mine: Mine, **changes) -> Case:
     def learn(agent, rollout):
         agent.decay.to(agent.steps)
-        agent.count(rollout[0].reward.numel() * T)
+        agent.count_steps(rollout[0].reward.numel() * T)
         obs, action, reward, discount, last, next_obs, duration = stacked(rollout)
         value = agent.worth(next_obs.flatten(0, 1)).view_as(reward)
         return agent.learn(obs, action, reward, discount, last, duration, value)

@@ -57,7 +57,7 @@ def rollouts(mine: Mine) -> list[list[Transition]]:
 
 
 def stacked(rollout: list[Transition]) -> list[Tensor]:
-    return [torch.stack([t[i] for t in rollout]) for i in range(6)]
+    return [torch.stack([t[i] for t in rollout]) for i in range(len(Transition._fields))]
 
 
 def learned(agent, learn: Callable, mine: Mine) -> Case:
@@ -99,10 +99,11 @@ def ppo(mine: Mine, **changes) -> Case:
 
 def q_learning(mine: Mine, **changes) -> Case:
     def learn(agent, rollout):
-        agent.steps += rollout[0].reward.numel() * T * distributed.size()
-        obs, action, reward, discount, last, next_obs = stacked(rollout)
+        agent.decay.to(agent.steps)
+        agent.count_steps(rollout[0].reward.numel() * T)
+        obs, action, reward, discount, last, next_obs, duration = stacked(rollout)
         value = agent.worth(next_obs.flatten(0, 1)).view_as(reward)
-        return agent.learn(obs, action, reward, discount, last, torch.ones_like(reward), value)
+        return agent.learn(obs, action, reward, discount, last, duration, value)
 
     knobs = LEARNING | dict(network=NET, optimizer=SGD, epsilon=lambda steps: 0.1, epochs=2, decay_steps=400)
     return learned(QLearning(SPEC, CPU, 0, **knobs | changes), learn, mine)
@@ -110,9 +111,9 @@ def q_learning(mine: Mine, **changes) -> Case:
 
 def actor_critic(mine: Mine) -> Case:
     def learn(agent, rollout):
-        obs, action, reward, discount, last, next_obs = stacked(rollout)
+        obs, action, reward, discount, last, next_obs, duration = stacked(rollout)
         value = agent.worth(next_obs.flatten(0, 1)).view_as(reward)
-        return agent.learn(obs, action, reward, discount, last, torch.ones_like(reward), value)
+        return agent.learn(obs, action, reward, discount, last, duration, value)
 
     knobs = dict(actor=NET, critic=NET, actor_optimizer=SGD, critic_optimizer=SGD, entropy_coef=0.01)
     return learned(ActorCritic(SPEC, CPU, 0, **LEARNING | knobs), learn, mine)

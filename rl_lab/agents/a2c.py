@@ -104,7 +104,7 @@ class A2C(Learner):
     def advance(self, steps: int) -> None:
         """Counts these steps; the learning rate is that of those before."""
         self.decay.to(self.steps)
-        self.count(steps)
+        self.count_steps(steps)
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""

@@ -92,7 +92,7 @@ class PPO(Learner):
     def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
         """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
         share = self.decay.to(self.steps)
-        self.count(len(value) * value.shape[-1])
+        self.count_steps(len(value) * value.shape[-1])
         clip = self.clip * (share if self.decay_clip else 1.0)
         g = value_targets(
             transitions,

@@ -104,7 +104,7 @@ class QLearning(Learner):
     def update(self, transition: Transition) -> Metrics:
         if not self._rollout:
             self.decay.to(self.steps)
-        self.count(transition.reward.shape[-1])
+        self.count_steps(transition.reward.shape[-1])
         obs, action, reward, discount, last, next_obs, duration = transition
         self._rollout.append((obs, action, reward, discount, last, duration, self.worth(next_obs)))
         if len(self._rollout) < self.rollout_length:

@@ -28,7 +28,7 @@ class Learner:
 
     steps = 0  # taken so far, those of all ranks
 
-    def count(self, steps: int) -> None:
+    def count_steps(self, steps: int) -> None:
         """`steps` more were taken here, and as many in each of the other ranks of a run."""
         self.steps += steps * distributed.size()
 

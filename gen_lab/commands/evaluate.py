@@ -49,8 +49,8 @@ def evaluate(
             print(f"{folder}: {error}")
         scores = _floats(evaluate_model(fitted.model, fitted.data, seed, iwae_samples))
         for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
-            name, error = metric.name, scores.get(metric.error)
-            scored.add_row(*head, *_cells(name, scores[name]), "" if error is None else f"{error:.4f}")
+            name, se = metric.name, scores.get(metric.error)
+            scored.add_row(*head, *_cells(name, scores[name]), "" if se is None else f"{se:.4f}")
         record = {"step": fitted.step, "images": len(fitted.data.test), "iwae_samples": iwae_samples, "seed": seed,
                   "device": str(fitted.device), "scores": scores}  # fmt: skip
         record |= {"changes": list(changes)} if changes else {}

@@ -301,4 +301,4 @@ def test_from_start_to_control_c(learning):
         assert process.wait(20) == 130 and process.stderr.read() == ""
     finally:
         process.kill()
-        process.communicate()
+        process.communicate()  # closes the pipes

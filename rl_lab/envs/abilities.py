@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.envs.tabular.mdp import MDP, Layout
-from rl_lab.types import Step, VectorEnv
+from rl_lab.types import VectorEnv
 
 
 @runtime_checkable
@@ -62,11 +62,6 @@ class Advance(NamedTuple, Generic[Walkers, State]):
     discount: Tensor  # [N] float32
     last: Tensor  # [N] bool
     duration: Tensor | None = None  # [N] int64, primitive steps; None: one each
-
-    def seen(self, next_obs: Tensor, obs: Tensor) -> Step:
-        """The Step of it, once `successor` and `walkers` have been looked at."""
-        duration = torch.ones_like(self.reward) if self.duration is None else self.duration.to(torch.float32)
-        return Step(self.reward, self.discount, self.last, next_obs, obs, duration)
 
 
 class Functional(VectorEnv, Protocol):

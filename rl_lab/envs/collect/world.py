@@ -143,9 +143,9 @@ class Collect:
     # -- steps
 
     def step(self, action: Tensor) -> Step:
-        advance = self.advance(self.walkers, action, *self.draw())
-        self.walkers = advance.walkers
-        return advance.seen(self.look(advance.successor), self.observe())
+        self.walkers, successor, reward, discount, last, duration = self.advance(self.walkers, action, *self.draw())
+        assert duration is not None  # an option reports how long it took
+        return Step(reward, discount, last, self.look(successor), self.observe(), duration.to(torch.float32))
 
     def draw(self) -> tuple[Tensor | None, Tensor | None]:
         """What chance decides in a step, in [0, 1): for each primitive one, [K, N], and each goal, [K, G, N]."""

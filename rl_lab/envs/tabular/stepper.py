@@ -54,6 +54,7 @@ class MDPEnv:
         self._discount = (~self.mdp.terminal).float()
         self._first = self._starts.table(all_states)
         self._limit = torch.tensor(float(time_limit), device=self.device)
+        self._one = torch.ones((), device=self.device)
         kept = obs != "index" and 4 * len(mdp.start) * math.prod(self.spec.obs_shape) <= AT_HAND
         self._sights = self.form.draw(all_states) if kept else None
 
@@ -72,9 +73,8 @@ class MDPEnv:
         return Walkers(first.repeat(self.num_envs // first.numel()), self._limit.repeat(self.num_envs))
 
     def step(self, action: Tensor) -> Step:
-        advance = self.advance(self.walkers, action, *self.draw())
-        self.walkers = advance.walkers
-        return advance.seen(self.look(advance.successor), self.observe())
+        self.walkers, successor, reward, discount, last, _ = self.advance(self.walkers, action, *self.draw())
+        return Step(reward, discount, last, self.look(successor), self.observe(), self._one.expand_as(reward))
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """All that chance decides in a step: the outcome's draw and, for who needs it, a first state; [N], or []."""

@@ -40,14 +40,15 @@ class Stepper(Protocol):
 
 
 class Book:
-    """The rows, evaluations and checkpoints of a loop. The loop takes its steps and adds what they came to:
+    """The rows, evaluations and checkpoints of a loop. The loop takes the steps and adds the metrics of each:
 
         book = Book(run, {"agent": agent, "env": env}, evaluate, total=..., eval_every=...)
         for _ in book.steps(env.num_envs):
             book.add(metrics)
 
-    A row holds means over the updates since the last one. Before a step that is due for it the learner is evaluated,
-    and after the last step once more. Checkpoints are written while everything is whole, and when a signal asks for it.
+    A row holds means over the updates since the last row. The learner is evaluated every `eval_every` steps, first at
+    step 0, and again after the last step. Checkpoints are written between steps, every so many seconds and when a
+    signal stops the run.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class Book:
         self.step = run.restore(self.parts)
 
     def steps(self, stride: int = 1, learner: Stepper | None = None) -> Iterator[int]:
-        """The number of each step, counted from 1, until there are `total`; `stride` of them are taken at once.
+        """Counts to `total`, by `stride` at once, and closes the book at the end.
 
-        With a `learner` it pauses only where that one is settled.
+        Between steps it pauses; with a `learner`, only while that one is settled.
         """
         self.begin()
         while self.step < self.total:
@@ -89,15 +90,15 @@ class Book:
         self.run.begin(self.total, self.unit)
 
     def pause(self) -> None:
-        """Saves if it is time to, evaluates if that is due. Raises Stopped when a signal asked for it."""
+        """Saves and evaluates if that is due. Raises Stopped when a signal asked for it."""
         self.run.pause(self.step, self.parts)
         if self.step < self.total and self.evaluations.due(self.step) and self.run.leads:
             self.run.log(self.evaluate(), self.step, True)
 
     def add(self, metrics: Metrics, reward: Tensor | None = None, last: Tensor | None = None) -> None:
-        """What a step came to: metrics of the update, rewards and ends [N] of the environments.
+        """The metrics of an update; rewards [N] and ends of episodes [N]. Writes a row if one is due.
 
-        Raises NotFinite, after the last good state was saved.
+        Raises NotFinite after saving the last good state.
         """
         try:
             self.means.add(metrics, self.step)
@@ -110,13 +111,13 @@ class Book:
             raise self.run.rescued(error, self.step, self.parts) from None
 
     def close(self) -> None:
-        """The last checkpoint, then the last evaluation: a longer run resumed from here is as if it had never ended."""
+        """The last checkpoint, then the last evaluation; a run resumed from here continues as if it had not ended."""
         self.run.save(self.step, self.parts)
         if self.run.leads:
             self.run.log(self.evaluate(), self.step, True)
 
     def stop(self) -> None:
-        """The step that is being taken is the last one."""
+        """Makes the current step the last one."""
         self.total = self.step
 
 

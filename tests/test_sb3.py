@@ -61,7 +61,7 @@ def trained(tmp_path, *overrides: str) -> int:
 
 def test_sb3_on_collect_says_that_it_discounts_by_options(tmp_path, capsys):
     collect = ["env=collect_small", "agent=sb3_a2c", "env.num_envs=2", "env.mazes=16"]
-    said = "SB3 discounts by agent.gamma once an option, and not once each of its steps"
+    said = "SB3 applies agent.gamma once per option, not once per step of it"
     assert trained(tmp_path, *collect, "env.options=false") == 0
     assert said not in capsys.readouterr().err
     (tmp_path / "run").rename(tmp_path / "first")

@@ -47,8 +47,8 @@ class Book:
             book.add(metrics)
 
     A row holds means over the updates since the last row. The learner is evaluated every `eval_every` steps, first at
-    step 0, and again after the last step. Checkpoints are written between steps, every so many seconds and when a
-    signal stops the run.
+    step 0, and again after the last step. Checkpoints are written between steps, every `checkpoint.every` seconds and
+    when a signal stops the run.
     """
 
     def __init__(

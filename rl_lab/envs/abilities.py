@@ -31,6 +31,13 @@ class Filmed(VectorEnv, Protocol):
     def sees_picture(self) -> bool: ...  # whether an observation [C, H, W] is that picture, at whatever size
 
 
+@runtime_checkable
+class WithOptions(VectorEnv, Protocol):
+    """A world whose actions may be options that last several steps."""
+
+    longest: int  # primitive steps of the longest one
+
+
 class Map(NamedTuple):
     """Where things are, for drawing; cells are (y, x)."""
 

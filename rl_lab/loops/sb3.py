@@ -13,7 +13,7 @@ from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Positive
-from rl_lab.envs.collect.world import Collect
+from rl_lab.envs.abilities import WithOptions
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import VectorEnv
@@ -40,8 +40,8 @@ def train_sb3(
     episodes = Episodes(env.num_envs, env.device)
     wrapped = AsVecEnv(env, run.stream("env"), max_abs_reward, lambda step: episodes.add(step.reward, step.last))
     player = SB3Agent(built(agent, wrapped, run))
-    if isinstance(env, Collect) and env.longest > 1:
-        run.say("SB3 discounts by agent.gamma once an option, and not once each of its steps, as agents of ours do")
+    if isinstance(env, WithOptions) and env.longest > 1:
+        run.say("SB3 applies agent.gamma once per option, not once per step of it as our agents do")
     player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     book = Book(run, {"agent": player}, partial(judge, player), total=total_steps, eval_every=eval_every,

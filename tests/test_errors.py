@@ -327,6 +327,14 @@ def test_a_tampered_config_calls_nothing(finished, capsys, find, put, line):
         assert code == 2 and got.startswith(f"rl-lab: {line.format('run')}"), got
 
 
+def test_a_run_folder_may_note_how_many_processes_trained_it(finished, capsys):
+    path = finished / "config.yaml"
+    path.write_text(path.read_text() + "processes: 2\n")
+    assert rl_lab(capsys, "train", "run=run")[0] == 0
+    code, line = rl_lab(capsys, "train", "+processes=2")
+    assert code == 2 and line.startswith("rl-lab: no setting 'processes'")
+
+
 def test_an_unwritable_place(here, capsys):
     (here / "file").write_text("")
     code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=file/run")

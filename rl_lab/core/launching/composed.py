@@ -13,10 +13,10 @@ from rl_lab.core.launching.composition import GROUPS, as_dict, groups, loops, pa
 from rl_lab.core.settings import folder_name
 
 
-def check_root(cfg: DictConfig, root: str) -> None:
-    """A misspelt key at the top of a YAML would otherwise be added and never read."""
+def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
+    """A misspelt key at the top of a YAML would otherwise be added and never read; `noted` are keys of run folders."""
     base: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
-    known = {str(k) for k in base if k not in ("defaults", "hydra")} | {"choices"}
+    known = {str(k) for k in base if k not in ("defaults", "hydra")} | {"choices", *noted}
     known |= {*groups(root)} - {"experiment"}
     for key in "checkpoint", "loop", "tracker":
         if not isinstance(cfg.get(key), DictConfig):

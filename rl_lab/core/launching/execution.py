@@ -52,7 +52,7 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
         cfg = reading.config(folder, parts_of(prog))
         reading.refuse(reading.resolved(as_dict(cfg)), parts_of(prog))
         cfg = changed(cfg, changes)
-        check_root(cfg, root)
+        check_root(cfg, root, "processes")
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
         return _carry_out(cfg, folder.resolve(), prog, parts_of(prog), lock)

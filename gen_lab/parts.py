@@ -40,4 +40,4 @@ MOVED = {
 
 GONE: dict[str, frozenset[str]] = {}
 
-PARTS = Parts(ALLOWED, MOVED, GONE)
+PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE)

@@ -114,4 +114,4 @@ GONE = {
     "rl_lab.memory.Replay": frozenset({"gamma", "max_abs_reward"}),  # DQN's own stood in their place
 }
 
-PARTS = Parts(ALLOWED, MOVED, GONE)
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE)

@@ -111,7 +111,10 @@ class Book:
             raise self.run.rescued(error, self.step, self.parts) from None
 
     def close(self) -> None:
-        """The last checkpoint, then the last evaluation; a run resumed from here continues as if it had not ended."""
+        """The last checkpoint, then the last evaluation: of a longer run resumed from here the latter is not a row.
+
+        A rollout that is only half full at the end is lost: agents that learn from whole rollouts start a new one.
+        """
         self.run.save(self.step, self.parts)
         if self.run.leads:
             self.run.log(self.evaluate(), self.step, True)

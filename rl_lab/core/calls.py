@@ -83,10 +83,13 @@ def fits(result: Any, wanted: Any) -> bool:
     known = isinstance(result, type) and isinstance(wanted, type)
     if not known or Any in (result, wanted) or (result is int and wanted is float):
         return True
-    if Protocol not in wanted.__bases__:
-        return issubclass(result, wanted)
+    return not lacking(result, wanted) if Protocol in wanted.__bases__ else issubclass(result, wanted)
+
+
+def lacking(result: type, wanted: Any) -> list[str]:
+    """The methods of a protocol that a class has not."""
     methods = [name for name in dir(wanted) if not name.startswith("_") and callable(getattr(wanted, name))]
-    return all(hasattr(result, name) for name in methods)
+    return [name for name in methods if not hasattr(result, name)]
 
 
 def filled(of: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], path: str, partial: bool) -> set[str]:

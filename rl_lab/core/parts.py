@@ -15,6 +15,7 @@ LAYERS = ("BatchNorm1d", "BatchNorm2d", "CELU", "Conv1d", "Conv2d", "Dropout", "
 class Parts(NamedTuple):
     """All that a lab's run folders are made of."""
 
+    home: str  # the file that lists them
     allowed: Mapping[str, Judge]  # dotted names of what may be called, and who judges the arguments
     moved: Mapping[str, str]  # the dotted name a part had in older run folders -> the one it has
     gone: Mapping[str, frozenset[str]]  # settings that older run folders give a part, and it no longer takes

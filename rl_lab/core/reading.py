@@ -8,7 +8,6 @@ built from a config is the object that `resolved` returns and `refuse` has looke
 import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
-from rl_lab.core.parts import Judge, Parts
+from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.yaml_events import events
 
@@ -193,26 +192,25 @@ def refuse(config: dict[str, Any], parts: Parts) -> None:
     Calls and arguments are checked as they stand there; the tracker comes from conf/, not from the folder.
     """
     for key in sorted(config.keys() - {"tracker"}, key=lambda key: key == "loop"):
-        _refuse(config[key], str(key), parts.allowed)
+        _refuse(config[key], str(key), parts)
 
 
-def _refuse(node: Any, path: str, parts: Mapping[str, Judge]) -> None:
+def _refuse(node: Any, path: str, parts: Parts) -> None:
     if isinstance(node, list):
         for i, value in enumerate(node):
             _refuse(value, f"{path}[{i}]", parts)
     if not isinstance(node, dict):
         return
     target = node.get("_target_")
-    if "_target_" in node and not (isinstance(target, str) and target in parts):
-        homes = sorted({name.partition(".")[0] for name in parts})
-        raise UserError(f"{path}._target_={target} is refused: a run folder may call only parts of {', '.join(homes)}")
+    if "_target_" in node and not (isinstance(target, str) and target in parts.allowed):
+        raise UserError(f"{path}._target_={target} is refused: a run folder may call only what {parts.home} lists")
     for key, value in node.items():
         _refuse(value, f"{path}.{key}", parts)
         if not isinstance(key, str | int | float | bool) or (
             re.fullmatch(r"_\w*_", str(key)) and (key not in CALLS or "_target_" not in node)
         ):
             raise UserError(f"{path}.{key} is refused in a run folder; delete it")
-    if isinstance(target, str) and (judge := parts[target]):
+    if isinstance(target, str) and (judge := parts.allowed[target]):
         for key in node.keys() - CALLS:
             if reason := judge(key, node[key]):
                 raise UserError(

@@ -132,6 +132,8 @@ class Run:
         self._total = total
         if self.leads:
             self._open(rows)
+        if self.step >= total:
+            self.say(f"nothing left to do: the run stands at step {self.step:,}, and the total is {total:,}")
         self.progress.begin(total, unit, self.step)
 
     def _open(self, with_rows: bool) -> None:

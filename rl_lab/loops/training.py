@@ -15,6 +15,8 @@ from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Agent, Transition, VectorEnv
 
+METHODS = "act", "probabilities", "update", "view", "announce", "state_dict", "load_state_dict"
+
 
 def train(
     env: VectorEnv,
@@ -33,7 +35,7 @@ def train(
     learn together; the first process evaluates, while the others wait for its next gradient.
     """
     check_loop(agent, "train")
-    learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    learner = checked(agent(env.spec, device=run.device, seed=run.stream("agent")))
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
     obs, episodes = env.reset(run.own_stream("env")), Episodes(env.num_envs, env.device)
     book = Book(
@@ -54,6 +56,16 @@ def train(
         step = env.step(action)
         book.add(learner.update(Transition.of(obs, action, step)), step.reward, step.last)
         obs = step.obs
+    return learner
+
+
+def checked(learner: Agent) -> Agent:
+    """Raises UserError where it lacks a method of an agent, or would save nothing."""
+    name = type(learner).__name__
+    if missing := [method for method in METHODS if not callable(getattr(learner, method, None))]:
+        raise UserError(f"{name} is no agent: it lacks {', '.join(missing)}; see Agent in rl_lab/types.py")
+    if not learner.state_dict():
+        raise UserError(f"{name} would save nothing: name the attributes of its checkpoint in `saved`")
     return learner
 
 

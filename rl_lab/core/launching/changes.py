@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import parsed
-from rl_lab.core.launching.explain import unknown
+from rl_lab.core.launching.explain import refuse_through_reference, unknown
 from rl_lab.core.reading import NAMES, plain, plain_references
 
 
@@ -29,6 +29,8 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
                 f"{override.input_line} is for a new run; a resumed run keeps its folder and takes "
                 "settings such as loop.total_steps=100_000"
             )
+        if key == "seed":
+            raise UserError("seed=... is for a new run: a resumed one keeps the seed that it began with")
         if key == "tracker" and isinstance(value, str):
             with_names = cfg.get("tracker") or {}
             cfg["tracker"] = _chosen_tracker(value, with_names)
@@ -51,6 +53,7 @@ def _chosen_tracker(name: str, before: Mapping[str, Any] | DictConfig) -> dict[s
 def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
     parent, _, last = key.replace("/", ".").rpartition(".")
     adds = override.is_add() or override.is_force_add()
+    refuse_through_reference(cfg, key)
     try:
         there = OmegaConf.select(cfg, parent) if parent else cfg
         known = isinstance(there, DictConfig) and last in there

@@ -49,8 +49,8 @@ def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
     for key in map(str, changes):
         if key not in known:
             raise UserError(
-                f"loop.eval_env.{key} would change env.{key}, and env={choices.get('env')} has no such setting; choose "
-                "another env or loop, or leave it out"
+                f"no setting 'loop.eval_env.{key}': env={choices.get('env')} has no {key}; choose another env or loop, "
+                "or leave it out"
             )
     cfg.loop.eval_env = {key: f"${{env.{key}}}" for key in map(str, env)} | as_dict(changes)
 

@@ -102,6 +102,8 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
     shown = Path(os.path.relpath(folder))
     try:
         with run:
+            if parts is None:
+                _warn_of_unlisted(run, resolved, prog)
             with distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             loop(run=run)
@@ -111,6 +113,14 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
         raise
     run.say(f"finished: {shown}")
     return objective(run.final)
+
+
+def _warn_of_unlisted(run: Any, resolved: dict[str, Any], prog: str) -> None:
+    """Says so before the hours of a run whose folder cannot be read back."""
+    try:
+        reading.refuse(resolved, parts_of(prog))
+    except UserError as error:
+        run.say(f"{error}: this run is trained, but its folder can be neither resumed nor evaluated")
 
 
 @contextmanager

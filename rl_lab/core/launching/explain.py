@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -39,6 +40,8 @@ class plain_errors:
         for link in _chain(error):
             if isinstance(link, UserError):
                 raise link from None
+            if isinstance(link, yaml.MarkedYAMLError) and (mark := link.problem_mark):
+                raise UserError(f"{mark.name} is no YAML: line {mark.line + 1}: {link.problem}; correct it") from error
         for link in _chain(error):
             if isinstance(link, OSError) and link.filename is not None:
                 remedy = f"free or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
@@ -128,10 +131,29 @@ def _too_large(error: BaseException) -> str | None:
     return None
 
 
+def refuse_through_reference(cfg: DictConfig, key: str) -> None:
+    """A setting of what is only a reference, such as loop.eval_env=${env}, is set where that leads. Raises UserError."""
+    names = key.lstrip("+~").split(".")
+    for i in range(1, len(names)):
+        path = ".".join(names[:i])
+        parent = OmegaConf.select(cfg, ".".join(names[: i - 1])) if i > 1 else cfg
+        if (
+            isinstance(parent, DictConfig)
+            and names[i - 1] in parent
+            and OmegaConf.is_interpolation(parent, names[i - 1])
+        ):
+            to = str(parent._get_node(names[i - 1])).strip("${}")
+            rest = ".".join(names[i:])
+            raise UserError(
+                f"{path} is the same as {to}: set {to}.{rest}=..., or for {path} alone '{path}={{{names[i]}: ...}}'"
+            )
+
+
 def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     """No such setting; or one that the signature has and the YAML leaves at its default."""
     from rl_lab.core import calls
 
+    refuse_through_reference(cfg, key)
     if "/" in key and is_group(key):
         return f"{key} is not for the chosen {key.partition('/')[0]}; leave it out"
     parent, _, name = key.rpartition(".")

@@ -110,17 +110,17 @@ TRAIN = {
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
-    "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
-    "tracker=/": "tracker=/ is no choice; choose from none, wandb",
+    "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is not a choice; --help lists them",
+    "tracker=/": "tracker=/ is not a choice; choose from none, wandb",
     "protocol=machado": "protocol=machado sets env.frame_skip, and env=four_rooms has no such setting; leave the protocol out, "
     "or choose env=atari",
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
     "agent=dqn,a2c": "agent=dqn,a2c is several values; give one, or add -m for a run of each",
-    "planner=[1]": "planner=[1] is no choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
+    "planner=[1]": "planner=[1] is not a choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
     "policy_evaluation, policy_iteration, prioritised_sweeping, q_iteration, value_iteration",
-    "agent=[[1]]": "agent=[[1]] is no choice; --help lists them",
+    "agent=[[1]]": "agent=[[1]] is not a choice; --help lists them",
     "~checkpoint": "~checkpoint takes away what every run needs; leave it out",
     "~agent": "~agent takes away what every run needs; choose another agent=... instead",
     "~env._target_": "~env._target_ takes away what every run needs; leave it out",
@@ -143,7 +143,7 @@ def test_training(here, capsys, overrides):
 def test_more_random_steps_than_memory_holds(here, capsys):
     overrides = ["experiment=fitted_q_russell_norvig", "tracker=none", "device=cpu", "loop.random_steps=1e12"]
     code, line = rl_lab(capsys, "train", *overrides)
-    assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 wants 1.21e+05 GB of memory, and ")
+    assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 needs 1.21e+05 GB of memory, and ")
 
 
 def test_commands(here, capsys):

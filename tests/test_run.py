@@ -71,7 +71,7 @@ def test_a_folder_is_one_runs_alone_until_it_closes(tmp_path):
     for _ in range(2):
         with open_run(tmp_path) as run:
             run.begin(10)
-            with pytest.raises(UserError, match="another process; wait for its end"):
+            with pytest.raises(UserError, match="another process; wait until it ends"):
                 open_run(tmp_path).__enter__()
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
         raise KeyboardInterrupt  # before it began

@@ -181,7 +181,7 @@ def test_one_that_fails_is_named_and_leaves_the_others_alone(tmp_path, capsys):
     words = ["agent=a2c", "loop=seeds", "loop.seeds=3", "seed=7", "agent.rollout_length=7"]
     assert train(tmp_path / "many", *words, f"agent._target_={__name__}.Poisoned") == 2
     err = " ".join(capsys.readouterr().err.split())
-    assert "seed 9: a2c/policy_loss is nan at step 672; it stops here, the others go on" in err
+    assert "seed 9: a2c/policy_loss is nan at step 672; it stops here, the others continue" in err
     assert "rl-lab: 1 of 3 seeds failed: seed 9: a2c/policy_loss is nan at step 672" in err
     assert train(tmp_path / "sane", *words) == 0
     for seed, state in ((7, "finished"), (8, "finished"), (9, "failed")):

@@ -13,7 +13,7 @@ from rl_lab.core.errors import UserError, nearest
 
 Call = Callable[..., Any]
 FILLED = {"": {"runs", "changes"}, "loop": {"run"}, "tracker": {"name", "job_type", "config", "id"}}  # by the caller
-POSITION = {"params", "env", "mdp", "images"}  # filled by whoever makes a partial call, beside what no YAML could say
+POSITION = {"params", "env", "mdp", "images"}  # filled when a partial call is completed, beside what YAML cannot hold
 PLAIN = {int, float, bool, str, Path, list, tuple, dict, Sequence, Mapping, type(None)}
 
 

@@ -776,7 +776,7 @@ def test_a_wrong_recording_is_named(tmp_path):
         recorded(path=path, what="frames", held_out=0.5)
     vectors = episode(0)._replace(obs=np.zeros((4, 9), np.float32))
     path = played(tmp_path / "vectors", [vectors, vectors], False)
-    with pytest.raises(UserError, match=r"observations are no pictures \(float32 \[9\]\).*data.what=frames"):
+    with pytest.raises(UserError, match=r"observations are not pictures \(float32 \[9\]\).*data.what=frames"):
         recorded(path=path, held_out=0.5)
 
 

@@ -56,9 +56,9 @@ def fit(
 
     book = Book(run, {"model": learner, "batches": batches}, evaluation, total=total_steps, eval_every=eval_every,
                 log_every=log_every, unit="updates")  # fmt: skip
-    run.say(data.told)
+    run.say(data.about)
     if judged_by:
-        run.say(judged_by.told)
+        run.say(judged_by.about)
     for _ in book.steps():
         book.add(learner.update(*batches.draw()))
     return learner

@@ -1,4 +1,4 @@
-"""What experiments of gen_lab are made of: all that a run folder may call, whoever wrote it."""
+"""What experiments of gen_lab are made of: everything that a run folder from anywhere may call."""
 
 from rl_lab.core.parts import TORCH, Parts, moved, parts
 

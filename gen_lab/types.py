@@ -95,7 +95,7 @@ class LatentModel(Protocol):
 
 @runtime_checkable
 class Inpainter(Protocol):
-    """A model that can complete an image of which some pixels are known."""
+    """A model that can complete an image from some known pixels."""
 
     def inpaint(
         self, x: Tensor, known: Tensor, generator: torch.Generator, label: Tensor | None = None

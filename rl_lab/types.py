@@ -101,7 +101,7 @@ class Agent(Actor, Protocol):
     @property
     def settled(self) -> bool: ...  # whether a checkpoint now would hold everything
     def update(self, transition: Transition) -> Metrics: ...  # {} when it did not learn
-    def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
+    def view(self, obs: Tensor) -> View: ...  # with its graph, for gradients with respect to obs
     def announce(self, num_envs: int) -> str | None: ...  # what there is to say before the first step
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -110,7 +110,7 @@ class Agent(Actor, Protocol):
 class Viewed(Actor, Protocol):
     """An actor that shows what it thinks: all that a film, a recording or an evaluation needs of an agent."""
 
-    def view(self, obs: Tensor) -> View: ...  # with its graph, for who asks for gradients with respect to obs
+    def view(self, obs: Tensor) -> View: ...  # with its graph, for gradients with respect to obs
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 Each says how many numbers an action has (`outputs`), what their mean is, and how wrong they are about a target:
 `loss(now [B, Z], reward [B], discount [B], then [B, Z]) -> (loss [B], error [B])`, where `then` belongs to the action
-that is bootstrapped from, and the error is what prioritised replay goes by.
+that is bootstrapped from, and the error sets the priorities of a prioritised replay.
 """
 
 from typing import Literal

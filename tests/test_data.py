@@ -221,7 +221,7 @@ def test_npz(tmp_path, save, gigabytes):
         assert np.array_equal(data.train, written["train"]) and np.array_equal(data.test, written["test"])
         assert data.train_labels.tolist() == [0, 1, 2, 0, 1, 2, 0] and data.test_labels.tolist() == [2, 0, 1]
         assert data.mapped == (gigabytes < 1) == (tmp_path / "cache").exists()
-    assert ("memory-mapped from disk" in data.told) == data.mapped and "7 + 3 images of 3 x 5 x 6" in data.told
+    assert ("memory-mapped from disk" in data.about) == data.mapped and "7 + 3 images of 3 x 5 x 6" in data.about
 
 
 def test_a_map_gives_the_same_batches(tmp_path):
@@ -409,7 +409,7 @@ def test_links_to_files_of_ones_own_are_followed(tmp_path):
 def test_what_memory_cannot_hold_is_not_begun(tmp_path, monkeypatch):
     np.savez(tmp_path / "mine.npz", **arrays())
     monkeypatch.setattr(room, "available", lambda: 100.0)
-    with pytest.raises(UserError, match=r"wants .* MB of memory, and .* are free"):
+    with pytest.raises(UserError, match=r"needs .* MB of memory, and .* are free"):
         npz(path=str(tmp_path / "mine.npz"))
 
 
@@ -506,8 +506,8 @@ def test_what_is_left_out_is_said(tmp_path):
     (tmp_path / "photo.heic").write_text("nor one that can be read")
     data = folder(path=beside(tmp_path, train=3, test=2, val=4))
     assert (len(data.train), len(data.test), data.classes) == (3, 2, 0)
-    assert "left out, being no pictures: 1 .txt, 1 .heic" in data.told or "1 .heic, 1 .txt" in data.told
-    assert "4 pictures in val left out, for those in test are tested on" in data.told
+    assert "left out, being no pictures: 1 .txt, 1 .heic" in data.about or "1 .heic, 1 .txt" in data.about
+    assert "4 pictures in val left out, for those in test are tested on" in data.about
 
 
 def test_train_alone_is_no_class(tmp_path):
@@ -776,7 +776,7 @@ def test_a_wrong_recording_is_named(tmp_path):
         recorded(path=path, what="frames", held_out=0.5)
     vectors = episode(0)._replace(obs=np.zeros((4, 9), np.float32))
     path = played(tmp_path / "vectors", [vectors, vectors], False)
-    with pytest.raises(UserError, match=r"observations are no pictures \(float32 \[9\]\).*data.what=frames"):
+    with pytest.raises(UserError, match=r"observations are not pictures \(float32 \[9\]\).*data.what=frames"):
         recorded(path=path, held_out=0.5)
 
 

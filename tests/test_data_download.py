@@ -282,11 +282,11 @@ def test_cifar10(serve, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("read", "data", "says"),
     [
-        (read_idx, b"not gzip", "is no gzipped IDX file"),
-        (read_idx, gzipped(b""), "is no gzipped IDX file"),
-        (read_idx, idx_file(np.zeros((3, 4, 4)))[:-9], "is no gzipped IDX file"),
-        (read_idx, gzipped(gzip.decompress(idx_file(np.zeros((3, 4, 4))))[:-1]), "is no whole IDX file"),
-        (read_idx, gzipped(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "is no whole IDX file of bytes: .*begin 00000d01"),
+        (read_idx, b"not gzip", "is not a gzipped IDX file"),
+        (read_idx, gzipped(b""), "is not a gzipped IDX file"),
+        (read_idx, idx_file(np.zeros((3, 4, 4)))[:-9], "is not a gzipped IDX file"),
+        (read_idx, gzipped(gzip.decompress(idx_file(np.zeros((3, 4, 4))))[:-1]), "is not a complete IDX file"),
+        (read_idx, gzipped(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "is not a complete IDX file of bytes: .*begin 00000d01"),
         (read_amat, b"0 1 2\n", "is not lines of 784 digits"),
         (read_amat, b"2 " * 784, "is not lines of 784 digits"),
         (cifar.read_records, b"not a tar", "is not CIFAR-10 in binary form"),

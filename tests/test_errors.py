@@ -47,20 +47,20 @@ TRAIN = {
     "agent.max_abs_rewards=1": "no setting 'agent.max_abs_rewards'; did you mean agent.max_abs_reward?",
     "env=atari agent=random env.camera=true": "'env.camera' has its default and is not in the YAML; write +env.camera=... to set it",
     "agnt=dqn": "no setting 'agnt'; did you mean agent?",
-    "agent.gamma=1.5": "agent.gamma=1.5: it must be between 0 and 1",
-    "agent.gamma=nan": "agent.gamma=nan: it must be a number",
-    "agent.gamma=high": "agent.gamma=high: it must be a number",
-    "env.num_envs=0": "env.num_envs=0: it must be at least 1",
-    "env.num_envs=2.5": "env.num_envs=2.5: it must be a whole number",
-    "loop.total_steps=-5": "loop.total_steps=-5: it must be at least 1",
+    "agent.gamma=1.5": "agent.gamma=1.5 must be between 0 and 1",
+    "agent.gamma=nan": "agent.gamma=nan must be a number",
+    "agent.gamma=high": "agent.gamma=high must be a number",
+    "env.num_envs=0": "env.num_envs=0 must be at least 1",
+    "env.num_envs=2.5": "env.num_envs=2.5 must be a whole number",
+    "loop.total_steps=-5": "loop.total_steps=-5 must be at least 1",
     "agent.batch_size=99999": "agent.batch_size=99999 must be at most agent.replay.capacity=20000",
-    "agent.optimizer.lr=0": "agent.optimizer.lr=0: it must be above 0",
-    "env.mdp.noise=2": "env.mdp.noise=2: it must be between 0 and 1",
+    "agent.optimizer.lr=0": "agent.optimizer.lr=0 must be above 0",
+    "env.mdp.noise=2": "env.mdp.noise=2 must be between 0 and 1",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
-    "agent.double=maybe": "agent.double=maybe: it must be true or false",
-    "threads=0": "threads=0: it must be at least 1",
-    "seed=-1": "seed=-1: it must be at least 0",
-    "checkpoint.every=-1": "checkpoint.every=-1: it must be at least 0",
+    "agent.double=maybe": "agent.double=maybe must be true or false",
+    "threads=0": "threads=0 must be at least 1",
+    "seed=-1": "seed=-1 must be at least 0",
+    "checkpoint.every=-1": "checkpoint.every=-1 must be at least 0",
     "device=gpu": "device=gpu is not a choice; choose from auto, cpu, cuda",
     "agent.gamma=[": "cannot read the setting: no viable alternative at input '['",
     "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
@@ -72,25 +72,25 @@ TRAIN = {
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
     "choose agent/network=mlp or agent/network=linear",
     # what a signature says of its arguments: a call where a call is meant, and one that gives what is wanted
-    "env.mdp=5": "env.mdp=5: it must be a call, a mapping with _target_",
-    "loop.env=null": "loop.env=null: it must be a call, a mapping with _target_",
-    "loop.eval_env=x": "loop.eval_env=x: it must be a call, a mapping with _target_",
+    "env.mdp=5": "env.mdp=5 must be a call, a mapping with _target_",
+    "loop.env=null": "loop.env=null must be a call, a mapping with _target_",
+    "loop.eval_env=x": "loop.eval_env=x must be a call, a mapping with _target_",
     "agent.gamma={_target_:os.getcwd}": "agent.gamma._target_=os.getcwd must give a float, and does not",
     "agent.network._target_=rl_lab.memory.Replay": "agent.network._target_=rl_lab.memory.Replay must give a Module, and does not",
-    "agent.network._partial_=x": "agent.network._partial_=x: it must be true or false",
-    "agent.network._partial_=false": "agent.network._partial_=False: it must be true, since the lab completes the call",
-    "agent._target_=5": "agent._target_=5: it must be the dotted name of what is called, such as torch.optim.Adam",
-    "agent._target_=..": "agent._target_=..: it must be the dotted name of what is called, such as torch.optim.Adam",
+    "agent.network._partial_=x": "agent.network._partial_=x must be true or false",
+    "agent.network._partial_=false": "agent.network._partial_=False must be true, since the lab completes the call",
+    "agent._target_=5": "agent._target_=5 must be the dotted name of what is called, such as torch.optim.Adam",
+    "agent._target_=..": "agent._target_=.. must be the dotted name of what is called, such as torch.optim.Adam",
     "+agent._args_=[1]": "agent._args_ is refused: settings are given by their names",
     "+agent.seed=5": "agent.seed is set by the lab itself; leave it out",
-    "experiment=sb3_ppo_cartpole agent.n_epochs=0.5": "agent.n_epochs=0.5: it must be a whole number",
+    "experiment=sb3_ppo_cartpole agent.n_epochs=0.5": "agent.n_epochs=0.5 must be a whole number",
     "env.device=x": "env.device=x is not a choice; choose from auto, cpu, cuda",
     "device=cuda:x": "device=cuda:x is not a choice; choose from auto, cpu, cuda",
-    "+agent.optimizer.betas=[0.5]": "agent.optimizer.betas=[0.5]: it must be a list of 2",
+    "+agent.optimizer.betas=[0.5]": "agent.optimizer.betas=[0.5] must be a list of 2",
     "~loop.total_steps": "loop.total_steps is missing; give it a value: ++loop.total_steps=...",
-    "env.num_envs=1e9": "env.num_envs=1000000000: it must be at most 1,048,576",
-    "env=atari agent=dqn_cnn env.num_envs=1e9": "env.num_envs=1000000000: it must be at most 16,384",
-    "loop.eval_episodes=1e12": "loop.eval_episodes=1000000000000: it must be at most 10,000,000",
+    "env.num_envs=1e9": "env.num_envs=1000000000 must be at most 1,048,576",
+    "env=atari agent=dqn_cnn env.num_envs=1e9": "env.num_envs=1000000000 must be at most 16,384",
+    "loop.eval_episodes=1e12": "loop.eval_episodes=1000000000000 must be at most 10,000,000",
     "agent/network=value_prediction_vector": "agent.network=ValuePrediction is a whole model, and this agent wants the layers "
     "below its values; choose agent/network=mlp or agent/network=linear",
     "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
@@ -100,27 +100,27 @@ TRAIN = {
     "to add it",
     "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, fit_q, plan, sb3, seeds, train",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
-    "agent.network=mlp": "agent.network=mlp: it must be a call, a mapping with _target_; agent/network=... chooses "
+    "agent.network=mlp": "agent.network=mlp must be a call, a mapping with _target_; agent/network=... chooses "
     "one by its name",
-    "planner=value_iteration env=random_maze env.mdp.map.height=1e9": "env.mdp.map.height=1000000000: it must be at "
+    "planner=value_iteration env=random_maze env.mdp.map.height=1e9": "env.mdp.map.height=1000000000 must be at "
     "most 4,001",
-    "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000: it must be at most 1,000,000",
-    "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000: it must be at most 4,096",
-    "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000: it must be at most 1,000",
+    "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 must be at most 1,000,000",
+    "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000 must be at most 4,096",
+    "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000 must be at most 1,000",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
-    "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is no choice; --help lists them",
-    "tracker=/": "tracker=/ is no choice; choose from none, wandb",
+    "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is not a choice; --help lists them",
+    "tracker=/": "tracker=/ is not a choice; choose from none, wandb",
     "protocol=machado": "protocol=machado sets env.frame_skip, and env=four_rooms has no such setting; leave the protocol out, "
     "or choose env=atari",
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
     "agent=dqn,a2c": "agent=dqn,a2c is several values; give one, or add -m for a run of each",
-    "planner=[1]": "planner=[1] is no choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
+    "planner=[1]": "planner=[1] is not a choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
     "policy_evaluation, policy_iteration, prioritised_sweeping, q_iteration, value_iteration",
-    "agent=[[1]]": "agent=[[1]] is no choice; --help lists them",
+    "agent=[[1]]": "agent=[[1]] is not a choice; --help lists them",
     "~checkpoint": "~checkpoint takes away what every run needs; leave it out",
     "~agent": "~agent takes away what every run needs; choose another agent=... instead",
     "~env._target_": "~env._target_ takes away what every run needs; leave it out",
@@ -143,7 +143,7 @@ def test_training(here, capsys, overrides):
 def test_more_random_steps_than_memory_holds(here, capsys):
     overrides = ["experiment=fitted_q_russell_norvig", "tracker=none", "device=cpu", "loop.random_steps=1e12"]
     code, line = rl_lab(capsys, "train", *overrides)
-    assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 wants 1.21e+05 GB of memory, and ")
+    assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 needs 1.21e+05 GB of memory, and ")
 
 
 def test_commands(here, capsys):

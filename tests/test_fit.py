@@ -533,7 +533,7 @@ def test_a_sheet_is_not_read_through_a_link_nor_from_anything_else(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["sample", "count=1e9", "tracker=none"], "count=1000000000 wants .* of memory, and .* are free"),
+        (["sample", "count=1e9", "tracker=none"], "count=1000000000 needs .* of memory, and .* are free"),
         (["evaluate", "iwae_samples=1e9"], "iwae_samples=1000000000, of 256 images at once, wants"),
         (["latents", "steps=1e9"], "rows=8 of steps=1000000000 wants"),
         (["evaluate", "judge=random", "judge.samples=1e12"], "judge.samples=1000000000000 wants"),

@@ -87,7 +87,7 @@ def test_guidelines(size, colours):
 @pytest.mark.parametrize("shape", [(1, 42, 42), (1, 30, 30), (3, 64, 62), (1, 7, 7), (1, 84, 84)])
 def test_other_sizes_are_one_line(shape):
     with pytest.raises(
-        UserError, match=rf"{shape[1]} x {shape[2]} cannot be halved so often; use 8, 16, 28, 32 or 64 pixels"
+        UserError, match=rf"{shape[1]} x {shape[2]} cannot be halved that often; use 8, 16, 28, 32 or 64 pixels"
     ):
         build(Spec(shape, 256))
 

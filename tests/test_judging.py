@@ -402,7 +402,7 @@ def test_the_net_and_the_numbers_are_stated(judge, data):
     counts = [judge.record[k] for k in ("samples", "reference", "held_out", "taught_on")]
     assert counts == [599, 600, 599, 598] and judge.record["reference_split"] == "train"
     assert re.fullmatch(r"comparing 599 samples with 600 training images, beside 599 held-out ones; "
-                        rf"features {judge.net.name}, a classifier right on 9\d\.\d%", judge.told)  # fmt: skip
+                        rf"features {judge.net.name}, a classifier right on 9\d\.\d%", judge.about)  # fmt: skip
     assert re.fullmatch(r"[0-9a-f]{8}", judge.net.name)
     assert list(judge.named(judge.floor))[0] == f"eval/frechet[digits-levels-600-{judge.net.name}]"
 

@@ -301,7 +301,9 @@ def test_a_run_says_which_rows_it_has_lost_goes_on_without_them_and_remembers(tm
     path.write_bytes(b"".join([b"\0" * 20 + b"\n", *path.read_bytes().splitlines(keepends=True)[1:]]))
     written(tmp_path / "run")
     said = capsys.readouterr().err
-    assert "run/metrics.jsonl is not as it was written: row 1 is damaged; 1 of 2 rows is lost; the run goes on" in said
+    assert (
+        "run/metrics.jsonl is not as it was written: row 1 is damaged; 1 of 2 rows is lost; the run continues" in said
+    )
     assert [row["step"] for row in rows(tmp_path / "run")] == [20, 30]
     written(tmp_path / "run")
     assert "not as it was written" not in capsys.readouterr().err

@@ -192,7 +192,7 @@ sys.exit(main())
 @pytest.mark.parametrize(("how", "said"), [
     ("raise ZeroDivisionError('the fault of rank 1')", ["", "ZeroDivisionError: the fault of rank 1\n"]),
     pytest.param("import os; os._exit(9)",
-                 ["another process of this run ended, and without a word; this one cannot go on\n", ""],
+                 ["another process of this run ended without an error message; this one cannot continue\n", ""],
                  marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_one_failing_rank_ends_all_and_its_error_is_told_once(tmp_path, how, said):

@@ -203,7 +203,7 @@ def test_a_seed_decides_all_and_none_goes_on():
     ("arguments", "line"),
     [
         ({"mdp": {"nose": 0.1}}, "no setting 'env.mdp.nose'; did you mean env.mdp.noise?"),
-        ({"time_limit": 0}, "env.time_limit=0: it must be between 1 and 10,000,000"),
+        ({"time_limit": 0}, "env.time_limit=0 must be between 1 and 10,000,000"),
         ({"obs": "pixels"}, "env.obs=pixels is not a choice; "),
     ],
 )

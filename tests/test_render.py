@@ -296,7 +296,7 @@ def test_mistakes(runs, capsys, tmp_path):
     lines = {
         (): "which run? rl-lab render run=<folder>",
         (f"run={tmp_path}",): f"{tmp_path} is not a run folder: it has no config.yaml",
-        (f"run={runs / 'plan'}", "episodes=0"): "episodes=0: it must be at least 1",
+        (f"run={runs / 'plan'}", "episodes=0"): "episodes=0 must be at least 1",
         (f"run={runs / 'plan'}", "episode=1"): "no setting 'episode'; did you mean episodes?",
         (f"run={runs / 'plan'}", f"out={tmp_path / 'file/x.mp4'}"):
             f"cannot write to {tmp_path / 'file'}: File exists; make room or choose another place (out=)",

@@ -238,7 +238,7 @@ def test_means_are_over_what_came_since():
 def test_settings_conform_to_annotations():
     assert conform("x", 1e6, Count) == 1_000_000 and isinstance(conform("x", 1e6, Count), int)
     assert conform("x", None, Count | None) is None and conform("x", "inf", float) == float("inf")
-    with pytest.raises(UserError, match="x=-0.1: it must be between 0 and 1"):
+    with pytest.raises(UserError, match="x=-0.1 must be between 0 and 1"):
         conform("x", -0.1, Unit)
-    with pytest.raises(UserError, match="x=True: it must be a whole number"):
+    with pytest.raises(UserError, match="x=True must be a whole number"):
         conform("x", True, Count)

@@ -181,7 +181,7 @@ def test_one_that_fails_is_named_and_leaves_the_others_alone(tmp_path, capsys):
     words = ["agent=a2c", "loop=seeds", "loop.seeds=3", "seed=7", "agent.rollout_length=7"]
     assert train(tmp_path / "many", *words, f"agent._target_={__name__}.Poisoned") == 2
     err = " ".join(capsys.readouterr().err.split())
-    assert "seed 9: a2c/policy_loss is nan at step 672; it stops here, the others go on" in err
+    assert "seed 9: a2c/policy_loss is nan at step 672; it stops here, the others continue" in err
     assert "rl-lab: 1 of 3 seeds failed: seed 9: a2c/policy_loss is nan at step 672" in err
     assert train(tmp_path / "sane", *words) == 0
     for seed, state in ((7, "finished"), (8, "finished"), (9, "failed")):
@@ -202,7 +202,7 @@ def test_one_that_fails_is_named_and_leaves_the_others_alone(tmp_path, capsys):
         ("agent=dqn agent.eval_epsilon=0.1", "agent.eval_epsilon: many seeds are evaluated at once by greedy policies"),
         ("agent=dqn agent.zero_head=false agent.noisy=0.5", "need networks of linear layers, not NoisyLinear"),
         ("agent=a2c agent.optimizer._target_=torch.optim.Adafactor", "Adafactor would mix the seeds"),
-        ("agent=a2c loop.seeds=0", "loop.seeds=0: it must be at least 1"),
+        ("agent=a2c loop.seeds=0", "loop.seeds=0 must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(words, line, tmp_path, capsys):

@@ -56,9 +56,9 @@ def test_one_run_has_no_interval():
 
 
 def test_resamples_that_memory_cannot_hold_are_one_line():
-    with pytest.raises(UserError, match="resamples=1000000000000 wants .* of memory"):
+    with pytest.raises(UserError, match="resamples=1000000000000 needs .* of memory"):
         stratified_bootstrap([4.0, 5.0], resamples=10**12)
-    with pytest.raises(UserError, match="resamples=1000000000000 wants .* of memory"):
+    with pytest.raises(UserError, match="resamples=1000000000000 needs .* of memory"):
         probability_of_improvement([[1.0, 2.0]], [[3.0, 4.0]], resamples=10**12)
 
 

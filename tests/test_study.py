@@ -107,7 +107,7 @@ def test_each_job_fails_alone_and_says_why(here, capsys):
     assert states() == ["finished", "mistake", "crashed", "mistake"] and code == 1
     assert "4 jobs: 1 finished, 2 mistake, 1 crashed" in err
     lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
-    assert len(lines) == 3 and lines[0].endswith("agent.gamma=2: it must be between 0 and 1")
+    assert len(lines) == 3 and lines[0].endswith("agent.gamma=2 must be between 0 and 1")
     assert "agent.network._target_=torch.nn.Flatten agent.gamma=0.9  TypeError: " in lines[1]
     assert lines[1].endswith(f"traceback in {study.log(2)}")
     assert ["Traceback" in study.log(n).read_text() for n in range(4)] == [False, False, True, False]
@@ -131,7 +131,7 @@ def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed
     assert states() == ["mistake", "mistake"]
     many = "seed=" + ",".join(map(str, range(12)))
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2", many, "hydra/launcher=basic")
-    line = "agent.gamma=2: it must be between 0 and 1"
+    line = "agent.gamma=2 must be between 0 and 1"
     assert code == 2 and "12 jobs: 12 mistake" in err and err.count(line) == 2 and f"{line}, as would 11 more" in err
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
     assert (code, err) == (2, "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n")

@@ -35,7 +35,7 @@ def compare(
     runs: Iterable[Path],
     *,
     metric: str | None = None,  # of the curves; None: a likelihood, or else the first measure that every run has
-    by: list[str] | str | None = None,  # settings that tell groups apart; None: all that differ
+    by: list[str] | str | None = None,  # settings that distinguish groups; None: all that differ
     where: list[str] | str | None = None,  # conditions on settings: model:vae*, -loop.total_steps:500
     threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
     out: Path | None = None,  # None: runs/compare/<timestamp>

@@ -65,7 +65,7 @@ def evaluate(
             record |= _measured(trained, by, seed, inside(folder, "neighbours.png"))
             for name, x in record["measures"].items():
                 measured.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
-            print(f"{folder}: {by.told}", folder / "neighbours.png", sep="\n")
+            print(f"{folder}: {by.about}", folder / "neighbours.png", sep="\n")
         write(inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
         scored.add_section()
         measured.add_section()

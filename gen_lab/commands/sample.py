@@ -92,7 +92,7 @@ def _drawn(
 
 
 def _inpainted(trained: Trained, count: int, rng: torch.Generator, labels: Tensor | None, inpaint: str) -> Drawn:
-    """The first test images, of which the known pixels are kept."""
+    """The first test images; their known pixels are kept."""
     model, data = trained.model, trained.data
     if not isinstance(model, Inpainter):
         raise UserError(f"inpaint={inpaint}: this model cannot complete an image; an autoregressive one can")

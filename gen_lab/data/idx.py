@@ -47,7 +47,7 @@ STATIC = Source(
 def mnist(*, protocol: Literal["static", "dynamic", "threshold", "levels"], root: str | None = None) -> Images:
     """Handwritten digits of 28 x 28 pixels (LeCun et al., 1998), 60,000 to train on and 10,000 to test.
 
-    Four protocols, of which no two compare: `static` is the binarisation that Larochelle & Murray (2011) published,
+    Four protocols, no two of them comparable: `static` is the binarisation that Larochelle & Murray (2011) published,
     their training and validation files together, without labels; `dynamic` draws each pixel anew, 1 with probability
     grey / 255, whenever an image is trained on; `threshold` is 1 from grey 128 on; `levels` keeps all 256.
     The test set of `dynamic` is drawn once, from a stream of its own that no run's seed changes.
@@ -92,10 +92,10 @@ def read_idx(path: Path) -> Tensor:
             data = file.read()
         shape = np.frombuffer(data, ">u4", data[3], 4).tolist()
     except (OSError, EOFError, zlib.error, IndexError, ValueError) as error:
-        raise UserError(f"{path} is no gzipped IDX file ({error})") from error
+        raise UserError(f"{path} is not a gzipped IDX file ({error})") from error
     start = 4 + 4 * len(shape)
     if data[:3] != b"\0\0\x08" or len(data) != start + math.prod(shape):
-        raise UserError(f"{path} is no whole IDX file of bytes: {len(data):,} bytes that begin {data[:4].hex()}")
+        raise UserError(f"{path} is not a complete IDX file of bytes: {len(data):,} bytes that begin {data[:4].hex()}")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
 
 

@@ -53,7 +53,7 @@ class Images(NamedTuple):
             yield x.to(self.device), None if label is None else label.to(self.device)
 
     @property
-    def told(self) -> str:
+    def about(self) -> str:
         """The sizes of the data, and where they are kept."""
         size = (self.train.numel() + self.test.numel()) / 1e6
         shape, where = " x ".join(map(str, self.spec.shape)), f"resident on {self.device}"

@@ -174,7 +174,7 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
                         "name the folder of the pictures alone"
                     )
             elif not p.is_file():
-                raise UserError(f"{p} is not a regular file; take it away")
+                raise UserError(f"{p} is not a regular file; remove it")
             else:
                 paths.append(p)
     left_out = [f"left out, being no pictures: {', '.join(f'{n} {kind}' for kind, n in others.most_common(5))}"]

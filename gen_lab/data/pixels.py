@@ -35,7 +35,7 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
         raise
     except Exception as error:  # of the decoders: damaged files raise whatever their bytes led to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} is not a picture that can be read ({reason}); mend it or take it away") from error
+        raise UserError(f"{path} is not a picture that can be read ({reason}); repair it or remove it") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
@@ -90,7 +90,7 @@ def _shares(image: Image.Image, path: Path) -> np.ndarray:
 
 
 def _deep(path: Path) -> np.ndarray:
-    """[H, W, 4] uint16: colours of 16 bits, of which Pillow reads but the upper 8, and alpha."""
+    """[H, W, 4] uint16: colours of 16 bits (Pillow reads only the upper 8) and alpha."""
     import av
 
     with regular(path) as file, av.open(file, "r") as container:
@@ -98,7 +98,7 @@ def _deep(path: Path) -> np.ndarray:
 
 
 def _laid(rgba: np.ndarray, background: Background, top: int = 255) -> np.ndarray:
-    """[H, W, 4], of which `top` is white and opaque, over the background: [H, W, 3] uint8."""
+    """[H, W, 4], where `top` is white and opaque, over the background: [H, W, 3] uint8."""
     colour, alpha = np.split(rgba.astype(np.int64), [3], axis=2)
     seen = alpha * colour + (top - alpha) * (top * _level(background) // 255)  # of top^2
     return ((510 * seen + top**2) // (2 * top**2)).astype(np.uint8)

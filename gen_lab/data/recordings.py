@@ -91,7 +91,7 @@ def pictures(episode: Episode, what: str, path: str) -> Tensor:
     if episode.obs.dtype == np.uint8 and len(shape) == 3 and 3 in (shape[0], shape[-1]):
         return x if shape[0] == 3 else x.movedim(-1, 1)
     raise UserError(
-        f"{path}: its observations are no pictures ({episode.obs.dtype} {list(shape)}); record it with "
+        f"{path}: its observations are not pictures ({episode.obs.dtype} {list(shape)}); record it with "
         "frames=true and use data.what=frames"
     )
 

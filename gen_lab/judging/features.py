@@ -1,6 +1,6 @@
 """What images are compared by: features of a small net, trained on images that no model trains on nor is held to.
 
-A net for features is a callable of levels [B, C, H, W], built from `Images` of which it may learn `train`.
+A net for features is a callable of levels [B, C, H, W], built from `Images`, whose `train` it may learn from.
 """
 
 import contextlib

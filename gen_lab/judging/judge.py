@@ -62,7 +62,7 @@ class Judge:
             self.record["accuracy"] = right.double().mean().item()
 
     @property
-    def told(self) -> str:
+    def about(self) -> str:
         """What is compared with what."""
         by = f", a classifier right on {self.record['accuracy']:.1%}" if "accuracy" in self.record else ""
         return (
@@ -133,7 +133,7 @@ def three_splits(data: Images, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def lesson(data: Images, taught: Tensor) -> Images:
-    """Data of which a net can see nothing but the images that it may learn from."""
+    """Data that shows a net only the images that it may learn from."""
     labels = None if data.test_labels is None else data.test_labels[taught]
     return data._replace(
         train=data.test[taught], train_labels=labels, test=data.test[:0], test_labels=None, resampled=False

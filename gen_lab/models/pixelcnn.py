@@ -21,7 +21,7 @@ class PixelCNN(nn.Module):
     def __init__(self, spec: Spec, head: Head, *, channels: Count, blocks: Count, head_channels: Count):
         super().__init__()
         self.spec, groups = spec, head.steps
-        self.field = 3 + blocks  # rows above, and columns to either side, of which an output may depend
+        self.field = 3 + blocks  # rows above, and columns to either side, that an output may depend on
         self.first = MaskedConv(spec.shape[0], 2 * channels, above_and_here(7), groups=groups, strict=True)
         self.blocks = nn.ModuleList(Block(channels, groups) for _ in range(blocks))
         self.hidden = MaskedConv(2 * channels, head_channels, POINT, groups=groups)

@@ -13,7 +13,7 @@ from rl_lab.core.settings import Count, NonNegative, Positive, Unit
 class Codebook(nn.Module):
     """Each code is the running mean of the vectors nearest to it: an online k-means, not a descent.
 
-    A code that too few vectors come to is dead, and starts anew at one of them. With several ranks all follow the
+    A code that too few vectors choose is dead, and starts anew at one of them. With several ranks all follow the
     vectors of all, and codes start at vectors of the first rank.
     """
 

@@ -61,7 +61,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def some(runs: Sequence[Path], command: str) -> Sequence[Path]:
-    """The runs, of which there must be one. Raises UserError."""
+    """The runs; there must be at least one. Raises UserError."""
     if not runs:
         raise UserError(f"which run? gen-lab {command} run=<folder>")
     return runs

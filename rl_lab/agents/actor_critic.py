@@ -20,7 +20,7 @@ from rl_lab.types import Spec, Transition, View
 
 
 class ActorCritic(Learner):
-    """Learns from each rollout of all envs, then forgets it; the actor's step goes by the critic before its own.
+    """Learns from each rollout of all envs, then forgets it; the actor's step uses the critic from before its update.
 
     Both losses are means over the rollout's samples. SARSA's next action is drawn from pi(.|s') for the update alone:
     the one then taken comes from the policy after it.

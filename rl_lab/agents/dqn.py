@@ -117,7 +117,7 @@ class DQN(Learner):
         return metrics and {**metrics, "dqn/epsilon": self.epsilon(self.steps)}
 
     def learn(self, batch: Transition, weight: Tensor | float = 1.0) -> tuple[Metrics, Tensor]:
-        """One gradient step; also the errors [B] that a prioritised replay goes by."""
+        """One gradient step; also the errors [B] that set the priorities of a replay."""
         if self.noisy:
             draw_noise(self.online, self.rng)
             draw_noise(self.target, self.rng)

@@ -91,7 +91,7 @@ class Network(FittedQ):
         max_epochs: Count = 300,  # an iteration
         tolerance: Unit = 0.01,  # it has converged when the best loss falls by less than this share ...
         patience: Count = 20,  # ... in this many epochs
-        warm: bool = True,  # goes on from the parameters of the iteration before; or from new ones
+        warm: bool = True,  # starts from the parameters of the iteration before; or from new ones
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, spec.num_actions).to(device)

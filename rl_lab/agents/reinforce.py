@@ -129,7 +129,7 @@ class Reinforce(Learner):
 
     No bias to short ones: after a step every env first ends the episode it is in, which began under the old policy
     and does not count; then its next `episodes` count, however long they are, and nothing after them. When all envs
-    have theirs, the loss is the sum over the steps of an episode, averaged over episodes; the entropy's likewise.
+    have theirs, the loss is the sum over the steps of an episode, averaged over episodes; so is the entropy's.
 
     A truncated episode's return ends there, unless `bootstrap` closes it by the baseline's value. A lost life that
     ends the future (discount 0) ends the return, but not the episode.

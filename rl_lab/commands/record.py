@@ -169,7 +169,7 @@ def expected(stage: Stage, goal: Goal, seed: int, shard_bytes: float, frames: bo
 
 
 def afford(folder: Path, about: dict, goal: Goal) -> None:
-    """Says what is to come. Raises UserError where the disk has not so much."""
+    """Prints the expected size. Raises UserError where the disk has less room."""
     if not (left := goal.left(about)):
         return
     one, there = about["expected"], about["shards"]

@@ -13,7 +13,7 @@ from rl_lab.core.errors import UserError, nearest
 
 Call = Callable[..., Any]
 FILLED = {"": {"runs", "changes"}, "loop": {"run"}, "tracker": {"name", "job_type", "config", "id"}}  # by the caller
-POSITION = {"params", "env", "mdp", "images"}  # filled by whoever makes a partial call, beside what no YAML could say
+POSITION = {"params", "env", "mdp", "images"}  # filled when a partial call is completed, beside what YAML cannot hold
 PLAIN = {int, float, bool, str, Path, list, tuple, dict, Sequence, Mapping, type(None)}
 
 
@@ -26,10 +26,10 @@ def called(node: Mapping[Any, Any] | DictConfig, path: str) -> Call:
     target = node["_target_"]
     shown = f"{join(path, '_target_')}={one_line(target)}"
     if not isinstance(target, str) or not all(target.split(".")):
-        raise UserError(f"{shown}: it must be the dotted name of what is called, such as torch.optim.Adam")
+        raise UserError(f"{shown} must be the dotted name of what is called, such as torch.optim.Adam")
     call: Call = locate(target)
     if not callable(call):
-        raise UserError(f"{shown}: it must be something that can be called")
+        raise UserError(f"{shown} must be something that can be called")
     return call
 
 

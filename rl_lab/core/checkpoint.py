@@ -30,7 +30,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> dict[str, Any]:
     """Tensors, numbers and texts only; nothing in the file can run. Raises UserError where it is not one of ours.
 
-    `mapped` tensors stay in the file until they are used: for whoever wants a small part of a large checkpoint.
+    `mapped` tensors stay in the file until they are used: for a reader that wants a small part of a large checkpoint.
     """
     if not path.exists() and not path.is_symlink():
         raise UserError(f"no checkpoint at {path}; has the run saved one yet?")
@@ -79,7 +79,7 @@ def _odd_index(pickled: bytes) -> str | None:
     """What no checkpoint's index has: other names than torch's, or tuples of tuples that double at each level.
 
     Read as it stands, without building anything: a pickle is a list of simple orders to a machine with a stack, and
-    here each thing on it is how many values it comes to.
+    here each thing on it is the number of values it would build.
     """
     stack: list[int] = []
     marks: list[int] = []
@@ -105,7 +105,7 @@ def _odd_index(pickled: bytes) -> str | None:
                 taken = [stack.pop() for _ in order.stack_before]
                 stack += [1 + sum(taken)] * len(order.stack_after)
             if name.startswith("TUPLE") and stack[-1] > LARGEST_TUPLE:
-                return f"a tuple in it comes to more than {LARGEST_TUPLE:,} values"
+                return f"a tuple in it holds more than {LARGEST_TUPLE:,} values"
     except (ValueError, IndexError, KeyError, AttributeError):  # torch says that it is damaged
         return None
     return None

@@ -19,7 +19,7 @@ def chosen(name: str, path: str = "device") -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"{path}={name}, but torch sees no GPU here; use {path}=cpu or {path}=auto")
     if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
-        raise UserError(f"{path}={name}, and this machine has {count} GPUs, of which the first is cuda:0")
+        raise UserError(f"{path}={name}, and this machine has {count} GPUs, numbered from cuda:0")
     return _own_gpu() if name.startswith("cuda") and distributed.size() > 1 else name
 
 
@@ -31,7 +31,7 @@ def _own_gpu() -> str:
     number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if number >= count:
         raise UserError(
-            f"GPU {number} is wanted and this machine has {count}; torchrun --nproc_per_node={count}, or device=cpu"
+            f"GPU {number} is needed and this machine has {count}; torchrun --nproc_per_node={count}, or device=cpu"
         )
     torch.cuda.set_device(number)
     return f"cuda:{number}"

@@ -19,7 +19,7 @@ from torch import distributed as dist
 
 PATIENCE = timedelta(hours=12)  # the others wait while the first evaluates; where a rank dies, torchrun ends the rest
 ASKED_EVERY = 1.0  # seconds
-GRACE = 1.0  # seconds, in which the first to fail is gone: torchrun calls whoever it sees end first the cause
+GRACE = 1.0  # seconds, in which the first to fail is gone: torchrun blames the process that it sees end first
 
 _alone = False
 
@@ -59,7 +59,7 @@ def joined() -> Iterator[None]:
         if first and not isinstance(error, Lost):
             raise
         if first:
-            print(f"{error}, and without a word; this one cannot go on", file=sys.stderr)
+            print(f"{error} without an error message; this one cannot continue", file=sys.stderr)
         time.sleep(GRACE)
         raise SystemExit(1) from None
     finally:
@@ -189,7 +189,7 @@ def gathered(state: dict[str, Any]) -> list[dict[str, Any]]:
 class Accord:
     """All ranks stop, and save, at the same step: as soon as one of them wants to.
 
-    They ask one another about once a second. In how many calls that will be they agree upon too, for clocks differ.
+    They ask one another about once a second. They also agree on how many calls that is, since clocks differ.
     """
 
     def __init__(self) -> None:

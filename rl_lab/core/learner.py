@@ -101,7 +101,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], m
 def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor:
     """One step along the gradients that lie ready; returns their norm [] before clipping at `max_norm`.
 
-    Of several ranks it is one step of all, along the mean of their gradients.
+    With several ranks all take the same step, along the mean of their gradients.
 
     On a CPU a step whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would stop
     the queue, and the loop finds out when it next reads its metrics.

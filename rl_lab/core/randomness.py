@@ -14,7 +14,7 @@ def stream(seed: int, name: str) -> int:
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:
-    """A random stream of its own, carried in the state of whoever draws from it."""
+    """A random stream of its own, carried in the state of the object that draws from it."""
     return torch.Generator(device).manual_seed(seed)
 
 

@@ -16,7 +16,7 @@ BOMB = 100, 2**26  # times its size on disk that an archive unpacks to, and byte
 def memory(nbytes: float, what: str) -> None:
     """Raises UserError where `what` takes more than is free."""
     if nbytes > (free := available()):
-        raise UserError(f"{what} wants {sized(nbytes)} of memory, and {sized(free)} are free; ask for less")
+        raise UserError(f"{what} needs {sized(nbytes)} of memory, and {sized(free)} are free; ask for less")
 
 
 def available(device: Any = "cpu") -> float:
@@ -56,7 +56,7 @@ def disk(nbytes: float, folder: Path, what: str) -> None:
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if nbytes > (free := shutil.disk_usage(there).free):
         raise UserError(
-            f"{what} wants {sized(nbytes)} in {folder}, and {sized(free)} are free; make room, or choose another place"
+            f"{what} needs {sized(nbytes)} in {folder}, and {sized(free)} are free; make room, or choose another place"
         )
 
 

@@ -140,7 +140,7 @@ class Run:
         rows, fault = self.folder.read(self.position, with_rows)
         if fault:
             self.say(f"{os.path.relpath(self.dir)}/metrics.jsonl is not as it was written: {fault}; "
-                     "the run goes on with the rows that are whole")  # fmt: skip
+                     "the run continues with the complete rows")  # fmt: skip
         self.final = self.final or last_rows(rows)  # older checkpoints do not hold them
         self._identity = tracking.identity(self.dir, self.names["name"])
         if with_rows:  # first: where W&B refuses the run, the folder stays as it is

@@ -64,7 +64,7 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         value = conform(path, value, arguments[0])
         for bound in arguments[1:]:
             if isinstance(bound, Bound) and isinstance(value, int | float) and not bound.holds(value):
-                raise UserError(f"{path}={value}: it must be {bound}")
+                raise UserError(f"{path}={value} must be {bound}")
             if callable(bound):
                 value = bound(value, path)
         return value
@@ -82,18 +82,18 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         return value
     if origin is tuple and Ellipsis not in arguments:
         if not isinstance(value, list | tuple | ListConfig) or len(value) != len(arguments):
-            raise UserError(f"{path}={calls.one_line(value)}: it must be a list of {len(arguments)}")
+            raise UserError(f"{path}={calls.one_line(value)} must be a list of {len(arguments)}")
         for i, (item, of) in enumerate(zip(value, arguments, strict=True)):
             conform(f"{path}[{i}]", item, of)
         return value
     if origin in (collections.abc.Sequence, list) or hint in (collections.abc.Sequence, list):
         if not isinstance(value, list | tuple | ListConfig):
-            raise UserError(f"{path}={calls.one_line(value)}: it must be a list, such as [64,64]")
+            raise UserError(f"{path}={calls.one_line(value)} must be a list, such as [64,64]")
         items = [conform(f"{path}[{i}]", item, arguments[0] if arguments else None) for i, item in enumerate(value)]
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
     if is_mapping:
         if not isinstance(value, Mapping | DictConfig):
-            raise UserError(f"{path}={calls.one_line(value)}: it must be a mapping, such as {{name: 1}}")
+            raise UserError(f"{path}={calls.one_line(value)} must be a mapping, such as {{name: 1}}")
         for key in value if len(arguments) == 2 else ():
             conform(f"{path}.{key}", value[key], arguments[1])
         return value
@@ -108,9 +108,9 @@ def conform(path: str, value: Any, hint: Any) -> Any:
     wanted = {int: int, float: int | float, bool: bool, str: str, Path: str | Path}.get(hint)
     if wanted and (not isinstance(value, wanted) or (hint is not bool and isinstance(value, bool))):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
-        raise UserError(f"{path}={calls.one_line(value)}: it must be {words[hint]}")
+        raise UserError(f"{path}={calls.one_line(value)} must be {words[hint]}")
     if isinstance(value, float) and math.isnan(value):
-        raise UserError(f"{path}=nan: it must be a number")
+        raise UserError(f"{path}=nan must be a number")
     return value
 
 
@@ -130,17 +130,17 @@ def _check_call(path: str, node: Any, wanted: Any, partial: bool) -> None:
     if not calls.is_call(node):
         group = path.replace(".", "/")
         by_name = f"; {group}=... chooses one by its name" if "/" in group and (conf_dir() / group).is_dir() else ""
-        raise UserError(f"{path}={calls.one_line(node)}: it must be a call, a mapping with _target_{by_name}")
+        raise UserError(f"{path}={calls.one_line(node)} must be a call, a mapping with _target_{by_name}")
     call = calls.called(node, path)
     given, home = calls.given(call), str(call.__module__).partition(".")[0]
     later = conform(f"{path}._partial_", node.get("_partial_", False), bool)
     if later and not partial:
-        raise UserError(f"{path}._partial_=true: it must be false, since the call is made at once; leave it out")
+        raise UserError(f"{path}._partial_=true must be false, since the call is made at once; leave it out")
     if partial and not later:  # it must then give a call itself, such as a schedule
         filled = calls.filled(calls.parameters(call, path), calls.annotations(call), path, partial=True)
         if filled or home in sys.stdlib_module_names or (isinstance(given, type) and "__call__" not in dir(given)):
             shown = f"{path}._partial_={calls.one_line(node.get('_partial_'))}"
-            raise UserError(f"{shown}: it must be true, since the lab completes the call")
+            raise UserError(f"{shown} must be true, since the lab completes the call")
         return
     if home in sys.stdlib_module_names or not (path in CHOSEN_BY_LOOP or calls.fits(given, wanted)):
         name = getattr(wanted, "__name__", str(wanted))

@@ -11,7 +11,7 @@ STOPPED = 255  # the exit code by which W&B itself marks a run that was interrup
 
 
 class Tracker:
-    """The W&B run of a run folder, if it has one. Whatever becomes of W&B, the run goes on."""
+    """The W&B run of a run folder, if it has one. Whatever happens to W&B, the run continues."""
 
     def __init__(self, start: Callable[..., Any] | None, say: Callable[[str], None]):
         """`start` is a partial of `wandb_run`; None, or one that returns None: nothing is tracked."""
@@ -38,7 +38,7 @@ class Tracker:
             except Exception as error:  # a service that is gone raises errors of several kinds
                 self._whole = False
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-                self._say(f"W&B takes no more rows ({reason}); the run goes on without it")
+                self._say(f"W&B takes no more rows ({reason}); the run continues without it")
 
     def media(self, name: str, path: Path, step: int) -> None:
         """A picture or a video."""

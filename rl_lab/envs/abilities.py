@@ -1,4 +1,4 @@
-"""What a world may be beyond a VectorEnv. A world declares it by having the members; nobody asks for its class."""
+"""What a world may be beyond a VectorEnv. A world declares it by having the members; its class is never checked."""
 
 from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable

@@ -84,7 +84,7 @@ class Browser:
             self._turn.notify_all()
 
     def key(self, seconds: float | None) -> str | None:
-        """The next key pressed, waited for so long; None: for ever."""
+        """The next key pressed within the timeout; None: no timeout."""
         try:
             return self._keys.get(timeout=seconds)
         except queue.Empty:

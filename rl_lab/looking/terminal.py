@@ -78,7 +78,7 @@ class Terminal:
         self._lines = lines
 
     def key(self, seconds: float | None) -> str | None:
-        """The next key pressed, waited for so long; None: for ever."""
+        """The next key pressed within the timeout; None: no timeout."""
         if not self._typed:
             if not select.select([sys.stdin], [], [], seconds)[0]:
                 return None

@@ -38,7 +38,7 @@ class Iterate(NamedTuple):
 def fitted_q(batch: Transition, regressor: FittedQ, gamma: float, weight: Tensor | None = None) -> Iterator[Iterate]:
     """Q_0 = 0; Q_k = regression of r + gamma discount max_b Q_{k-1}(s', b) on (s, a), for ever.
 
-    `batch` [B, ...]; `weight` [B] of each transition, None: all the same. A regressor that was fitted before goes on.
+    `batch` [B, ...]; `weight` [B] of each transition, None: all the same. A fitted regressor is fitted further.
     """
     weight = torch.ones_like(batch.reward) if weight is None else weight
     reward, weight = batch.reward.double(), weight.double()

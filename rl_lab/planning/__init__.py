@@ -5,8 +5,8 @@ arrives, which is to reach a terminal state with probability 1, from every state
 greedy action that arrives is kept, but for a gamma within 1e-4 of 1, where a detour hardly shows in the values: of the
 policies that arrive it is there the one that takes the fewest steps on average.
 
-Without discount (gamma = 1) a value is the infinite sum of the rewards. To go on for ever counts, and adds 0, where
-nothing is paid any more ("rest"); where it is best, the policy rests, or leads to rest. Whoever goes on for ever at a
+Without discount (gamma = 1) a value is the infinite sum of the rewards. Never ending counts, and adds 0, where
+nothing is paid any more ("rest"); where it is best, the policy rests, or leads to rest. Never ending at a
 cost is worth minus infinity. A way that never ends and whose rewards cancel in the mean alone has no sum, and is no
 choice. Where v* is infinite in some state, a planner raises UserError: no end and no rest is in reach, or it pays never
 to end.

@@ -1,4 +1,4 @@
-"""Which policies arrive, and which may stay for ever: what the chances say, whatever the values are.
+"""Which policies arrive, and which may stay for ever: this depends on the transition probabilities, not on the values.
 
 A batch of worlds is one here: its states lie one after another, N in all.
 """
@@ -107,7 +107,7 @@ class Graph:
 
 
 def arriving(plan: Plan) -> Tensor:
-    """Actions [S] as greedy as `plan.policy`, by the rule of rl_lab.planning: whoever can arrive does."""
+    """Actions [S] as greedy as `plan.policy`, by the rule of rl_lab.planning: a policy that can arrive does."""
     graph, best = Graph(plan.mdp), plan.q.max(-1, keepdim=True).values
     actions = np.arange(graph.onto.shape[1])
     policy = plan.policy.flatten().cpu().numpy()

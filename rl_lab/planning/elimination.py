@@ -28,7 +28,7 @@ class Block(NamedTuple):
 
 
 def solved(ahead: csr_array, leave: ndarray, reward: ndarray, going: ndarray) -> ndarray:
-    """v of the states that go on: by sparse LU where that can be trusted, else by elimination without subtraction."""
+    """v of the `going` states: by sparse LU where that can be trusted, else by elimination without subtraction."""
     rows = ahead.multiply(going[:, None]).tocsc()
     rows.eliminate_zeros()
     try:

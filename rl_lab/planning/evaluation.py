@@ -16,7 +16,7 @@ from rl_lab.planning.plan import Backup, Discounted, discounted, follow
 def evaluate_policy(mdp: MDP, policy: Tensor, gamma: float | None = None) -> Tensor:
     """v [S] of a fixed policy, exactly, on the CPU.
 
-    `policy` is actions [S] or probabilities [S, A]. Raises UserError where gamma is 1 and it goes on for ever in states
+    `policy` is actions [S] or probabilities [S, A]. Raises UserError where gamma is 1 and it never ends in states
     that pay, or cost, something.
     """
     v = values(discounted(mdp, gamma), policy)
@@ -93,7 +93,7 @@ def _for_ever(ahead: csr_array, reward: ndarray, size: ndarray, states: ndarray)
 
 
 def _leading_to(ahead: csr_array, target: ndarray) -> ndarray:
-    """The states [N] that may come to one of the target."""
+    """The states [N] that may reach one of the target."""
     found = np.zeros_like(target)
     found[onward(ahead.T, target)] = True
     return found

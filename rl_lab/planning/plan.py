@@ -52,7 +52,7 @@ class Plan:
 
     value [S], and `low` and `high` [] such that value + low <= v* <= value + high in every state that is not terminal
     (infinite where nothing is known); `residual` [] is the largest change of a value. What follows from the values,
-    `q` [S, A] and the greedy `policy` [S], is worked out when it is asked for.
+    `q` [S, A] and the greedy `policy` [S], is computed on demand.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def judged(mdp: MDP, gamma: float | None = None) -> Discounted:
 def settling_policy(mdp: Discounted) -> Tensor:
     """Actions [S] that rest for ever where that costs and pays nothing, and elsewhere lead to rest or to an end, fast.
 
-    What they come to is no more than v*, and 0 where one can rest: from there policies and sweeps only rise to v*.
+    Their value is at most v*, and 0 where one can rest: from there policies and sweeps only rise to v*.
     Where gamma is not next to 1, action 0. Raises UserError that names a state from which there is neither rest nor end
     without discount.
     """
@@ -85,7 +85,7 @@ def _infinite(states: np.ndarray, mdp: Discounted) -> UserError:
 
 
 def first_values(mdp: Discounted) -> Tensor:
-    """v [S] from which sweeps come to v*: zeros, unless without discount one may rest and rewards of both signs tempt.
+    """v [S] from which sweeps converge to v*: zeros, unless gamma is 1, one may rest and rewards have both signs.
 
     There zeros may settle above v*: who waits for ever beside a reward that is paid for later would count it.
     """

@@ -18,8 +18,8 @@ class Regret:
     """v*(start) - v_pi(start): the expected discounted return that a policy gives away, by the world's own gamma.
 
     Both are exact, of a policy that draws too, and take no account of a time limit. But where gamma is 1 and the policy
-    may go on for ever at a cost, its value is not finite: what it gets in `horizon` steps is then held against the most
-    that any policy gets in as many. It is never negative. Worked out on the CPU. Raises UserError where gamma is 1 and
+    may continue without end at a cost, its value is not finite: its return in `horizon` steps is then compared with
+    the most that any policy gets in as many. Never negative. Computed on the CPU. Raises UserError where gamma is 1 and
     some v* is infinite.
     """
 
@@ -41,7 +41,7 @@ class Regret:
 
     @cached_property
     def most(self) -> Tensor:
-        """What the best first decisions come to in `horizon` steps, []."""
+        """The value of the best first decisions over `horizon` steps, []."""
         return self._within_horizon(self.mdp)
 
     def _within_horizon(self, mdp: Discounted) -> Tensor:

@@ -87,7 +87,7 @@ def _bounded(mdp: Discounted, v: Tensor, change: float) -> Plan:
 
 
 def _first_values(mdp: Discounted, initial: str) -> Tensor:
-    """v [S]: `first_values`, or what the least of the best expected rewards would come to for ever, 0 at most.
+    """v [S]: `first_values`, or what the least of the best expected rewards would sum to without end, 0 at most.
 
     The latter is never above v*, and no sweep lowers it: values rise to v* from below, and a sweep carries good news
     as far as its order allows. Without discount there is no such start. Raises UserError.

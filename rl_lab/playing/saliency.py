@@ -67,7 +67,7 @@ class Window(NamedTuple):
 def laid_out(heat: Tensor, windows: Sequence[Window], size: tuple[int, int]) -> Tensor:
     """[N, h, w] -> [N, H, W]: each unit at the middle of what it sees of the input, the rest interpolated.
 
-    Beyond the outermost middles it goes on as it is there. To stretch h x w over the whole input, as is usual, would
+    Beyond the outermost middles it goes on as it is there. Stretching h x w over the whole input, as is common, would
     move the Nature network's corner units eleven pixels outwards.
     """
     height, width = heat.shape[-2:]

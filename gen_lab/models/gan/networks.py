@@ -101,7 +101,7 @@ def halvings(spec: Spec) -> tuple[int, int, int]:
         times += 1
     if h % 2**times or w % 2**times:
         raise UserError(
-            f"a DCGAN halves images {times} times, and {h} x {w} cannot be halved so often; "
+            f"a DCGAN halves images {times} times, and {h} x {w} cannot be halved that often; "
             "use 8, 16, 28, 32 or 64 pixels or model=gan_mlp"
         )
     return times, h >> times, w >> times
@@ -116,7 +116,7 @@ def start(module: nn.Module) -> None:
 
 
 def normalise(module: nn.Module) -> None:
-    """Divides weights by their largest singular value, of which a step of power iteration a pass keeps track."""
+    """Divides weights by their largest singular value, tracked by one step of power iteration a pass."""
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
         spectral_norm(module)
 

@@ -13,7 +13,7 @@ from gen_lab.networks.labels import row_shift
 
 
 class Cache:
-    """`net` is a PixelCNNPP; see its forward, of which this is the order too."""
+    """`net` is a PixelCNNPP; see its forward, which has the same order."""
 
     def __init__(self, net, batch: int, label: Tensor | None):
         self.spec, width = net.spec, net.spec.shape[2]

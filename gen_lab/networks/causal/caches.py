@@ -12,7 +12,7 @@ from gen_lab.networks.causal.convolutions import Conv
 
 
 class CachedRows:
-    """A convolution of which a whole row is wanted: it keeps the last rows it was shown, zeros before the first."""
+    """A convolution computed a whole row at a time: it keeps the last rows it was shown, zeros before the first."""
 
     def __init__(self, kernel: Tensor, bias: Tensor | None, left: int, batch: int, width: int, stride: int = 1):
         self.kernel, self.bias, self.stride, self.left = kernel, bias, stride, left
@@ -38,7 +38,7 @@ class CachedRows:
 
 
 class CachedPixels:
-    """A convolution of which one pixel after another is wanted, in reading order.
+    """A convolution computed pixel by pixel, in reading order.
 
     `show` it its input at a column, `ask` for its output there; `begin_row` before each row.
     """

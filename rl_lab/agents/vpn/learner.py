@@ -47,7 +47,7 @@ class VPN(Learner):
         sequences_per_update: Count,  # rollouts of one env each, all if there are fewer
         random_steps: Natural,  # decisions taken at random before anything is learned; 0: no random walks
         walks_per_sequence: Count = 1,  # random walks, as long, that are learned from beside each
-        walks_cross_ends: bool = False,  # whether a walk goes on into the next episode, with nothing predicted across
+        walks_cross_ends: bool = False,  # whether a walk continues into the next episode, with nothing predicted across
         replay: Callable[..., Rollouts] | None = None,  # None, the paper: a rollout is learned from once, and gone
         gamma: Unit,
         epsilon: Callable[[int], float],  # of decisions

@@ -18,7 +18,7 @@ def compare(
     runs: Iterable[Path],
     *,
     metric: str | None = None,  # None: eval/return if every run has it, else the next best
-    by: list[str] | str | None = None,  # settings that tell groups apart; None: all that differ
+    by: list[str] | str | None = None,  # settings that distinguish groups; None: all that differ
     where: list[str] | str | None = None,  # conditions on settings: agent.gamma:0.99, -name:dqn_*
     normalise: Literal["atari", "range"] | None = None,  # None: raw for one task, else atari or range
     threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one

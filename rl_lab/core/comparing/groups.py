@@ -22,7 +22,7 @@ def known(run: RunFiles) -> dict[str, str]:
 
 
 def chosen(runs: list[RunFiles], conditions: Iterable[str]) -> list[RunFiles]:
-    """The runs of which every condition holds: key:value, or -key:value for all others; * stands for any text."""
+    """The runs for which every condition holds: key:value, or -key:value for all others; * stands for any text."""
     for condition in conditions:
         key, colon, wanted = condition.removeprefix("-").partition(":")
         if not colon:
@@ -58,8 +58,8 @@ def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[s
     """Runs by task and group; a task is an environment with its settings, a group all else but the seed.
 
     In one task, runs are alike if their names and settings are. Over several tasks a group is an algorithm: one choice
-    of agent, told apart by the settings that differ within some task; what else differs goes with the task. `by` names
-    all that tells groups apart instead. Notes say what was left out, and what was pooled.
+    of agent, distinguished by the settings that differ within some task; the rest goes with the task. `by` names
+    all settings that distinguish groups instead. Notes say what was left out, and what was pooled.
     """
     for key in by:
         _check(key, runs)

@@ -152,7 +152,7 @@ def _check_choice(override: Override, optional: bool) -> None:
         if not (names and all(is_name)) and not (optional and choice is None):
             known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
             shown = str(override.input_line).partition("=")[2][:40]
-            raise UserError(f"{key}={shown} is no choice{nearest(shown, known) or '; --help lists them'}")
+            raise UserError(f"{key}={shown} is not a choice{nearest(shown, known) or '; --help lists them'}")
 
 
 def _not_read(words: str) -> NoReturn:

@@ -20,7 +20,7 @@ def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
     known |= {*groups(root)} - {"experiment"}
     for key in "checkpoint", "loop", "tracker":
         if not isinstance(cfg.get(key), DictConfig):
-            raise UserError(f"{key}={cfg.get(key)}: it must be a mapping of settings")
+            raise UserError(f"{key}={cfg.get(key)} must be a mapping of settings")
     for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, base.checkpoint)})):
         for key in map(str, node):
             if key not in allowed:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
-    """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now, by whoever runs it."""
+    """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now by the user."""
     chosen = HydraConfig.get().runtime
     folder = Path(chosen.output_dir)
     with _held(folder) as lock:
@@ -208,7 +208,7 @@ def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, l
     checkpoint, text = resolved["checkpoint"], OmegaConf.to_yaml(OmegaConf.create(written | processes))
     if len(text) > reading.LARGEST:
         raise UserError(
-            f"the settings come to {len(text):,} characters, and a run folder's config.yaml holds at most "
+            f"the settings have {len(text):,} characters, and a run folder's config.yaml holds at most "
             f"{reading.LARGEST:,}; keep a large map in a file: env.mdp.map=my.txt"
         )
     return run.Run(

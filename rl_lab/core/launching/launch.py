@@ -139,7 +139,7 @@ def job(
     study: Study,
     launcher: int,
 ) -> float | None:
-    """One job of a study, in whatever process; returns what a search goes by."""
+    """One job of a study, in any process; returns the value that a search optimises."""
     chosen = HydraConfig.get()
     where = Path(study.about["directory"]) if ours else study.directory
     if where and where.is_dir():

@@ -1,1 +1,1 @@
-"""Studies: many jobs, whoever launches them, and one folder that says what came of each."""
+"""Studies: many jobs, from any launcher, and one folder with the outcome of each."""

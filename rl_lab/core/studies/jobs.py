@@ -1,4 +1,4 @@
-"""One job of a study, in whatever process a launcher put it: it holds its lock, prints to its log, notes its end."""
+"""One job of a study, in the process where a launcher put it: it holds its lock, prints to its log, notes its end."""
 
 import os
 import signal

@@ -122,7 +122,7 @@ def _stoppable(study: Study) -> Iterator[list[int]]:
         received.append(number)
         interrupts.leave(outputs)
         study.stop()
-        print("stopping: every job saves first; once more stops at once", file=sys.stderr)
+        print("stopping: every job saves first; a second signal stops at once", file=sys.stderr)
         for process in study.processes():
             os.kill(process, signal.SIGTERM)
 

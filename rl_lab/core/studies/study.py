@@ -55,7 +55,7 @@ class Job(NamedTuple):
     state: str = "waiting"  # one of STATES
     folder: str | None = None  # of its run, seen from the study's folder
     seconds: float | None = None  # of the last time it ran
-    value: list[Any] | None = None  # name and number: what a search goes by
+    value: list[Any] | None = None  # name and number: what a search optimises
     reason: str | None = None  # of a mistake or a crash, in one line
     process: list[Any] | None = None  # host and process id
 
@@ -128,7 +128,7 @@ class Study:
     # -- jobs
 
     def add(self, overrides: Sequence[Sequence[str]], first: int) -> list[int]:
-        """The numbers of these jobs, from `first` on; a resumed study must come to the same ones again."""
+        """The numbers of these jobs, from `first` on; a resumed study must give the same ones again."""
         numbers, known = range(first, first + len(overrides)), self.about["jobs"]
         for number, settings in zip(numbers, map(list, overrides), strict=True):
             if number == len(known):

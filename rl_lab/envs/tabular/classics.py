@@ -98,7 +98,7 @@ def gambler(
 
 
 def short_corridor(*, gamma: Unit = 1.0) -> MDP:
-    """Four cells in a row, of which the second mistakes left for right (Sutton and Barto, example 13.1).
+    """Four cells in a row; in the second, left and right are swapped (Sutton and Barto, example 13.1).
 
     Each step costs 1 until the last cell is reached; the first has a wall to its left. A policy that cannot tell the
     states apart does best to go right with probability 2 - sqrt 2, which is worth -6 - 4 sqrt 2.

@@ -49,7 +49,7 @@ class Lottery:
 
 
 def _tickets(probability: Tensor) -> int | None:
-    """The smallest M of which all probabilities are multiples of 1/M; None where the table would be too large."""
+    """The smallest M such that all probabilities are multiples of 1/M; None where the table would be too large."""
     values = (probability[:1] if probability.stride(0) == 0 else probability).unique()
     if len(values) > 1_000:
         return None

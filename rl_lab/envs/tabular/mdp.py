@@ -107,7 +107,7 @@ def checked(mdp: MDP, name: str) -> MDP:
     if (wrong := mdp.terminal & (mdp.start > 0)).any():
         raise UserError(f"{name}: an episode would start in state {int(wrong.nonzero()[0])}, which is terminal")
     if not 0 <= mdp.gamma <= 1:
-        raise UserError(f"{name}: gamma must lie between 0 and 1, not {mdp.gamma:g}")
+        raise UserError(f"{name}: gamma must be between 0 and 1, not {mdp.gamma:g}")
     return mdp
 
 

@@ -131,7 +131,7 @@ class MDPEnv:
         if len(state["state"]) != self.num_envs:
             raise ValueError(f"{len(state['state'])} walkers, not env.num_envs={self.num_envs}")
         if not ((state["state"] >= 0) & (state["state"] < len(self.mdp.start))).all():
-            raise ValueError("walkers in states that this world has not")
+            raise ValueError("walkers in states that this world does not have")
         self.walkers = Walkers(state["state"].to(self.device), state["left"].to(self.device))
         restore_generator(self.rng, state["rng"])
 

@@ -76,7 +76,7 @@ class Runs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        with ExitStack() as stack:  # each is closed, whatever becomes of another
+        with ExitStack() as stack:  # each is closed, even where another fails
             for _, run in self.running():
                 stack.callback(run.__exit__, kind, error, trace)
 
@@ -131,7 +131,7 @@ class Runs:
         """Closes the run of one seed. Raises NotFinite where it was the last."""
         self.each[i].__exit__(NotFinite, error, None)
         self.failed[i] = str(error)
-        self.whole.say(f"seed {self.each[i].seed}: {error}; it stops here, the others go on")
+        self.whole.say(f"seed {self.each[i].seed}: {error}; it stops here, the others continue")
         if len(self.failed) == len(self.each):
             self.check()
 

@@ -1,7 +1,7 @@
 """S learners of one kind as one: their parameters, streams and memories side by side, each tensor [S, ...].
 
 The code of a learner that can be stacked is written for tensors with that one more dimension in front, so its own code
-runs, and what one of them comes to depends on none of the others.
+runs, and the result of each depends on none of the others.
 """
 
 import math

@@ -28,7 +28,7 @@ def train(
     run: Run,
     *,
     eval_env: VectorEnv,
-    seeds: Seeds,  # so many, from the run's own seed upwards
+    seeds: Seeds,  # how many, from the run's own seed upwards
     total_steps: Count,  # of each seed; one step is one action in one env
     eval_every: Count,  # steps
     eval_episodes: Judged,

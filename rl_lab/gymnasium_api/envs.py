@@ -39,7 +39,7 @@ class World(gymnasium.Env):
         return self._seen(obs), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
-        chosen = checked_actions([action], self.action_space)
+        chosen = checked_actions([action], self._env.spec.num_actions)
         step = self._env.advance(self._env.walkers, chosen.to(self._env.device), *self._env.draw())
         self._env.walkers, self._state = step.walkers, step.successor
         obs, terminated, last = self._env.look(step.successor), not step.discount, bool(step.last)
@@ -102,7 +102,7 @@ class VectorWorld(gymnasium.vector.VectorEnv):
         if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise gymnasium.error.ResetNeeded('episodes are over: reset them with options={"reset_mask": ...}')
         before = self._env.walkers
-        chosen = checked_actions(actions, self.single_action_space)
+        chosen = checked_actions(actions, self._env.spec.num_actions)
         step = self._env.advance(before, chosen.to(self._env.device), *self._env.draw())
         reward, last, terminated = step.reward.double(), step.last, step.discount == 0
         self._env.walkers, self._state, info = step.walkers, step.successor, {}
@@ -191,11 +191,11 @@ def modes(wanted: str | None, world: str, env: Functional) -> tuple[dict, str | 
     return METADATA | {"render_modes": names}, wanted
 
 
-def checked_actions(actions: Any, space: spaces.Discrete) -> Tensor:
+def checked_actions(actions: Any, count: int) -> Tensor:
     """int64 [N]. Raises InvalidAction: a table would read another state's row for an action that is not there."""
     chosen = torch.as_tensor(actions)
-    if chosen.is_floating_point() or ((chosen < 0) | (chosen >= int(space.n))).any():
-        raise gymnasium.error.InvalidAction(f"actions are whole numbers from 0 to {int(space.n) - 1}, not {actions}")
+    if chosen.is_floating_point() or ((chosen < 0) | (chosen >= count)).any():
+        raise gymnasium.error.InvalidAction(f"actions are whole numbers from 0 to {count - 1}, not {actions}")
     return chosen
 
 

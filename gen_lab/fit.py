@@ -30,9 +30,9 @@ def fit(
     batch_size: Count,  # images
     total_steps: Count,  # updates
     eval_every: Count,  # updates
-    log_every: Count | None = None,  # updates; None: 200 rows a run
-    iwae_samples: Natural = 0,  # draws of z for each test image in the last evaluation; 0: none
-    pictured: Natural = 64,  # images on a sheet
+    log_every: Count | None,  # updates; None: 200 rows a run
+    iwae_samples: Natural,  # draws of z for each test image in the last evaluation; 0: none
+    pictured: Natural,  # images on a sheet
     judge: Callable[[Images], Judge | None] = nothing,  # of samples, at each evaluation
 ) -> Model:
     """Update; now and then log, evaluate, draw, save.

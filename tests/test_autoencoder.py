@@ -4,15 +4,18 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from stopping import StopsAt
 
-from gen_lab.data import digits
-from gen_lab.fit import evaluate, fit
+from gen_lab.fit import evaluate
 from gen_lab.models.autoencoder import Autoencoder, Moments
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run, Stopped
+
+digits = stated("data/digits")
+fit = stated("loop/fit", iwae_samples=0)
 
 CPU = torch.device("cpu")
 GREY = Spec((1, 8, 8), 17, 10)

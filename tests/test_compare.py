@@ -9,14 +9,17 @@ import sys
 import numpy as np
 import pytest
 from run_folders import write_run
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core.comparing.compare import analyse, compare
+from rl_lab.core.comparing.compare import analyse
 from rl_lab.core.comparing.tables import captions, show
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import choose_metric, read_run
 from rl_lab.core.launching import cli
 from rl_lab.core.style import COLORS
+
+compare = stated("command/rl/compare")
 
 
 @pytest.fixture

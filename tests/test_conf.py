@@ -1,5 +1,6 @@
 """Every YAML is composed, held against the signatures and built; every experiment's recipe runs a few steps."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from omegaconf import OmegaConf
 
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
+from rl_lab.core import calls
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.composed import complete_eval_env
 
@@ -114,6 +116,30 @@ def test_yaml_files_are_short():
 def test_groups_name_a_call(path: Path):
     node = OmegaConf.load(path)
     assert "_target_" in node or "defaults" in node
+
+
+ONCE = "command", "data", "judge", "loop", "tracker"
+# Younger than run folders that lack them: the Python default is what those resume with.
+OFF_SWITCHES = {("loop/fit.yaml", "judge")}
+
+
+def doubles(node, file: str):
+    """What a YAML states and its call has a default for."""
+    if not OmegaConf.is_dict(node):
+        return
+    raw = OmegaConf.to_container(node, resolve=False)
+    if str(raw.get("_target_")).startswith(("rl_lab.", "gen_lab.")):
+        parameters = inspect.signature(calls.locate(raw["_target_"])).parameters
+        yield from ((file, k) for k in raw if k in parameters and parameters[k].default is not inspect.Parameter.empty)
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            yield from doubles(node._get_node(key), file)
+
+
+def test_what_a_yaml_states_has_no_default_in_python():
+    files = [path for group in ONCE for path in (CONF / group).rglob("*.yaml")]
+    found = {pair for path in files for pair in doubles(OmegaConf.load(path), str(path.relative_to(CONF)))}
+    assert found == OFF_SWITCHES
 
 
 def test_composing_imports_no_torch():

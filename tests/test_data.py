@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from stated import stated
 
-from gen_lab.data import Batches, Images, digits, folder, ising, npz, recorded, xor_chain
+from gen_lab.data import Batches, Images
 from gen_lab.data import cache as cache_module
 from gen_lab.data.images import bits, quantised
 from gen_lab.data.pixels import pictured
@@ -27,6 +28,13 @@ from rl_lab.core import recording, room
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
+
+digits = stated("data/digits")
+folder = stated("data/folder")
+ising = stated("data/ising")
+npz = stated("data/npz")
+recorded = stated("data/recorded")
+xor_chain = stated("data/xor_chain")
 
 CPU = torch.device("cpu")
 

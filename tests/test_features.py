@@ -7,13 +7,18 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from stated import stated
 
-from gen_lab.data import Images, digits
+from gen_lab.data import Images
 from gen_lab.judging import features
-from gen_lab.judging.features import Inception, Net, NoLabels, classifier, inception, random, seen
+from gen_lab.judging.features import Inception, Net, NoLabels, inception, seen
 from gen_lab.judging.judge import lesson, three_splits
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
+
+digits = stated("data/digits")
+classifier = stated("judge/classifier", "features")
+random = stated("judge/random", "features")
 
 
 @pytest.fixture(scope="module")

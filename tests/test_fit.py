@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stated import stated
 from stopping import StopsAt, equal
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.data import Batches, Images, digits
-from gen_lab.fit import evaluate, fit
+from gen_lab.data import Batches, Images
+from gen_lab.fit import evaluate
 from gen_lab.judging.pictures import read_sheet, write_sheet
 from gen_lab.losses import bernoulli_nll
 from gen_lab.models.vae import VAE
@@ -31,6 +32,9 @@ from rl_lab.core import checkpoint
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run, Stopped
+
+digits = stated("data/digits")
+fit = stated("loop/fit", iwae_samples=0)
 
 CPU = torch.device("cpu")
 BOUND = "eval/nll_bound_nats[digits-binarised]"

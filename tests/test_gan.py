@@ -7,18 +7,22 @@ from functools import partial
 import hydra
 import pytest
 import torch
+from stated import stated
 from stopping import equal
 from torch import nn
 
-from gen_lab.data import Batches, digits, gaussian_ring
+from gen_lab.data import Batches
 from gen_lab.data.gaussians import Ring, modes_covered
-from gen_lab.fit import fit
 from gen_lab.models.gan.learner import GAN
 from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator, mlp_discriminator, mlp_generator
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import composition
 from rl_lab.core.run import Run
+
+digits = stated("data/digits")
+fit = stated("loop/fit", iwae_samples=0)
+gaussian_ring = stated("data/gaussian_ring")
 
 CPU = torch.device("cpu")
 GREY = Spec((1, 8, 8), 17, 10)

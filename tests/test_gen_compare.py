@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from stated import stated
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.commands.compare import compare, written
+from gen_lab.commands.compare import written
 from gen_lab.commands.measures import Cell, joined, measures, proper
 from rl_lab.core.comparing.groups import arrange
 from rl_lab.core.folders import read_runs
 from rl_lab.core.launching import cli
+
+compare = stated("command/gen/compare")
 
 
 def run(folder, model: str, seed: int, **last):

@@ -4,13 +4,16 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 
-from gen_lab.data import Batches, Images, digits
+from gen_lab.data import Batches, Images
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.independent import Independent
 from gen_lab.networks.causal.heads import softmax
 from gen_lab.types import Autoencoder, Inpainter, LatentModel, ProgressiveSampler, Spec
+
+digits = stated("data/digits")
 
 CPU = torch.device("cpu")
 

@@ -14,21 +14,27 @@ import pytest
 import torch
 from PIL import Image
 from scipy.linalg import sqrtm
+from stated import stated
 from torch import Tensor
 from torch.nn import functional as F
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.data import Images, digits
-from gen_lab.fit import fit
-from gen_lab.judging import Judge, distances
+from gen_lab.data import Images
+from gen_lab.judging import distances
 from gen_lab.judging.classes import class_coverage
-from gen_lab.judging.features import Net, Seen, classifier, random
+from gen_lab.judging.features import Net, Seen
 from gen_lab.judging.judge import lesson, three_splits
 from gen_lab.models.independent import Independent
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run
+
+Judge = stated("judge/random")
+digits = stated("data/digits")
+fit = stated("loop/fit", iwae_samples=0)
+classifier = stated("judge/classifier", "features")
+random = stated("judge/random", "features")
 
 CPU = torch.device("cpu")
 
@@ -420,9 +426,9 @@ def test_features_learn_from_half_of_the_test_set_alone(data):
 FIGURES = "frechet", "kernel_distance", "mmd", "recall"
 ELSEWHERE = f"""
 from functools import partial
-from gen_lab.data import digits
-from gen_lab.judging import Judge
-from gen_lab.judging.features import classifier, random
+from stated import stated
+Judge, digits = stated("judge/random"), stated("data/digits")
+classifier, random = stated("judge/classifier", "features"), stated("judge/random", "features")
 for features in partial(classifier, updates=20), random:
     judge = Judge(digits(protocol="levels", train=600), features=features)
     print(judge.net.name, *(judge.floor[name].item() for name in {FIGURES}))
@@ -435,7 +441,12 @@ def test_the_net_is_the_same_whatever_library_takes_its_sums(data):
     """
     plain = os.environ | {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "1"}
     said = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True, env=plain
+        [sys.executable, "-c", ELSEWHERE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=plain,
+        cwd=Path(__file__).parent,
     ).stdout
     names = []
     for line, features in zip(said.splitlines(), (partial(classifier, updates=20), random), strict=True):

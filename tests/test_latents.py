@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stated import stated
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.commands.latents import interpolations, principal, traversals
-from gen_lab.data import digits
 from gen_lab.fit import evaluate, picture
 from gen_lab.types import Spec
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run
+
+digits = stated("data/digits")
 
 
 class Straight:

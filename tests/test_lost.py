@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import yaml
 from run_folders import write_run
+from stated import stated
 from stopping import equal
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, files, locks
-from rl_lab.core.comparing.compare import compare
 from rl_lab.core.comparing.compare import folder as comparison_folder
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import plain, read_runs, summary
@@ -32,6 +32,8 @@ from rl_lab.core.rows import Mark, whole
 from rl_lab.core.run import Run, Stopped
 from rl_lab.core.studies.study import Study
 from rl_lab.planning import value_iteration
+
+compare = stated("command/rl/compare")
 
 PLAN = ("experiment=value_iteration_russell_norvig", "tracker=none", "device=cpu")
 TABLE = ("experiment=dqn_russell_norvig", "tracker=none", "device=cpu", "loop.total_steps=2000", "loop.eval_every=500",

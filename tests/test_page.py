@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_folders import write_run
+from stated import stated
 
 from rl_lab.core.comparing import page
-from rl_lab.core.comparing.compare import compare
+
+compare = stated("command/rl/compare")
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

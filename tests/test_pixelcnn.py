@@ -7,8 +7,9 @@ from itertools import product
 
 import pytest
 import torch
+from stated import stated
 
-from gen_lab.data import Batches, digits, xor_chain
+from gen_lab.data import Batches
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.bernoulli_mixture import BernoulliMixture
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
@@ -17,6 +18,9 @@ from gen_lab.models.pixelcnnpp.network import PixelCNNPP
 from gen_lab.networks.causal.heads import LogisticMixture, softmax
 from gen_lab.types import Inpainter, ProgressiveSampler, Spec
 from rl_lab.core.errors import UserError
+
+digits = stated("data/digits")
+xor_chain = stated("data/xor_chain")
 
 CPU = torch.device("cpu")
 SMALL = Spec((1, 4, 4), 2)

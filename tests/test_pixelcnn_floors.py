@@ -7,13 +7,15 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from test_pixelcnn import CPU, SMALL, every_image, fitted, images, rng
 
-from gen_lab.data import digits
 from gen_lab.models.bernoulli_mixture import BernoulliMixture
 from gen_lab.models.independent import Independent
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
+
+digits = stated("data/digits")
 
 
 @pytest.mark.parametrize(("protocol", "nats"), [("binarised", 25.30), ("levels", 108.04)])

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
-from rl_lab.commands.render import distinctions, render
+from rl_lab.commands.render import distinctions
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.envs.atari import Atari
@@ -27,6 +28,8 @@ from rl_lab.loops.judging import Judge
 from rl_lab.planning import value_iteration
 from rl_lab.playing.player import Player, load
 from rl_lab.playing.scenes import at_rate, film, play, together
+
+render = stated("command/rl/render")
 
 BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state"}
 UP, RIGHT, DOWN, LEFT = range(4)

@@ -12,11 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from run_folders import write_run
+from stated import stated
 
 from rl_lab.core.comparing import report
-from rl_lab.core.comparing.compare import analyse, compare
+from rl_lab.core.comparing.compare import analyse
 from rl_lab.core.errors import UserError
 from rl_lab.core.tracking import wandb_run
+
+compare = stated("command/rl/compare")
 
 TRACKER = partial(wandb_run, project="lab", entity=None)
 PROJECT = {"id": "P", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ==", "name": "lab", "entityName": "me"}

@@ -6,14 +6,17 @@ import math
 import numpy as np
 import pytest
 from run_folders import write_run
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core.comparing.compare import analyse, compare
+from rl_lab.core.comparing.compare import analyse
 from rl_lab.core.comparing.results import _middle
 from rl_lab.core.comparing.scales import ATARI, Scale
 from rl_lab.core.comparing.statistics import stratified_bootstrap
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
+
+compare = stated("command/rl/compare")
 
 
 def world(folder, id: str, values, *, agent="dqn", seed=0, metric="eval/return", **settings):

@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from stopping import StopsAt
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from vae_cases import BINARY, CONV, CPU, GREY, MLP, RESIDUAL, WORLD_MODELS, build, images
 
-from gen_lab.data import digits
-from gen_lab.fit import evaluate, fit
+from gen_lab.fit import evaluate
 from gen_lab.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic, Gaussian
 from gen_lab.losses import gaussian_kl, importance_weighted_nll
 from gen_lab.models import vae as module
@@ -24,6 +24,9 @@ from rl_lab.core import calls
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run, Stopped
+
+digits = stated("data/digits")
+fit = stated("loop/fit", iwae_samples=0)
 
 # -- how it is done
 

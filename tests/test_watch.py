@@ -18,13 +18,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.commands.watch import Channel, paced, watch
+from rl_lab.commands.watch import Channel, paced
 from rl_lab.core import checkpoint
 from rl_lab.core.launching import cli
 from rl_lab.looking.browser import Browser
 from rl_lab.playing.scenes import Page
+
+watch = stated("command/rl/watch")
 
 ROOT = Path(__file__).parents[1]
 

@@ -34,12 +34,12 @@ CURVES = "nll_nats", "nll_bound_nats", "nats", "frechet"  # which to draw, the f
 def compare(
     runs: Iterable[Path],
     *,
-    metric: str | None = None,  # of the curves; None: a likelihood, or else the first measure that every run has
-    by: list[str] | str | None = None,  # settings that distinguish groups; None: all that differ
-    where: list[str] | str | None = None,  # conditions on settings: model:vae*, -loop.total_steps:500
-    threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
-    out: Path | None = None,  # None: runs/compare/<timestamp>
-    resamples: Resamples = 2_000,
+    metric: str | None,  # of the curves; None: a likelihood, or else the first measure that every run has
+    by: list[str] | str | None,  # settings that distinguish groups; None: all that differ
+    where: list[str] | str | None,  # conditions on settings: model:vae*, -loop.total_steps:500
+    threshold: float | None,  # None: 90 % of the way from the worst first value to the best final one
+    out: Path | None,  # None: runs/compare/<timestamp>
+    resamples: Resamples,
     tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
 ) -> None:
     """Prints and writes tables (measures.csv), samples side by side (samples.png), the curves of one measure, where all

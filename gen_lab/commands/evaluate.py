@@ -26,10 +26,10 @@ NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
 def evaluate(
     runs: Sequence[Path],
     *,
-    iwae_samples: Natural = 1_000,
+    iwae_samples: Natural,
     judge: Callable[[Images], Judge | None] = nothing,
-    seed: Natural = 0,
-    device: str = "auto",
+    seed: Natural,
+    device: str,
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside

@@ -23,10 +23,10 @@ POINT = 9  # square points of a map
 def latents(
     runs: Sequence[Path],
     *,
-    rows: Count = 8,  # of each sheet
-    steps: Count = 11,  # images a row
-    reach: Positive = 3.0,  # standard deviations to either side
-    device: str = "auto",
+    rows: Count,  # of each sheet
+    steps: Count,  # images a row
+    reach: Positive,  # standard deviations to either side
+    device: str,
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run."""

@@ -23,12 +23,12 @@ from rl_lab.core.settings import Count, Natural
 def sample(
     runs: Sequence[Path],
     *,
-    count: Count = 64,
-    seed: Natural = 0,
-    label: Natural | None = None,  # the class to draw; None: all of them in turn, if the model is conditional
-    inpaint: str | None = None,  # given of test images: top, bottom, left, right, or a picture's white pixels
-    film: bool = False,
-    device: str = "auto",
+    count: Count,
+    seed: Natural,
+    label: Natural | None,  # the class to draw; None: all of them in turn, if the model is conditional
+    inpaint: str | None,  # given of test images: top, bottom, left, right, or a picture's white pixels
+    film: bool,
+    device: str,
     changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> None:

@@ -21,7 +21,7 @@ from rl_lab.core.settings import NonNegative
 MOST_CLASSES = 65_536
 
 
-def npz(*, path: str, protocol: Protocol = "levels", resident_gb: NonNegative = 8.0, root: str | None = None) -> Images:
+def npz(*, path: str, protocol: Protocol, resident_gb: NonNegative, root: str | None) -> Images:
     """Arrays `train` and `test` uint8 [N, C, H, W], [N, H, W, C] or [N, H, W], C = 1 or 3, and `levels`; if labelled,
     `train_labels` and `test_labels` [N].
 

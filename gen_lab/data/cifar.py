@@ -20,7 +20,7 @@ CIFAR10 = Source(
 RECORD = 1 + 3 * 32 * 32  # bytes
 
 
-def cifar10(*, root: str | None = None) -> Images:
+def cifar10(*, root: str | None) -> Images:
     """Photographs of ten kinds of thing, 3 x 32 x 32 of 256 levels: 50,000 to train on, 10,000 to test."""
     (path,) = fetch(CIFAR10, root)
     records = read_records(path)

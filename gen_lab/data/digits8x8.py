@@ -10,7 +10,7 @@ from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count
 
 
-def digits(*, protocol: Literal["binarised", "levels"], train: Count = 1_500) -> Images:
+def digits(*, protocol: Literal["binarised", "levels"], train: Count) -> Images:
     """The first `train` of the 1,797, shuffled, to train on and the others to test, with their labels.
 
     `binarised` is 1 where the level is 8 or more; `levels` keeps all 17.

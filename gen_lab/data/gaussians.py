@@ -18,12 +18,12 @@ SPEC = Spec((1, 1, 2), LEVELS)
 
 def gaussian_ring(
     *,
-    modes: Count = 8,
-    radius: Positive = 2.0,
-    sigma: Positive = 0.02,
-    train: Count = 50_000,  # points
-    test: Count = 4_000,
-    seed: Natural = 0,
+    modes: Count,
+    radius: Positive,
+    sigma: Positive,
+    train: Count,  # points
+    test: Count,
+    seed: Natural,
 ) -> Images:
     """A point is an image of 1 x 1 x 2: its x and its y, each one of 256 levels; its label is the Gaussian it is from.
 

@@ -44,7 +44,7 @@ STATIC = Source(
 )  # fmt: skip
 
 
-def mnist(*, protocol: Literal["static", "dynamic", "threshold", "levels"], root: str | None = None) -> Images:
+def mnist(*, protocol: Literal["static", "dynamic", "threshold", "levels"], root: str | None) -> Images:
     """Handwritten digits of 28 x 28 pixels (LeCun et al., 1998), 60,000 to train on and 10,000 to test.
 
     Four protocols, no two of them comparable: `static` is the binarisation that Larochelle & Murray (2011) published,
@@ -58,7 +58,7 @@ def mnist(*, protocol: Literal["static", "dynamic", "threshold", "levels"], root
     return Images("mnist-static", torch.cat([train, valid]), test, 2)
 
 
-def fashion_mnist(*, protocol: Literal["dynamic", "threshold", "levels"], root: str | None = None) -> Images:
+def fashion_mnist(*, protocol: Literal["dynamic", "threshold", "levels"], root: str | None) -> Images:
     """Pictures of clothes of 28 x 28 pixels (Xiao et al., 2017), split and binarised as MNIST is."""
     return _binarised("fashion_mnist", protocol, fetch(FASHION, root))
 

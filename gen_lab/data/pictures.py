@@ -23,14 +23,14 @@ MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than w
 def folder(
     *,
     path: str,
-    size: Count | None = None,  # pixels; each picture's largest centred square, scaled; None: as they are
-    grey: bool = False,
-    levels: Levels = 256,
-    protocol: Protocol = "levels",
-    background: Background = "white",  # what transparent pixels show
-    held_out: Unit = 0.1,  # of the pictures, chosen at random; unused where a folder holds those to test on
-    resident_gb: NonNegative = 8.0,  # more is mapped from disk
-    root: str | None = None,  # of the cache that holds such maps
+    size: Count | None,  # pixels; each picture's largest centred square, scaled; None: as they are
+    grey: bool,
+    levels: Levels,
+    protocol: Protocol,
+    background: Background,  # what transparent pixels show
+    held_out: Unit,  # of the pictures, chosen at random; unused where a folder holds those to test on
+    resident_gb: NonNegative,  # more is mapped from disk
+    root: str | None,  # of the cache that holds such maps
 ) -> Images:
     """Every picture under `path`; where all of them lie in folders, the topmost folder's name is its class.
 

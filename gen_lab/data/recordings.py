@@ -22,15 +22,15 @@ AT_ONCE = 1_000  # frames in floating point
 def recorded(
     *,
     path: str,
-    what: Literal["observations", "frames"] = "observations",
-    size: Count | None = 42,  # pixels high and wide, each the mean of the area it covers; None: as they are
-    grey: bool = True,  # luma of ITU-R BT.601
-    levels: Levels = 8,
-    protocol: Protocol = "levels",
-    held_out: Unit = 0.1,  # of the episodes
-    unique: bool = False,  # of equal pictures one: still screens make any model look good
-    resident_gb: NonNegative = 8.0,  # more is mapped from disk
-    root: str | None = None,  # of the cache that holds such maps
+    what: Literal["observations", "frames"],
+    size: Count | None,  # pixels high and wide, each the mean of the area it covers; None: as they are
+    grey: bool,  # luma of ITU-R BT.601
+    levels: Levels,
+    protocol: Protocol,
+    held_out: Unit,  # of the episodes
+    unique: bool,  # of equal pictures one: still screens make any model look good
+    resident_gb: NonNegative,  # more is mapped from disk
+    root: str | None,  # of the cache that holds such maps
 ) -> Images:
     """What the agent saw (of stacked frames the newest), or the colour frames recorded beside it.
 

@@ -15,12 +15,12 @@ from rl_lab.core.settings import Count, Natural, Unit
 
 def xor_chain(
     *,
-    height: Count = 8,
-    width: Count = 8,
-    flip: Unit = 0.1,
-    train: Count = 100_000,  # images
-    test: Count = 4_000,
-    seed: Natural = 0,
+    height: Count,
+    width: Count,
+    flip: Unit,
+    train: Count,  # images
+    test: Count,
+    seed: Natural,
 ) -> Images:
     """A fair first pixel; along the first row and column each pixel copies the one before; any other is the exclusive
     or of its left and upper left neighbours; each copy and each exclusive or is flipped with probability `flip`.
@@ -61,12 +61,12 @@ def _parents(x: Tensor, i: int, j: int) -> Tensor:
 
 def ising(
     *,
-    height: Count = 4,
-    width: Count = 4,
-    coupling: float = 0.4,  # J / kT; an infinite lattice orders at 0.4407
-    train: Count = 100_000,  # images
-    test: Count = 4_000,
-    seed: Natural = 0,
+    height: Count,
+    width: Count,
+    coupling: float,  # J / kT; an infinite lattice orders at 0.4407
+    train: Count,  # images
+    test: Count,
+    seed: Natural,
 ) -> Images:
     """Spins with p(x) proportional to exp(coupling sum s_i s_j) over neighbours, free at the edges (Ising, 1925).
 

@@ -166,7 +166,7 @@ def roots(x: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(x.clamp(min=0).numpy()))
 
 
-def classifier(images: Images, *, updates: Count = 300, seed: Natural = 0, root: str | None = None) -> Net:
+def classifier(images: Images, *, updates: Count, seed: Natural, root: str | None) -> Net:
     """A net that has learned the labels, always on the CPU; kept on disk under `root` if it was slow.
 
     Raises NoLabels.
@@ -190,7 +190,7 @@ def classifier(images: Images, *, updates: Count = 300, seed: Natural = 0, root:
     return net.to(images.device)
 
 
-def random(images: Images, *, seed: Natural = 0) -> Net:
+def random(images: Images, *, seed: Natural) -> Net:
     """A net of random weights: a fair ruler without labels, though a coarse one."""
     net = Net(images.spec._replace(classes=0), seed)
     with one_thread():

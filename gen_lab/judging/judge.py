@@ -30,9 +30,9 @@ class Judge:
         data: Images,
         *,
         features: Callable[[Images], Features],
-        samples: Count | None = None,  # images; None: as many as are held out, whose distances have the same bias
-        at_most: Count = 10_000,  # images of each split
-        k: Count = 5,  # of the neighbour that a radius of precision, recall, density and coverage reaches
+        samples: Count | None,  # images; None: as many as are held out, whose distances have the same bias
+        at_most: Count,  # images of each split
+        k: Count,  # of the neighbour that a radius of precision, recall, density and coverage reaches
     ):
         taught, reference, held_out = three_splits(data, at_most)
         self.data, self.k, self.samples = data, k, samples or len(held_out)

@@ -19,9 +19,9 @@ from rl_lab.playing.player import Player, load
 def evaluate_runs(
     runs: Sequence[Path],
     *,
-    episodes: Judged = 100,
-    seed: Natural = 0,
-    device: str = "auto",
+    episodes: Judged,
+    seed: Natural,
+    device: str,
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json.

@@ -27,13 +27,13 @@ def play(
     runs: Sequence[Path],
     *,
     env: Mapping | None = None,  # to play in without a run
-    view: Where = "terminal",
-    seed: Natural = 0,
-    max_steps: Count = 10_000,
-    fps: NonNegative | None = None,  # 0: every step waits for a key; None: the world's own speed
-    saliency: Saliency | None = None,
-    port: Natural = 0,
-    device: str = "auto",
+    view: Where,
+    seed: Natural,
+    max_steps: Count,
+    fps: NonNegative | None,  # 0: every step waits for a key; None: the world's own speed
+    saliency: Saliency | None,
+    port: Natural,
+    device: str,
     changes: Sequence[str] = (),  # of the run's settings
 ) -> None:
     """One episode by hand, and then the agent's own from the same seed. Raises UserError."""

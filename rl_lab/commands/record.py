@@ -29,15 +29,15 @@ def record(
     runs: Sequence[Path],
     *,
     env: Mapping | None = None,  # of random episodes
-    episodes: Count | None = None,
-    steps: Count | None = None,
-    epsilon: Unit = 0.0,
-    seed: Natural = 0,
-    frames: bool = False,
-    frame_size: str | int | None = None,
-    shard_mb: Positive = 256.0,
-    out: str | None = None,
-    device: str = "auto",
+    episodes: Count | None,
+    steps: Count | None,
+    epsilon: Unit,
+    seed: Natural,
+    frames: bool,
+    frame_size: str | int | None,
+    shard_mb: Positive,
+    out: str | None,
+    device: str,
     changes: Sequence[str] = (),  # of the run's settings
 ) -> Path:
     """Records, or continues the recording in the folder; returns the folder. Raises UserError."""

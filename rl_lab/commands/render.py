@@ -24,14 +24,14 @@ STILL, PAGE = 240, 1_200  # pixels, about: a gridworld in a still of several, an
 def render(
     runs: Sequence[Path],
     *,
-    episodes: Count = 3,
-    seed: Natural = 0,
-    max_steps: Count = 2_000,  # of an episode
-    fps: Annotated[float, Bound(SLOWEST, FASTEST)] | None = None,  # None: the world's own, of a gridworld 6
-    saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
-    gif: bool = True,
-    out: str | None = None,  # an mp4, a still that ends in .png, or a folder; None: videos/ in the first run's folder
-    device: str = "auto",
+    episodes: Count,
+    seed: Natural,
+    max_steps: Count,  # of an episode
+    fps: Annotated[float, Bound(SLOWEST, FASTEST)] | None,  # None: the world's own, of a gridworld 6
+    saliency: Saliency | None,  # what counts in the agent's choice, over the picture
+    gif: bool,
+    out: str | None,  # an mp4, a still that ends in .png, or a folder; None: videos/ in the first run's folder
+    device: str,
     changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> Path:

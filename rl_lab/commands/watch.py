@@ -20,14 +20,14 @@ POLL = 0.5  # seconds between looks for a first checkpoint
 def watch(
     runs: Sequence[Path],
     *,
-    view: Where = "browser",
-    episodes: Count | None = None,  # of each run; None: for ever
-    seed: Natural = 0,
-    max_steps: Count = 2_000,  # of an episode
-    fps: Positive | None = None,  # None: the world's own, of a gridworld 6
-    saliency: Saliency | None = None,  # what counts in the agent's choice, over the picture
-    port: Natural = 0,  # of the browser's view; 0: any that is free
-    device: str = "auto",
+    view: Where,
+    episodes: Count | None,  # of each run; None: for ever
+    seed: Natural,
+    max_steps: Count,  # of an episode
+    fps: Positive | None,  # None: the world's own, of a gridworld 6
+    saliency: Saliency | None,  # what counts in the agent's choice, over the picture
+    port: Natural,  # of the browser's view; 0: any that is free
+    device: str,
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Shows the runs side by side; training is not touched. Raises UserError."""

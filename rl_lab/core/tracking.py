@@ -31,18 +31,18 @@ def nothing(**_: Any) -> None:
 def wandb_run(
     *,
     name: str,
-    group: str | None = None,
+    group: str | None,
     job_type: str,
     config: dict[str, Any],
     id: str | None = None,
-    project: str | None = None,  # None: WANDB_PROJECT, or rl-lab
-    entity: str | None = None,  # None: WANDB_ENTITY, or the key's own
-    tags: list[str] | str | None = None,
-    notes: str | None = None,
-    mode: Literal["online", "offline", "disabled"] | None = None,  # None: WANDB_MODE, or online if there is a key
+    project: str | None,  # None: WANDB_PROJECT, or rl-lab
+    entity: str | None,  # None: WANDB_ENTITY, or the key's own
+    tags: list[str] | str | None,
+    notes: str | None,
+    mode: Literal["online", "offline", "disabled"] | None,  # None: WANDB_MODE, or online if there is a key
     dir: str = "runs",  # one W&B folder for all runs, so that its local viewer lists them together
-    init_timeout: float = 10.0,  # seconds
-    finish_timeout: float = 10.0,  # seconds
+    init_timeout: float,  # seconds
+    finish_timeout: float,  # seconds
 ) -> Any:
     """An open wandb.Run whose x-axis is our own `step`; the same `id` again continues it.
 

@@ -80,7 +80,7 @@ def train(
     total_steps: Count,  # one step is one action in one env
     eval_every: Count,  # steps
     eval_episodes: Judged,
-    log_every: Count | None = None,  # steps; None: 200 rows a run
+    log_every: Count | None,  # steps; None: 200 rows a run
 ) -> A2C:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
     check(envs, agent)

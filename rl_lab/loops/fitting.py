@@ -66,13 +66,13 @@ def fit_q(
     run: Run,
     *,
     eval_env: VectorEnv,
-    data: str | None = None,  # a folder of rl-lab record; None: random episodes, played now
-    random_steps: Count = 20_000,  # of those episodes, at least
-    iterations: Count = 50,
-    gamma: Unit = 0.99,
-    tolerance: NonNegative = 0.0,  # stops early when no q(s, a) of the data changes by more
-    eval_every: Count = 5,  # iterations
-    eval_episodes: Judged = 100,
+    data: str | None,  # a folder of rl-lab record; None: random episodes, played now
+    random_steps: Count,  # of those episodes, at least
+    iterations: Count,
+    gamma: Unit,
+    tolerance: NonNegative,  # stops early when no q(s, a) of the data changes by more
+    eval_every: Count,  # iterations
+    eval_episodes: Judged,
 ) -> FittedQ:
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
     check_loop(agent, "fit_q")

@@ -28,8 +28,8 @@ def plan(
     run: Run,
     *,
     eval_episodes: Judged,
-    log_every: Count = 1,  # sweeps
-    film: bool = True,  # of the sweeps
+    log_every: Count,  # sweeps
+    film: bool,  # of the sweeps
 ) -> Plan:
     """Sweep until the planner is done; leave plan.npz, pictures and a film; then play its policy in the same env."""
     if not isinstance(env, Tabular):

@@ -1,6 +1,5 @@
 """Stable-Baselines3 as a yardstick: it keeps its own loop; environment, metrics and evaluation are ours."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -29,7 +28,7 @@ def train_sb3(
     eval_every: Count,
     eval_episodes: Judged,
     log_every: Count | None = None,
-    max_abs_reward: Positive = math.inf,
+    max_abs_reward: Positive,
 ) -> SB3Agent:
     """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.
 

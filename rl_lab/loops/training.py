@@ -27,7 +27,7 @@ def train(
     total_steps: Count,  # one step is one action in one env
     eval_every: Count,  # steps
     eval_episodes: Judged,
-    log_every: Count | None = None,  # steps; None: 200 rows a run
+    log_every: Count | None,  # steps; None: 200 rows a run
 ) -> Agent:
     """Act, step, update; the book keeps rows, evaluations and checkpoints.
 

@@ -17,14 +17,14 @@ from rl_lab.core.folders import choose_metric, read_runs
 def compare(
     runs: Iterable[Path],
     *,
-    metric: str | None = None,  # None: eval/return if every run has it, else the next best
-    by: list[str] | str | None = None,  # settings that distinguish groups; None: all that differ
-    where: list[str] | str | None = None,  # conditions on settings: agent.gamma:0.99, -name:dqn_*
-    normalise: Literal["atari", "range"] | None = None,  # None: raw for one task, else atari or range
-    threshold: float | None = None,  # None: 90 % of the way from the worst first value to the best final one
-    out: Path | None = None,  # None: runs/compare/<timestamp>
-    resamples: Resamples = 2_000,
-    report: bool = False,  # as a W&B report too
+    metric: str | None,  # None: eval/return if every run has it, else the next best
+    by: list[str] | str | None,  # settings that distinguish groups; None: all that differ
+    where: list[str] | str | None,  # conditions on settings: agent.gamma:0.99, -name:dqn_*
+    normalise: Literal["atari", "range"] | None,  # None: raw for one task, else atari or range
+    threshold: float | None,  # None: 90 % of the way from the worst first value to the best final one
+    out: Path | None,  # None: runs/compare/<timestamp>
+    resamples: Resamples,
+    report: bool,  # as a W&B report too
     tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
 ) -> list[Row]:
     """Prints and writes the comparison of run folders, or folders of them, best first. Raises UserError."""

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
@@ -132,21 +133,18 @@ def _too_large(error: BaseException) -> str | None:
 
 
 def refuse_through_reference(cfg: DictConfig, key: str) -> None:
-    """A setting of what is only a reference, such as loop.eval_env=${env}, is set where that leads. Raises UserError."""
+    """What only refers to something else, as loop.eval_env does to ${env}, has no settings. Raises UserError."""
     names = key.lstrip("+~").split(".")
-    for i in range(1, len(names)):
-        path = ".".join(names[:i])
-        parent = OmegaConf.select(cfg, ".".join(names[: i - 1])) if i > 1 else cfg
-        if (
-            isinstance(parent, DictConfig)
-            and names[i - 1] in parent
-            and OmegaConf.is_interpolation(parent, names[i - 1])
-        ):
-            to = str(parent._get_node(names[i - 1])).strip("${}")
-            rest = ".".join(names[i:])
-            raise UserError(
-                f"{path} is the same as {to}: set {to}.{rest}=..., or for {path} alone '{path}={{{names[i]}: ...}}'"
-            )
+    parent: Any = cfg
+    for i, name in enumerate(names[:-1]):
+        if not isinstance(parent, DictConfig) or name not in parent:
+            return
+        if OmegaConf.is_interpolation(parent, name):
+            path, rest = ".".join(names[: i + 1]), ".".join(names[i + 1 :])
+            to = str(parent._get_node(name)).strip("${}")
+            alone = f", or for {path} alone '{path}={{{rest}: ...}}'" * ("." not in rest)
+            raise UserError(f"{path} is the same as {to}; set {to}.{rest}=...{alone}")
+        parent = parent._get_node(name)
 
 
 def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:

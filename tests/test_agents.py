@@ -14,9 +14,11 @@ from rl_lab.agents.dqn import DQN
 from rl_lab.agents.random import Random
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
+from rl_lab.core.learner import Learner
 from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.judging import Judge
+from rl_lab.loops.training import checked
 from rl_lab.memory import Replay
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.optimizers import RMSpropTF
@@ -235,3 +237,19 @@ def test_evaluation_counts_each_envs_first_episodes():
 def test_a_bare_number_is_no_observation_for_a_network(network):
     with pytest.raises(UserError, match="env.obs=index is a bare number, .* use env.obs=one_hot"):
         network(MDPEnv(gridworld("S.G"), 1, time_limit=9, obs="index").spec)
+
+
+def test_an_agent_that_lacks_a_method_or_saves_nothing_is_refused_before_the_first_step():
+    class Half(Learner):
+        def act(self, obs, greedy=False): ...
+
+    with pytest.raises(UserError, match="Half is no agent: it lacks probabilities, update, view; see Agent in"):
+        checked(Half())
+
+    class Forgetful(Half):
+        def probabilities(self, obs): ...
+        def update(self, transition): ...
+        def view(self, obs): ...
+
+    with pytest.raises(UserError, match="Forgetful would save nothing: name the attributes"):
+        checked(Forgetful())

@@ -56,6 +56,12 @@ TRAIN = {
     "agent.batch_size=99999": "agent.batch_size=99999 must be at most agent.replay.capacity=20000",
     "agent.optimizer.lr=0": "agent.optimizer.lr=0 must be above 0",
     "env.mdp.noise=2": "env.mdp.noise=2 must be between 0 and 1",
+    "loop.eval_env.time_limit=5": "loop.eval_env is the same as env; set env.time_limit=..., or for loop.eval_env alone "
+    "'loop.eval_env={time_limit: ...}'",
+    "+loop.eval_env.time_limit=5": "loop.eval_env is the same as env; set env.time_limit=..., or for loop.eval_env alone "
+    "'loop.eval_env={time_limit: ...}'",
+    "loop=collect env=collect_small agent=dqn_collect loop.eval_env.slp=1": "no setting 'loop.eval_env.slp'; did you mean "
+    "loop.eval_env.slip?",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
     "agent.double=maybe": "agent.double=maybe must be true or false",
     "threads=0": "threads=0 must be at least 1",
@@ -94,10 +100,10 @@ TRAIN = {
     "agent/network=value_prediction_vector": "agent.network=ValuePrediction is a whole model, and this agent wants the layers "
     "below its values; choose agent/network=mlp or agent/network=linear",
     "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
-    "loop=collect": "loop.eval_env.option_gamma would change env.option_gamma, and env=four_rooms has no such setting; choose "
-    "another env or loop, or leave it out",
-    "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' is not in the YAML; write +loop.eval_env.slip=... "
-    "to add it",
+    "loop=collect": "no setting 'loop.eval_env.option_gamma': env=four_rooms has no option_gamma; choose another env or loop, "
+    "or leave it out",
+    "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' has its default and is not in the YAML; "
+    "write +loop.eval_env.slip=... to set it",
     "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, fit_q, plan, sb3, seeds, train",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
     "agent.network=mlp": "agent.network=mlp must be a call, a mapping with _target_; agent/network=... chooses "
@@ -309,10 +315,10 @@ def test_a_checkpoint_of_another_experiment(finished, here, capsys):
 @pytest.mark.parametrize(
     ("find", "put", "line"),
     [
-        ("rl_lab.agents.dqn.DQN", "os.system", "agent._target_=os.system is refused: a run folder may call only parts of gen_lab, "),
+        ("rl_lab.agents.dqn.DQN", "os.system", "agent._target_=os.system is refused: a run folder may call only what rl_lab/parts.py lists"),
         ("rl_lab.agents.dqn.DQN", "rl_lab.core.provenance.subprocess.run", "agent._target_=rl_lab.core.provenance.subprocess.run is refused: "),
         ("rl_lab.networks.torsos.linear", "rl_lab.envs.atari.np.load", "agent.network._target_=rl_lab.envs.atari.np.load is refused: "),
-        ("torch.optim.Adam", "torch.load", "agent.optimizer._target_=torch.load is refused: a run folder may call only parts of gen_lab, "),
+        ("torch.optim.Adam", "torch.load", "agent.optimizer._target_=torch.load is refused: a run folder may call only what rl_lab/parts.py lists"),
         ("rl_lab.networks.torsos.linear", "stable_baselines3.DQN.load", "agent.network._target_=stable_baselines3.DQN.load is refused: "),
         ("seed: 0", "seed: 0\nhydra: {callbacks: {x: {_target_: os.system}}}", "{}/config.yaml is refused: a run's config has no 'hydra'"),
         ("seed: 0", "seed: 0\ndefaults: [evil]", "{}/config.yaml is refused: a run's config has no 'defaults'"),
@@ -325,6 +331,20 @@ def test_a_tampered_config_calls_nothing(finished, capsys, find, put, line):
     for command in ("train", "evaluate"):
         code, got = rl_lab(capsys, command, "run=run")
         assert code == 2 and got.startswith(f"rl-lab: {line.format('run')}"), got
+
+
+def test_a_resumed_run_keeps_its_seed_and_says_when_nothing_is_left(finished, capsys):
+    code, line = rl_lab(capsys, "train", "run=run", "seed=3")
+    assert (code, line) == (2, "rl-lab: seed=... is for a new run: a resumed one keeps the seed that it began with")
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", "run=run", "loop.total_steps=1"]) == 0
+    assert "nothing left to do: the run stands at step" in capsys.readouterr().err
+
+
+def test_a_yaml_that_is_none_is_named_with_its_line(here, capsys):
+    (here / "env").mkdir()
+    (here / "env/broken.yaml").write_text("num_envs: 3\na: [1\n")
+    code, line = rl_lab(capsys, "train", "env=broken", "--config-dir", str(here))
+    assert code == 2 and "env/broken.yaml is no YAML: line 3" in line, line
 
 
 def test_a_run_folder_may_note_how_many_processes_trained_it(finished, capsys):

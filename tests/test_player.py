@@ -161,7 +161,7 @@ def test_a_plan_of_another_world(trained, copy):
     )
 
 
-REFUSED = "is refused: a run folder may call only parts of gen_lab, rl_lab, stable_baselines3, torch"
+REFUSED = "is refused: a run folder may call only what rl_lab/parts.py lists"
 CALL = "{_target_: builtins.open, file: %s, mode: w}"
 
 

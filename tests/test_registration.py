@@ -89,6 +89,18 @@ def test_the_checkers_accept_every_form_of_observation(obs):
         check_for_sb3(env)
 
 
+@pytest.mark.parametrize("action", [4, -1, 0.5])
+def test_an_action_that_is_not_there_is_refused(action):
+    """A table would read another state's row for it."""
+    env, envs = gymnasium.make("rl_lab/FourRooms-v0").unwrapped, gymnasium.make_vec("rl_lab/FourRooms-v0", 2)
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    with pytest.raises(gymnasium.error.InvalidAction, match="whole numbers from 0 to 3"):
+        env.step(action)
+    with pytest.raises(gymnasium.error.InvalidAction, match="whole numbers from 0 to 3"):
+        envs.step(np.array([0, action]))
+
+
 def test_an_episode_step_by_step():
     env = gymnasium.make(ROOMS, render_mode="ansi", **TINY)
     assert env.observation_space == gymnasium.spaces.Discrete(6) and env.action_space == gymnasium.spaces.Discrete(4)

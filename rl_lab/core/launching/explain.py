@@ -12,6 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import compose, flatten, groups, is_group
 
@@ -76,7 +77,9 @@ class plain_errors:
                 return (
                     f"{error.full_key} needs {found[1]}, which the chosen {group} does not have; choose another {group}"
                 )
-            return f"{error.full_key} needs {found[1]}, and there is none; choose one: {found[1]}=..."
+            names = sorted(path.stem for path in (conf_dir() / found[1]).glob("*.yaml")) if is_group(found[1]) else []
+            which = ", ".join(f"{found[1]}={name}" for name in names) or f"{found[1]}=..."
+            return f"{error.full_key} needs {found[1]}, and there is none; choose {which}"
         if lines[0].startswith("Error merging override"):
             return f"cannot set {lines[0].removeprefix('Error merging override ')}: it takes no such value"
         if found := re.match(
@@ -90,6 +93,7 @@ class plain_errors:
         ):
             return f"~{found[1] or found[2]} takes away nothing: there is no such value; leave it out"
         if found := re.match(r"Could not append to config. An item is already at '(.*)'", lines[0]):
+            refuse_through_reference(self._composed(), found[1])
             return f"'{found[1]}' is in the YAML; write {found[1]}=... without the +"
         if lines[0].startswith("force-add of config groups") and (found := re.search(r"'\+\+([\w/]+)=", lines[0])):
             return f"'{found[1]}' is a choice; write {found[1]}=... without the +"
@@ -157,11 +161,15 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
     target = node.get("_target_") if isinstance(node, DictConfig) else None
-    if target and name in inspect.signature(calls.locate(target)).parameters:
+    if parent == "loop.eval_env" and not target:  # its differences from env
+        target = OmegaConf.select(cfg, "env._target_")
+    parameters = inspect.signature(calls.locate(target)).parameters if target else ()
+    if name in parameters:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
         return f"'{key}' is not in the YAML; write +{key}=... to add it"
-    return f"no setting '{key}'{nearest(key, [*(k for k in flatten(cfg) if not k.startswith('_')), *more])}"
+    known = [*(k for k in flatten(cfg) if not k.startswith("_")), *(f"{parent}.{p}" for p in parameters), *more]
+    return f"no setting '{key}'{nearest(key, known)}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -567,7 +567,7 @@ def test_a_run_without_labels_is_scored_and_not_judged(tmp_path, capsys):
     [
         (["data=xor_chain", "data.train=200", "judge=classifier"], "xor_chain-8x8-0.1 has no labels; use judge=random"),
         (["data=digits", "judge=inception"], r"judge=inception needs torch-fidelity.*pip install 'rl-lab\[fid\]'"),
-        (["data=digits", "judge=classifier", "judge.samples=0"], "judge.samples=0:"),
+        (["data=digits", "judge=classifier", "judge.samples=0"], "judge.samples=0 must be at least 1"),
         (["data=digits", "judge=classifier", "judge.k=200"], "judge.k=200 needs 202 or more images"),
         (["data=digits", "judge=classifer"], "did you mean judge=classifier"),
         (["data=digits", "data.train=1797"], "data.train=1797 leaves nothing to test on: there are 1797 digits"),

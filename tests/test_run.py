@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import checkpoint, tracking
+from rl_lab.core import checkpoint
 from rl_lab.core.bookkeeping import Every, Means
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.launching import cli
@@ -103,7 +103,7 @@ def test_streams_differ_by_name_and_seed(tmp_path):
 def test_offline_wandb_holds_the_same_rows(tmp_path, monkeypatch):
     """Read back with W&B's own inspector."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    tracker = partial(tracking.wandb_run, dir=str(tmp_path))
+    tracker = stated("tracker/wandb", dir=str(tmp_path))
     with open_run(tmp_path / "run", tracker=tracker) as run:
         run.begin(10)
         for step in range(0, 50, 5):

@@ -203,12 +203,15 @@ LOOP = """
 import sys, time
 from functools import partial
 from pathlib import Path
+from rl_lab.core import conf_dir
+from rl_lab.core.reading import plain
 from rl_lab.core.run import Run
 from rl_lab.core.tracking import wandb_run
 
 total, crash = int(sys.argv[1]), "crash" in sys.argv
 often = 0.0 if "often" in sys.argv else 0.5  # seconds
-tracker = partial(wandb_run, finish_timeout=5)
+settings = {k: v for k, v in plain(conf_dir() / "tracker/wandb.yaml").items() if not k.startswith("_")}
+tracker = partial(wandb_run, **settings | {"finish_timeout": 5})
 with Run(Path("run"), 0, "cpu", names={"name": "loop", "seed": 0}, config={"total": total}, written="name: loop",
          tracker=tracker, checkpoint_every=often, upload="upload" in sys.argv) as run:
     first = run.restore({})

@@ -54,13 +54,14 @@ class MDPEnv:
         self._discount = (~self.mdp.terminal).float()
         self._first = self._starts.table(all_states)
         self._limit = torch.tensor(float(time_limit), device=self.device)
-        self._one = torch.ones((), device=self.device)
+        self._durations = torch.ones(num_envs, device=self.device)  # every action takes one step
         kept = obs != "index" and 4 * len(mdp.start) * math.prod(self.spec.obs_shape) <= AT_HAND
         self._sights = self.form.draw(all_states) if kept else None
 
     def reset(self, seed: int) -> Tensor:
         self.seed(seed)
         self.walkers = self.begun()
+        self._durations = torch.ones(self.num_envs, device=self.device)
         return self.observe()
 
     def seed(self, seed: int) -> None:
@@ -74,7 +75,7 @@ class MDPEnv:
 
     def step(self, action: Tensor) -> Step:
         self.walkers, successor, reward, discount, last, _ = self.advance(self.walkers, action, *self.draw())
-        return Step(reward, discount, last, self.look(successor), self.observe(), self._one.expand_as(reward))
+        return Step(reward, discount, last, self.look(successor), self.observe(), self._durations)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """All that chance decides in a step: the outcome's draw and, for who needs it, a first state; [N], or []."""

@@ -340,6 +340,14 @@ def test_a_resumed_run_keeps_its_seed_and_says_when_nothing_is_left(finished, ca
     assert "nothing left to do: the run stands at step" in capsys.readouterr().err
 
 
+def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys):
+    unlisted = "agent.network._target_=rl_lab.networks.torsos._flat"
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, unlisted, "hydra.run.dir=run"]) == 0
+    said = capsys.readouterr().err
+    assert "agent.network._target_=rl_lab.networks.torsos._flat is refused: a run folder may call only what" in said
+    assert said.index("its folder can be neither resumed nor evaluated") < said.index("finished: run")
+
+
 def test_a_yaml_that_is_none_is_named_with_its_line(here, capsys):
     (here / "env").mkdir()
     (here / "env/broken.yaml").write_text("num_envs: 3\na: [1\n")

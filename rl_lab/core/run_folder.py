@@ -119,10 +119,10 @@ class RunFolder:
         text = json.dumps(summary | {"rows": self.about_rows()}, indent=2, default=str)
         files.write(self.path("summary.json"), text + "\n")
 
-    def no_room(self, full: OSError, prog: str = "train") -> UserError:
+    def no_room(self, full: OSError) -> UserError:
         """What there is to say and to type after a full disk."""
         begun = (self.dir / "config.yaml").exists()
-        remedy = f"{prog} run={os.path.relpath(self.dir)} resumes it" if begun else "start it again"
+        remedy = f"train run={os.path.relpath(self.dir)} resumes it" if begun else "start it again"
         return UserError(f"cannot write to {self.dir}: {os.strerror(full.errno or 0)}; make room, then {remedy}")
 
 

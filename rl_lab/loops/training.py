@@ -9,6 +9,7 @@ from torch import Tensor
 from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Learner
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged
 from rl_lab.loops.episodes import Episodes
@@ -64,7 +65,7 @@ def checked(learner: Agent) -> Agent:
     name = type(learner).__name__
     if missing := [method for method in METHODS if not callable(getattr(learner, method, None))]:
         raise UserError(f"{name} is no agent: it lacks {', '.join(missing)}; see Agent in rl_lab/types.py")
-    if not learner.state_dict():
+    if isinstance(learner, Learner) and not learner.saved:
         raise UserError(f"{name} would save nothing: name the attributes of its checkpoint in `saved`")
     return learner
 

@@ -49,6 +49,7 @@ ALLOWED = {
     **parts("rl_lab.loops.training", "train"),
     **parts("rl_lab.loops.planning", "plan"),
     **parts("rl_lab.loops.crew", "train"),
+    **parts("rl_lab.loops.overlapped", "train"),
     **parts("rl_lab.loops.seeds.training", "train"),
     **parts("rl_lab.loops.fitting", "fit_q"),
     **parts("rl_lab.loops.sb3", "train_sb3"),
@@ -80,7 +81,7 @@ ALLOWED = {
     **parts("rl_lab.agents.vpn.baselines", "ActionValue", "ObservationPrediction"),
     **parts("rl_lab.agents.vpn.replay", "Rollouts"),
     **parts("rl_lab.values", "Mean", "Categorical", "Quantiles"),
-    **parts("rl_lab.networks.torsos", "linear", "mlp", "nature_cnn"),
+    **parts("rl_lab.networks.torsos", "linear", "mlp", "cnn", "nature_cnn"),
     **parts("rl_lab.networks.tiles", "tiles", "constant"),
     **parts("rl_lab.exploration", "Linear"),
     **parts("rl_lab.memory", "Replay", "Priorities"),
@@ -110,6 +111,7 @@ MOVED = {
 }
 
 GONE = {
+    "rl_lab.networks.torsos.nature_cnn": frozenset({"bf16"}),  # precision=bf16, of the whole run
     "rl_lab.envs.collect.world.Collect": frozenset({"gamma"}),  # the world's; learners know their own
     "rl_lab.memory.Replay": frozenset({"gamma", "max_abs_reward"}),  # DQN's own stood in their place
 }

@@ -107,6 +107,7 @@ class Agent(Actor, Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
 class Viewed(Actor, Protocol):
     """An actor that shows what it thinks: all that a film, a recording or an evaluation needs of an agent."""
 

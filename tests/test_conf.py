@@ -120,7 +120,9 @@ def test_groups_name_a_call(path: Path):
 
 ONCE = "command", "data", "judge", "loop", "tracker"
 # Younger than run folders that lack them: the Python default is what those resume with.
-OFF_SWITCHES = {("loop/fit.yaml", "judge")}
+OFF_SWITCHES = {("loop/fit.yaml", "judge")} | {
+    (f"loop/{loop}.yaml", setting) for loop in ("train", "crew") for setting in ("eval_drawn", "stop_at")
+}
 
 
 def doubles(node, file: str):

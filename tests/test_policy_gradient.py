@@ -215,17 +215,3 @@ def test_orthogonal_heads_start_small_for_the_policy_and_whole_for_the_value():
     for head, gain in ((network.policy, 0.01), (network.value, 1.0)):
         torch.testing.assert_close(head.weight @ head.weight.T, gain**2 * torch.eye(len(head.weight)))
         assert not head.bias.any()
-
-
-def test_bfloat16_is_for_learning_alone():
-    spec, frames = Spec((4, 84, 84), torch.uint8, ("a",)), torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8)
-    torch.manual_seed(0)
-    half = networks.nature_cnn(spec, bf16=True)
-    full = half.torso
-    learning, expected = half(frames), full(frames)
-    assert learning.dtype == torch.float32 and not torch.equal(learning, expected)
-    torch.testing.assert_close(learning, expected, atol=2e-3, rtol=2e-2)
-    learning.sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in half.parameters())
-    with torch.no_grad():
-        assert torch.equal(half(frames), full(frames))

@@ -1,7 +1,7 @@
 """Proximal policy optimisation, the clipped form (Schulman et al., 2017; https://arxiv.org/abs/1707.06347)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ from torch import Tensor
 from rl_lab import exploration, losses
 from rl_lab.core import distributed
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
-from rl_lab.core.randomness import generator, seeded
+from rl_lab.core.randomness import Stream, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take, value_targets
 from rl_lab.networks.heads import PolicyValue
-from rl_lab.networks.torsos import TorsoFn
+from rl_lab.networks.torsos import TorsoFn, gather
 from rl_lab.types import Spec, Transition, View
 
 
@@ -45,20 +45,23 @@ class PPO(Learner):
         bootstrap: bool = True,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool = True,  # the advantages of each minibatch
         decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
+        decay_floor: Unit = 0.0,  # but no further than to this share of the first one
         decay_clip: bool = False,  # and `clip` with it
         separate_value: bool = False,  # a torso of its own
         orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
+        gather_steps: Natural = 0,  # first steps, of which networks that standardise their inputs take the statistics
     ):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.decay = Decay(self.optimizer, decay_steps)
+        self.decay = Decay(self.optimizer, decay_steps, decay_floor)
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
         self.gamma, self.lambda_ = gamma, lambda_
         self.bootstrap, self.standardise = bootstrap, standardise
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self.gather_steps = gather_steps
         self._rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
 
     @property
@@ -71,11 +74,10 @@ class PPO(Learner):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
-        log_probs, value = self.network(obs)
         if greedy:
-            return log_probs.argmax(-1)
-        action = exploration.sample(log_probs, self.rng)
-        self._acted = losses.pick(log_probs, action), value
+            return self.network(obs)[0].argmax(-1)
+        action, log_prob, value = choose(obs, self.network, self.rng)
+        self._acted = log_prob, value
         return action
 
     def probabilities(self, obs: Tensor) -> Tensor:
@@ -89,10 +91,13 @@ class PPO(Learner):
         self._rollout = []
         return self.learn(torch.stack(log_prob), torch.stack(value), transitions)
 
-    def learn(self, log_prob: Tensor, value: Tensor, transitions: tuple[Transition, ...]) -> Metrics:
+    def learn(self, log_prob: Tensor, value: Tensor, transitions: Sequence[Transition]) -> Metrics:
         """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
         share = self.decay.to(self.steps)
         self.count_steps(len(value) * value.shape[-1])
+        if self.steps <= self.gather_steps:
+            gather(self.network, torch.cat([t.obs for t in transitions]))
+            return {}
         clip = self.clip * (share if self.decay_clip else 1.0)
         g = value_targets(
             transitions,
@@ -103,9 +108,10 @@ class PPO(Learner):
             bootstrap=self.bootstrap,
             max_abs_reward=self.max_abs_reward,
         )
-        obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
-        rollout = [samples(x, g.ndim - 2) for x in (obs, action, log_prob, value, g)]
-        for part in self.parts(rollout[-1].shape[-1]):
+        seeds = g.ndim - 2
+        obs, action = (torch.cat([getattr(t, name) for t in transitions], seeds) for name in ("obs", "action"))
+        rollout = self.network.prepared(obs), action, *(samples(x, seeds) for x in (log_prob, value, g))
+        for part in self.parts(action.shape[-1]):
             obs, action, log_prob, value, g = (take(x, part) for x in rollout)
             loss, metrics = self.loss(obs, action, log_prob, value, g, clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
@@ -141,3 +147,11 @@ class PPO(Learner):
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)
         return View(log_probs.exp(), value, "probabilities")
+
+
+@torch.no_grad()
+def choose(obs: Tensor, network: PolicyValue, rng: Stream) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions [N] drawn for obs [N, ...], their log-probabilities [N] and the values [N] of obs."""
+    log_probs, value = network(obs)
+    action = exploration.sample(log_probs, rng)
+    return action, losses.pick(log_probs, action), value

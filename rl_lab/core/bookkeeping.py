@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from rl_lab.core import distributed
+from rl_lab.core import distributed, precision
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.learner import Metrics
 from rl_lab.core.ranks import Part
@@ -25,6 +25,7 @@ class Kept(Protocol):
     """What a book is kept in: a `Run`, or the runs of many seeds."""
 
     leads: bool  # whether this process evaluates and writes
+    final: dict[str, float]  # the newest of each figure
 
     def restore(self, parts: dict[str, Part]) -> int: ...
     def begin(self, total: int, unit: str = ...) -> None: ...
@@ -32,6 +33,10 @@ class Kept(Protocol):
     def save(self, step: int, parts: dict[str, Part]) -> None: ...
     def rescued(self, error: NotFinite, step: int, parts: dict[str, Part]) -> NotFinite: ...
     def log(self, row: Row, step: int, keep: bool = ..., /) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+RECENT = "episode/last_20"  # what `stop_at` is about
 
 
 class Stepper(Protocol):
@@ -58,16 +63,18 @@ class Book:
         evaluate: Callable[[], Row],
         *,
         total: int,  # steps
-        eval_every: int,  # steps
+        eval_every: int | None,  # steps; None: only after the last one
         log_every: int | None = None,  # steps; None: 200 rows a run
         means: Meter | None = None,  # of the metrics added; None: `Means`
         episodes: Meter | None = None,  # of the episodes that ended
+        stop_at: float | None = None,  # the mean return of the last 20 episodes that is enough
         unit: str = "steps",
     ):
         self.run, self.evaluate, self.total, self.unit = run, evaluate, total, unit
         self.means: Meter = means or Means()
         self.episodes = episodes
         self.rows, self.evaluations = Every(log_every or max(1, total // 200)), Every(eval_every)
+        self.stop_at = stop_at
         self.rows.due(0)
         self.parts = {**parts, **({"episodes": episodes} if episodes else {})}
         self.parts |= {"means": self.means, "rows": self.rows, "evaluations": self.evaluations}
@@ -83,10 +90,13 @@ class Book:
             if learner is None or learner.settled:
                 self.pause()
             self.step += stride
-            yield self.step
+            with precision.training():
+                yield self.step
         self.close()
 
     def begin(self) -> None:
+        if self.stop_at is not None and self.run.final.get(RECENT, -math.inf) >= self.stop_at:
+            self.stop()
         self.run.begin(self.total, self.unit)
 
     def pause(self) -> None:
@@ -106,7 +116,13 @@ class Book:
                 self.episodes.add(reward, last)
             if self.rows.due(self.step):
                 row = self.means.pop()
-                self.run.log(row | self.episodes.pop() if self.episodes else row, self.step)
+                row = row | self.episodes.pop() if self.episodes else row
+                self.run.log(row, self.step)
+                if self.stop_at is not None and row.get(RECENT, -math.inf) >= self.stop_at:
+                    self.run.say(
+                        f"step {self.step:,}: {RECENT} is {row[RECENT]:.4g}, and loop.stop_at={self.stop_at:g}"
+                    )
+                    self.stop()
         except NotFinite as error:
             raise self.run.rescued(error, self.step, self.parts) from None
 
@@ -125,13 +141,13 @@ class Book:
 
 
 class Every:
-    """Due at step 0 and once in each `period` steps from there, at the first step asked about."""
+    """Due at step 0 and once in each `period` steps from there, at the first step asked about; with None never."""
 
-    def __init__(self, period: int):
+    def __init__(self, period: int | None):
         self.period, self.next = period, 0
 
     def due(self, step: int) -> bool:
-        if step < self.next:
+        if self.period is None or step < self.next:
             return False
         self.next = step - step % self.period + self.period
         return True
@@ -141,7 +157,9 @@ class Every:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """With another period than it had, it counts on from when it was due last."""
-        begun = state["next"] - state.get("period", self.period)
+        if self.period is None:
+            return
+        begun = state["next"] - (state.get("period", self.period) or 0)
         self.next = max(0, begun - begun % self.period + self.period)
 
 

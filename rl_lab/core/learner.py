@@ -135,18 +135,21 @@ def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> T
 
 
 class Decay:
-    """Takes an optimizer's learning rates linearly to 0 over `steps`; over 0 steps they stay as they are.
+    """Takes an optimizer's learning rates linearly to 0 over `steps`, but no further than to the share `floor`.
+
+    Over 0 steps they stay as they are.
 
     torch's schedulers count their own calls and keep a state of their own. Here a learner's steps are the one clock,
     so a checkpoint needs nothing more, and a resumed run may change the rates and the steps.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int = 0):
-        self.optimizer, self.steps, self.rates = optimizer, steps, [group["lr"] for group in optimizer.param_groups]
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int = 0, floor: float = 0.0):
+        self.optimizer, self.steps, self.floor = optimizer, steps, floor
+        self.rates = [group["lr"] for group in optimizer.param_groups]
 
     def to(self, step: int) -> float:
         """Sets the rates of `step`; returns the share of the first ones that they are."""
-        return self.scale(max(0.0, 1 - step / self.steps) if self.steps else 1.0)
+        return self.scale(max(self.floor, 1 - step / self.steps) if self.steps else 1.0)
 
     def scale(self, share: float) -> float:
         """Sets the rates to this share of the first ones, and returns it."""

@@ -40,9 +40,11 @@ Envs = Annotated[int, Bound(1), Bound(high=2**20)]  # environments that are tens
 Objects = Annotated[int, Bound(1), Bound(high=16_384)]  # that are objects each, with memory of their own
 Judged = Annotated[int, Bound(1), Bound(high=10_000_000)]  # episodes of an evaluation
 Depth = Annotated[int, Bound(1), Bound(high=1_000)]  # of a plan that a model unrolls
+PixelSide = Annotated[int, Bound(8), Bound(high=1_024)]  # of a frame
 Side = Annotated[int, Bound(1), Bound(high=4_001)]  # cells of a world
 Seeds = Annotated[int, Bound(1), Bound(high=4_096)]  # side by side, each with a run folder of its own
 Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
+Precision = Literal["auto", "fp32", "bf16"]  # of training
 Natural = Annotated[int, Bound(0), Bound(high=2**53)]
 Positive = Annotated[float, Bound(0, above=True)]
 NonNegative = Annotated[float, Bound(0)]

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Count, Natural, Objects, Unit
+from rl_lab.core.settings import Count, Natural, Objects, PixelSide, Unit
 from rl_lab.types import Spec, Step
 
 UNLIMITED = 2**31 - 1  # frames: more than two years at 60 a second
 
 
 class Atari:
-    """Stacks of four grey frames, uint8 [N, 4, 84, 84]; rewards are raw scores (agents clip).
+    """Stacks of four grey frames, uint8 [N, 4, height, width]; rewards are raw scores (agents clip).
 
     Episodes are cut here: ale-py's own limit stops within a step, before the true successor's last frame is taken.
     The emulators' state cannot be saved: a resumed run starts new episodes. With `camera` a second emulator of each
@@ -37,6 +37,8 @@ class Atari:
         life_loss_terminal: bool = False,  # a lost life ends the future for the learner, not the episode
         full_actions: bool = False,
         max_frames: Count = 108_000,  # 30 minutes at 60 frames a second after the start; then the episode is truncated
+        height: PixelSide = 84,
+        width: PixelSide = 84,
         num_threads: Natural = 0,  # 0: one a core
         camera: bool = False,
         device: Device = "cpu",
@@ -57,7 +59,7 @@ class Atari:
             max_num_frames_per_episode=UNLIMITED,
             num_threads=num_threads,
         )
-        self._env = AtariVectorEnv(**arguments)
+        self._env = AtariVectorEnv(**arguments, img_height=height, img_width=width)
         colour: dict[str, Any] = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
         self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
         self.num_envs, self.device, self.frames_per_second = num_envs, torch.device(device), 60 / frame_skip
@@ -94,7 +96,7 @@ class Atari:
         return Step(score, discount, self._tensor(over | cut), next_obs, self._obs, torch.ones_like(score))
 
     def _begin(self, cut: np.ndarray) -> np.ndarray:
-        """New games where `cut` [N]; what all envs then show, uint8 [N, 4, 84, 84]."""
+        """New games where `cut` [N]; what all envs then show, uint8 [N, 4, height, width]."""
         obs, info = self._env.reset(options={"reset_mask": cut})
         if self._twin:
             self._picture, _ = self._twin.reset(options={"reset_mask": cut})

@@ -17,7 +17,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, step
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged
+from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Transition, VectorEnv
@@ -78,9 +78,11 @@ def train(
     *,
     eval_env: VectorEnv,
     total_steps: Count,  # one step is one action in one env
-    eval_every: Count,  # steps
+    eval_every: Count | None,  # steps; None: only after the last one
     eval_episodes: Judged,
+    eval_drawn: Natural = 0,  # episodes more, of actions drawn from the policy
     log_every: Count | None,  # steps; None: 200 rows a run
+    stop_at: float | None = None,  # the mean return of the last 20 episodes at which training ends
 ) -> A2C:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
     check(envs, agent)
@@ -92,7 +94,7 @@ def train(
     for i, member in enumerate(members):
         member.reset(run.stream(f"env/{i}"))
     crew, num_envs = Crew(learner, members), sum(env.num_envs for env in envs)
-    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     parts = {"agent": learner} | {f"member/{i}": member for i, member in enumerate(members)}
     episodes = Episodes(num_envs, envs[0].device)
     book = Book(
@@ -103,6 +105,7 @@ def train(
         eval_every=eval_every,
         log_every=log_every,
         episodes=episodes,
+        stop_at=stop_at,
     )
     if book.step and not envs[0].state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")

@@ -1,5 +1,6 @@
 """The episodes that end while an agent learns."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from rl_lab.core.learner import Metrics
 
 
 class Episodes:
-    """Mean return and length [steps] of the episodes that ended since the last `pop`, and mean return of the last 100.
+    """Mean return and length [steps] of the episodes since the last `pop`; the mean return of the last 100 and 20.
 
-    The last is how Machado et al. (2018) evaluate an agent: by its performance while it learns. With `seeds` = (S,)
+    The last 100 are how Machado et al. (2018) evaluate an agent: by its performance while it learns. The last 20 are
+    what `loop.stop_at` asks about; there is no such figure before as many have ended. With `seeds` = (S,)
     these are the episodes of S learners side by side, each with `num_envs` envs; with several ranks the episodes of
     all of them, and the last 100 of each.
     """
@@ -45,14 +47,24 @@ class Episodes:
     def pops(self) -> list[Metrics]:
         """Of each seed; {} where none of its episodes ended."""
         sums = distributed.total(self._sums)
+        newest = (self._count.unsqueeze(-1) - 1 - torch.arange(20, device=sums.device)) % 100
+        last_20 = distributed.mean(self._latest.gather(-1, newest).mean(-1))
+        last_20 = last_20.where(distributed.total(self._count.clamp(max=20)) == 20 * distributed.size(), torch.nan)
         last_100 = distributed.total(self._latest[..., :100].sum(-1)) / distributed.total(self._count.clamp(max=100))
-        table = torch.stack([*sums.double(), last_100.double()]).view(4, -1).T.tolist()
+        table = torch.stack([*sums.double(), last_100.double(), last_20.double()]).view(5, -1).T.tolist()
         self._sums.zero_()
-        names = "episode/return", "episode/length", "episode/last_100"
-        return [
-            dict(zip(names, (returns / count, lengths / count, mean), strict=True)) if count else {}
-            for count, returns, lengths, mean in table
-        ]
+        return [self._row(*row) for row in table]
+
+    @staticmethod
+    def _row(count: float, returns: float, lengths: float, last_100: float, last_20: float) -> Metrics:
+        if not count:
+            return {}
+        row: Metrics = {
+            "episode/return": returns / count,
+            "episode/length": lengths / count,
+            "episode/last_100": last_100,
+        }
+        return row if math.isnan(last_20) else row | {"episode/last_20": last_20}
 
     def state_dict(self) -> dict[str, Any]:
         return {"return": self._return, "length": self._length, "sums": self._sums, "latest": self._latest,

@@ -8,11 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rl_lab import exploration
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
+from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Tabular
 from rl_lab.planning import Regret
-from rl_lab.types import Actor, Policy, VectorEnv
+from rl_lab.types import Actor, Policy, VectorEnv, Viewed
 
 
 class Judge:
@@ -20,8 +22,15 @@ class Judge:
 
     LARGEST = 5_000  # states: the policy is evaluated in every one of them
 
-    def __init__(self, env: VectorEnv, episodes: int, seed: int, say: Callable[[str], None] = lambda text: None):
-        self.env, self.episodes, self.seed, self.say = env, episodes, seed, say
+    def __init__(
+        self,
+        env: VectorEnv,
+        episodes: int,
+        seed: int,
+        say: Callable[[str], None] = lambda text: None,
+        drawn: int = 0,  # episodes more, whose actions are drawn from the policy
+    ):
+        self.env, self.episodes, self.seed, self.say, self.drawn = env, episodes, seed, say, drawn
         self.regret: Regret | None = None
         if isinstance(env, Tabular) and len(env.mdp.start) <= self.LARGEST:
             try:
@@ -32,7 +41,18 @@ class Judge:
     def __call__(self, actor: Actor) -> Metrics:
         returns, lengths = play(self.env, partial(actor.act, greedy=True), self.episodes, self.seed)
         metrics = {"eval/return": returns.mean(), "eval/length": lengths.mean()}
-        return metrics | self.exact(actor)
+        return metrics | self.drawing(actor) | self.exact(actor)
+
+    def drawing(self, actor: Actor) -> Metrics:
+        """The mean return of the policy itself, where the actor has one: greedy play may run in circles."""
+        if not self.drawn:
+            return {}
+        if not isinstance(actor, Viewed) or actor.view(self.env.reset(self.seed)).kind != "probabilities":
+            self.say(f"eval/drawn_return is left out: {type(actor).__name__} has no policy to draw from")
+            self.drawn = 0
+            return {}
+        policy = partial(drawn_from, actor, generator(self.seed, self.env.device))
+        return {"eval/drawn_return": play(self.env, policy, self.drawn, self.seed)[0].mean()}
 
     @torch.no_grad()
     def exact(self, actor: Actor) -> Metrics:
@@ -44,6 +64,11 @@ class Judge:
             self.regret = None
             return {}
         return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))}
+
+
+def drawn_from(actor: Viewed, rng: torch.Generator, obs: Tensor) -> Tensor:
+    """Actions [N] by the probabilities that the actor shows."""
+    return exploration.sample(actor.view(obs).bars.log(), rng)
 
 
 LONG, ENDLESS = 30_000, 1_000_000  # steps of an episode: from here on it is reported, and from here on refused

@@ -11,7 +11,7 @@ from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged, Positive
+from rl_lab.core.settings import Count, Judged, Natural, Positive
 from rl_lab.envs.abilities import WithOptions
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
@@ -25,9 +25,11 @@ def train_sb3(
     *,
     eval_env: VectorEnv,
     total_steps: Count,
-    eval_every: Count,
+    eval_every: Count | None,
     eval_episodes: Judged,
+    eval_drawn: Natural = 0,
     log_every: Count | None = None,
+    stop_at: float | None = None,
     max_abs_reward: Positive,
 ) -> SB3Agent:
     """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.
@@ -42,9 +44,9 @@ def train_sb3(
     if isinstance(env, WithOptions) and env.longest > 1:
         run.say("SB3 applies agent.gamma once per option, not once per step of it as our agents do")
     player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
-    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     book = Book(run, {"agent": player}, partial(judge, player), total=total_steps, eval_every=eval_every,
-                log_every=log_every, episodes=episodes)  # fmt: skip
+                log_every=log_every, episodes=episodes, stop_at=stop_at)  # fmt: skip
     if first := book.step:
         episodes.reset()
         run.say("SB3 keeps parameters, optimizer and steps; its rollout or replay and its schedules start anew")
@@ -54,11 +56,11 @@ def train_sb3(
             book.step = first + self.num_timesteps
             book.add({})
             book.pause()
-            return True
+            return book.step < book.total
 
     book.begin()
     book.pause()
-    player.model.learn(total_steps - first, callback=Report())
+    player.model.learn(book.total - first, callback=Report())
     book.close()
     return player
 

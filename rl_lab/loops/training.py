@@ -11,7 +11,7 @@ from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged
+from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Agent, Transition, VectorEnv
@@ -26,9 +26,11 @@ def train(
     *,
     eval_env: VectorEnv,
     total_steps: Count,  # one step is one action in one env
-    eval_every: Count,  # steps
+    eval_every: Count | None,  # steps; None: only after the last one
     eval_episodes: Judged,
+    eval_drawn: Natural = 0,  # episodes more, of actions drawn from the policy
     log_every: Count | None,  # steps; None: 200 rows a run
+    stop_at: float | None = None,  # the mean return of the last 20 episodes at which training ends
 ) -> Agent:
     """Act, step, update; the book keeps rows, evaluations and checkpoints.
 
@@ -37,7 +39,7 @@ def train(
     """
     check_loop(agent, "train")
     learner = checked(agent(env.spec, device=run.device, seed=run.stream("agent")))
-    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say)
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     obs, episodes = env.reset(run.own_stream("env")), Episodes(env.num_envs, env.device)
     book = Book(
         run,
@@ -47,6 +49,7 @@ def train(
         eval_every=eval_every,
         log_every=log_every,
         episodes=episodes,
+        stop_at=stop_at,
     )
     if book.step:
         obs = resumed(env, book.step, episodes, run)

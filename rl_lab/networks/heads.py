@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from rl_lab.networks.torsos import TorsoFn, features_of
+from rl_lab.networks.torsos import TorsoFn, features_of, prepared
 from rl_lab.types import Spec
 
 HeadFn = Callable[[int, int], nn.Module]  # features, outputs -> the layers between
@@ -31,6 +31,10 @@ class PolicyValue(nn.Module):
         features = self.torso(obs)
         log_probs = self.policy(features).log_softmax(-1)
         return log_probs, self.value(self.value_torso(obs) if self.value_torso else features).squeeze(-1)
+
+    def prepared(self, obs: Tensor) -> Tensor:
+        """See `torsos.prepared`."""
+        return prepared(self.torso, obs)
 
     def values(self, obs: Tensor) -> Tensor:
         """[B]."""

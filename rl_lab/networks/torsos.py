@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_lab.core.errors import UserError
+from rl_lab.core.precision import reduced
 from rl_lab.core.settings import Count, Natural
 from rl_lab.types import Spec
 
@@ -34,42 +35,93 @@ def mlp(
     return _orthogonal(nn.Sequential(_flat(spec), *layers), orthogonal)
 
 
-def nature_cnn(
-    spec: Spec, features: Natural = 512, orthogonal: bool = False, layer_norm: bool = False, bf16: bool = False
-) -> nn.Module:
+def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, layer_norm: bool = False) -> nn.Module:
     """The network of Mnih et al. (2015): uint8 frames [B, C, H, W] -> features [B, 512]; 0: the convolutions alone.
 
-    layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it;
-    bf16: see `Bf16`.
+    layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it.
     """
+    hidden = [features] if features else []
+    return cnn(spec, layers=NATURE, hidden=hidden, orthogonal=orthogonal, layer_norm=layer_norm)
+
+
+NATURE = (32, 8, 4), (64, 4, 2), (64, 3, 1)
+
+
+def cnn(
+    spec: Spec,
+    *,
+    layers: Sequence[Sequence[Count]],  # of convolutions: channels, kernel, stride
+    hidden: Sequence[Count],  # units of the dense layers after them
+    activation: str = "ReLU",
+    orthogonal: bool = False,
+    layer_norm: bool = False,  # before each activation; of an image over the channels of each place
+    standardise: bool = False,  # each pixel by its mean and deviation, once `gather` has found them
+) -> nn.Module:
+    """Convolutions of frames uint8 [B, C, H, W], and dense layers -> features [B, F]. Raises UserError."""
     _flat(spec)
-    if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < 36:
+    smallest = fits(layers)
+    if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < smallest:
         raise UserError(
-            f"agent.network=nature_cnn needs frames of at least 36 x 36, not observations "
+            f"agent.network: these convolutions need frames of at least {smallest} x {smallest}, not observations "
             f"{spec.obs_shape}; choose agent/network=mlp or agent/network=linear"
         )
+    if not hasattr(nn, activation):
+        raise UserError(f"agent.network.activation={activation} is no class of torch.nn, such as ReLU or ELU")
+    kind, channels = getattr(nn, activation), spec.obs_shape[0]
+    convolutions: list[nn.Module] = [StandardFrames(spec.obs_shape) if standardise else Frames()]
+    for outputs, kernel, stride in layers:
+        norm = [ChannelNorm(outputs)] if layer_norm else []
+        convolutions += [nn.Conv2d(channels, outputs, kernel, stride), *norm, kind()]
+        channels = outputs
+    convolutions += [nn.Flatten()]
+    size = features_of(nn.Sequential(*convolutions), spec)
+    dense: list[nn.Module] = []
+    for outputs in hidden:
+        dense += [nn.Linear(size, outputs), *([nn.LayerNorm(outputs)] if layer_norm else []), kind()]
+        size = outputs
+    return _orthogonal(Convolutional(*convolutions, *dense), orthogonal)
 
-    def norm(kind: type[nn.Module], size: int) -> list[nn.Module]:
-        return [kind(size)] if layer_norm else []
 
-    convolutions = nn.Sequential(
-        Frames(),
-        nn.Conv2d(spec.obs_shape[0], 32, 8, stride=4),
-        *norm(ChannelNorm, 32),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2),
-        *norm(ChannelNorm, 64),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=1),
-        *norm(ChannelNorm, 64),
-        nn.ReLU(),
-        nn.Flatten(),
-    )
-    dense = []
-    if features:
-        dense = [nn.Linear(features_of(convolutions, spec), features), *norm(nn.LayerNorm, features), nn.ReLU()]
-    torso = _orthogonal(nn.Sequential(*convolutions, *dense), orthogonal)
-    return Bf16(torso) if bf16 else torso
+def fits(layers: Sequence[Sequence[Count]]) -> int:
+    """The smallest side of a frame that the convolutions leave something of. Raises UserError."""
+    side = 1
+    for layer in reversed(layers):
+        if len(layer) != 3:
+            raise UserError(
+                f"agent.network.layers: a convolution is [channels, kernel, stride], such as [32, 8, 4], not {[*layer]}"
+            )
+        _, kernel, stride = layer
+        side = (side - 1) * stride + kernel
+    return side
+
+
+class Convolutional(nn.Sequential):
+    """A torso that computes in bfloat16 in training, where that is chosen (see rl_lab.core.precision).
+
+    Parameters and features stay float32. Its first layer, which no gradient reaches, can be run once for all epochs:
+    see `prepared`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not reduced():
+            return super().forward(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return super().forward(x).float()
+
+
+def prepared(torso: nn.Module, obs: Tensor) -> Tensor:
+    """Observations as the torso makes them numbers, which it takes as well: what is learned from in several epochs."""
+    if not isinstance(torso, Convolutional):
+        return obs
+    x: Tensor = torso[0](obs)
+    return x.bfloat16() if reduced() else x
+
+
+def gather(network: nn.Module, obs: Tensor) -> None:
+    """Adds obs [B, ...] to the statistics of every layer of the network that has some."""
+    for layer in network.modules():
+        if isinstance(layer, StandardFrames):
+            layer.gather(obs)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -79,26 +131,53 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Bf16(nn.Module):
-    """A torso that computes in bfloat16 wherever a gradient will be asked for, and in float32 elsewhere.
+class Frames(nn.Module):
+    """uint8 [B, C, H, W] -> float in [0, 1], channels last in memory: what convolutions on a CPU like best.
 
-    Parameters stay float32. Faster where the processor has bfloat16 (x86: avx512_bf16, amx_bf16), slower elsewhere.
+    Frames that are floats already it leaves as they are.
     """
 
-    def __init__(self, torso: nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            return x
+        return self.scaled(x.to(torch.float32, memory_format=torch.channels_last))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x / 255
+
+
+class StandardFrames(Frames):
+    """uint8 [B, C, H, W] -> float of mean 0 and deviation 1 at each pixel, by the statistics gathered so far."""
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+    rate: Tensor
+
+    def __init__(self, shape: Sequence[int]):
         super().__init__()
-        self.torso = torso
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(*shape))  # [C, H, W], of frames in [0, 1]
+        self.register_buffer("square", torch.zeros(*shape))  # the sum of squared differences from it
+        self.register_buffer("rate", torch.ones(*shape))  # 1 / deviation
 
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
-            return self.torso(x).float()
+    def scaled(self, x: Tensor) -> Tensor:
+        return (x / 255 - self.mean) * self.rate
+
+    @torch.no_grad()
+    def gather(self, obs: Tensor) -> None:
+        """obs uint8 [B, C, H, W]. See Chan, Golub and LeVeque (1983), eq. 2.1."""
+        x = obs / 255
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        total = self.count + len(x)
+        difference, share = mean - self.mean, (len(x) / total).float()
+        self.square += variance * len(x) + difference.square() * self.count * share
+        self.mean += difference * share
+        self.count.copy_(total)
+        self.rate.copy_((self.square / total).float().add(LEAST**2).rsqrt())
 
 
-class Frames(nn.Module):
-    """uint8 [B, C, H, W] -> float in [0, 1], channels last in memory: what convolutions on a CPU like best."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.float32, memory_format=torch.channels_last) / 255
+LEAST = 0.01  # of a pixel's deviation: what hardly ever changes is not magnified without bound
 
 
 class Pixels(nn.Flatten):

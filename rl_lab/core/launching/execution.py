@@ -192,7 +192,7 @@ def _check_new(prog: str, folder: Path) -> None:
 def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None) -> "Run":
     import torch
 
-    from rl_lab.core import distributed, run
+    from rl_lab.core import distributed, precision, run
 
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order if k in written} | {k: v for k, v in written.items() if k not in order}
@@ -211,7 +211,8 @@ def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, l
             f"the settings have {len(text):,} characters, and a run folder's config.yaml holds at most "
             f"{reading.LARGEST:,}; keep a large map in a file: env.mdp.map=my.txt"
         )
-    return run.Run(
+    words = precision.choose(resolved["precision"], torch.device(resolved["device"]))
+    opened = run.Run(
         folder,
         resolved["seed"],
         resolved["device"],
@@ -225,3 +226,6 @@ def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, l
         upload=checkpoint["upload"],
         lock=lock,
     )
+    if words:
+        opened.say(words)
+    return opened

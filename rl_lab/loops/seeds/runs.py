@@ -46,9 +46,10 @@ class Runs:
     """
 
     leads = True
+    final: dict[str, float] = {}  # each run has its own
 
     def __init__(self, whole: Run, seeds: int, loop: dict[str, Any]):
-        """`loop`: what the config of one seed has for the whole's own loop; None takes a setting away."""
+        """`loop`: what the config of one seed has that the whole's own loop has not, or otherwise."""
         self.whole = whole
         self.failed: dict[int, str] = {}  # place among the seeds -> why
         self.each = [self._of_seed(seed, loop) for seed in range(whole.seed, whole.seed + seeds)]
@@ -66,6 +67,9 @@ class Runs:
         )  # fmt: skip
         run.anew()
         return run
+
+    def say(self, text: str) -> None:
+        self.whole.say(text)
 
     def streams(self, name: str) -> list[int]:
         return [run.stream(name) for run in self.each]
@@ -163,5 +167,5 @@ class Runs:
 def _alone(config: Any, seed: int, loop: dict[str, Any]) -> dict[str, Any]:
     """The config that a run of this seed alone would have."""
     plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=False)
-    changed = plain["loop"] | loop
-    return plain | {"seed": seed, "loop": {k: x for k, x in changed.items() if x is not None or k not in loop}}
+    plain["loop"].pop("seeds")
+    return plain | {"seed": seed, "loop": plain["loop"] | loop}

@@ -30,13 +30,13 @@ def train(
     eval_env: VectorEnv,
     seeds: Seeds,  # how many, from the run's own seed upwards
     total_steps: Count,  # of each seed; one step is one action in one env
-    eval_every: Count,  # steps
+    eval_every: Count | None,  # steps; None: only after the last one
     eval_episodes: Judged,
     log_every: Count | None = None,  # steps; None: 200 rows a run
 ) -> Stackable:
     """As `loops.train`, with a leading dimension of S seeds; each leaves a run folder as if it had been alone."""
     env, eval_env = check(env, agent), check(eval_env, agent)
-    runs = Runs(run, seeds, loop={"_target_": "rl_lab.loops.training.train", "seeds": None})
+    runs = Runs(run, seeds, loop=ALONE)
     learner = stacked([agent(env.spec, device=run.device, seed=seed) for seed in runs.streams("agent")])
     runs.parts = lambda i: {"agent": Share(learner, i)}
     if words := learner.announce(env.num_envs):
@@ -64,6 +64,9 @@ def train(
             obs = step.obs
     runs.check()
     return learner
+
+
+ALONE = {"_target_": "rl_lab.loops.training.train", "eval_drawn": 0, "stop_at": None}  # the loop of one of the seeds
 
 
 def check(env: VectorEnv, agent: Callable[..., Stackable]) -> MDPEnv:

@@ -1,0 +1,123 @@
+"""PPO in two threads: one collects the next rollout while the other learns from the last.
+
+The next rollout is thus of age one: acted by the parameters from before that learning. PPO's ratio is taken to the
+policy that acted, so the objective holds; the policy has moved one update further than where it collects at once. Which
+thread is first never matters: the same seed gives the same curve.
+"""
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_lab.agents.ppo import PPO, choose
+from rl_lab.core import distributed
+from rl_lab.core.bookkeeping import Book
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Learner
+from rl_lab.core.randomness import generator
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count, Judged, Natural
+from rl_lab.loops.episodes import Episodes
+from rl_lab.loops.judging import Judge
+from rl_lab.types import Transition, VectorEnv
+
+
+class Collector(Learner):
+    """Acts in the envs by a copy of the learner's network, with a stream of its own, and holds what it collected."""
+
+    saved = "network", "rng", "env", "rollout"
+
+    def __init__(self, learner: PPO, env: VectorEnv, seed: int):
+        self.learner, self.env, self.rng = learner, env, generator(seed, env.device)
+        self.network = copy.deepcopy(learner.network).requires_grad_(False)
+        self.rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
+
+    def reset(self, seed: int) -> None:
+        self.obs = self.env.reset(seed)
+
+    def follow(self) -> None:
+        """From here on it acts as the learner would now."""
+        self.network.load_state_dict(self.learner.network.state_dict())
+
+    def collect(self) -> None:
+        self.rollout = []
+        for _ in range(self.learner.rollout_length):
+            action, log_prob, value = choose(self.obs, self.network, self.rng)
+            step = self.env.step(action)
+            self.rollout.append((log_prob, value, Transition.of(self.obs, action, step)))
+            self.obs = step.obs
+
+    def state_dict(self, without: str | None = None) -> dict[str, Any]:
+        rollout = [(log_prob, value, *transition) for log_prob, value, transition in self.rollout]
+        return super().state_dict(without) | {"rollout": rollout}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        rollout = ([x.to(self.env.device) for x in step] for step in state["rollout"])
+        self.rollout = [(log_prob, value, Transition(*rest)) for log_prob, value, *rest in rollout]
+        if self.env.state_dict():
+            self.obs = self.env.observe()
+
+
+def train(
+    env: VectorEnv,
+    agent: Callable[..., PPO],
+    run: Run,
+    *,
+    eval_env: VectorEnv,
+    total_steps: Count,  # one step is one action in one env; a rollout counts when it is learned from
+    eval_every: Count | None,  # steps; None: only after the last one
+    eval_episodes: Judged,
+    eval_drawn: Natural,  # episodes more, of actions drawn from the policy
+    log_every: Count | None,  # steps; None: 200 rows a run
+    stop_at: float | None,  # the mean return of the last 20 episodes at which training ends
+) -> PPO:
+    """As `training.train`, a rollout at a time. Raises UserError where the agent is not PPO."""
+    check(agent)
+    learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    learner.announce(env.num_envs)
+    collector = Collector(learner, env, run.own_stream("collector"))
+    collector.reset(run.own_stream("env"))
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
+    episodes = Episodes(env.num_envs, env.device)
+    book = Book(
+        run,
+        {"agent": learner, "collector": collector},
+        partial(judge, learner),
+        total=total_steps,
+        eval_every=eval_every,
+        log_every=log_every,
+        episodes=episodes,
+        stop_at=stop_at,
+    )
+    if book.step and not env.state_dict():
+        run.say("this environment's state cannot be saved: its episodes start anew")
+        episodes.reset()
+        collector.reset(run.own_stream(f"env/{book.step}"))
+    with ThreadPoolExecutor(1) as other:
+        for _ in book.steps(env.num_envs * learner.rollout_length * distributed.size()):
+            if not collector.rollout:
+                collector.collect()
+            log_prob, value, transitions = zip(*collector.rollout, strict=True)
+            collector.follow()
+            collected = other.submit(collector.collect)
+            metrics = learner.learn(torch.stack(log_prob), torch.stack(value), transitions)
+            collected.result()
+            for t in transitions:
+                episodes.add(t.reward, t.last)
+            book.add(metrics)
+    return learner
+
+
+def check(agent: Callable[..., Any]) -> None:
+    kind = getattr(agent, "func", agent)
+    if kind is not PPO:
+        home = kind.__module__.partition(".")[0]
+        remedy = "loop=train" if home == "rl_lab" else "loop=sb3"
+        raise UserError(f"loop=overlapped is for rl_lab's PPO, and this agent is {home}'s {kind.__name__}; "
+                        f"choose {remedy}")  # fmt: skip

@@ -27,7 +27,7 @@ def train_sb3(
     total_steps: Count,
     eval_every: Count,
     eval_episodes: Judged,
-    log_every: Count | None = None,
+    log_every: Count | None,
     max_abs_reward: Positive,
 ) -> SB3Agent:
     """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.

@@ -1,5 +1,7 @@
 """What experiments of gen_lab are made of: everything that a run folder from anywhere may call."""
 
+from typing import Any
+
 from rl_lab.core.parts import TORCH, Parts, moved, parts
 
 OLD_CODERS = "mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"
@@ -40,4 +42,6 @@ MOVED = {
 
 GONE: dict[str, frozenset[str]] = {}
 
-PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE)
+YOUNGER: dict[str, dict[str, Any]] = {}
+
+PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER)

@@ -1,6 +1,6 @@
 """How an agent tries things: schedules, and behaviour policies that draw from a generator of their own."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ class Linear:
 
     start: Unit
     end: Unit
-    steps: Natural = 0
-    delay: Natural = 0
+    _: KW_ONLY
+    steps: Natural
+    delay: Natural
     random_steps: Natural = 0  # taken wholly at random while `steps` run already, as in Stable-Baselines3's DQN
 
     def __call__(self, step: int) -> float:

@@ -116,4 +116,30 @@ GONE = {
     "rl_lab.memory.Replay": frozenset({"gamma", "max_abs_reward"}),  # DQN's own stood in their place
 }
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE)
+YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave out, and what they mean by it
+    "rl_lab.loops.training.train": {"eval_drawn": 0, "stop_at": None},
+    "rl_lab.loops.crew.train": {"eval_drawn": 0, "stop_at": None},
+    "rl_lab.loops.sb3.train_sb3": {"eval_drawn": 0, "stop_at": None},
+    "rl_lab.loops.planning.plan": {"film": False, "log_every": 1},
+    "rl_lab.envs.tabular.stepper.MDPEnv": {"obs": "one_hot"},
+    "rl_lab.envs.tabular.tables.file_env": {"obs": "one_hot"},
+    "rl_lab.envs.tabular.tables.toy_text_env": {"obs": "one_hot"},
+    "rl_lab.envs.tabular.gridworld.gridworld": {"rewards": None, "living_reward": 0.0, "noise": 0.0, "slip": "sideways",
+                                                "convention": "transition", "gamma": 0.99},
+    "rl_lab.envs.gym.Gym": {"channels": None},
+    "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84},
+    "rl_lab.planning.value_iteration": {"epsilon": 1e-9, "stop": "value", "sweep": "synchronous", "initial": "zero",
+                                        "max_sweeps": 100_000, "check_every": 1},
+    "rl_lab.planning.prioritised_sweeping": {"every": 1},
+    "rl_lab.agents.dqn.DQN": {"value": None, "target_mix": 1.0, "epsilon_spread": 0.0, "eval_epsilon": 0.0,
+                              "dueling": False, "stream_units": 0, "noisy": 0.0},
+    "rl_lab.agents.a2c.A2C": {"bootstrap": True, "standardise": False, "decay_steps": 0, "separate_value": False},
+    "rl_lab.agents.ppo.PPO": {"decay_floor": 0.0, "gather_steps": 0},
+    "rl_lab.agents.q_learning.QLearning": {"reward_scale": 1.0, "normalise": False},
+    "rl_lab.agents.vpn.learner.VPN": {"walks_per_sequence": 1, "walks_cross_ends": False, "replay": None},
+    "rl_lab.memory.Replay": {"n_step": 1, "on_host": False, "priorities": None},
+    "rl_lab.exploration.Linear": {"delay": 0},
+    "gen_lab.trained.encoding.Encoded": {"hidden": []},
+}  # fmt: skip
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER)

@@ -22,7 +22,7 @@ class Mean:
 
     outputs = 1
 
-    def __init__(self, loss: Literal["huber", "squared"] = "huber"):
+    def __init__(self, *, loss: Literal["huber", "squared"]):
         self.of_error = losses.huber if loss == "huber" else losses.half_square
 
     def mean(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Mean:
 class Categorical:
     """C51: the probabilities of `atoms` returns evenly spaced from `low` to `high` (Bellemare et al., 2017)."""
 
-    def __init__(self, atoms: Count = 51, low: float = -10.0, high: float = 10.0):
+    def __init__(self, *, atoms: Count, low: float, high: float):
         if atoms < 2 or low >= high:
             raise UserError(
                 f"agent.value: {atoms} atoms from {low:g} to {high:g} must be at least two, and low below high"
@@ -60,7 +60,7 @@ class Categorical:
 class Quantiles:
     """QR-DQN: `count` quantiles of the return, each as likely as the others (Dabney et al., 2018)."""
 
-    def __init__(self, count: Count = 200):
+    def __init__(self, *, count: Count):
         self.outputs = count
 
     def mean(self, x: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 import torch
 from collect_reference import Board
+from stated import stated
 
-from rl_lab.agents.collectors import Optimal
 from rl_lab.envs.collect.world import Collect, Walkers
+
+Optimal = stated("agent/optimal_collector")
 
 UP, RIGHT, DOWN, LEFT = range(4)
 WORLD = {"time_limit": 20, "goal_reward": 2.0, "living_reward": -0.2}

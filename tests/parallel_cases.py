@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from stated import stated
 from torch import Tensor
 from transitions import transition
 
@@ -22,17 +23,19 @@ from gen_lab.networks.causal.heads import softmax
 from gen_lab.networks.codebook import Codebook
 from gen_lab.types import Spec as ImageSpec
 from rl_lab import losses
-from rl_lab.agents.a2c import A2C, Acted
-from rl_lab.agents.actor_critic import ActorCritic
-from rl_lab.agents.ppo import PPO
-from rl_lab.agents.q_learning import QLearning
+from rl_lab.agents.a2c import Acted
 from rl_lab.core import distributed
 from rl_lab.core.run import Run
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.training import train
 from rl_lab.networks import torsos as networks
 from rl_lab.types import Spec, Transition
+
+A2C = stated("agent/a2c")
+ActorCritic = stated("agent/actor_critic", entropy_coef=0.0, zero_heads=False)
+MDPEnv = stated("env/base/tabular")
+PPO = stated("agent/ppo")
+QLearning = stated("agent/q_learning", normalise=False, zero_head=False)
+gridworld = stated("env/base/gridworld", "mdp")
 
 CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))
 NET, SGD = partial(networks.mlp, hidden=(8,), activation="Tanh"), partial(torch.optim.SGD, lr=0.3, momentum=0.5)

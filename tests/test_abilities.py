@@ -7,18 +7,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from stated import stated
 from torch import Tensor
 
 from rl_lab.agents.random import Random
 from rl_lab.core.errors import UserError
 from rl_lab.envs.abilities import Filmed, Map, Mapped, Tabular
-from rl_lab.envs.atari import Atari
-from rl_lab.envs.collect.world import Collect
-from rl_lab.envs.gym import Gym
-from rl_lab.envs.tabular.classics import gambler
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.mdp import Layout
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.gymnasium_api.envs import modes
 from rl_lab.looking import worlds
 from rl_lab.loops.judging import Judge
@@ -26,6 +21,13 @@ from rl_lab.playing.player import Player
 from rl_lab.playing.scenes import film, play, rate_of
 from rl_lab.playing.stage import Stage
 from rl_lab.types import Spec, Step, VectorEnv
+
+Atari = stated("env/atari")
+Collect = stated("env/collect")
+Gym = stated("env/gym")
+MDPEnv = stated("env/base/tabular")
+gambler = stated("env/gambler", "mdp")
+gridworld = stated("env/base/gridworld", "mdp")
 
 CPU = torch.device("cpu")
 HALL = Layout(("#####", "#...#", "#####"), ((1, 1), (1, 2), (1, 3)), {})

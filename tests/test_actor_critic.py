@@ -5,16 +5,18 @@ from functools import partial
 import pytest
 import torch
 from exact_gradient import action_values, finite_gradient, gradient, value, visits
+from stated import stated
 from test_reinforce import PREFERENCES, one_hot, trained, walk, world
 from transitions import transition
 
 from rl_lab.agents.actor_critic import ActorCritic
-from rl_lab.envs.tabular.classics import short_corridor
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.tiles import constant
 from rl_lab.planning import evaluate_policy
 from rl_lab.types import Spec, Transition
+
+MDPEnv = stated("env/base/tabular")
+short_corridor = stated("env/short_corridor", "mdp")
 
 CPU, GAMMA = torch.device("cpu"), 0.9
 TABLE = Spec((4,), torch.float64, ("a", "b"))
@@ -24,7 +26,7 @@ def agent(spec: Spec = TABLE, actor_lr: float = 1.0, critic_lr: float = 1.0, **c
     knobs = dict(actor=networks.linear, critic=networks.linear, gamma=GAMMA, zero_heads=True,
                  actor_optimizer=partial(torch.optim.SGD, lr=actor_lr),
                  critic_optimizer=partial(torch.optim.SGD, lr=critic_lr))  # fmt: skip
-    made = ActorCritic(spec, CPU, 0, **(knobs | changes))
+    made = stated("agent/actor_critic", entropy_coef=0.0, zero_heads=False)(spec, CPU, 0, **(knobs | changes))
     made.actor.to(spec.obs_dtype)
     made.critic.to(spec.obs_dtype)
     return made

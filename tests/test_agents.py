@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from stated import stated
 from transitions import transition
 
-from rl_lab import exploration, losses, returns
+from rl_lab import losses, returns
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
 from rl_lab.agents.dqn import DQN
@@ -15,16 +16,19 @@ from rl_lab.agents.random import Random
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.learner import Learner
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import checked
-from rl_lab.memory import Replay
 from rl_lab.networks import torsos as networks
-from rl_lab.networks.optimizers import RMSpropTF
-from rl_lab.planning import evaluate_policy, policy_iteration
+from rl_lab.planning import evaluate_policy
 from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
+
+MDPEnv = stated("env/base/tabular")
+RMSpropTF = stated("agent/a2c_zoo", "optimizer")
+Replay = stated("agent/dqn", "replay")
+gridworld = stated("env/base/gridworld", "mdp")
+policy_iteration = stated("planner/policy_iteration")
+Linear = stated("agent/dqn", "epsilon")
 
 CPU = torch.device("cpu")
 
@@ -72,9 +76,9 @@ def dqn(spec: Spec, **changes) -> DQN:
     knobs = dict(
         network=networks.linear, optimizer=partial(torch.optim.SGD, lr=1.0), replay=partial(Replay, capacity=1_000),
         batch_size=4, replay_ratio=0.0, learning_starts=0, target_update_period=1_000, gamma=0.9,
-        epsilon=exploration.Linear(0.0, 0.0), zero_head=True,
+        epsilon=Linear(0.0, 0.0), zero_head=True,
     )  # fmt: skip
-    return DQN(spec, CPU, 0, **(knobs | changes))
+    return stated("agent/dqn")(spec, CPU, 0, **(knobs | changes))
 
 
 def one_hot(*states: int, of: int = 3) -> torch.Tensor:
@@ -160,7 +164,7 @@ def a2c(spec: Spec, **changes) -> A2C:
         network=partial(networks.mlp, hidden=(8,)), optimizer=partial(torch.optim.SGD, lr=0.1), rollout_length=4,
         gamma=0.9, lambda_=0.95, value_coef=0.5, entropy_coef=0.01, max_grad_norm=1e9,
     )  # fmt: skip
-    return A2C(spec, CPU, 0, **(knobs | changes))
+    return stated("agent/a2c")(spec, CPU, 0, **(knobs | changes))
 
 
 @pytest.mark.parametrize("lambda_", [1.0, 0.9])
@@ -233,7 +237,7 @@ def test_evaluation_counts_each_envs_first_episodes():
     assert measured["eval/return"].item() == pytest.approx(exact.item(), abs=3)
 
 
-@pytest.mark.parametrize("network", [networks.linear, networks.mlp])
+@pytest.mark.parametrize("network", [networks.linear, partial(networks.mlp, hidden=[8])])
 def test_a_bare_number_is_no_observation_for_a_network(network):
     with pytest.raises(UserError, match="env.obs=index is a bare number, .* use env.obs=one_hot"):
         network(MDPEnv(gridworld("S.G"), 1, time_limit=9, obs="index").spec)

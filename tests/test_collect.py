@@ -5,12 +5,16 @@ import pytest
 import torch
 from collect_cases import DOWN, LEFT, RIGHT, SMALL, STOCHASTIC, UP, WORLD, board_of, cell, optimal, place, walkers_of
 from collect_reference import Rules
+from stated import stated
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rl_lab.agents.collectors import Greedy, Optimal
+from rl_lab.agents.collectors import Greedy
 from rl_lab.core.errors import UserError
 from rl_lab.envs.collect import mazes as collect_mazes
-from rl_lab.envs.collect.world import Collect, Walkers
+from rl_lab.envs.collect.world import Walkers
+
+Collect = stated("env/collect")
+Optimal = stated("agent/optimal_collector")
 
 # -- against the reference
 

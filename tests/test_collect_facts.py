@@ -8,12 +8,15 @@ import torch
 from collect_cases import SMALL, STOCHASTIC, WORLD, any_tie, board_of, optimal, walkers_of
 from collect_reference import Board, Rules
 from scipy import ndimage
+from stated import stated
 
-from rl_lab.agents.collectors import Greedy, Optimal
+from rl_lab.agents.collectors import Greedy
 from rl_lab.agents.random import Random
 from rl_lab.envs.collect import mazes as collect_mazes
-from rl_lab.envs.collect.world import Collect
 from rl_lab.loops.judging import play
+
+Collect = stated("env/collect")
+Optimal = stated("agent/optimal_collector")
 
 # -- mazes and first states
 

@@ -14,15 +14,17 @@ from collect_cases import (
 )
 from omegaconf import OmegaConf
 from PIL import ImageColor
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.commands.watch import Channel
 from rl_lab.core.launching import cli
-from rl_lab.envs.collect.world import Collect
 from rl_lab.looking import panels, pictures, worlds
 from rl_lab.playing import scenes
 from rl_lab.playing.player import load
 from rl_lab.playing.stage import of_world
+
+Collect = stated("env/collect")
 
 # -- as others see it
 

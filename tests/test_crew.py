@@ -5,16 +5,19 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.a2c import A2C, Acted
+from rl_lab.agents.a2c import Acted
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.crew import Crew, Member, train
 from rl_lab.networks import torsos as networks
 from rl_lab.types import Transition
+
+A2C = stated("agent/a2c")
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
 
 CPU = torch.device("cpu")
 

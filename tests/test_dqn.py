@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from stated import stated
 from transitions import transition
 
 from rl_lab import exploration, losses
@@ -14,12 +15,16 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.dqn import DQN
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
-from rl_lab.memory import Priorities, Replay
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.heads import Dueling, NoisyLinear, QNetwork, layers
-from rl_lab.networks.optimizers import CentredRMSprop
 from rl_lab.types import Spec, Transition
-from rl_lab.values import Categorical, Mean
+
+Categorical = stated("agent/value/categorical")
+CentredRMSprop = stated("agent/dqn_nature", "optimizer")
+Mean = stated("agent/value/mean")
+Priorities = stated("agent/rainbow", "replay.priorities")
+Replay = stated("agent/dqn", "replay")
+Linear = stated("agent/dqn", "epsilon")
 
 CPU = torch.device("cpu")
 SPEC = Spec((3,), torch.float32, ("a", "b"))
@@ -29,9 +34,9 @@ def dqn(**changes) -> DQN:
     knobs = dict(
         network=networks.linear, optimizer=partial(torch.optim.SGD, lr=1.0), replay=partial(Replay, capacity=1_000),
         batch_size=4, replay_ratio=0.0, learning_starts=0, target_update_period=1_000, gamma=0.9,
-        epsilon=exploration.Linear(0.0, 0.0),
+        epsilon=Linear(0.0, 0.0),
     )  # fmt: skip
-    return DQN(SPEC, CPU, 0, **(knobs | changes))
+    return stated("agent/dqn", zero_head=False)(SPEC, CPU, 0, **(knobs | changes))
 
 
 def batch(rewards, discounts, action=0) -> Transition:
@@ -197,7 +202,7 @@ def test_weights_weigh_and_errors_come_back():
 
 def test_priorities_follow_what_was_learned():
     """Only one of three transitions is surprising: it is drawn more and more, and weighs less."""
-    priorities = partial(Priorities, alpha=1.0, beta=exploration.Linear(1.0, 1.0), epsilon=0.1)
+    priorities = partial(Priorities, alpha=1.0, beta=Linear(1.0, 1.0), epsilon=0.1)
     agent = dqn(replay=partial(Replay, capacity=8, priorities=priorities), zero_head=True, replay_ratio=40.0,
                 optimizer=partial(torch.optim.SGD, lr=0.0))  # fmt: skip
     for reward in (0.0, 9.9, 0.0):
@@ -226,7 +231,7 @@ def test_epsilon_spreads_over_the_environments_as_in_ape_x():
 
 
 def test_epsilon_waits_for_the_warm_up():
-    epsilon = exploration.Linear(1.0, 0.1, steps=100, delay=50)
+    epsilon = Linear(1.0, 0.1, steps=100, delay=50)
     assert [epsilon(s) for s in (0, 50, 100, 150, 999)] == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
 
 

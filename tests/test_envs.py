@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from ale_py.vector_env import AtariVectorEnv
+from stated import stated
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.atari import Atari
-from rl_lab.envs.gym import Gym
+
+Atari = stated("env/atari")
+Gym = stated("env/gym")
 
 FIRE, NOOP = 1, 0
 

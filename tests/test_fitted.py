@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import ExtraTreesRegressor
+from stated import stated
 from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.fitted_q import ExtraTrees, Forest, LeastSquares, Network, forest_of
+from rl_lab.agents.fitted_q import Forest, LeastSquares, forest_of
 from rl_lab.core.launching import cli
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.envs.tabular.tables import toy_text
 from rl_lab.loops.fitting import fitted_q
-from rl_lab.networks.torsos import linear, mlp
-from rl_lab.planning import q_iteration
+from rl_lab.networks.torsos import linear
 from rl_lab.types import Spec, Transition
+
+ExtraTrees = stated("agent/fitted_q_trees")
+Network = stated("agent/fitted_q_mlp")
+gridworld = stated("env/base/gridworld", "mdp")
+mlp = stated("agent/fitted_q_mlp", "network")
+q_iteration = stated("planner/q_iteration")
+toy_text = stated("env/frozen_lake", "mdp", options=None)
 
 CPU = torch.device("cpu")
 ROOM = "S..#...\n...#...\n......G\n...#..."

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from stated import stated
 from torch import tensor
 
 from rl_lab import exploration, losses, returns
 from rl_lab.core import distributed
 from rl_lab.core.randomness import generator
+
+Linear = stated("agent/dqn", "epsilon")
 
 
 def test_huber_clips_the_gradient_of_the_error():
@@ -83,7 +86,7 @@ def test_returns_stop_at_an_episodes_end():
 
 
 def test_linear_schedule():
-    assert [exploration.Linear(1.0, 0.2, 100)(t) for t in (0, 50, 100, 999)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert [Linear(1.0, 0.2, 100)(t) for t in (0, 50, 100, 999)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
 
 
 def test_epsilon_greedy_explores_at_its_rate_and_breaks_ties_at_random():

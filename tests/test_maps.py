@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from stated import stated
 from test_worlds import build, same
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.mazes import maze, scattered
+from rl_lab.envs.tabular.mazes import maze
+
+gridworld = stated("env/base/gridworld", "mdp")
+scattered = stated("env/scattered", "mdp.map")
 
 
 def test_letters_that_pay_and_do_not_end():

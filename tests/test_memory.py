@@ -7,17 +7,20 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from torch import Tensor
 from transitions import transition
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.atari import Atari
-from rl_lab.exploration import Linear
-from rl_lab.memory import Replay
 from rl_lab.memory import replay as memory
-from rl_lab.memory.priorities import Priorities, SumTree
+from rl_lab.memory.priorities import SumTree
 from rl_lab.returns import discounts
 from rl_lab.types import Spec, Transition
+
+Atari = stated("env/atari")
+Linear = stated("agent/dqn", "epsilon")
+Priorities = stated("agent/rainbow", "replay.priorities")
+Replay = stated("agent/dqn", "replay")
 
 CPU = torch.device("cpu")
 ORDINARY, TERMINATED, TRUNCATED, LIFE_LOST = (1.0, False), (0.0, True), (1.0, True), (0.0, False)

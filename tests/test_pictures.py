@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stated import stated
 
 from rl_lab.core.errors import UserError
 from rl_lab.envs.abilities import Map
-from rl_lab.envs.tabular.gridworld import MOVES, gridworld
+from rl_lab.envs.tabular.gridworld import MOVES
 from rl_lab.envs.tabular.mdp import Layout
 from rl_lab.looking import panels, pictures, plan_pictures
 from rl_lab.looking.panels import INK, PAPER
 from rl_lab.looking.pictures import FLOOR, GOAL, PIT, VIRIDIS, WALL, Board
 from rl_lab.looking.plan_pictures import Sweeps, draw, triangles
 from rl_lab.looking.worlds import picture
-from rl_lab.planning import Plan, value_iteration
+from rl_lab.planning import Plan
+
+gridworld = stated("env/base/gridworld", "mdp")
+value_iteration = stated("planner/value_iteration")
 
 BOOK = {"map": "...G\n.#.X\nS...", "living_reward": -0.04, "noise": 0.2, "convention": "state", "gamma": 1.0}
 UP, RIGHT, DOWN, LEFT = range(4)

@@ -7,26 +7,24 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.mdp import MDP, stack
-from rl_lab.envs.tabular.tables import toy_text
-from rl_lab.planning import (
-    Regret,
-    backup,
-    evaluate_policy,
-    finite_horizon,
-    linear_programming,
-    modified_policy_iteration,
-    policy_evaluation,
-    policy_iteration,
-    prioritised_sweeping,
-    q_iteration,
-    value_iteration,
-)
+from rl_lab.planning import Regret, backup, evaluate_policy
+
+finite_horizon = stated("planner/finite_horizon")
+gridworld = stated("env/base/gridworld", "mdp")
+linear_programming = stated("planner/linear_programming")
+modified_policy_iteration = stated("planner/modified_policy_iteration")
+policy_evaluation = stated("planner/policy_evaluation")
+policy_iteration = stated("planner/policy_iteration")
+prioritised_sweeping = stated("planner/prioritised_sweeping")
+q_iteration = stated("planner/q_iteration")
+toy_text = stated("env/frozen_lake", "mdp", options=None)
+value_iteration = stated("planner/value_iteration")
 
 BOOK = "...G\n.#.X\nS..."
 FOUR = {"map": BOOK, "living_reward": -0.04, "noise": 0.2}

@@ -16,18 +16,20 @@ import numpy as np
 import pytest
 from ale_py import Action
 from PIL import Image
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
 from rl_lab.commands.play import Hand, bindings, legend
 from rl_lab.core.launching import cli
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.terminal import BESIDE, Words, block, half_blocks, padded
-from rl_lab.planning import value_iteration
 from rl_lab.playing.player import Player
 from rl_lab.playing.scenes import Moment, Page, play
+
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
+value_iteration = stated("planner/value_iteration")
 
 ROOT = Path(__file__).parents[1]
 GRID = "up", "right", "down", "left"

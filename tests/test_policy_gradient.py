@@ -4,19 +4,22 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from torch import tensor
 from transitions import transition
 
 from rl_lab import losses
-from rl_lab.agents.a2c import A2C, Acted
-from rl_lab.agents.ppo import PPO
+from rl_lab.agents.a2c import Acted
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.memory.rollouts import value_targets
 from rl_lab.networks import torsos as networks
 from rl_lab.types import Spec, Transition
+
+A2C = stated("agent/a2c")
+MDPEnv = stated("env/base/tabular")
+PPO = stated("agent/ppo")
+gridworld = stated("env/base/gridworld", "mdp")
 
 CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))
 NET = partial(networks.mlp, hidden=(8,), activation="Tanh")

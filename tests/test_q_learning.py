@@ -4,36 +4,40 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from torch import nn
 from torch.nn import functional as F
 from transitions import transition
 
+from rl_lab import exploration
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.q_learning import QLearning
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
-from rl_lab.envs.tabular.tables import toy_text_env
-from rl_lab.exploration import Linear
 from rl_lab.loops.judging import Judge, play
 from rl_lab.networks import tiles as features
 from rl_lab.networks import torsos as networks
-from rl_lab.planning import evaluate_policy, q_iteration
+from rl_lab.planning import evaluate_policy
 from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
+
+Linear = stated("agent/dqn", "epsilon")
+q_iteration = stated("planner/q_iteration")
+toy_text_env = stated("env/toy_text")
 
 CPU, STATES = torch.device("cpu"), 5
 TABLE = Spec((STATES,), torch.float64, ("a", "b", "c"))
 TARGETS = ["q_learning", "sarsa", "expected_sarsa"]
 
 
-def constant(epsilon: float) -> Linear:
+def constant(epsilon: float) -> exploration.Linear:
     return Linear(epsilon, epsilon)
 
 
 def agent(spec: Spec = TABLE, lr: float = 0.5, seed: int = 0, **changes) -> QLearning:
     knobs = dict(network=networks.linear, optimizer=partial(torch.optim.SGD, lr=lr), gamma=0.9, epsilon=constant(0.3),
                  zero_head=True)  # fmt: skip
-    made = QLearning(spec, CPU, seed, **(knobs | changes))
+    made = stated("agent/q_learning", normalise=False, zero_head=False)(spec, CPU, seed, **(knobs | changes))
     made.network.to(spec.obs_dtype)
     return made
 
@@ -263,7 +267,9 @@ def test_tiles_that_cannot_be_are_refused(changes, words):
 
 def test_a_normalised_step_mends_alpha_of_an_error_whatever_the_features():
     spec = Spec((2,), torch.float32, ("a", "b"))
-    learner = agent(spec, 0.25, network=partial(features.tiles, low=[0, 0], high=[1, 1]), normalise=True)
+    learner = agent(
+        spec, 0.25, network=partial(features.tiles, low=[0, 0], high=[1, 1], tilings=8, tiles=8), normalise=True
+    )
     obs, one = torch.tensor([[0.3, 0.6]]), torch.ones(1)
     learner.update(transition(obs, torch.tensor([1]), 4 * one, 0 * one, one > 0, obs))
     torch.testing.assert_close(learner.q(obs), torch.tensor([[0.0, 1.0]]))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.random import Random
@@ -20,14 +21,15 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.envs.abilities import Map
-from rl_lab.envs.atari import Atari
-from rl_lab.envs.gym import Gym
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import worlds
 from rl_lab.memory.episodes import play_episodes, transitions
 from rl_lab.playing.player import load
 from rl_lab.types import Transition
+
+Atari = stated("env/atari")
+Gym = stated("env/gym")
+gridworld = stated("env/base/gridworld", "mdp")
 
 MAP = "...G\n.#.X\nS..."
 
@@ -37,7 +39,7 @@ def rl_lab(*arguments: str) -> int:
 
 
 def grid(num_envs: int = 3, time_limit: int = 6) -> MDPEnv:
-    return MDPEnv(gridworld(MAP, rewards={"G": 1.0, "X": -1.0}, noise=0.2), num_envs, time_limit)
+    return stated("env/base/tabular")(gridworld(MAP, rewards={"G": 1.0, "X": -1.0}, noise=0.2), num_envs, time_limit)
 
 
 def episode(start: float, rewards: list[float], end: float) -> Episode:

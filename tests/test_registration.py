@@ -14,11 +14,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
+from stated import stated
 
 import rl_lab
 from rl_lab.core.errors import UserError
-from rl_lab.envs.gym import Gym
 from rl_lab.gymnasium_api.registration import name, worlds
+
+Gym = stated("env/gym")
 
 ROOMS = "rl_lab/FourRooms-v0"
 # Down from S is the goal; the way right is longer than the time limit.

@@ -6,29 +6,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from stated import stated
 
-from rl_lab import exploration
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.a2c import A2C
-from rl_lab.agents.actor_critic import ActorCritic
-from rl_lab.agents.dqn import DQN
 from rl_lab.agents.fitted_q import LeastSquares
 from rl_lab.agents.planned import Planned
-from rl_lab.agents.ppo import PPO
-from rl_lab.agents.q_learning import QLearning
 from rl_lab.agents.random import Random
-from rl_lab.agents.reinforce import Nothing, Reinforce
+from rl_lab.agents.reinforce import Nothing
 from rl_lab.core.launching import cli
-from rl_lab.envs.tabular.classics import short_corridor
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.judging import Judge
-from rl_lab.memory import Replay
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.tiles import constant
 from rl_lab.planning import Regret
 from rl_lab.playing.player import load
 from rl_lab.types import Spec
+
+A2C = stated("agent/a2c")
+ActorCritic = stated("agent/actor_critic", entropy_coef=0.0, zero_heads=False)
+DQN = stated("agent/dqn", zero_head=False)
+MDPEnv = stated("env/base/tabular")
+PPO = stated("agent/ppo")
+QLearning = stated("agent/q_learning", normalise=False, zero_head=False)
+Reinforce = stated("agent/reinforce", entropy_coef=0.0, zero_head=False)
+Replay = stated("agent/dqn", "replay")
+gridworld = stated("env/base/gridworld", "mdp")
+short_corridor = stated("env/short_corridor", "mdp")
+Linear = stated("agent/dqn", "epsilon")
 
 CPU = torch.device("cpu")
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -131,14 +134,14 @@ def agents(spec: Spec) -> dict:
         "max_grad_norm": 1.0,
     }
     dqn = partial(DQN, **kw, **net, replay=partial(Replay, capacity=100), batch_size=4, replay_ratio=1.0, learning_starts=0,
-                  target_update_period=10, gamma=0.9, epsilon=exploration.Linear(1.0, 1.0))  # fmt: skip
+                  target_update_period=10, gamma=0.9, epsilon=Linear(1.0, 1.0))  # fmt: skip
     reinforce = partial(Reinforce, **kw, **net, baseline=Nothing, gamma=0.9)
     actor_critic = partial(ActorCritic, **kw, actor=networks.linear, critic=networks.linear, actor_optimizer=SGD,
                            critic_optimizer=SGD, gamma=0.9)  # fmt: skip
     return {
         "random": Random(**kw), "dqn": dqn(), "dqn, epsilon": dqn(eval_epsilon=0.3), "dqn, ties": dqn(eval_epsilon=0.3, zero_head=True),
         "dqn, noisy": dqn(noisy=0.5), "a2c": A2C(**kw, **net, **learn), "ppo": PPO(**kw, **net, **learn, epochs=1, minibatches=1, clip=0.2),
-        "q": QLearning(**kw, **net, gamma=0.9, epsilon=exploration.Linear(1.0, 1.0)), "least squares": LeastSquares(**kw),
+        "q": QLearning(**kw, **net, gamma=0.9, epsilon=Linear(1.0, 1.0)), "least squares": LeastSquares(**kw),
         "reinforce": reinforce(), "reinforce, drawn": reinforce(sampled_eval=True), "blind": reinforce(sampled_eval=True, network=constant),
         "actor-critic": actor_critic(), "actor-critic, drawn": actor_critic(sampled_eval=True),
     }  # fmt: skip

@@ -15,17 +15,17 @@ from exact_gradient import (
     value,
     visits,
 )
+from stated import stated
 from torch.nn import functional as F
 from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.reinforce import Nothing, Reinforce, RunningMean, Value
+from rl_lab.agents.reinforce import Nothing, Reinforce, Value
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.learner import descend
-from rl_lab.envs.tabular.classics import short_corridor
+from rl_lab.envs.tabular import stepper
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.envs.tabular.tables import from_tables
 from rl_lab.loops.judging import Judge
 from rl_lab.networks import torsos as networks
@@ -34,8 +34,14 @@ from rl_lab.planning import evaluate_policy
 from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
 
+MDPEnv = stated("env/base/tabular")
+RunningMean = stated("agent/baseline/running_mean")
+short_corridor = stated("env/short_corridor", "mdp")
+
 CPU, HORIZON = torch.device("cpu"), 3
-TABLE = partial(Value, network=networks.linear, optimizer=partial(torch.optim.SGD, lr=0.3), zero_head=True)
+TABLE = stated(
+    "agent/baseline/value", network=networks.linear, optimizer=partial(torch.optim.SGD, lr=0.3), zero_head=True
+)
 BASELINES = {"none": Nothing, "running_mean": RunningMean, "value": TABLE}
 FORMS = list(product(["total_return", "reward_to_go"], BASELINES, [False, True]))  # credit, baseline, exact_discount
 
@@ -58,7 +64,7 @@ def agent(spec: Spec, lr: float = 1.0, **changes) -> Reinforce:
     """A table whose weights move by the estimate of the gradient itself."""
     knobs = dict(network=networks.linear, optimizer=partial(torch.optim.SGD, lr=lr), baseline=Nothing, gamma=0.9,
                  zero_head=True)  # fmt: skip
-    made = Reinforce(spec, CPU, 0, **(knobs | changes))
+    made = stated("agent/reinforce", entropy_coef=0.0, zero_head=False)(spec, CPU, 0, **(knobs | changes))
     made.network.to(spec.obs_dtype)
     if isinstance(made.baseline, Value):
         made.baseline.network.to(spec.obs_dtype)
@@ -351,7 +357,7 @@ def test_only_a_value_of_states_can_stand_for_what_was_cut_off():
 # -- in pieces, and on from where it stopped
 
 
-def walk(learner: Reinforce, env: MDPEnv, steps: int, obs: torch.Tensor) -> torch.Tensor:
+def walk(learner: Reinforce, env: stepper.MDPEnv, steps: int, obs: torch.Tensor) -> torch.Tensor:
     for _ in range(steps):
         action = learner.act(obs)
         step = env.step(action)

@@ -18,16 +18,17 @@ from rl_lab.agents.planned import Planned
 from rl_lab.commands.render import distinctions
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
-from rl_lab.envs.atari import Atari
-from rl_lab.envs.gym import Gym
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking import panels, pictures, trees
 from rl_lab.looking.films import write, write_gif
 from rl_lab.loops.judging import Judge
-from rl_lab.planning import value_iteration
 from rl_lab.playing.player import Player, load
 from rl_lab.playing.scenes import at_rate, film, play, together
+
+Atari = stated("env/atari")
+Gym = stated("env/gym")
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
+value_iteration = stated("planner/value_iteration")
 
 render = stated("command/rl/render")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from stable_baselines3 import DQN, PPO
+from stated import stated
 from torch import nn
 
 from rl_lab.__main__ import COMMANDS
@@ -17,17 +18,18 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
-from rl_lab.envs.atari import Atari
-from rl_lab.envs.collect.world import Collect
-from rl_lab.envs.gym import Gym
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.looking.heat import Box, glowing
 from rl_lab.networks.torsos import nature_cnn
 from rl_lab.playing.player import Player
 from rl_lab.playing.saliency import Window, choice, grad_cam, gradient, laid_out, saliency_of, weighed
 from rl_lab.playing.scenes import scenery
 from rl_lab.types import Spec, View
+
+Atari = stated("env/atari")
+Collect = stated("env/collect")
+Gym = stated("env/gym")
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
 
 CPU = torch.device("cpu")
 NATURE = [Window((8, 8), (4, 4), (0, 0)), Window((4, 4), (2, 2), (0, 0)), Window((3, 3), (1, 1), (0, 0))]

@@ -9,23 +9,27 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stated import stated
 from transitions import transition
 
-from rl_lab import exploration, losses
+from rl_lab import losses
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.a2c import A2C, Acted
-from rl_lab.agents.dqn import DQN
-from rl_lab.agents.ppo import PPO
+from rl_lab.agents.a2c import Acted
 from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.launching import cli
-from rl_lab.envs.atari import Atari
-from rl_lab.envs.gym import Gym
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
-from rl_lab.memory import Replay
 from rl_lab.networks import torsos as networks
-from rl_lab.networks.optimizers import RMSpropTF
 from rl_lab.types import Spec, Transition
+
+A2C = stated("agent/a2c")
+Atari = stated("env/atari")
+DQN = stated("agent/dqn", zero_head=False)
+Gym = stated("env/gym")
+MDPEnv = stated("env/base/tabular")
+PPO = stated("agent/ppo")
+RMSpropTF = stated("agent/a2c_zoo", "optimizer")
+Replay = stated("agent/dqn", "replay")
+gridworld = stated("env/base/gridworld", "mdp")
+Linear = stated("agent/dqn", "epsilon")
 
 CPU = torch.device("cpu")
 
@@ -100,7 +104,7 @@ def test_one_dqn_update_equals_sb3s():
     ours = DQN(
         Spec((4,), torch.float32, ("0", "1")), CPU, 0, network=partial(networks.mlp, hidden=(256, 256)),
         optimizer=partial(torch.optim.Adam, lr=2.3e-3), replay=partial(Replay, capacity=1_000), batch_size=64,
-        replay_ratio=1.0, learning_starts=0, target_update_period=100, gamma=0.99, epsilon=exploration.Linear(0.1, 0.1),
+        replay_ratio=1.0, learning_starts=0, target_update_period=100, gamma=0.99, epsilon=Linear(0.1, 0.1),
         max_grad_norm=10.0,
     )  # fmt: skip
     for their_net, our_net in ((theirs.q_net, ours.online), (theirs.q_net_target, ours.target)):

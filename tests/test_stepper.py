@@ -5,15 +5,19 @@ import shutil
 
 import pytest
 import torch
+from stated import stated
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.lottery import Lottery
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.envs.tabular.stepper import MDPEnv, Walkers
-from rl_lab.planning import evaluate_policy, value_iteration
+from rl_lab.envs.tabular.stepper import Walkers
+from rl_lab.planning import evaluate_policy
+
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
+value_iteration = stated("planner/value_iteration")
 
 BOOK = "...G\n.#.X\nS..."
 FOUR = {"map": BOOK, "living_reward": -0.04, "noise": 0.2}

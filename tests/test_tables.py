@@ -4,10 +4,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from stated import stated
 from test_worlds import build, sweeps, uniform, value_of
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.tabular.tables import from_tables, mdp_file, toy_text
+from rl_lab.envs.tabular.tables import from_tables, mdp_file
+
+toy_text = stated("env/frozen_lake", "mdp", options=None)
 
 
 def chain() -> dict[str, np.ndarray]:

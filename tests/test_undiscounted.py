@@ -7,24 +7,22 @@ from functools import partial
 import pytest
 import torch
 from exact_planning import best_values, policy_values
+from stated import stated
 
 from rl_lab.core.errors import UserError
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.mdp import MDP, stack
-from rl_lab.planning import (
-    Regret,
-    evaluate_policy,
-    finite_horizon,
-    linear_programming,
-    modified_policy_iteration,
-    policy_evaluation,
-    policy_iteration,
-    prioritised_sweeping,
-    q_iteration,
-    value_iteration,
-    values,
-)
+from rl_lab.planning import Regret, evaluate_policy, values
 from rl_lab.planning.elimination import eliminated
+
+finite_horizon = stated("planner/finite_horizon")
+gridworld = stated("env/base/gridworld", "mdp")
+linear_programming = stated("planner/linear_programming")
+modified_policy_iteration = stated("planner/modified_policy_iteration")
+policy_evaluation = stated("planner/policy_evaluation")
+policy_iteration = stated("planner/policy_iteration")
+prioritised_sweeping = stated("planner/prioritised_sweeping")
+q_iteration = stated("planner/q_iteration")
+value_iteration = stated("planner/value_iteration")
 
 PLANNERS = {
     "value iteration": value_iteration,

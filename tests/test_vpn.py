@@ -5,12 +5,12 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from transitions import transition
 from vpn_cases import CPU, FOUR, SMALL, Dice, agent, grid, planes, rollout
 
 from rl_lab import losses
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.collectors import Optimal
 from rl_lab.agents.vpn.baselines import ActionValue
 from rl_lab.agents.vpn.learner import VPN
 from rl_lab.agents.vpn.model import ValuePrediction
@@ -19,10 +19,12 @@ from rl_lab.agents.vpn.walks import Walks
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.envs.collect.world import Collect
-from rl_lab.exploration import Linear
 from rl_lab.loops.judging import Judge, play
 from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
+
+Linear = stated("agent/dqn", "epsilon")
+Optimal = stated("agent/optimal_collector")
 
 
 @pytest.mark.parametrize(

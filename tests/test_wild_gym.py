@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.envs import frames
-from rl_lab.envs.gym import Gym
 from rl_lab.loops import judging
 from rl_lab.networks import torsos as networks
 from rl_lab.networks.heads import QNetwork
+
+Gym = stated("env/gym")
 
 
 class Counter(gymnasium.Env):

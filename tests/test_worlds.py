@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import poisson
+from stated import stated
 from torch import Tensor
 
 from rl_lab.core import checking
 from rl_lab.core.launching import composition
-from rl_lab.envs.tabular.classics import car_rental, gambler
 from rl_lab.envs.tabular.mdp import MDP, checked
-from rl_lab.envs.tabular.tables import toy_text
+
+car_rental = stated("env/car_rental", "mdp")
+gambler = stated("env/gambler", "mdp")
+toy_text = stated("env/frozen_lake", "mdp", options=None)
 
 CONF = composition.conf_dir()
 NAMES = sorted(p.stem for p in (CONF / "env").glob("*.yaml"))

@@ -3,11 +3,13 @@
 from functools import partial
 
 import torch
+from stated import stated
 
 from rl_lab.agents.vpn.learner import VPN
 from rl_lab.agents.vpn.model import GridEncoder, ValuePrediction
-from rl_lab.exploration import Linear
 from rl_lab.types import Spec, Transition
+
+Linear = stated("agent/dqn", "epsilon")
 
 CPU, FOUR = torch.device("cpu"), ("up", "right", "down", "left")
 COLLECT = Spec((4, 10, 10), torch.float32, FOUR)
@@ -45,7 +47,7 @@ def agent(spec: Spec = SMALL, seed: int = 0, **changes) -> VPN:
         sequences_per_update=2, random_steps=0, gamma=0.9, epsilon=Linear(0.5, 0.5), target_update_period=1_000,
         max_grad_norm=40.0,
     )  # fmt: skip
-    return VPN(spec, CPU, seed, **(knobs | changes))
+    return stated("agent/vpn", decay=1.0)(spec, CPU, seed, **(knobs | changes))
 
 
 class Dice:

@@ -1,6 +1,5 @@
 """Advantage actor-critic, synchronous (Mnih et al., 2016; https://arxiv.org/abs/1602.01783)."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,12 +51,12 @@ class A2C(Learner):
         value_coef: NonNegative,
         entropy_coef: NonNegative,
         max_grad_norm: Positive,
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        bootstrap: bool = True,  # the value stands for what a time limit cut off; else the episode counts as over
-        standardise: bool = False,  # the advantages of each rollout
-        decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
-        separate_value: bool = False,  # a torso of its own
-        orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
+        max_abs_reward: Positive,  # rewards are clipped to this
+        bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
+        standardise: bool,  # the advantages of each rollout
+        decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
+        separate_value: bool,  # a torso of its own
+        orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
     ):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)

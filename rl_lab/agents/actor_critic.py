@@ -4,7 +4,6 @@ The actor climbs grad log pi(a|s) Q(s, a), or its mean over all actions (Sutton 
 learns Q of the present policy by SARSA or expected SARSA.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -39,17 +38,17 @@ class ActorCritic(Learner):
         critic: TorsoFn,
         actor_optimizer: OptimizerFn,
         critic_optimizer: OptimizerFn,
-        target: Literal["sarsa", "expected_sarsa"] = "expected_sarsa",  # of the critic
-        gradient: Literal["sampled", "all_actions"] = "all_actions",  # of the actor: by the action taken, or the mean
-        advantage: bool = True,  # subtract sum_a pi(a|s) Q(s, a): the same in the mean, with less noise
-        rollout_length: Count = 1,  # steps of each env
+        target: Literal["sarsa", "expected_sarsa"],  # of the critic
+        gradient: Literal["sampled", "all_actions"],  # of the actor: by the action taken, or the mean
+        advantage: bool,  # subtract sum_a pi(a|s) Q(s, a): the same in the mean, with less noise
+        rollout_length: Count,  # steps of each env
         gamma: Unit,
-        lambda_: Unit = 0.0,  # 0: one step; 1: to the end of the rollout
-        entropy_coef: NonNegative = 0.0,
-        max_grad_norm: Positive = math.inf,  # of each of the two
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        zero_heads: bool = False,  # start uniform and from Q = 0, without a bias: on one-hot observations, tables
-        sampled_eval: bool = False,  # evaluate the policy itself, not its mode, which may be far worse
+        lambda_: Unit,  # 0: one step; 1: to the end of the rollout
+        entropy_coef: NonNegative,
+        max_grad_norm: Positive,  # of each of the two
+        max_abs_reward: Positive,  # rewards are clipped to this
+        zero_heads: bool,  # start uniform and from Q = 0, without a bias: on one-hot observations, tables
+        sampled_eval: bool,  # evaluate the policy itself, not its mode, which may be far worse
     ):
         head = table if zero_heads else nn.Linear
         with seeded(seed, device):

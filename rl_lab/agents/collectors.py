@@ -59,7 +59,7 @@ class Optimal(Greedy):
         time_limit: Count,  # primitive steps; these are the world's own
         goal_reward: float,
         living_reward: float,
-        ties: Literal["earliest", "any"] = "earliest",
+        ties: Literal["earliest", "any"],
     ):
         super().__init__(spec, device, seed)
         if not living_reward <= min(0.0, goal_reward):

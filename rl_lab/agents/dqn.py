@@ -1,7 +1,6 @@
 """Deep Q-Network (Mnih et al., 2015; https://www.nature.com/articles/nature14236), and the variants that joined it in
 Rainbow (Hessel et al., 2018; https://arxiv.org/abs/1710.02298), each a setting."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -35,27 +34,30 @@ class DQN(Learner):
         network: TorsoFn,
         optimizer: OptimizerFn,
         replay: Callable[..., Replay],  # n_step and priorities are settings of its own
-        value: Mean | Categorical | Quantiles | None = None,  # what is predicted of the return; None: Mean()
+        value: Mean
+        | Categorical
+        | Quantiles
+        | None,  # what is predicted of the return; None: its mean, by the Huber loss
         batch_size: Count,
         replay_ratio: NonNegative,  # samples learned from, per step taken
         learning_starts: Natural,  # steps
         target_update_period: Count,  # gradient steps
-        target_mix: Unit = 1.0,  # how far the target goes towards the online network; 1: all the way
+        target_mix: Unit,  # how far the target goes towards the online network; 1: all the way
         gamma: Unit,
         epsilon: Callable[[int], float],  # of steps
-        epsilon_spread: NonNegative = 0.0,  # over the envs, as in Ape-X; 0: the same in all
-        eval_epsilon: Unit = 0.0,  # of the greedy policy
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        max_grad_norm: Positive = math.inf,
-        double: bool = False,  # van Hasselt et al. (2016)
-        dueling: bool = False,  # Wang et al. (2016)
-        stream_units: Natural = 0,  # one more layer in each stream above the torso
-        noisy: NonNegative = 0.0,  # sigma_0 of noisy layers above the torso (Fortunato et al., 2018)
-        zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
+        epsilon_spread: NonNegative,  # over the envs, as in Ape-X; 0: the same in all
+        eval_epsilon: Unit,  # of the greedy policy
+        max_abs_reward: Positive,  # rewards are clipped to this
+        max_grad_norm: Positive,
+        double: bool,  # van Hasselt et al. (2016)
+        dueling: bool,  # Wang et al. (2016)
+        stream_units: Natural,  # one more layer in each stream above the torso
+        noisy: NonNegative,  # sigma_0 of noisy layers above the torso (Fortunato et al., 2018)
+        zero_head: bool,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         if zero_head and (noisy or stream_units):
             raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
-        self.value = value or Mean()
+        self.value = value or Mean(loss="huber")
         kind, head = Dueling if dueling else QNetwork, partial(layers, hidden=stream_units, noisy=noisy)
         with seeded(seed, device):
             self.online, self.target = (

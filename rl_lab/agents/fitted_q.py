@@ -87,11 +87,11 @@ class Network(FittedQ):
         *,
         network: TorsoFn,
         optimizer: OptimizerFn,  # begins anew in each iteration
-        batch_size: Count | None = None,  # None: all data at once
-        max_epochs: Count = 300,  # an iteration
-        tolerance: Unit = 0.01,  # it has converged when the best loss falls by less than this share ...
-        patience: Count = 20,  # ... in this many epochs
-        warm: bool = True,  # starts from the parameters of the iteration before; or from new ones
+        batch_size: Count | None,  # None: all data at once
+        max_epochs: Count,  # an iteration
+        tolerance: Unit,  # it has converged when the best loss falls by less than this share ...
+        patience: Count,  # ... in this many epochs
+        warm: bool,  # starts from the parameters of the iteration before; or from new ones
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, spec.num_actions).to(device)
@@ -163,10 +163,10 @@ class ExtraTrees(FittedQ):
         device: torch.device,
         seed: int,
         *,
-        trees: Count = 50,
-        min_samples_split: Annotated[int, Bound(2)] = 5,  # n_min of Ernst et al.: a smaller node is a leaf
-        max_features: Unit = 1.0,  # share of the inputs that each split tries
-        n_jobs: int = 1,  # -1: all cores
+        trees: Count,
+        min_samples_split: Annotated[int, Bound(2)],  # n_min of Ernst et al.: a smaller node is a leaf
+        max_features: Unit,  # share of the inputs that each split tries
+        n_jobs: int,  # -1: all cores
     ):
         self.num_actions, self.inputs = spec.num_actions, math.prod(spec.obs_shape) + 1
         self.device, self.seed = device, seed

@@ -1,6 +1,5 @@
 """Proximal policy optimisation, the clipped form (Schulman et al., 2017; https://arxiv.org/abs/1707.06347)."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -37,19 +36,19 @@ class PPO(Learner):
         gamma: Unit,
         lambda_: Unit,
         clip: Positive,  # how far from 1 a probability ratio still counts
-        value_clip: Positive = math.inf,  # how far a value may move from what it was when it acted
+        value_clip: Positive,  # how far a value may move from what it was when it acted
         value_coef: NonNegative,
         entropy_coef: NonNegative,
         max_grad_norm: Positive,
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        bootstrap: bool = True,  # the value stands for what a time limit cut off; else the episode counts as over
-        standardise: bool = True,  # the advantages of each minibatch
-        decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
-        decay_floor: Unit = 0.0,  # but no further than to this share of the first one
-        decay_clip: bool = False,  # and `clip` with it
-        separate_value: bool = False,  # a torso of its own
-        orthogonal_heads: bool = True,  # gains .01 and 1; else torch's own start
-        gather_steps: Natural = 0,  # first steps, of which networks that standardise their inputs take the statistics
+        max_abs_reward: Positive,  # rewards are clipped to this
+        bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
+        standardise: bool,  # the advantages of each minibatch
+        decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
+        decay_floor: Unit,  # but no further than to this share of the first one
+        decay_clip: bool,  # and `clip` with it
+        separate_value: bool,  # a torso of its own
+        orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
+        gather_steps: Natural,  # first steps, of which networks that standardise their inputs take the statistics
     ):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)

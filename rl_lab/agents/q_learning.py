@@ -5,7 +5,6 @@ Q-learning (1989), SARSA or expected SARSA; with longer rollouts, lambda returns
 al., 2024; https://arxiv.org/abs/2407.04811).
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -39,21 +38,21 @@ class QLearning(Learner):
         *,
         network: TorsoFn,
         optimizer: OptimizerFn,
-        target: Literal["q_learning", "sarsa", "expected_sarsa"] = "q_learning",  # whose value stands for the future
-        rollout_length: Count = 1,  # steps of each env
-        epochs: Count = 1,  # times each rollout is learned from
-        minibatches: Count = 1,  # gradient steps an epoch
+        target: Literal["q_learning", "sarsa", "expected_sarsa"],  # whose value stands for the future
+        rollout_length: Count,  # steps of each env
+        epochs: Count,  # times each rollout is learned from
+        minibatches: Count,  # gradient steps an epoch
         gamma: Unit,
-        lambda_: Unit = 0.0,  # 0: one step; 1: to the end of the rollout
+        lambda_: Unit,  # 0: one step; 1: to the end of the rollout
         epsilon: Callable[[int], float],  # of steps
-        epsilon_spread: NonNegative = 0.0,  # over the envs, as in Ape-X; 0: the same in all
-        loss: Literal["squared", "huber"] = "squared",
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        reward_scale: Positive = 1.0,  # and then multiplied by this
-        max_grad_norm: Positive = math.inf,
-        decay_steps: Natural = 0,  # the learning rate falls to 0 over this many steps; 0: it stays
-        normalise: bool = False,  # of a linear network: the learning rate is alpha, whatever the features and the envs
-        zero_head: bool = False,  # start from Q = 0, without a bias: on one-hot observations, a table
+        epsilon_spread: NonNegative,  # over the envs, as in Ape-X; 0: the same in all
+        loss: Literal["squared", "huber"],
+        max_abs_reward: Positive,  # rewards are clipped to this
+        reward_scale: Positive,  # and then multiplied by this
+        max_grad_norm: Positive,
+        decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
+        normalise: bool,  # of a linear network: the learning rate is alpha, whatever the features and the envs
+        zero_head: bool,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)

@@ -4,7 +4,6 @@ Up E[ sum_t grad log pi(a_t|s_t) (psi_t - b(s_t)) ], where psi_t is what the act
 knows earlier batches alone. See Sutton and Barto (2018), sections 13.3 and 13.4.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -62,7 +61,7 @@ class RunningMean(Nothing):
 
     saved = ("mean",)
 
-    def __init__(self, spec: Spec, device: torch.device, seed: int, *, rate: Unit = 0.1):
+    def __init__(self, spec: Spec, device: torch.device, seed: int, *, rate: Unit):
         self.rate = rate  # of the newest batch
         self.mean: Tensor | None = None  # None: there was no batch yet
 
@@ -88,9 +87,9 @@ class Value(Nothing):
         *,
         network: TorsoFn,
         optimizer: OptimizerFn,
-        epochs: Count = 1,  # gradient steps on each batch
-        max_grad_norm: Positive = math.inf,
-        zero_head: bool = False,
+        epochs: Count,  # gradient steps on each batch
+        max_grad_norm: Positive,
+        zero_head: bool,
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, 1, table if zero_head else nn.Linear).to(device)
@@ -146,18 +145,18 @@ class Reinforce(Learner):
         network: TorsoFn,
         optimizer: OptimizerFn,
         baseline: Callable[..., Nothing],  # called with spec, device and seed
-        credit: Literal["total_return", "reward_to_go"] = "reward_to_go",
-        episodes: Count = 1,  # of each env, a gradient step
+        credit: Literal["total_return", "reward_to_go"],
+        episodes: Count,  # of each env, a gradient step
         gamma: Unit,
-        exact_discount: bool = False,  # gamma^t on rewards to go, as the gradient has it; total returns need none
-        bootstrap: bool = False,
-        entropy_coef: NonNegative = 0.0,
-        standardise: bool = False,  # the advantages of each batch, which biases them
-        max_grad_norm: Positive = math.inf,
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        chunk_size: Count = 4_096,  # samples that go through the network at once
-        zero_head: bool = False,  # start uniform, without a bias: on one-hot observations, a table
-        sampled_eval: bool = False,  # evaluate the policy itself, not its mode, which may be far worse
+        exact_discount: bool,  # gamma^t on rewards to go, as the gradient has it; total returns need none
+        bootstrap: bool,
+        entropy_coef: NonNegative,
+        standardise: bool,  # the advantages of each batch, which biases them
+        max_grad_norm: Positive,
+        max_abs_reward: Positive,  # rewards are clipped to this
+        chunk_size: Count,  # samples that go through the network at once
+        zero_head: bool,  # start uniform, without a bias: on one-hot observations, a table
+        sampled_eval: bool,  # evaluate the policy itself, not its mode, which may be far worse
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)

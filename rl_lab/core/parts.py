@@ -19,6 +19,7 @@ class Parts(NamedTuple):
     allowed: Mapping[str, Judge]  # dotted names of what may be called, and who judges the arguments
     moved: Mapping[str, str]  # the dotted name a part had in older run folders -> the one it has
     gone: Mapping[str, frozenset[str]]  # settings that older run folders give a part, and it no longer takes
+    younger: Mapping[str, Mapping[str, Any]]  # settings that older run folders give no value, and what they mean by it
 
 
 def moved(before: str, now: str, *names: str) -> dict[str, str]:

@@ -96,8 +96,10 @@ def _rename(node: Any, parts: Parts, config: dict[str, Any]) -> None:
     if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
         node["_target_"] = parts.moved.get(target, target)
         target = _followed(target, config)
-        for setting in parts.gone.get(parts.moved.get(target, target), frozenset()) & node.keys():
+        name = parts.moved.get(target, target)
+        for setting in parts.gone.get(name, frozenset()) & node.keys():
             del node[setting]
+        node.update({key: value for key, value in parts.younger.get(name, {}).items() if key not in node})
 
 
 def _followed(target: str, config: dict[str, Any]) -> str:

@@ -30,18 +30,18 @@ class Atari:
         game: str,
         num_envs: Objects,
         *,
-        frame_skip: Count = 4,
-        sticky: Unit = 0.0,  # probability that a frame repeats the action before (Machado et al., 2018)
-        noop_max: Natural = 30,  # idle frames, at most, at the start of an episode
-        fire_reset: bool = True,
-        life_loss_terminal: bool = False,  # a lost life ends the future for the learner, not the episode
-        full_actions: bool = False,
-        max_frames: Count = 108_000,  # 30 minutes at 60 frames a second after the start; then the episode is truncated
-        height: PixelSide = 84,
-        width: PixelSide = 84,
-        num_threads: Natural = 0,  # 0: one a core
+        frame_skip: Count,
+        sticky: Unit,  # probability that a frame repeats the action before (Machado et al., 2018)
+        noop_max: Natural,  # idle frames, at most, at the start of an episode
+        fire_reset: bool,
+        life_loss_terminal: bool,  # a lost life ends the future for the learner, not the episode
+        full_actions: bool,
+        max_frames: Count,  # after the start; then the episode is truncated
+        height: PixelSide,
+        width: PixelSide,
+        num_threads: Natural,  # 0: one a core
         camera: bool = False,
-        device: Device = "cpu",
+        device: Device,
     ):
         if game not in roms.get_all_rom_ids():
             raise UserError(f"no Atari game '{game}'{nearest(game, roms.get_all_rom_ids())}")

@@ -38,10 +38,10 @@ class Gym:
         id: str,
         num_envs: Objects,
         *,
-        options: dict | None = None,  # go to gymnasium.make_vec
-        channels: Literal["first", "last"] | None = None,  # of images; None: the side that is shorter than both others
+        options: dict | None,  # go to gymnasium.make_vec
+        channels: Literal["first", "last"] | None,  # of images; None: the side that is shorter than both others
         camera: bool = False,
-        device: Device = "cpu",
+        device: Device,
     ):
         if ":" in id:
             raise UserError(

@@ -80,9 +80,9 @@ def train(
     total_steps: Count,  # one step is one action in one env
     eval_every: Count | None,  # steps; None: only after the last one
     eval_episodes: Judged,
-    eval_drawn: Natural = 0,  # episodes more, of actions drawn from the policy
+    eval_drawn: Natural,  # episodes more, of actions drawn from the policy
     log_every: Count | None,  # steps; None: 200 rows a run
-    stop_at: float | None = None,  # the mean return of the last 20 episodes at which training ends
+    stop_at: float | None,  # the mean return of the last 20 episodes at which training ends
 ) -> A2C:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
     check(envs, agent)

@@ -27,9 +27,9 @@ def train_sb3(
     total_steps: Count,
     eval_every: Count | None,
     eval_episodes: Judged,
-    eval_drawn: Natural = 0,
-    log_every: Count | None = None,
-    stop_at: float | None = None,
+    eval_drawn: Natural,
+    log_every: Count | None,
+    stop_at: float | None,
     max_abs_reward: Positive,
 ) -> SB3Agent:
     """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.

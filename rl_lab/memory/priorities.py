@@ -60,7 +60,7 @@ class Priorities:
         *,
         alpha: Unit,  # 0 is uniform
         beta: Callable[[int], float],  # of transitions added: how much of the bias is undone, 1 at the end
-        epsilon: Positive = 1e-6,
+        epsilon: Positive,
     ):
         self.tree, self.alpha, self.beta, self.epsilon = SumTree(slots, device), alpha, beta, epsilon
         self.highest = torch.ones((), dtype=torch.float64, device=device)  # ever seen: what new transitions start with

@@ -34,9 +34,9 @@ class Replay:
         device: torch.device,  # where samples go
         *,
         frame_stack: Count = 1,  # frames of an observation, along its first dimension
-        n_step: Count = 1,
-        on_host: bool = False,  # stored in the host's memory; samples travel through pinned memory
-        priorities: Callable[..., Priorities] | None = None,
+        n_step: Count,
+        on_host: bool,  # stored in the host's memory; samples travel through pinned memory
+        priorities: Callable[..., Priorities] | None,
     ):
         self.capacity, self.frame_stack, self.n_step = capacity, frame_stack, n_step
         self._priorities = priorities

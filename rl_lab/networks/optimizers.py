@@ -12,7 +12,7 @@ class RMSpropTF(torch.optim.Optimizer):
     reference implementation of A2C in OpenAI Baselines.
     """
 
-    def __init__(self, params, lr: Positive, alpha: Unit = 0.99, eps: NonNegative = 1e-5):
+    def __init__(self, params, *, lr: Positive, alpha: Unit, eps: NonNegative):
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps})
 
     @torch.no_grad()
@@ -35,7 +35,7 @@ class CentredRMSprop(torch.optim.Optimizer):
     on the sum, as theirs, eps is B^2 times as large for the same steps.
     """
 
-    def __init__(self, params, lr: Positive, decay: Unit = 0.95, eps: Positive = 1e-5):
+    def __init__(self, params, *, lr: Positive, decay: Unit, eps: Positive):
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
 
     @torch.no_grad()

@@ -50,10 +50,11 @@ class Tiles(nn.Module):
 
 def tiles(
     spec: Spec,
+    *,
     low: Sequence[float],  # of each dimension of an observation
     high: Sequence[float],
-    tilings: Count = 8,
-    tiles: Count = 8,  # along each dimension
+    tilings: Count,
+    tiles: Count,  # along each dimension
 ) -> nn.Module:
     """Tile coding as a torso: under a linear head, a learning rate of alpha / tilings mends alpha of an error."""
     dims = len(low)

@@ -21,7 +21,8 @@ def linear(spec: Spec) -> nn.Module:
 
 def mlp(
     spec: Spec,
-    hidden: Sequence[Count] = (64, 64),
+    *,
+    hidden: Sequence[Count],
     activation: str = "ReLU",
     orthogonal: bool = False,
     layer_norm: bool = False,  # before each activation

@@ -12,7 +12,7 @@ from rl_lab.planning.plan import Backup, Plan
 from rl_lab.planning.policies import concluded, judged, may_rest
 
 
-def linear_programming(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]:
+def linear_programming(mdp: MDP, *, gamma: Unit | None) -> Iterator[Plan]:
     """The least v with v(s) >= E[r + gamma v(s')] for every action is v* (d'Epenoux, 1963). Yields one plan.
 
     Without discount v >= 0 too, where one can rest for ever. Raises UserError where no such v is finite.

@@ -97,7 +97,7 @@ def first_values(mdp: Discounted) -> Tensor:
     return torch.zeros_like(mdp.start)
 
 
-def policy_iteration(mdp: MDP, *, gamma: Unit | None = None) -> Iterator[Plan]:
+def policy_iteration(mdp: MDP, *, gamma: Unit | None) -> Iterator[Plan]:
     """Evaluates the policy exactly, improves it where that is strictly better, until it is stable (Howard, 1960).
 
     A tie keeps the action, so that it cannot cycle. It begins with action 0, or for a gamma next to 1 with a policy
@@ -182,11 +182,11 @@ def waited(mdp: Discounted, sweeps: int) -> bool:
 def modified_policy_iteration(
     mdp: MDP,
     *,
-    gamma: Unit | None = None,  # None: the world's own
-    evaluation_sweeps: Natural = 20,
-    epsilon: Positive = 1e-9,
-    stop: Rule = "value",
-    max_sweeps: Count = 100_000,  # improvements
+    gamma: Unit | None,  # None: the world's own
+    evaluation_sweeps: Natural,
+    epsilon: Positive,
+    stop: Rule,
+    max_sweeps: Count,  # improvements
 ) -> Iterator[Plan]:
     """One sweep that improves the policy, then some that only evaluate it (Puterman and Shin, 1978).
 

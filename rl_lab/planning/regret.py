@@ -25,7 +25,10 @@ class Regret:
 
     def __init__(self, mdp: MDP, horizon: int):
         self.mdp, self.horizon = judged(mdp.to("cpu")), horizon
-        *_, plan = islice(modified_policy_iteration(self.mdp, evaluation_sweeps=50), ROUNDS)
+        plans = modified_policy_iteration(
+            self.mdp, gamma=None, evaluation_sweeps=50, epsilon=1e-9, stop="value", max_sweeps=ROUNDS
+        )
+        *_, plan = islice(plans, ROUNDS)
         self.optimum = self._at_start(optimal(self.mdp, plan.policy).value)
 
     def __call__(self, policy: Tensor) -> float:

@@ -30,13 +30,13 @@ from rl_lab.planning.policies import concluded, first_values, judged, waited
 def value_iteration(
     mdp: MDP,
     *,
-    gamma: Unit | None = None,  # None: the world's own
-    epsilon: Positive = 1e-9,
-    stop: Rule = "value",  # what is to be within epsilon; see `converged`
-    sweep: Literal["synchronous", "in_place", "symmetric"] = "synchronous",
-    initial: Literal["zero", "pessimistic"] = "zero",
-    max_sweeps: Count = 100_000,
-    check_every: Count = 1,  # sweeps; a check waits for the device
+    gamma: Unit | None,  # None: the world's own
+    epsilon: Positive,
+    stop: Rule,  # what is to be within epsilon; see `converged`
+    sweep: Literal["synchronous", "in_place", "symmetric"],
+    initial: Literal["zero", "pessimistic"],
+    max_sweeps: Count,
+    check_every: Count,  # sweeps; a check waits for the device
 ) -> Iterator[Plan]:
     """Sweeps v <- max_a q (Bellman, 1957).
 
@@ -103,12 +103,12 @@ def _first_values(mdp: Discounted, initial: str) -> Tensor:
 def prioritised_sweeping(
     mdp: MDP,
     *,
-    gamma: Unit | None = None,  # None: the world's own
-    epsilon: Positive = 1e-9,  # of every value
-    initial: Literal["zero", "pessimistic"] = "pessimistic",
-    block: Count = 4_096,  # states that are relaxed together
-    every: Count = 1,  # sweeps' worth of updates between two plans
-    max_sweeps: Count = 100_000,
+    gamma: Unit | None,  # None: the world's own
+    epsilon: Positive,  # of every value
+    initial: Literal["zero", "pessimistic"],
+    block: Count,  # states that are relaxed together
+    every: Count,  # sweeps' worth of updates between two plans
+    max_sweeps: Count,
 ) -> Iterator[Plan]:
     """In place, and always where the largest change waits (Moore and Atkeson, 1993), by blocks that fit the cache.
 
@@ -150,9 +150,7 @@ def _tables(mdp: Discounted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tables(next_state, probability, reward, np.atleast_1d(mdp.gamma.numpy()))
 
 
-def q_iteration(
-    mdp: MDP, *, gamma: Unit | None = None, epsilon: Positive = 1e-9, max_sweeps: Count = 100_000
-) -> Iterator[Plan]:
+def q_iteration(mdp: MDP, *, gamma: Unit | None, epsilon: Positive, max_sweeps: Count) -> Iterator[Plan]:
     """Sweeps q <- E[r + gamma max_b q(s', b)], until every q is within epsilon of q*. Raises UserError."""
     mdp = judged(mdp, gamma)
     q_of, q = Backup(mdp), first_values(mdp)[..., None].expand(mdp.next_state.shape[:-1])
@@ -171,7 +169,7 @@ def q_iteration(
     )
 
 
-def finite_horizon(mdp: MDP, *, horizon: Count, gamma: Unit | None = None) -> Iterator[Plan]:
+def finite_horizon(mdp: MDP, *, horizon: Count, gamma: Unit | None) -> Iterator[Plan]:
     """Backward induction: the plan number k is exact for k steps to go, and its policy is that of its first step."""
     sweeps = _synchronous(discounted(mdp, gamma), torch.zeros_like(mdp.start))
     for left in reversed(range(horizon)):
@@ -185,12 +183,12 @@ def finite_horizon(mdp: MDP, *, horizon: Count, gamma: Unit | None = None) -> It
 def policy_evaluation(
     mdp: MDP,
     *,
-    gamma: Unit | None = None,  # None: the world's own
-    policy: Literal["random"] | list = "random",  # or an action a state
-    epsilon: Positive = 1e-9,
-    stop: Rule = "value",
-    sweep: Literal["synchronous", "in_place", "symmetric"] = "synchronous",
-    max_sweeps: Count = 100_000,
+    gamma: Unit | None,  # None: the world's own
+    policy: Literal["random"] | list,  # or an action a state
+    epsilon: Positive,
+    stop: Rule,
+    sweep: Literal["synchronous", "in_place", "symmetric"],
+    max_sweeps: Count,
 ) -> Iterator[Plan]:
     """The values of a policy, sweep by sweep; each plan's `policy` is the greedy one, its improvement.
 
@@ -206,7 +204,14 @@ def policy_evaluation(
             )
         chosen = torch.tensor(policy, device=mdp.start.device)
     of_policy = value_iteration(
-        follow(mdp, chosen), gamma=gamma, epsilon=epsilon, stop=stop, sweep=sweep, max_sweeps=max_sweeps
+        follow(mdp, chosen),
+        gamma=gamma,
+        epsilon=epsilon,
+        stop=stop,
+        sweep=sweep,
+        initial="zero",
+        max_sweeps=max_sweeps,
+        check_every=1,
     )
     world = discounted(mdp, gamma)
     plans = (Plan(world, plan.value, plan.residual, low=plan.low, high=plan.high) for plan in of_policy)

@@ -39,25 +39,25 @@ class VPN(Learner):
         network: Callable[[Spec], PlanningNetwork],
         optimizer: OptimizerFn,
         depth: Depth,  # of the plans while it learns
-        eval_depth: Depth | None = None,  # of its greedy plans; None: the same
+        eval_depth: Depth | None,  # of its greedy plans; None: the same
         branch: Count,  # options looked into at each of the first `branch_depth` depths; below, the best alone
         branch_depth: Depth,
-        prediction_steps: Count | None = None,  # k of the loss; None: as deep as the plans
+        prediction_steps: Count | None,  # k of the loss; None: as deep as the plans
         rollout_length: Count,  # decisions of each env
         sequences_per_update: Count,  # rollouts of one env each, all if there are fewer
         random_steps: Natural,  # decisions taken at random before anything is learned; 0: no random walks
-        walks_per_sequence: Count = 1,  # random walks, as long, that are learned from beside each
-        walks_cross_ends: bool = False,  # whether a walk continues into the next episode, with nothing predicted across
-        replay: Callable[..., Rollouts] | None = None,  # None, the paper: a rollout is learned from once, and gone
+        walks_per_sequence: Count,  # random walks, as long, that are learned from beside each
+        walks_cross_ends: bool,  # whether a walk continues into the next episode, with nothing predicted across
+        replay: Callable[..., Rollouts] | None,  # None, the paper: a rollout is learned from once, and gone
         gamma: Unit,
         epsilon: Callable[[int], float],  # of decisions
         target_update_period: Count,  # decisions
-        decay: Unit = 1.0,  # of the learning rate, over a million decisions
-        loss: Literal["huber", "squared"] = "huber",
-        max_abs_reward: Positive = math.inf,  # rewards are clipped to this
-        max_grad_norm: Positive = math.inf,  # of a loss that sums over a sequence
-        roots_at_once: Count = 256,  # states planned from together: what bounds the memory of a plan
-        bfloat16: bool = False,  # of learning and of the plans it learns by, not of greedy ones
+        decay: Unit,  # of the learning rate, over a million decisions
+        loss: Literal["huber", "squared"],
+        max_abs_reward: Positive,  # rewards are clipped to this
+        max_grad_norm: Positive,  # of a loss that sums over a sequence
+        roots_at_once: Count,  # states planned from together: what bounds the memory of a plan
+        bfloat16: bool,  # of learning and of the plans it learns by, not of greedy ones
     ):
         with seeded(seed, device):
             self.online, self.target = (network(spec).to(device) for _ in range(2))

@@ -51,20 +51,20 @@ class Collect:
         self,
         num_envs: Envs,
         *,
-        size: Annotated[int, Bound(4, SIDE + 2)] = 10,  # cells a side, the border's among them
-        goals: Count = 8,
-        holes: Natural = 5,  # walls opened, at most, after carving
-        time_limit: Annotated[int, Bound(1, 10_000)] = 20,  # primitive steps
-        goal_reward: float = 2.0,  # instead of living_reward
-        living_reward: float = -0.2,
-        bump: float = -0.5,  # instead of living_reward, for a step into a wall
-        slip: Unit = 0.0,  # probability that an option runs past a junction
-        drift: Unit = 0.0,  # probability that a goal moves to a free cell beside it, each step
-        options: bool = True,  # False: an action is one primitive step
-        option_gamma: Unit = 0.99,
-        mazes: Annotated[int, Bound(1, 2**20)] = 32_768,  # made beforehand; each shows in eight symmetries
-        maze_seed: Natural = 0,
-        device: Device = "cpu",
+        size: Annotated[int, Bound(4, SIDE + 2)],  # cells a side, the border's among them
+        goals: Count,
+        holes: Natural,  # walls opened, at most, after carving
+        time_limit: Annotated[int, Bound(1, 10_000)],  # primitive steps
+        goal_reward: float,  # instead of living_reward
+        living_reward: float,
+        bump: float,  # instead of living_reward, for a step into a wall
+        slip: Unit,  # probability that an option runs past a junction
+        drift: Unit,  # probability that a goal moves to a free cell beside it, each step
+        options: bool,  # False: an action is one primitive step
+        option_gamma: Unit,
+        mazes: Annotated[int, Bound(1, 2**20)],  # made beforehand; each shows in eight symmetries
+        maze_seed: Natural,
+        device: Device,
     ):
         self.num_envs, self.size, self.width, self.device = num_envs, size, size - 2, torch.device(device)
         self.goals, self.holes, self.mazes, self.maze_seed = goals, holes, mazes, maze_seed

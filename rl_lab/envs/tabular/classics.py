@@ -20,7 +20,7 @@ def car_rental(
     income: float = 10.0,  # a rental
     moving_cost: float = 2.0,  # a car
     max_moved: Count = 5,  # cars a night
-    gamma: Unit = 0.9,
+    gamma: Unit,
 ) -> MDP:
     """Jack's car rental (Sutton and Barto, example 4.2), exact: no Poisson tail is cut off.
 
@@ -71,9 +71,7 @@ def _day(capacity: int, requests: float, returns: float) -> tuple[np.ndarray, np
     return p, rentals / np.where(p > 0, p, 1.0)
 
 
-def gambler(
-    p_heads: Unit = 0.4, goal: Annotated[int, Bound(2), Bound(high=1_000_000)] = 100, *, gamma: Unit = 1.0
-) -> MDP:
+def gambler(*, p_heads: Unit, goal: Annotated[int, Bound(2), Bound(high=1_000_000)], gamma: Unit) -> MDP:
     """A gambler bets on heads until he has the goal, which pays 1, or nothing (Sutton and Barto, example 4.3).
 
     A state is his capital, an action his stake from 1 upwards: no stake of 0, with which a game need never end. More
@@ -97,7 +95,7 @@ def gambler(
     )
 
 
-def short_corridor(*, gamma: Unit = 1.0) -> MDP:
+def short_corridor(*, gamma: Unit) -> MDP:
     """Four cells in a row; in the second, left and right are swapped (Sutton and Barto, example 13.1).
 
     Each step costs 1 until the last cell is reached; the first has a wall to its left. A policy that cannot tell the

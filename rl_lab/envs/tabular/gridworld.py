@@ -23,16 +23,16 @@ LARGEST_MAP, MOST_CELLS = 2**22, 2**21  # bytes of a file, cells of a drawing
 def gridworld(
     map: str,  # as text, or a file of it that ends in .txt
     *,
-    rewards: Mapping[str, float] | None = None,  # of letters; None: {G: 1, X: -1}
+    rewards: Mapping[str, float] | None,  # of letters; None: {G: 1, X: -1}
     ends: Sequence[str] | None = None,  # those of the letters where an episode ends; None: all
-    living_reward: float = 0.0,  # of every other cell
-    noise: Unit = 0.0,  # probability that a step slips
-    slip: str | Mapping[str, float] = "sideways",  # or uniform, or shares of forward, right, back, left and stay
-    convention: Literal["transition", "state"] = "transition",
+    living_reward: float,  # of every other cell
+    noise: Unit,  # probability that a step slips
+    slip: str | Mapping[str, float],  # sideways, uniform, or shares of forward, right, back, left and stay
+    convention: Literal["transition", "state"],
     jumps: Mapping[str, Sequence] | None = None,  # {A: [a, 10]}: any action in A leads to a and pays 10 instead
     wind: str | None = None,  # a digit a column: cells by which a step from there is blown upwards
     bump: float | None = None,  # pays instead for a step that a wall or the rim cuts short
-    gamma: Unit = 0.99,
+    gamma: Unit,
 ) -> MDP:
     """An MDP of one state a free cell, row by row; walls and the rim stop a move.
 

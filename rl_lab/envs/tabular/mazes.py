@@ -36,7 +36,7 @@ def maze(height: Side, width: Side, seed: Natural) -> str:
     return _text(grid)
 
 
-def scattered(size: Side, seed: Natural, walls: Unit = 0.15) -> str:
+def scattered(size: Side, seed: Natural, *, walls: Unit) -> str:
     """size x size cells, each a wall with probability `walls`, and of the rest the largest connected part.
 
     S is its first cell, row by row, and G its last. Raises UserError where it has less than two.

@@ -39,8 +39,8 @@ class MDPEnv:
         num_envs: Envs,
         time_limit: Annotated[int, Bound(1, 10_000_000)],  # steps; float32 counts no further than 2^24
         *,
-        obs: Literal["one_hot", "index", "planes", "coordinates"] = "one_hot",
-        device: Device = "cpu",
+        obs: Literal["one_hot", "index", "planes", "coordinates"],
+        device: Device,
     ):
         self.mdp, self.device = mdp.to(device), torch.device(device)
         self.num_envs, self.time_limit = num_envs, time_limit

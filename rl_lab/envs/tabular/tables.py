@@ -90,9 +90,9 @@ def file_env(
     num_envs: Envs,
     time_limit: Count,
     *,
-    gamma: Unit = 0.99,
-    obs: Literal["one_hot", "index"] = "one_hot",
-    device: Device = "cpu",
+    gamma: Unit,
+    obs: Literal["one_hot", "index"],
+    device: Device,
 ) -> MDPEnv:
     """N walkers in the MDP of an npz file."""
     return MDPEnv(mdp_file(path, gamma=gamma), num_envs, time_limit, obs=obs, device=device)
@@ -101,7 +101,7 @@ def file_env(
 # -- Gymnasium's toy texts
 
 
-def toy_text(id: str, *, options: Mapping | None = None, gamma: Unit = 0.99) -> MDP:
+def toy_text(id: str, *, options: Mapping | None, gamma: Unit) -> MDP:
     """From the table `P` of a Gymnasium environment, P[s][a] = [(probability, successor, reward, done), ...].
 
     Gymnasium's `done` belongs to a transition. A state that is entered by done transitions alone becomes terminal;
@@ -210,10 +210,10 @@ def toy_text_env(
     num_envs: Envs,
     time_limit: Count,
     *,
-    options: dict | None = None,
-    gamma: Unit = 0.99,
-    obs: Literal["one_hot", "index", "planes", "coordinates"] = "one_hot",
-    device: Device = "cpu",
+    options: dict | None,
+    gamma: Unit,
+    obs: Literal["one_hot", "index", "planes", "coordinates"],
+    device: Device,
 ) -> MDPEnv:
     """N walkers in the MDP of a Gymnasium toy text."""
     return MDPEnv(toy_text(id, options=options, gamma=gamma), num_envs, time_limit, obs=obs, device=device)

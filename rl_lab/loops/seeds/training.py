@@ -32,7 +32,7 @@ def train(
     total_steps: Count,  # of each seed; one step is one action in one env
     eval_every: Count | None,  # steps; None: only after the last one
     eval_episodes: Judged,
-    log_every: Count | None = None,  # steps; None: 200 rows a run
+    log_every: Count | None,  # steps; None: 200 rows a run
 ) -> Stackable:
     """As `loops.train`, with a leading dimension of S seeds; each leaves a run folder as if it had been alone."""
     env, eval_env = check(env, agent), check(eval_env, agent)

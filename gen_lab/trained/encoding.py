@@ -34,7 +34,7 @@ class Encoded(nn.Module):
     agent's own: codes say where things are, and what that is worth is no linear function of it.
     """
 
-    def __init__(self, spec, *, run: str, frozen: bool = True, hidden: Sequence[Count] = ()):
+    def __init__(self, spec, *, run: str, frozen: bool, hidden: Sequence[Count]):
         super().__init__()
         folder = home(run)
         found = load(folder, "cpu")

@@ -152,9 +152,9 @@ class Gaussian(Likelihood):
         self,
         spec: Spec,
         *,
-        spread: Literal["fixed", "shared", "pixel", "optimal"] = "optimal",
-        sigma: Positive = 0.1,  # of [0, 1]
-        squashed: bool = False,  # means through a sigmoid
+        spread: Literal["fixed", "shared", "pixel", "optimal"],
+        sigma: Positive,  # of [0, 1]
+        squashed: bool,  # means through a sigmoid
     ):
         super().__init__()
         self.spec, self.spread, self.squashed = spec, spread, squashed

@@ -1,5 +1,6 @@
 """What experiments of gen_lab are made of: everything that a run folder from anywhere may call."""
 
+import math
 from typing import Any
 
 from rl_lab.core.parts import TORCH, Parts, moved, parts
@@ -42,6 +43,18 @@ MOVED = {
 
 GONE: dict[str, frozenset[str]] = {}
 
-YOUNGER: dict[str, dict[str, Any]] = {}
+YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave out, and what they mean by it
+    "gen_lab.data.digits": {"train": 1_500},
+    "gen_lab.data.folder": {"protocol": "levels", "background": "white"},
+    "gen_lab.data.npz": {"protocol": "levels"},
+    "gen_lab.data.recorded": {"protocol": "levels"},
+    "gen_lab.models.vae.VAE": {
+        "likelihood": {"_target_": "gen_lab.likelihoods.Bernoulli", "_partial_": True}, "beta": 1.0, "free_nats": 0.0,
+        "warm_up": 0, "importance_samples": 1, "conditional": False, "bf16": False,
+    },
+    "gen_lab.models.autoregressive.Autoregressive": {  # a VQ-VAE's prior
+        "average": 0.0, "decay": 1.0, "max_grad_norm": math.inf, "bf16": False,
+    },
+}  # fmt: skip
 
 PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER)

@@ -13,14 +13,12 @@ from stated import stated
 from torch import Tensor
 from transitions import transition
 
+from gen_lab.likelihoods import Bernoulli
 from gen_lab.models.autoencoder import Moments
-from gen_lab.models.autoregressive import Autoregressive
-from gen_lab.models.gan.learner import GAN
-from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator
+from gen_lab.models.gan.networks import dcgan_generator
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
-from gen_lab.models.vqvae import VQVAE, vq_decoder, vq_encoder
+from gen_lab.models.vqvae import vq_decoder, vq_encoder
 from gen_lab.networks.causal.heads import softmax
-from gen_lab.networks.codebook import Codebook
 from gen_lab.types import Spec as ImageSpec
 from rl_lab import losses
 from rl_lab.agents.a2c import Acted
@@ -137,15 +135,15 @@ def updated(model, mine: Mine, size: int = 4) -> Case:
 def pixelcnnpp(mine: Mine, dropout: float = 0.0) -> Case:
     """Its first kernels are scaled by the first batch."""
     network = partial(PixelCNNPP, channels=4, blocks=1, resolutions=2, dropout=dropout)
-    model = Autoregressive(ImageSpec((1, 4, 4), 2), CPU, 0, network=network, head=softmax, average=0.9,
-                           optimizer=partial(torch.optim.SGD, lr=0.01))  # fmt: skip
+    model = stated("model/pixelcnn", network=network, head=softmax, average=0.9,
+                   optimizer=partial(torch.optim.SGD, lr=0.01))(ImageSpec((1, 4, 4), 2), CPU, 0)  # fmt: skip
     model.part_ways(distributed.rank())
     return updated(model, mine)
 
 
 def codebook(mine: Mine) -> Case:
     torch.manual_seed(0)
-    book, z = Codebook(2, codes=3, decay=0.9, dead_below=0), torch.randn(UPDATES, 12, 2)
+    book, z = stated("model/vqvae", "codebook", codes=3, decay=0.9, dead_below=0)(2), torch.randn(UPDATES, 12, 2)
     for part in mine(z):
         book.follow(part, book.nearest(part), torch.Generator())
     return book.state_dict()
@@ -161,11 +159,17 @@ def moments(mine: Mine) -> Case:
 def vqvae(mine: Mine) -> Case:
     """Whose codes start, and start anew, at vectors of one rank."""
     coder = {"channels": 6, "halvings": 1, "blocks": 1}
-    prior = partial(Autoregressive, network=partial(PixelCNNPP, channels=4, blocks=1, resolutions=1), head=softmax,
-                    optimizer=SGD)  # fmt: skip
-    model = VQVAE(ImageSpec((1, 4, 4), 2), CPU, 0, encoder=partial(vq_encoder, **coder), optimizer=SGD, dimensions=2,
-                  decoder=partial(vq_decoder, **coder), codebook=partial(Codebook, codes=5, dead_below=2), prior=prior,
-                  autoencoder_steps=UPDATES)  # fmt: skip
+    network = partial(PixelCNNPP, channels=4, blocks=1, resolutions=1, dropout=0.5)
+    settings = {
+        "encoder": partial(vq_encoder, **coder),
+        "decoder": partial(vq_decoder, **coder),
+        "codebook": stated("model/vqvae", "codebook", codes=5, dead_below=2),
+        "prior": stated("model/pixelcnn", network=network, head=softmax, optimizer=SGD),
+        "likelihood": Bernoulli,
+        "optimizer": SGD,
+    }
+    vqvae = stated("model/vqvae", **settings, dimensions=2, autoencoder_steps=UPDATES)
+    model = vqvae(ImageSpec((1, 4, 4), 2), CPU, 0)
     model.part_ways(distributed.rank())
     return updated(model, mine)
 
@@ -173,9 +177,13 @@ def vqvae(mine: Mine) -> Case:
 def gan(mine: Mine) -> Case:
     """Running averages of batch statistics are each rank's own."""
     adam = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.999))
-    model = GAN(ImageSpec((1, 8, 8), 2), CPU, 0, generator=partial(dcgan_generator, channels=4), latents=3, average=0.9,
-                discriminator=partial(dcgan_discriminator, channels=4), generator_optimizer=adam,
-                discriminator_optimizer=adam)  # fmt: skip
+    settings = {
+        "generator": partial(dcgan_generator, channels=4),
+        "discriminator": stated("model/dcgan", "discriminator", channels=4),
+        "generator_optimizer": adam,
+        "discriminator_optimizer": adam,
+    }
+    model = stated("model/dcgan", **settings, latents=3, average=0.9)(ImageSpec((1, 8, 8), 2), CPU, 0)
     model.part_ways(distributed.rank())
     return {name: x for name, x in updated(model, mine, 8).items() if "running_" not in name}
 

@@ -18,15 +18,16 @@ def written(name: str) -> Any:
     group, found = name.rpartition("/")[0], OmegaConf.create()
     for base in node.pop("defaults", []):
         for key, choice in base.items() if OmegaConf.is_dict(base) else [("", base)]:
-            key = key.removeprefix("override ")
+            key, (choice, _, place) = key.removeprefix("override "), str(choice).partition("@")
             if choice == "_self_" or key.startswith("/"):
                 continue
             path = "/".join(filter(None, (group, key, choice)))
             home = re.match(r"# @package \w+\.(\S+)", (conf_dir() / f"{path}.yaml").read_text())
-            if not key:
+            if not (key or place):
                 found = OmegaConf.merge(found, written(path))
             else:
-                OmegaConf.update(found, home[1] if home else key, written(path), merge=bool(home), force_add=True)
+                place = place or (home[1] if home else key)
+                OmegaConf.update(found, place, written(path), merge=bool(home), force_add=True)
     return OmegaConf.merge(found, node)
 
 

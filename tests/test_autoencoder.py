@@ -20,10 +20,12 @@ fit = stated("loop/fit", iwae_samples=0)
 CPU = torch.device("cpu")
 GREY = Spec((1, 8, 8), 17, 10)
 NETS = {"encoder": partial(mlp_encoder, hidden=32), "decoder": partial(mlp_decoder, hidden=32)}
+PLAIN = {"loss": "squared_error", "noise": 0.0, "masked": 0.0}
 
 
 def build(spec: Spec = GREY, seed: int = 0, *, lr: float = 5e-3, **knobs) -> Autoencoder:
-    return Autoencoder(spec, CPU, seed, **NETS | {"latents": 6, "optimizer": partial(torch.optim.Adam, lr=lr)} | knobs)
+    usual = {**NETS, **PLAIN, "latents": 6, "optimizer": partial(torch.optim.Adam, lr=lr)}
+    return Autoencoder(spec, CPU, seed, **usual | knobs)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,8 @@ class Stopping(StopsAt, Autoencoder):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, data):
-    usual = {**NETS, "latents": 4, "optimizer": partial(torch.optim.Adam, lr=2e-3), "masked": 0.3, "noise": 0.1}
+    spoilt = PLAIN | {"masked": 0.3, "noise": 0.1}
+    usual = {**NETS, **spoilt, "latents": 4, "optimizer": partial(torch.optim.Adam, lr=2e-3)}
 
     def fitted(name: str, model=Autoencoder, **more) -> dict:
         with Run(tmp_path / name, 0, "cpu", names={"name": "test"}, config={}) as run:

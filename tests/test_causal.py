@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from stated import stated
 
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
@@ -20,8 +21,12 @@ pytestmark = pytest.mark.usefixtures("float64")
 KNOBS = {
     PixelCNN: {"channels": 6, "blocks": 2, "head_channels": 6},
     GatedPixelCNN: {"channels": 4, "blocks": 2, "head_channels": 6},
-    PixelCNNPP: {"channels": 4, "blocks": 1, "resolutions": 2},
+    PixelCNNPP: {"channels": 4, "blocks": 1, "resolutions": 2, "dropout": 0.5},
 }
+
+
+def logistic_mixture(spec):
+    return LogisticMixture(spec, mixtures=10)
 
 
 def row_lstm(spec, head, **knobs):
@@ -37,7 +42,7 @@ RECURRENT = {network: {"channels": 3, "layers": 1, "head_channels": 6} for netwo
 BINARY = [(network, Spec((1, 3, 4), 2), softmax) for network in KNOBS | RECURRENT]
 THREE = [(network, Spec((1, 2, 3), 3), softmax) for network in KNOBS]
 COLOUR = [(network, Spec((3, 1, 2), 4), softmax) for network in (PixelCNN, GatedPixelCNN, diagonal_bilstm, row_lstm)]
-LOGISTIC = [(network, Spec((3, 1, 2), 4), LogisticMixture) for network in KNOBS]
+LOGISTIC = [(network, Spec((3, 1, 2), 4), logistic_mixture) for network in KNOBS]
 
 
 def build(network, spec: Spec, head, scale: float = 1.0, **knobs):
@@ -102,7 +107,7 @@ def other(spec: Spec, x: torch.Tensor) -> torch.Tensor:
 SEEN = [(PixelCNN, Spec((1, 4, 4), 2), softmax), (GatedPixelCNN, Spec((1, 5, 6), 2), softmax)]
 SEEN += [(diagonal_bilstm, Spec((1, 6, 4), 2), softmax), (diagonal_bilstm, Spec((3, 3, 4), 3), softmax)]
 SEEN += [(row_lstm, Spec((1, 3, 4), 2), softmax), (row_lstm, Spec((3, 3, 4), 3), softmax)]
-SEEN += [(PixelCNNPP, Spec((1, 5, 6), 2), softmax), (PixelCNNPP, Spec((3, 5, 4), 4), LogisticMixture)]
+SEEN += [(PixelCNNPP, Spec((1, 5, 6), 2), softmax), (PixelCNNPP, Spec((3, 5, 4), 4), logistic_mixture)]
 SEEN += [(network, Spec((3, 4, 4), 3), softmax) for network in (PixelCNN, GatedPixelCNN)]
 
 
@@ -201,14 +206,14 @@ def test_masks_never_touch_the_parameters():
 @pytest.mark.parametrize(("channels", "colours", "parameters"), [(160, 3, 53_659_080), (80, 1, 13_433_340)])
 def test_pixelcnnpp_has_the_published_number_of_parameters(channels, colours, parameters):
     spec = Spec((colours, 32, 32), 256)
-    net = PixelCNNPP(spec, LogisticMixture(spec), channels=channels, blocks=5)
+    net = stated("model/pixelcnnpp", "network", channels=channels)(spec, stated("model/head/logistic_mixture")(spec))
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 def test_weight_norm_starts_from_data():
     """Every layer's outputs have mean 0 and the spread it asks for, on the batch that it started from."""
     spec = Spec((3, 8, 6), 4)
-    net, _ = build(PixelCNNPP, spec, LogisticMixture)
+    net, _ = build(PixelCNNPP, spec, logistic_mixture)
     x, outputs = noise(spec, 16), []
     start(net, x)
     for layer in net.modules():

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from test_causal import KNOBS, RECURRENT, build, every_image, name, noise
+from test_causal import KNOBS, RECURRENT, build, every_image, logistic_mixture, name, noise
 
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
 from gen_lab.networks.causal import sampling
-from gen_lab.networks.causal.heads import LogisticMixture, softmax
+from gen_lab.networks.causal.heads import softmax
 from gen_lab.types import Spec
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -18,7 +18,7 @@ CASES = [(network, Spec((1, 7, 9), 2), softmax) for network in KNOBS]  # odd siz
 CASES += [(network, Spec((1, 4, 5), 5), softmax) for network in KNOBS]
 CASES += [(network, Spec((3, 3, 5), 4), softmax) for network in (PixelCNN, GatedPixelCNN)]
 CASES += [(network, Spec((1, 4, 3), 3), softmax) for network in RECURRENT]
-CASES += [(network, Spec((3, 3, 5), 4), LogisticMixture) for network in KNOBS]
+CASES += [(network, Spec((3, 3, 5), 4), logistic_mixture) for network in KNOBS]
 
 
 def rng(seed: int = 0) -> torch.Generator:

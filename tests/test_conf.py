@@ -120,8 +120,7 @@ def test_groups_name_a_call(path: Path):
     assert "_target_" in node or "defaults" in node
 
 
-UNTIL_MERGED = {"model"}  # its calls still have defaults that its YAMLs state
-ONCE = sorted({path.name for path in CONF.iterdir() if path.is_dir()} - UNTIL_MERGED - {"hydra"})
+ONCE = sorted({path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"})
 # Younger than run folders that lack them: the Python default is what those resume with.
 OFF_SWITCHES = {("gen_lab.fit.fit", "judge")}
 
@@ -154,11 +153,20 @@ def test_what_a_yaml_states_has_no_default_in_python():
 
 
 @pytest.mark.parametrize(
-    "choice", ["agent=rainbow", "agent=reinforce_mlp", "agent=vpn_atari", "env=bridge", "data=digits"]
+    "choice",
+    [
+        "agent=rainbow",
+        "agent=reinforce_mlp",
+        "agent=vpn_atari",
+        "env=bridge",
+        "data=digits",
+        "model=vqvae",
+        "model=vae_iwae",
+    ],
 )
 def test_what_tests_call_is_what_is_composed(choice):
     group, _, name = choice.partition("=")
-    cfg = composition.compose(CONF, "gen" if group == "data" else "rl", [choice])
+    cfg = composition.compose(CONF, "gen" if group in ("data", "model") else "rl", [choice])
     assert OmegaConf.to_container(written(f"{group}/{name}")) == OmegaConf.to_container(cfg[group])
 
 

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from stated import stated
+from vae_cases import build
 
 from gen_lab.data import Batches, Images
 from gen_lab.data import cache as cache_module
 from gen_lab.data.images import bits, quantised
 from gen_lab.data.pixels import pictured
 from gen_lab.fit import evaluate
-from gen_lab.models.vae import VAE
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
 from rl_lab.core import recording, room
@@ -201,8 +201,8 @@ def test_divergence_from_the_data_is_paired():
 
 def test_a_bound_gives_a_bound():
     data = ising(train=1, test=300)
-    model = VAE(data.spec, CPU, 0, encoder=partial(mlp_encoder, hidden=4), decoder=partial(mlp_decoder, hidden=4),
-                optimizer=partial(torch.optim.Adam), latents=1, beta=1.0)  # fmt: skip
+    nets = {"encoder": partial(mlp_encoder, hidden=4), "decoder": partial(mlp_decoder, hidden=4)}
+    model = build(data.spec, latents=1, lr=1e-3, **nets)
     metrics = evaluate(model, data, seed=0)
     difference = metrics["eval/nll_bound_nats[ising-4x4-0.4]"] + data.log_prob(data.test).mean()
     assert metrics["eval/kl_bound_nats[ising-4x4-0.4]"].item() == pytest.approx(difference.item(), rel=1e-5)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from stated import stated
 from stopping import StopsAt, equal
+from vae_cases import PLAIN
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Batches, Images
@@ -39,7 +40,7 @@ fit = stated("loop/fit", iwae_samples=0)
 CPU = torch.device("cpu")
 BOUND = "eval/nll_bound_nats[digits-binarised]"
 vae = partial(VAE, encoder=partial(mlp_encoder, hidden=64), decoder=partial(mlp_decoder, hidden=64),
-              optimizer=partial(torch.optim.Adam, lr=2e-3), latents=8, beta=1.0)  # fmt: skip
+              optimizer=partial(torch.optim.Adam, lr=2e-3), latents=8, **PLAIN)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,14 @@ from torch import nn
 from gen_lab.data import Batches
 from gen_lab.data.gaussians import Ring, modes_covered
 from gen_lab.models.gan.learner import GAN
-from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator, mlp_discriminator, mlp_generator
+from gen_lab.models.gan.networks import dcgan_generator, mlp_generator
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import composition
 from rl_lab.core.run import Run
 
+dcgan_discriminator = stated("model/dcgan", "discriminator")
+mlp_discriminator = stated("model/gan_mlp", "discriminator")
 digits = stated("data/digits")
 fit = stated("loop/fit", iwae_samples=0)
 gaussian_ring = stated("data/gaussian_ring")
@@ -36,7 +38,7 @@ MLP = {
 def build(spec: Spec = GREY, seed: int = 0, *, lr: float = 2e-4, **knobs) -> GAN:
     adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.999))
     usual = {**CONV, "latents": 6, "generator_optimizer": adam, "discriminator_optimizer": adam}
-    return GAN(spec, CPU, seed, **usual | knobs)
+    return stated("model/dcgan", **usual | knobs)(spec, CPU, seed)
 
 
 def rng(seed: int = 0) -> torch.Generator:

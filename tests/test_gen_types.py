@@ -7,7 +7,6 @@ import torch
 from stated import stated
 
 from gen_lab.data import Batches, Images
-from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.independent import Independent
 from gen_lab.networks.causal.heads import softmax
@@ -37,7 +36,7 @@ def test_levels_that_are_drawn_fit_their_type(levels, dtype):
     """A prior's codes may be more than a byte can count."""
     spec = Spec((1, 2, 2), levels)
     network = partial(GatedPixelCNN, channels=4, blocks=1, head_channels=4, embedding=3)
-    model = Autoregressive(spec, CPU, 0, network=network, head=softmax, optimizer=partial(torch.optim.Adam, lr=1e-3))
+    model = stated("model/gated_pixelcnn", network=network, head=softmax, optimizer=torch.optim.Adam)(spec, CPU, 0)
     x = model.sample(200, torch.Generator().manual_seed(0))
     assert x.dtype == dtype and 0.9 * (levels - 1) < int(x.max()) < levels
 

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from stated import stated
 from torch.distributions import Normal
 
 from gen_lab.likelihoods import (
@@ -21,7 +22,8 @@ from rl_lab.core.errors import UserError
 
 TINY = (2, 1, 2)  # 2 colours of 2 pixels
 EXACT = [(Bernoulli, 2), (Categorical, 2), (Categorical, 4), (DiscretisedLogistic, 3), (DiscretisedLogistic, 4)]
-fixed = partial(Gaussian, spread="fixed")
+gaussian = stated("model/likelihood/gaussian")
+fixed = partial(gaussian, spread="fixed")
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -83,7 +85,7 @@ def test_centre_of_a_logistic_is_shown_on_the_scale_of_images():
 
 
 @pytest.mark.parametrize(
-    ("kind", "levels"), [*EXACT, (CrossEntropy, 4), (fixed, 4), (partial(Gaussian, spread="pixel"), 4)]
+    ("kind", "levels"), [*EXACT, (CrossEntropy, 4), (fixed, 4), (partial(gaussian, spread="pixel"), 4)]
 )
 def test_draws_of_the_latents_broadcast_over_images(kind, levels):
     """[K, B] at once is what K calls give one by one, where nothing is drawn."""
@@ -134,7 +136,7 @@ def test_literal_gaussian():
 
 
 def test_optimal_sigma_is_the_root_of_the_mean_squared_error():
-    likelihood = Gaussian(Spec((1, 8, 8), 5))
+    likelihood = gaussian(Spec((1, 8, 8), 5))
     x, params = torch.randint(5, (64, 1, 8, 8), generator=rng(1)), torch.rand(64, 1, 8, 8, generator=rng(2))
     error = (dequantised(x / 4, 5, rng()) - params).square().mean()
     nll = likelihood.train().nll(params, x, rng())
@@ -145,7 +147,7 @@ def test_optimal_sigma_is_the_root_of_the_mean_squared_error():
 
 
 def test_the_gradient_is_that_of_the_logarithm_of_the_squared_error():
-    likelihood = Gaussian(Spec((1, 2, 2), 3)).train()
+    likelihood = gaussian(Spec((1, 2, 2), 3)).train()
     x, params = torch.zeros(3, 1, 2, 2), torch.rand(3, 1, 2, 2, generator=rng(2), requires_grad=True)
     (grad,) = torch.autograd.grad(likelihood.nll(params, x, rng()).sum(), params)
     logarithm = 0.5 * x.numel() * (dequantised(x, 3, rng()) - params).square().mean().log()
@@ -153,7 +155,7 @@ def test_the_gradient_is_that_of_the_logarithm_of_the_squared_error():
 
 
 def test_outside_training_sigma_is_that_of_training_and_images_do_not_meet():
-    likelihood = Gaussian(Spec((1, 4, 4), 5))
+    likelihood = gaussian(Spec((1, 4, 4), 5))
     x, params = torch.zeros(10, 1, 4, 4), torch.full((10, 1, 4, 4), 0.5)
     for seed in range(1_000):
         likelihood.train().nll(params, x, rng(seed))
@@ -164,23 +166,23 @@ def test_outside_training_sigma_is_that_of_training_and_images_do_not_meet():
     both = likelihood.nll(torch.cat([params, 9 * params]), torch.cat([x, x]), rng(0))
     assert torch.equal(both[:10].flatten(), likelihood.nll(params, x, rng(0))[:10])
     assert torch.equal(likelihood.log_var, before)
-    again = Gaussian(Spec((1, 4, 4), 5))
+    again = gaussian(Spec((1, 4, 4), 5))
     again.load_state_dict(likelihood.state_dict())
     assert torch.equal(again.log_var, before)
 
 
 def test_what_of_a_gaussian_is_learned_and_what_is_saved():
     spec = Spec((3, 4, 4), 5)
-    outputs = {s: Gaussian(spec, spread=s).outputs for s in ("fixed", "shared", "optimal", "pixel")}
+    outputs = {s: gaussian(spec, spread=s).outputs for s in ("fixed", "shared", "optimal", "pixel")}
     assert outputs == {"fixed": 3, "shared": 3, "optimal": 3, "pixel": 6}
-    assert {s: len(list(Gaussian(spec, spread=s).parameters())) for s in outputs} == {
+    assert {s: len(list(gaussian(spec, spread=s).parameters())) for s in outputs} == {
         "fixed": 0, "shared": 1, "optimal": 0, "pixel": 0
     }  # fmt: skip
-    assert {s for s in outputs if Gaussian(spec, spread=s).state_dict()} == {"shared", "optimal"}
+    assert {s for s in outputs if gaussian(spec, spread=s).state_dict()} == {"shared", "optimal"}
 
 
 def test_a_spread_for_each_pixel_starts_at_sigma_and_is_a_logarithm():
-    likelihood = Gaussian(Spec((1, 1, 2), 3), spread="pixel", sigma=0.2)
+    likelihood = gaussian(Spec((1, 1, 2), 3), spread="pixel", sigma=0.2)
     params = torch.tensor([[[0.3, 0.3]], [[0.0, math.log(10.0)]]])
     mean, log_var = likelihood.moments(params)
     torch.testing.assert_close(mean, torch.tensor([[[0.3, 0.3]]]))

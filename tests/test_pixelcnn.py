@@ -11,7 +11,6 @@ from stated import stated
 
 from gen_lab.data import Batches
 from gen_lab.models.autoregressive import Autoregressive
-from gen_lab.models.bernoulli_mixture import BernoulliMixture
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
@@ -19,6 +18,7 @@ from gen_lab.networks.causal.heads import LogisticMixture, softmax
 from gen_lab.types import Inpainter, ProgressiveSampler, Spec
 from rl_lab.core.errors import UserError
 
+autoregressive = stated("model/pixelcnn", head=softmax)
 digits = stated("data/digits")
 xor_chain = stated("data/xor_chain")
 
@@ -35,7 +35,7 @@ def build(
     network="pixelcnn", spec: Spec = SMALL, seed: int = 0, *, lr: float = 1e-3, head=softmax, **knobs
 ) -> Autoregressive:
     optimizer = partial(torch.optim.Adam, lr=lr)
-    return Autoregressive(spec, CPU, seed, network=NETWORKS[network], head=head, optimizer=optimizer, **knobs)
+    return autoregressive(spec, CPU, seed, network=NETWORKS[network], head=head, optimizer=optimizer, **knobs)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -96,8 +96,8 @@ def test_known_entropy(network, bf16):
     networks = {"pixelcnn": partial(PixelCNN, channels=16, blocks=3, head_channels=32),
                 "gated": partial(GatedPixelCNN, channels=16, blocks=3, head_channels=32)}  # fmt: skip
     optimizer = partial(torch.optim.Adam, lr=2e-3, fused=True)
-    model = Autoregressive(data.spec, CPU, 0, network=networks[network], head=softmax, optimizer=optimizer,
-                           average=0.99, decay=0.997, bf16=bf16)  # fmt: skip
+    model = autoregressive(data.spec, CPU, 0, network=networks[network], optimizer=optimizer, average=0.99,
+                           decay=0.997, bf16=bf16)  # fmt: skip
     fitted(model, data, 1_000, 64)
     log_p = data.log_prob(data.test)
     kl = log_p + model.score(data.test, rng())["nll_nats"].double()
@@ -111,13 +111,11 @@ def test_gated_pixelcnn_is_below_the_mixture_on_digits():
     """Paired on the 297 test digits: the difference, not the two means, is held against its standard error."""
     data = digits(protocol="binarised")
     x = data.test
-    mixture = BernoulliMixture(data.spec, CPU, 0, components=40, pseudo_count=0.1)
+    mixture = stated("model/bernoulli_mixture")(data.spec, CPU, 0)
     fitted(mixture, data, 50, 1_500)
     network = partial(GatedPixelCNN, channels=16, blocks=3, head_channels=32)
     optimizer = partial(torch.optim.Adam, lr=2e-3, fused=True)
-    gated = Autoregressive(
-        data.spec, CPU, 0, network=network, head=softmax, optimizer=optimizer, average=0.99, decay=0.999
-    )
+    gated = autoregressive(data.spec, CPU, 0, network=network, optimizer=optimizer, average=0.99, decay=0.999)
     fitted(gated, data, 1_500, 64)
     nll = [model.score(x, rng())["nll_nats"].double() for model in (gated, mixture)]
     gain = nll[1] - nll[0]
@@ -263,9 +261,8 @@ def test_grey_and_colour_by_logistic_mixtures(network):
 
 def test_what_a_label_adds_to_pixelcnnpp_begins_small():
     """A standard deviation of 0.05, as github.com/openai/pixel-cnn draws it: `start` has scaled all else already."""
-    network = partial(PixelCNNPP, channels=32, blocks=2, resolutions=2)(
-        Spec((1, 8, 8), 4, 10), softmax(Spec((1, 8, 8), 4))
-    )
+    spec = Spec((1, 8, 8), 4, 10)
+    network = PixelCNNPP(spec, softmax(spec), channels=32, blocks=2, resolutions=2, dropout=0.5)
     tables = [m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)]
     assert len(tables) == 2 * 9 and all(w.shape == (10, 64) for w in tables)
     every = torch.cat([w.detach().flatten() for w in tables])
@@ -286,8 +283,8 @@ def test_what_a_label_adds_to_pixelcnnpp_begins_small():
 )
 def test_images_too_small_to_be_halved_are_one_line(shape, resolutions, works):
     spec = Spec((1, *shape), 4)
-    model = partial(Autoregressive, spec, CPU, 0, head=softmax, optimizer=partial(torch.optim.Adam, lr=1e-3),
-                    network=partial(PixelCNNPP, channels=8, blocks=1, resolutions=resolutions))  # fmt: skip
+    network = partial(PixelCNNPP, channels=8, blocks=1, resolutions=resolutions, dropout=0.5)
+    model = partial(autoregressive, spec, CPU, 0, optimizer=torch.optim.Adam, network=network)
     if works is None:
         fitted, x = model(), images(4, spec)
         nll = [fitted.update(x)["autoregressive/nll_nats"].item() for _ in range(5)]

@@ -10,11 +10,11 @@ import torch
 from stated import stated
 from test_pixelcnn import CPU, SMALL, every_image, fitted, images, rng
 
-from gen_lab.models.bernoulli_mixture import BernoulliMixture
 from gen_lab.models.independent import Independent
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 
+BernoulliMixture = stated("model/bernoulli_mixture")
 digits = stated("data/digits")
 
 

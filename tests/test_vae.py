@@ -1,30 +1,33 @@
 """The VAE: how it learns, its networks, and its promises about random streams."""
 
+import inspect
 import math
 from functools import partial
 
+import hydra
 import pytest
 import torch
 from stated import stated
-from stopping import StopsAt
+from stopping import StopsAt, equal
 from torch import nn
 from torch.distributions import Normal, kl_divergence
-from vae_cases import BINARY, CONV, CPU, GREY, MLP, RESIDUAL, WORLD_MODELS, build, images
+from vae_cases import BINARY, CONV, CPU, GREY, MLP, PLAIN, RESIDUAL, WORLD_MODELS, build, images
 
 from gen_lab.fit import evaluate
-from gen_lab.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic, Gaussian
+from gen_lab.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic
 from gen_lab.losses import gaussian_kl, importance_weighted_nll
 from gen_lab.models import vae as module
 from gen_lab.models.vae import VAE, draw
 from gen_lab.networks import coders
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder, residual_encoder
-from gen_lab.parts import PARTS
+from gen_lab.parts import PARTS, YOUNGER
 from gen_lab.types import Spec
 from rl_lab.core import calls
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run, Stopped
 
+gaussian = stated("model/likelihood/gaussian")
 digits = stated("data/digits")
 fit = stated("loop/fit", iwae_samples=0)
 
@@ -131,7 +134,7 @@ def test_learns_to_reconstruct(nets):
 
 @pytest.mark.parametrize(
     "likelihood",
-    [Categorical, DiscretisedLogistic, *(partial(Gaussian, spread=s) for s in ("shared", "pixel", "optimal"))],
+    [Categorical, DiscretisedLogistic, *(partial(gaussian, spread=s) for s in ("shared", "pixel", "optimal"))],
     ids=["categorical", "discretised_logistic", "shared", "pixel", "optimal"],
 )
 def test_grey_digits_are_learned(likelihood):
@@ -205,7 +208,7 @@ def parameters(model: VAE) -> int:
 
 def test_parameters_are_those_of_the_papers():
     frames = Spec((3, 64, 64), 256)
-    squared = partial(Gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)
+    squared = partial(gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)
     world_models = build(frames, latents=32, likelihood=squared, **WORLD_MODELS)
     assert parameters(world_models) == 4_348_547
     assert world_models.reconstruct(images(2, frames)).shape == (2, 3, 64, 64)
@@ -222,7 +225,7 @@ def test_parameters_are_those_of_the_papers():
 
 def test_world_models_loss_is_the_squared_error_but_for_a_constant():
     spec = Spec((1, 4, 4), 256)
-    squared = partial(Gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)(spec)
+    squared = partial(gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)(spec)
     x, constant = images(2_000, spec)[:1], 16 * (math.log(255) + 0.5 * math.log(math.pi))
     for scale in 0.0, 2.0:
         params = scale * torch.randn(1, 4, 4, generator=generator(0, CPU)).expand(4_000, 1, 1, 4, 4)
@@ -306,6 +309,23 @@ def test_older_run_folders_find_their_networks(name):
     assert calls.locate(now) is getattr(coders, name) and now in PARTS.allowed
 
 
+def test_what_older_run_folders_leave_out_is_required_now():
+    for target, settings in YOUNGER.items():
+        parameters = inspect.signature(calls.locate(target)).parameters
+        assert all(parameters[name].default is inspect.Parameter.empty for name in settings), target
+
+
+def test_the_first_vae_s_settings_still_make_it():
+    nets = {f"{part}coder": {"_target_": f"gen_lab.networks.coders.mlp_{part}coder", "_partial_": True, "hidden": 32}
+            for part in ("en", "de")}  # fmt: skip
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 2e-3}
+    settings = {"_target_": "gen_lab.models.vae.VAE", "_partial_": True, **nets, "optimizer": adam, "latents": 8}
+    first, now = hydra.utils.instantiate(settings | YOUNGER["gen_lab.models.vae.VAE"])(BINARY, CPU, 0), build()
+    for _ in range(3):
+        first.update(images(16)), now.update(images(16))
+    assert equal(first.state_dict(), now.state_dict())
+
+
 class Stopping(StopsAt, VAE):
     """Stopped in its update number `at`."""
 
@@ -313,14 +333,15 @@ class Stopping(StopsAt, VAE):
 @pytest.mark.parametrize(
     "knobs",
     [
-        {"likelihood": Gaussian, "warm_up": 40, "free_nats": 2.0, "conditional": True},
-        {"likelihood": partial(Gaussian, spread="shared"), "importance_samples": 4},
+        {"likelihood": gaussian, "warm_up": 40, "free_nats": 2.0, "conditional": True},
+        {"likelihood": partial(gaussian, spread="shared"), "importance_samples": 4},
     ],
     ids=["optimal", "iwae"],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, knobs):
     data = digits(protocol="levels")
-    usual = {**MLP, "latents": 4, "optimizer": partial(torch.optim.Adam, lr=2e-3, fused=True), **knobs}
+    adam = partial(torch.optim.Adam, lr=2e-3, fused=True)
+    usual = {**MLP, **PLAIN, "latents": 4, "optimizer": adam, **knobs}
 
     def fitted(name: str, model=VAE, **more) -> dict:
         with Run(tmp_path / name, 0, "cpu", names={"name": "test"}, config={}) as run:

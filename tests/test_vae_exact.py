@@ -1,15 +1,14 @@
 """The VAE's bounds against exact integrals, and a model whose posterior is known."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from vae_cases import CPU, build, images
 
-from gen_lab.likelihoods import Gaussian
 from gen_lab.losses import bernoulli_nll, gaussian_log_prob, importance_weighted_nll
 from gen_lab.models.vae import VAE
 from gen_lab.types import Spec
@@ -163,7 +162,7 @@ def test_dequantised_pixels_weigh_as_much_as_their_levels_on_average():
     """One pixel of 5 levels, x ~ N(w z + b, s^2): the mass of a level is a difference of distribution functions."""
     w, b, s = 0.3, 0.4, 0.1
     model = build(
-        Spec((1, 1, 1), 5), latents=1, likelihood=partial(Gaussian, spread="fixed", sigma=s),
+        Spec((1, 1, 1), 5), latents=1, likelihood=stated("model/likelihood/gaussian", spread="fixed", sigma=s),
         encoder=lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(1, outputs)),
         decoder=lambda shape, inputs: nn.Sequential(nn.Linear(inputs, 1), nn.Unflatten(-1, shape)),
     )  # fmt: skip

@@ -5,17 +5,19 @@ from functools import partial
 
 import pytest
 import torch
+from stated import stated
 from torch import nn
 
-from gen_lab.models.autoregressive import Autoregressive
+from gen_lab.likelihoods import Bernoulli
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
-from gen_lab.models.vqvae import VQVAE, vq_decoder, vq_encoder
+from gen_lab.models.vqvae import vq_decoder, vq_encoder
 from gen_lab.networks.causal import sampling
 from gen_lab.networks.causal.heads import softmax
-from gen_lab.networks.codebook import Codebook, perplexity, straight_through
+from gen_lab.networks.codebook import perplexity, straight_through
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 
+Codebook = stated("model/vqvae", "codebook")
 CPU = torch.device("cpu")
 SMALL = Spec((1, 2, 4), 2, 3)
 
@@ -30,11 +32,11 @@ def build(spec: Spec = SMALL, seed: int = 0, *, codes: int = 3, halvings: int = 
     usual = dict(
         encoder=partial(vq_encoder, **coder), decoder=partial(vq_decoder, **coder),
         codebook=partial(Codebook, codes=codes), optimizer=partial(torch.optim.Adam, lr=1e-2),
-        prior=partial(Autoregressive, network=network, head=softmax, optimizer=partial(torch.optim.Adam, lr=3e-2),
-                      conditional=conditional),
-        dimensions=2, autoencoder_steps=3,
+        prior=stated("model/gated_pixelcnn", network=network, head=softmax,
+                     optimizer=partial(torch.optim.Adam, lr=3e-2), conditional=conditional),
+        likelihood=Bernoulli, dimensions=2, autoencoder_steps=3,
     )  # fmt: skip
-    return VQVAE(spec, CPU, seed, **usual | knobs)
+    return stated("model/vqvae", **usual | knobs)(spec, CPU, seed)
 
 
 def images(count: int = 32, spec: Spec = SMALL, seed: int = 1) -> torch.Tensor:

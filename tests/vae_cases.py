@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from gen_lab.likelihoods import Bernoulli
 from gen_lab.models.vae import VAE
 from gen_lab.networks.coders import (
     conv_decoder,
@@ -26,14 +27,16 @@ GREY = Spec((1, 8, 8), 17, 10)
 MLP = {"encoder": partial(mlp_encoder, hidden=32), "decoder": partial(mlp_decoder, hidden=32)}
 CONV = {"encoder": partial(conv_encoder, channels=8), "decoder": partial(conv_decoder, channels=8)}
 RESIDUAL = {
-    "encoder": partial(residual_encoder, channels=8, blocks=1),
-    "decoder": partial(residual_decoder, channels=8, blocks=1),
+    "encoder": partial(residual_encoder, channels=8, blocks=1, halvings=2),
+    "decoder": partial(residual_decoder, channels=8, blocks=1, halvings=2),
 }
 WORLD_MODELS = {"encoder": world_models_encoder, "decoder": world_models_decoder}
+PLAIN = {"likelihood": Bernoulli, "beta": 1.0, "free_nats": 0.0, "warm_up": 0, "importance_samples": 1,
+         "conditional": False, "bf16": False}  # fmt: skip
 
 
 def build(spec: Spec = BINARY, seed: int = 0, *, lr: float = 2e-3, **knobs) -> VAE:
-    usual = {**MLP, "latents": 8, "optimizer": partial(torch.optim.Adam, lr=lr)}
+    usual = {**MLP, **PLAIN, "latents": 8, "optimizer": partial(torch.optim.Adam, lr=lr)}
     return VAE(spec, CPU, seed, **usual | knobs)
 
 

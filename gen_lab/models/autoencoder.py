@@ -40,9 +40,9 @@ class Autoencoder(Learner):
         decoder: Callable[..., nn.Module],
         optimizer: OptimizerFn,
         latents: Count,
-        loss: Literal["squared_error", "cross_entropy"] = "squared_error",
-        noise: NonNegative = 0.0,  # sigma of what is added to what the encoder sees in training
-        masked: Unit = 0.0,  # chance that it sees a 0 instead of a pixel
+        loss: Literal["squared_error", "cross_entropy"],
+        noise: NonNegative,  # sigma of what is added to what the encoder sees in training
+        masked: Unit,  # chance that it sees a 0 instead of a pixel
     ):
         self.spec, self.device = spec._replace(classes=0), device
         self.loss, self.noise, self.masked = loss, noise, masked

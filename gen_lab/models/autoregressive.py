@@ -32,11 +32,11 @@ class Autoregressive(Learner):
         network: Callable[..., nn.Module],
         head: Callable[..., Head],
         optimizer: OptimizerFn,
-        conditional: bool = False,  # on the labels
-        average: Unit = 0.0,  # decay, an update, of the Polyak average that scores and samples; 0: none
-        decay: Unit = 1.0,  # of the learning rate, an update
-        max_grad_norm: Positive = float("inf"),
-        bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
+        conditional: bool,  # on the labels
+        average: Unit,  # decay, an update, of the Polyak average that scores and samples; 0: none
+        decay: Unit,  # of the learning rate, an update
+        max_grad_norm: Positive,
+        bf16: bool,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
         self.spec = labels.conditioned(spec, conditional)
         self.device, self.seed, self.average, self.decay, self.bf16 = device, seed, average, decay, bf16

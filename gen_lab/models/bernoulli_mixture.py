@@ -30,7 +30,7 @@ class BernoulliMixture(Learner):
         *,
         components: Count,  # K
         pseudo_count: Positive,  # black images, and as many white ones, that each component remembers
-        updates_an_m_step: Count = 1,
+        updates_an_m_step: Count,
     ):
         if spec.levels != 2:
             raise UserError(

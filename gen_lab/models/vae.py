@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gen_lab.likelihoods import Bernoulli, Likelihood
+from gen_lab.likelihoods import Likelihood
 from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
 from gen_lab.networks import labels
 from gen_lab.types import Spec
@@ -40,13 +40,13 @@ class VAE(Learner):
         decoder: Callable[..., nn.Module],
         optimizer: OptimizerFn,
         latents: Count,
-        likelihood: Callable[..., Likelihood] = Bernoulli,
-        beta: NonNegative = 1.0,  # weight of the KL (Higgins et al., 2017)
-        free_nats: NonNegative = 0.0,  # an image: a KL below costs as much (Ha & Schmidhuber, 2018)
-        warm_up: Natural = 0,  # updates in which the weight of the KL rises from 0 (Bowman et al., 2016)
-        importance_samples: Count = 1,
-        conditional: bool = False,  # on the labels
-        bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
+        likelihood: Callable[..., Likelihood],
+        beta: NonNegative,  # weight of the KL (Higgins et al., 2017)
+        free_nats: NonNegative,  # an image: a KL below costs as much (Ha & Schmidhuber, 2018)
+        warm_up: Natural,  # updates in which the weight of the KL rises from 0 (Bowman et al., 2016)
+        importance_samples: Count,
+        conditional: bool,  # on the labels
+        bf16: bool,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
         self.spec = labels.conditioned(spec, conditional)
         self.device, self.latents, self.importance_samples, self.bf16 = device, latents, importance_samples, bf16

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gen_lab.likelihoods import Bernoulli, Likelihood
+from gen_lab.likelihoods import Likelihood
 from gen_lab.losses import bits_per_dim
 from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.networks.codebook import Codebook, straight_through
@@ -40,8 +40,8 @@ class VQVAE(Learner):
         optimizer: OptimizerFn,
         dimensions: Count,  # of a code
         autoencoder_steps: Natural,  # updates; the rest are the prior's
-        likelihood: Callable[..., Likelihood] = Bernoulli,
-        commitment: NonNegative = 0.25,  # weight of the distance, squared, to the code: what ties the encoder to it
+        likelihood: Callable[..., Likelihood],
+        commitment: NonNegative,  # weight of the distance, squared, to the code: what ties the encoder to it
     ):
         self.device, self.autoencoder_steps, self.commitment, self.updates = device, autoencoder_steps, commitment, 0
         self.likelihood = likelihood(spec).eval().to(device)
@@ -153,7 +153,7 @@ class Residual(nn.Module):
 
 
 def vq_encoder(
-    shape: tuple[int, int, int], outputs: int, *, channels: Count, halvings: Natural = 2, blocks: Natural = 2
+    shape: tuple[int, int, int], outputs: int, *, channels: Count, halvings: Natural, blocks: Natural
 ) -> nn.Module:
     """Strided 4 x 4 convolutions, then residual blocks: [B, C, H, W] -> [B, outputs, H / 2^halvings, ...]."""
     c, h, w = shape
@@ -168,7 +168,7 @@ def vq_encoder(
 
 
 def vq_decoder(
-    shape: tuple[int, int, int], inputs: int, *, channels: Count, halvings: Natural = 2, blocks: Natural = 2
+    shape: tuple[int, int, int], inputs: int, *, channels: Count, halvings: Natural, blocks: Natural
 ) -> nn.Module:
     """The encoder's mirror: [B, inputs, h, w] -> [B, C, h 2^halvings, ...]."""
     outputs = [channels] * (halvings - 1) + [shape[0]] * (halvings > 0)

@@ -26,8 +26,8 @@ class Codebook(nn.Module):
         dimensions: int,
         *,
         codes: Count,
-        decay: Unit = 0.99,  # of the running sums, an update
-        dead_below: NonNegative = 0.1,  # vectors an update, on the running average; 0: codes may die
+        decay: Unit,  # of the running sums, an update
+        dead_below: NonNegative,  # vectors an update, on the running average; 0: codes may die
         smoothing: Positive = 1e-5,  # of counts, so that an unused code is not divided by 0
     ):
         super().__init__()

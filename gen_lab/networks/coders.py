@@ -93,9 +93,7 @@ class Residual(nn.Module):
         return x + self.f(x)
 
 
-def residual_encoder(
-    shape: Shape, outputs: int, *, channels: Count, blocks: Natural = 2, halvings: Natural = 2
-) -> nn.Module:
+def residual_encoder(shape: Shape, outputs: int, *, channels: Count, blocks: Natural, halvings: Natural) -> nn.Module:
     """`blocks` at each size after the first; with each halving, rounded up, twice the maps. For images of any size."""
     c, h, w = shape
     layers: list[nn.Module] = [nn.Conv2d(c, channels, 3, padding=1)]
@@ -105,9 +103,7 @@ def residual_encoder(
     return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(channels * 2**halvings * h * w, outputs))
 
 
-def residual_decoder(
-    shape: Shape, inputs: int, *, channels: Count, blocks: Natural = 2, halvings: Natural = 2
-) -> nn.Module:
+def residual_decoder(shape: Shape, inputs: int, *, channels: Count, blocks: Natural, halvings: Natural) -> nn.Module:
     """The encoder's mirror; it grows by repeating pixels, which leaves no checkerboard (Odena et al., 2016)."""
     c, h, w = shape
     *larger, (h, w) = _sizes(h, w, halvings)

@@ -12,21 +12,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
+import hydra
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from gen_lab.data import Batches, Images
-from gen_lab.likelihoods import CrossEntropy
-from gen_lab.models.gan.learner import GAN
 from gen_lab.models.gan.networks import dcgan_discriminator, dcgan_generator
-from gen_lab.models.vae import VAE
-from gen_lab.networks.coders import mlp_decoder, mlp_encoder
+from rl_lab.core.launching.composition import compose, conf_dir
 
 BATCH, STEPS = 128, {"vae": 60, "dcgan": 3}
+VAE, GAN = "model=vae_pytorch_example", "model=dcgan"  # of the sizes of the examples
 
 
 class ByItem(Dataset):
@@ -53,7 +51,9 @@ def noise(size: int) -> Images:
     return Images("noise", pixels, pixels[:1], 256)
 
 
-def ours(model, data: Images) -> Callable[[], object]:
+def ours(settings: str, data: Images, device: torch.device) -> Callable[[], object]:
+    """The model that gen-lab trains with these settings."""
+    model = hydra.utils.instantiate(compose(conf_dir(), "gen", settings.split()).model)(data.spec, device, 0)
     batches = Batches(data, BATCH, 0)
     return lambda: model.update(*batches.draw())
 
@@ -128,25 +128,16 @@ def vae_pythae(data: Images, device: torch.device) -> Callable[[], object]:
     return step
 
 
-def vae_ours(data: Images, device: torch.device, **knobs) -> Callable[[], object]:
-    adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
-    nets = {"encoder": partial(mlp_encoder, hidden=400), "decoder": partial(mlp_decoder, hidden=400)}
-    return ours(VAE(data.spec, device, 0, **nets, optimizer=adam, latents=20, likelihood=CrossEntropy, **knobs), data)
-
-
 # -- DCGAN, 32 x 32 grey, 64 channels
-
-
-def adam_of_gans(fused: bool) -> partial:
-    return partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=fused)
 
 
 def dcgan_example(data: Images, device: torch.device) -> Callable[[], object]:
     """Equal nets, in contiguous memory; sigmoid and cross entropy, gradients of D in G's step too."""
     torch.manual_seed(0)
     g = dcgan_generator(data.spec, 100, channels=64).to(device)
-    d = nn.Sequential(dcgan_discriminator(data.spec, channels=64), nn.Sigmoid()).to(device)
-    g_optimizer, d_optimizer = (adam_of_gans(False)(net.parameters()) for net in (g, d))
+    score = dcgan_discriminator(data.spec, channels=64, norm="batch", spectral=False)
+    d = nn.Sequential(score, nn.Sigmoid()).to(device)
+    g_optimizer, d_optimizer = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (g, d))
     batches, one, zero = (
         endless(data.train, device),
         torch.ones(BATCH, device=device),
@@ -169,15 +160,6 @@ def dcgan_example(data: Images, device: torch.device) -> Callable[[], object]:
         return on_real.item(), on_fake.item(), deceived.item()
 
     return step
-
-
-def dcgan_ours(data: Images, device: torch.device, **knobs) -> Callable[[], object]:
-    adam = {f"{who}_optimizer": adam_of_gans(True) for who in ("generator", "discriminator")}
-    nets = {
-        "generator": partial(dcgan_generator, channels=64),
-        "discriminator": partial(dcgan_discriminator, channels=64),
-    }
-    return ours(GAN(data.spec, device, 0, **nets, **adam, latents=100, **knobs), data)
 
 
 def clock(device: torch.device) -> float:
@@ -215,17 +197,17 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {device}; batches of {BATCH}")
     print(f"{'a step':<34} {'':>12} {'images/s':>11}")
     data = noise(28).to(device)
-    vaes = {"VAE as PyTorch's example": vae_example(data, device), "ours": vae_ours(data, device)}
+    vaes = {"VAE as PyTorch's example": vae_example(data, device), "ours": ours(VAE, data, device)}
     if arguments.pythae:
         sys.path.insert(0, arguments.pythae)
         vaes["pythae"] = vae_pythae(data, device)
     if arguments.bf16:
-        vaes["ours, bf16"] = vae_ours(data, device, bf16=True)
+        vaes["ours, bf16"] = ours(f"{VAE} model.bf16=true", data, device)
     compared(vaes, STEPS["vae"], arguments.rounds, device)
     data = noise(32).to(device)
-    gans = {"DCGAN 32 x 32 as PyTorch's example": dcgan_example(data, device), "ours": dcgan_ours(data, device)}
+    gans = {"DCGAN 32 x 32 as PyTorch's example": dcgan_example(data, device), "ours": ours(GAN, data, device)}
     if arguments.bf16:
-        gans["ours, bf16"] = dcgan_ours(data, device, bf16=True)
+        gans["ours, bf16"] = ours(f"{GAN} model.bf16=true", data, device)
     compared(gans, STEPS["dcgan"], arguments.rounds, device)
 
 

@@ -16,22 +16,24 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import hydra
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gen_lab.models.autoregressive import Autoregressive
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
 from gen_lab.models.pixelcnn import PixelCNN
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
 from gen_lab.networks.causal import sampling
 from gen_lab.networks.causal.heads import LogisticMixture, softmax
 from gen_lab.types import Spec
+from rl_lab.core.launching.composition import compose, conf_dir
 
+MIXTURE = partial(LogisticMixture, mixtures=10)
 NETWORKS = {
     "PixelCNN h32 n5": (partial(PixelCNN, channels=32, blocks=5, head_channels=32), 2, softmax),
     "Gated p32 n7": (partial(GatedPixelCNN, channels=32, blocks=6, head_channels=32), 2, softmax),
-    "PixelCNN++ f32 n2": (partial(PixelCNNPP, channels=32, blocks=2), 256, LogisticMixture),
+    "PixelCNN++ f32 n2": (partial(PixelCNNPP, channels=32, blocks=2, resolutions=3, dropout=0.5), 256, MIXTURE),
 }
 
 
@@ -63,7 +65,10 @@ def drawn(net: nn.Module, head, count: int, method: str) -> torch.Tensor:
 
 def identical(kind: tuple) -> bool:
     net, head = built(*kind, 12)
-    return torch.equal(*(drawn(net.double(), head, 2, method) for method in ("naive", "cached")))
+    torch.set_default_dtype(torch.float64)
+    one, other = (drawn(net.double(), head, 2, method) for method in ("naive", "cached"))
+    torch.set_default_dtype(torch.float32)
+    return torch.equal(one, other)
 
 
 @torch.inference_mode()
@@ -101,9 +106,9 @@ def their_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tens
 def training(folder: Path | None, bf16: bool, device: torch.device, batch: int = 128, rounds: int = 9) -> None:
     """Median seconds a step, the variants in turns."""
     x = torch.bernoulli(torch.full((batch, 1, 28, 28), 0.5, device=device))
-    network, _, head = NETWORKS["PixelCNN h32 n5"]
-    ours = {name: Autoregressive(Spec((1, 28, 28), 2), device, 0, network=network, head=head, bf16="bf16" in name,
-                                 optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True))
+    given = "model=pixelcnn", "model.network.head_channels=32"
+    ours = {name: hydra.utils.instantiate(compose(conf_dir(), "gen", [*given, f"model.bf16={'bf16' in name}"]).model)(
+                Spec((1, 28, 28), 2), device, 0)
             for name in ["ours, float32"] + ["ours, bf16"] * bf16}  # fmt: skip
     steps = {name: partial(model.update, x) for name, model in ours.items()}
     if folder:

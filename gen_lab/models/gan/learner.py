@@ -46,15 +46,15 @@ class GAN(Learner):
         generator_optimizer: OptimizerFn,
         discriminator_optimizer: OptimizerFn,
         latents: Count,
-        loss: Loss = "non_saturating",
-        critic_steps: Count = 1,  # updates of the discriminator for each of the generator
-        penalty: NonNegative = 0.0,  # weight of the critic's gradient penalty
-        label_smoothing: Unit = 0.0,  # real images are called real with 1 less this
-        noise: NonNegative = 0.0,  # standard deviation, in [-1, 1], of what is added to real and fake at first
-        noise_updates: Natural = 0,  # in which it falls to 0; 0: it stays
-        conditional: bool = False,  # on the labels
-        average: Unit = 0.0,  # decay, a step of the generator, of its average that samples; 0: none
-        bf16: bool = False,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
+        loss: Loss,
+        critic_steps: Count,  # updates of the discriminator for each of the generator
+        penalty: NonNegative,  # weight of the critic's gradient penalty
+        label_smoothing: Unit,  # real images are called real with 1 less this
+        noise: NonNegative,  # standard deviation, in [-1, 1], of what is added to real and fake at first
+        noise_updates: Natural,  # in which it falls to 0; 0: it stays
+        conditional: bool,  # on the labels
+        average: Unit,  # decay, a step of the generator, of its average that samples; 0: none
+        bf16: bool,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
         self.spec = labels.conditioned(spec, conditional)
         self.device, self.latents, self.loss, self.critic_steps = device, latents, loss, critic_steps

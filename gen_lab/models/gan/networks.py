@@ -76,7 +76,7 @@ def dcgan_generator(spec: Spec, latents: int, *, channels: Count) -> nn.Module:
 
 
 def dcgan_discriminator(
-    spec: Spec, *, channels: Count, norm: Literal["batch", "layer", "none"] = "batch", spectral: bool = False
+    spec: Spec, *, channels: Count, norm: Literal["batch", "layer", "none"], spectral: bool
 ) -> nn.Module:
     """Convolutions of 4 x 4 that halve, [1, 2, 4 ...] x `channels` maps, each with LeakyReLU(0.2); then a logit.
 
@@ -128,7 +128,7 @@ def mlp_generator(spec: Spec, latents: int, *, hidden: Count, layers: Count) -> 
     return Generator(spec, latents, nn.Sequential(*body, pixels, nn.Tanh(), nn.Unflatten(1, spec.shape)))
 
 
-def mlp_discriminator(spec: Spec, *, hidden: Count, layers: Count, spectral: bool = False) -> nn.Module:
+def mlp_discriminator(spec: Spec, *, hidden: Count, layers: Count, spectral: bool) -> nn.Module:
     """Hidden layers of LeakyReLU(0.2), no norm; `spectral` as above."""
     body, width = perceptron(math.prod(spec.shape), hidden, layers, nn.LeakyReLU(0.2))
     net = Discriminator(spec, nn.Sequential(nn.Flatten(), *body), width, bias=True)

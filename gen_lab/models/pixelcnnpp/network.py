@@ -40,8 +40,8 @@ class PixelCNNPP(nn.Module):
         *,
         channels: Count,  # F
         blocks: Count,  # on the way down at each resolution; one more on the way up but at the lowest
-        resolutions: Count = 3,  # each has half the rows and columns of the one before
-        dropout: Unit = 0.5,
+        resolutions: Count,  # each has half the rows and columns of the one before
+        dropout: Unit,
     ):
         if head.steps > 1:
             raise UserError(

@@ -76,7 +76,7 @@ class LogisticMixture:
 
     steps = 1
 
-    def __init__(self, spec: Spec, *, mixtures: Count = 10):
+    def __init__(self, spec: Spec, *, mixtures: Count):
         if spec.levels < 3:
             raise UserError("a logistic mixture needs three levels or more; use softmax on binary pixels")
         self.spec, self.colours, self.mixtures = spec, spec.shape[0], mixtures

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import rl_lab
+from rl_lab.core.errors import UserError
+from rl_lab.core.randomness import stream
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SECTION = README.partition("## Adding something\n")[2].partition("\n## ")[0]
@@ -275,9 +279,29 @@ def test_without_its_line_in_parts_a_run_is_not_read_back(clone):
         path.write_text(with_it)
 
 
-def test_the_example_without_yaml(capsys):
+def test_the_example_in_python(capsys):
     """The block of Python in the README prints what its last line says."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     *_, last = code.splitlines()
     assert capsys.readouterr().out.strip() == re.search(r"# ([\d.]+):", last)[1]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["env=windi"], "no choice 'windi' for env; did you mean env=windy?"),
+        (["agent.gama=0.9"], "no setting 'agent.gama'; did you mean agent.gamma?"),
+        (["agent.gamma=2"], "agent.gamma=2 must be between 0 and 1"),
+        (["env=cartpole", "agent=sb3_dqn"], "this agent is trained by a loop of its own"),
+    ],
+)
+def test_from_python_a_mistake_is_named_as_on_the_command_line(settings, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        rl_lab.build(*settings)
+
+
+def test_from_python_settings_and_seed_are_those_typed():
+    env, agent = rl_lab.build("env=windy", "agent=q_learning", "agent.gamma=0.9", "env.num_envs=3", "seed=4")
+    assert (env.num_envs, env.time_limit, agent.gamma) == (3, 1_000, 0.9)
+    assert agent.rng.initial_seed() == stream(4, "agent")

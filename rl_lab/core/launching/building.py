@@ -1,0 +1,38 @@
+"""From Python: the parts that a command line would train with, by the same settings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from rl_lab.core import checking, conf_dir, devices
+from rl_lab.core.errors import UserError
+from rl_lab.core.launching.arguments import checked
+from rl_lab.core.launching.composition import compose
+from rl_lab.core.launching.explain import plain_errors
+from rl_lab.core.randomness import stream
+
+
+def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]:
+    """What the settings `typed` make of the config groups named, such as env and agent; and the seed.
+
+    A group that makes something only when it is called, as an agent is for an env, is a partial call. Raises UserError.
+    """
+    overrides = checked(list(typed), root)
+    with plain_errors(conf_dir(), root, overrides):
+        cfg = compose(conf_dir(), root, overrides)
+        cfg.device = devices.chosen(cfg.device)
+        for name in names:
+            checking.check(cfg[name], name)
+        plain = [OmegaConf.to_container(cfg[name], resolve=True) for name in names]
+    return [hydra.utils.instantiate(part) for part in plain], int(cfg.seed)
+
+
+def world_and_agent(typed: Sequence[str]) -> tuple[Any, Any]:
+    """Raises UserError where the agent is not for the loop of ours."""
+    (env, agent), seed = built("rl", typed, "env", "agent")
+    try:
+        return env, agent(env.spec, device=env.device, seed=stream(seed, "agent"))
+    except TypeError as error:
+        raise UserError(f"this agent is trained by a loop of its own, with rl-lab train ({error})") from error

@@ -13,10 +13,15 @@ from rl_lab.core.errors import UserError, nearest, printable
 from rl_lab.core.launching.composition import compose, groups, loops, parts_of
 
 
-def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
-    """Exit code 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours raises, whole."""
+def program(prog: str, root: str, commands: dict[str, str]) -> int:
+    """`main` of a process that does nothing else."""
     gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
     atexit.register(gc.freeze)  # and a tenth more at the end, when the system takes everything back anyway
+    return main(prog, root, commands)
+
+
+def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
+    """Exit code 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours raises, whole."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in ("-sc", "--shell-completion"):
         if not [words for words in arguments[1:2] if words.partition("=")[0] in ("install", "uninstall", "query")]:

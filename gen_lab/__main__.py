@@ -16,7 +16,7 @@ def main() -> int:
     try:
         from rl_lab.core.launching import cli
 
-        return cli.main("gen-lab", "gen", COMMANDS)
+        return cli.program("gen-lab", "gen", COMMANDS)
     except KeyboardInterrupt:
         return 130
 

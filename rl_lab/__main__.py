@@ -18,7 +18,7 @@ def main() -> int:
     try:
         from rl_lab.core.launching import cli
 
-        return cli.main("rl-lab", "rl", COMMANDS)
+        return cli.program("rl-lab", "rl", COMMANDS)
     except KeyboardInterrupt:
         return 130
 

@@ -1,6 +1,8 @@
 """Every YAML is composed, held against the signatures and built; every experiment's recipe runs a few steps."""
 
 import inspect
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -170,10 +172,18 @@ def test_what_tests_call_is_what_is_composed(choice):
     assert OmegaConf.to_container(written(f"{group}/{name}")) == OmegaConf.to_container(cfg[group])
 
 
+@pytest.mark.parametrize(("arguments", "spared"), [(["--help"], "hydra numpy torch"), (["render", "--help"], "hydra numpy torch"),
+                                                   (["train", "--help"], "numpy torch")])  # fmt: skip
+@pytest.mark.parametrize("lab", ["rl_lab", "gen_lab"])
+def test_help_imports_little(lab, arguments, spared):
+    if arguments[0] == "render" and lab == "gen_lab":
+        arguments = ["sample", "--help"]
+    code = f"import sys; from {lab}.__main__ import main; sys.argv[1:] = {arguments}; main(); print(); print(*({{*{spared.split()}}} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
 def test_composing_imports_no_torch():
     """Tab completion composes on every key press."""
-    import subprocess
-    import sys
-
     code = "import sys; from rl_lab.core.launching import composition; composition.compose(composition.conf_dir(), 'rl', ['experiment=dqn_pong']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

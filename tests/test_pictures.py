@@ -336,6 +336,39 @@ def test_a_film_has_one_scale_and_ends_on_the_last_sweep(tmp_path):
         assert gif.n_frames >= 7
 
 
+def test_a_film_draws_anew_only_what_looks_different():
+    """A picture after others is the picture drawn from nothing; where nothing looks different it is not drawn."""
+    layout = gridworld("SA.\n..G\n.a.", rewards={"A": 10.0, "G": 1.0}, ends=["G"], jumps={"A": ["a", 10.0]}).layout
+    rng = np.random.default_rng(0)
+    value, bars = rng.random((20, 9)), rng.integers(2, size=(20, 9, 4)).astype(float)
+    bars[10:] = bars[9]
+    value[15:] = value[14] + 1e-5 * rng.random((5, 9))
+    board, drawn = Board(layout, NAMES, value[0], bars[0], scale=(0.0, 2.0)), []
+    for v, q in zip(value[1:], bars[1:], strict=True):
+        before = board.picture
+        drawn.append(board.show(v, q))
+        assert (board.picture is not before) == drawn[-1]
+        assert board.picture.tobytes() == Board(layout, NAMES, v, q, scale=(0.0, 2.0)).picture.tobytes()
+    assert all(drawn[:14]) and not all(drawn[14:])
+
+
+def test_a_film_leaves_out_sweeps_in_which_nothing_moves():
+    film, layout = Sweeps(gridworld("S.\n.G").layout, NAMES), torch.eye(4)[[0, 0, 0, 0]]
+    for k, value in enumerate((0.1, 0.5, 0.5, 0.5 + 1e-7, 0.9, 0.9, 0.9), 1):
+        film.add(k, after(torch.tensor([value, 0.0, 1.0, 0.0]), q=layout))
+    assert len(film.snapshots) == 7 and len(list(film.frames())) == 4  # 1, 2, 5, and the last of all
+    assert len(list(film.frames(freeze=3))) == 7
+
+
+def test_the_colours_of_a_gif_of_boards():
+    """Every shade, and all that is drawn on it, is there to within a few of 256 levels."""
+    wanted = [*map(tuple, pictures.SHADES), *map(rgb, (PAPER, INK, WALL, FLOOR, GOAL, PIT, panels.FAINT, panels.AGENT))]
+    row = Image.fromarray(np.array(wanted, np.uint8)[None])
+    shown = np.array(row.quantize(palette=pictures.palette(), dither=Image.Dither.NONE).convert("RGB")).astype(int)
+    off = np.abs(shown[0] - wanted).max(-1)
+    assert off[:256].max() <= 5 and off[256:].max() <= 1
+
+
 def test_a_film_without_a_map():
     film = swept(None, 3)
     frames = list(film.frames(freeze=2))

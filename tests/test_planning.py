@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from stated import stated
+from torch.nn.functional import one_hot
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.envs.tabular.mdp import MDP, stack
 from rl_lab.planning import Regret, backup, evaluate_policy
+from rl_lab.planning.policies import follow
 
 finite_horizon = stated("planner/finite_horizon")
 gridworld = stated("env/base/gridworld", "mdp")
@@ -268,6 +270,17 @@ def test_policy_evaluation_of_given_actions():
         UserError, match="planner.policy must be `random`, or one of the actions 0 to 3 for each of 3 states"
     ):
         last(policy_evaluation(mdp, policy=[4, 0, 0]))
+
+
+def test_to_follow_actions_is_to_follow_them_with_certainty():
+    """But their successors alone are kept, in a batch too: K of them, not A K."""
+    worlds = stack([gridworld(**FOUR), gridworld(**FOUR | {"noise": 0.4})])
+    actions = torch.randint(4, (2, 11), generator=torch.Generator().manual_seed(0))
+    chosen, certain = follow(worlds, actions), follow(worlds, one_hot(actions, 4).double())
+    assert chosen.next_state.shape == (2, 11, 1, worlds.next_state.shape[-1])
+    assert certain.next_state.shape == (2, 11, 1, 4 * worlds.next_state.shape[-1])
+    v = torch.rand(2, 11, dtype=torch.float64)
+    torch.testing.assert_close(backup(chosen, v), backup(certain, v), rtol=0, atol=1e-15)
 
 
 def test_frozen_lake_within_its_time_limit():

@@ -15,15 +15,20 @@ from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.looking.panels import indexed
 
+QUALITY = {"crf": "20", "preset": "veryfast"}  # as small and as good as x264's own preset here, in half the time
 GIF_FPS, GIF_FRAMES, GIF_BYTES = 20, 600, 2**28  # at most
 
 
-def write(path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool) -> list[str]:
+def write(
+    path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool, palette: Image.Image | None = None
+) -> list[str]:
     """An mp4, encoded as the frames come, and a gif beside it; returns what was written, in words.
 
-    Frames are of one, even size. Raises UserError.
+    Frames are of one, even size; the gif has the colours of the `palette`, or looks for those of the frames.
+    Raises UserError.
     """
     stills: list[Image.Image] = []
+    last: Image.Image | None = None
     every, i = math.ceil(fps / GIF_FPS), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,9 @@ def write(path: Path, frames: Iterable[Image.Image], fps: float, *, gif: bool) -
             for i, frame in enumerate(encoded(beside, frames, fps)):
                 room = min(GIF_FRAMES, GIF_BYTES // (frame.width * frame.height))
                 if gif and i % every == 0 and len(stills) < room:
-                    stills.append(indexed(frame, stills[-1] if stills else None))
+                    before = stills[-1] if stills else None
+                    stills.append(before if before and frame is last else indexed(frame, before, palette))
+                    last = frame
         if not gif:
             return [os.path.relpath(path)]
         with files.replacing(path.with_suffix(".gif")) as beside:
@@ -69,7 +76,7 @@ def _unwritten(path: Path, error: OSError) -> UserError:
 def encoded(path: Path, frames: Iterable[Image.Image], fps: float) -> Iterator[Image.Image]:
     """Passes the frames on, each as soon as it is in the video: h264 that every browser plays. Raises OSError."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "20"})
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=QUALITY)
         stream.pix_fmt = "yuv420p"
         for i, frame in enumerate(frames):
             if i == 0:

@@ -56,6 +56,7 @@ def _written(x: float, decimals: int, zero: str) -> str:
     return re.sub(r"^(-?)0\.", rf"\g<1>{zero}.", text)
 
 
+@cache
 def largest_font(text: str, width: float, size: int) -> int:
     """Pixels: of the largest font in which the text is no wider."""
     return next((s for s in range(size, 6, -1) if font(s).getlength(text) <= width), 6)
@@ -94,12 +95,15 @@ def in_rows(pages: Sequence[Image.Image], width: int) -> Image.Image:
     return page
 
 
-def indexed(picture: Image.Image, before: Image.Image | None) -> Image.Image:
-    """In 256 colours: those of the picture before it wherever they serve, which keeps a gif small."""
+def indexed(picture: Image.Image, before: Image.Image | None, palette: Image.Image | None = None) -> Image.Image:
+    """In 256 colours: of the palette, or those of the picture before it where they serve, which keeps a gif small."""
+    if palette:
+        return picture.quantize(palette=palette, dither=Image.Dither.NONE)
     if before:
         same = picture.quantize(palette=before, dither=Image.Dither.NONE)
-        off = np.asarray(ImageChops.difference(same.convert("RGB"), picture)).max(-1)
-        if off.max() <= 64 and (off > 8).mean() <= 0.01:  # the edges of letters may be a little off, a surface may not
+        red, green, blue = ImageChops.difference(same.convert("RGB"), picture).split()
+        off = ImageChops.lighter(ImageChops.lighter(red, green), blue).histogram()  # pixels by their largest error
+        if not any(off[65:]) and sum(off[9:]) <= 0.01 * sum(off):  # the edges of letters may be off, a surface may not
             return same
     return picture.quantize(method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)  # keeps shades near white apart
 

@@ -1,7 +1,8 @@
 """Gridworlds from above: values as colours, the best actions as arrows, or the four Q-values of each cell."""
 
 from collections.abc import Sequence
-from itertools import chain
+from functools import cache, lru_cache
+from itertools import chain, zip_longest
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -16,11 +17,13 @@ WALL, FLOOR, GOAL, PIT = "#2B303B", "#EEF1F4", "#009E73", "#B5179E"
 VIRIDIS = np.array([(68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128),
                     (94, 201, 98), (173, 220, 48), (253, 231, 37)])  # fmt: skip
 SHADES = np.stack([np.interp(np.linspace(0, 8, 256), range(9), x) for x in VIRIDIS.T], -1).round().astype(np.uint8)
+MARKS = WALL, GOAL, PIT, INK, FAINT, AGENT  # what is drawn on paper
 RIM, LEGEND = 3, 300  # pixels of wall around a gridworld; pixels across of the scale below it
 DETAILED, LARGE = 50, 900  # cells a side that get arrows; pixels, about, that more of them share
 ARROWS, NUMBERS = 18, 40  # pixels: the smallest cells that have them
 
 Scale = tuple[float, float]  # the values of the darkest and of the brightest colour
+Look = tuple[bytes, bytes, str, int]  # of a cell: its colour, its best actions, its number and the height of that
 
 
 class Board:
@@ -40,24 +43,44 @@ class Board:
         scale: Scale | None = None,  # None: from the least to the greatest value
         size: int = SIZE,  # pixels, about
     ):
-        self.layout, self.grid = layout, (grid := Grid(layout, size, largest=96))
-        self.cell, height = grid.cell, 0
-        texts: list[str] = []
+        self.layout, self.actions, self.grid = layout, actions, Grid(layout, size, largest=96)
+        self.cell, self.scale = self.grid.cell, scale
+        self._looks: list[Look] = []
+        self.show(value, bars)
+        self._disc = sprites.disc(max(9, int(self.cell * 0.62) // 2 * 2 + 1), INK, PAPER, AGENT)
+
+    def show(self, value: np.ndarray | None, bars: np.ndarray | None) -> bool:
+        """Other values and actions: the cells that look different are drawn anew. Whether any does."""
+        grid, height, scale = self.grid, 0, self.scale
+        texts = [""] * len(grid.free)
         shades = np.full((len(grid.free), 3), _rgb(FLOOR), np.uint8)
         if value is not None:
             scale = scale or limits(value[grid.free])
             shades = viridis(value[grid.free], *scale)
             if grid.cell >= NUMBERS:
-                texts, height = figures(value[grid.free], 0.84 * grid.cell, min(17, grid.cell // 5))
-        board = grid.painted(shades)
-        if bars is not None and grid.cell >= ARROWS:
-            _draw_policy(board, grid, shades, actions, bars[grid.free], bool(texts))
-        draw = ImageDraw.Draw(board)
-        for (y, x), shade, text in zip(grid.places, shades, texts, strict=False):
-            draw.text(((x + 0.5) * grid.cell, (y + 0.85) * grid.cell), text, ink(shade), font(height), "mm")
+                found, height = figures(value[grid.free], 0.84 * grid.cell, min(17, grid.cell // 5))
+                texts = found or texts
+        large = grid.cell >= ARROWS
+        good = best(bars[grid.free]) if bars is not None and large else np.zeros((len(grid.free), 0), bool)
+        cells = zip(map(bytes, shades), map(bytes, good), texts, strict=True)
+        looks = [(*look, height) for look in cells] if large else [(bytes(shades), b"", "", 0)]
+        changed = [i for i, (look, before) in enumerate(zip_longest(looks, self._looks)) if look != before]
+        if self._looks and not changed:
+            return False
+        if not (self._looks and large):
+            self._bare = grid.painted(shades)
+        else:
+            grid.paint(self._bare, changed, shades)
+        if good.size:
+            _draw_policy(self._bare, grid, changed, shades, self.actions, good, bool(height))
+        for i in changed if height else ():
+            y, x = (grid.places[i] * grid.cell).tolist()
+            self._bare.paste(ink(shades[i]), (x, y), _written(texts[i], grid.cell, height))
+        self._looks = looks
+        board = self._bare.copy()
         grid.mark(board)
         self.picture, self.left = framed(board, scale, "value")
-        self._disc = sprites.disc(max(9, int(grid.cell * 0.62) // 2 * 2 + 1), INK, PAPER, AGENT)
+        return True
 
     def centre(self, y: int, x: int) -> tuple[int, int]:
         """Of a cell, in pixels (x, y) of the picture."""
@@ -101,6 +124,13 @@ class Grid:
             tiles[:, :, 0] = tiles[:, :, :, 0] = _rgb(WALL)
         return Image.fromarray(tiles.swapaxes(1, 2).reshape(self.height * cell, self.width * cell, 3))
 
+    def paint(self, board: Image.Image, which: Sequence[int], shades: np.ndarray) -> None:
+        """Large cells anew, within their lines."""
+        draw, cell = ImageDraw.Draw(board), self.cell
+        for (y, x), shade in zip(self.places[which].tolist(), shades[which].tolist(), strict=True):
+            box = x * cell + 1, y * cell + 1, (x + 1) * cell - 1, (y + 1) * cell - 1
+            draw.rectangle(box, tuple(shade))
+
     def mark(self, board: Image.Image) -> None:
         """Ends, rewards, starts and jumps."""
         draw, rows = ImageDraw.Draw(board), self.layout.rows
@@ -140,6 +170,21 @@ def viridis(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return SHADES[np.rint(255 * np.clip(share, 0, 1)).astype(np.int64)]
 
 
+@cache
+def palette() -> Image.Image:
+    """The colours of a gif of boards: shades to within one of 256, and how what is drawn on them fades at its edges.
+
+    It is chosen once for all: looking for the colours of a frame takes longer than drawing it.
+    """
+    fade = np.linspace(0, 0.8, 5)[:, None]
+    written = [(1 - fade[1:]) * _rgb(ink(shade)) + fade[1:] * shade for shade in SHADES[4::9]]
+    on_paper = [(1 - fade) * _rgb(colour) + fade * _rgb(PAPER) for colour in MARKS]
+    colours = np.concatenate([SHADES[::3], *written, *on_paper, [_rgb(FLOOR), _rgb(PAPER)]]).round().astype(np.uint8)
+    image = Image.new("P", (1, 1))
+    image.putpalette(colours.tobytes())
+    return image
+
+
 def ink(shade: np.ndarray) -> str:
     """What can be read on it."""
     return INK if shade @ (0.299, 0.587, 0.114) > 130 else PAPER
@@ -155,18 +200,32 @@ def best(bars: np.ndarray) -> np.ndarray:
 
 
 def _draw_policy(
-    board: Image.Image, grid: Grid, shades: np.ndarray, actions: Sequence[str], bars: np.ndarray, raised: bool
+    board: Image.Image,
+    grid: Grid,
+    which: Sequence[int],
+    shades: np.ndarray,
+    actions: Sequence[str],
+    good: np.ndarray,
+    raised: bool,
 ) -> None:
-    """Arrows to where the best actions [F, A] lead; where none of them is a move, the name of the first."""
+    """Arrows to where the best actions, `good` [F, A], lead; where none of them is a move, the name of the first."""
     draw, cell = ImageDraw.Draw(board), grid.cell
     height = (0.41 if raised else 0.5) * cell
-    for (y, x), shade, row in zip(grid.places, shades, best(bars), strict=True):
+    for (y, x), shade, row in zip(grid.places[which].tolist(), shades[which], good[which], strict=True):
         names = [actions[a] for a in np.flatnonzero(row).tolist()]
         if moves := tuple(MOVES[name] for name in names if name in MOVES):
             board.paste(ink(shade), (x * cell, y * cell), sprites.arrows(cell, moves, raised))
         else:
             size = largest_font(names[0], 0.84 * cell, int((0.3 if raised else 0.46) * cell))
             draw.text(((x + 0.5) * cell, y * cell + height), names[0], ink(shade), font(size), "mm")
+
+
+@lru_cache(1024)
+def _written(text: str, cell: int, height: int) -> Image.Image:
+    """What is written in a cell, as a mask of it."""
+    mask = Image.new("L", (cell, cell))
+    ImageDraw.Draw(mask).text((0.5 * cell, 0.85 * cell), text, 255, font(height), "mm")
+    return mask
 
 
 def _mark_end(draw: ImageDraw.ImageDraw, place: tuple[int, int], cell: int, reward: float, colour: str) -> None:

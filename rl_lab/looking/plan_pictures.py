@@ -15,7 +15,7 @@ from rl_lab.looking.panels import figures, font, side_by_side, titled
 from rl_lab.planning.plan import Plan
 
 FRAMES, NUMBERS = 120, 2**25  # snapshots of a film, and the numbers in them, at most
-SECONDS, FREEZE = 8.0, 2.0  # a film takes about so long, then stands on its last picture
+SECONDS, FREEZE = 8.0, 2.0  # a film takes so long if every sweep moves something, then stands on its last picture
 
 
 def draw(
@@ -100,15 +100,18 @@ class Sweeps:
         if self._latest[0] != self.snapshots[-1].sweep:
             self.snapshots.append(self._snapshot(*self._latest))
         fps = min(15.0, max(2.0, len(self.snapshots) / SECONDS))
-        write(path, self.frames(freeze=round(FREEZE * fps)), fps, gif=True)
+        colours = pictures.palette() if self.layout else None
+        write(path, self.frames(freeze=round(FREEZE * fps)), fps, gif=True, palette=colours)
 
     def frames(self, freeze: int = 0) -> Iterator[Image.Image]:
-        """One a snapshot; the last stands for `freeze` more."""
-        scene = self._scene()
+        """One a snapshot in which something moves, and the last; that stands for `freeze` more."""
+        scene, shown = self._scene(), None
         for snapshot in self.snapshots:
-            words = f"sweep {snapshot.sweep:,}", f"largest change {snapshot.residual:.2g}"
-            frame = side_by_side([titled(scene(snapshot), *words)])
-            yield frame
+            if (picture := scene(snapshot)) is not shown or snapshot is self.snapshots[-1]:
+                words = f"sweep {snapshot.sweep:,}", f"largest change {snapshot.residual:.2g}"
+                frame = side_by_side([titled(picture, *words)])
+                yield frame
+            shown = picture
         for _ in range(freeze):
             yield frame
 
@@ -134,4 +137,10 @@ class Sweeps:
         ends = [pictures.limits(v[free]) for v in values]
         scale = min(low for low, _ in ends), max(high for _, high in ends)
         bars = lambda s: None if self._tiny else s.best.astype(float)
-        return lambda s: pictures.Board(layout, self.actions, s.value, bars(s), scale=scale).picture
+        board = pictures.Board(layout, self.actions, values[0], bars(self.snapshots[0]), scale=scale)
+
+        def scene(snapshot: Snapshot) -> Image.Image:
+            board.show(snapshot.value, bars(snapshot))
+            return board.picture
+
+        return scene

@@ -8,7 +8,6 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from rl_lab.envs.tabular.mdp import MDP
 
@@ -107,7 +106,9 @@ def follow(mdp: World, policy: Tensor) -> World:
     To plan in it is to evaluate the policy.
     """
     if policy.dtype == torch.int64:
-        policy = one_hot(policy, len(mdp.actions))
+        taken = policy[..., None, None].expand(*policy.shape, 1, mdp.next_state.shape[-1])
+        next_state, probability, reward = (x.gather(-2, taken) for x in (mdp.next_state, mdp.probability, mdp.reward))
+        return mdp._replace(next_state=next_state, probability=probability, reward=reward, actions=("follow",))
     chosen = policy.to(mdp.probability.dtype)[..., None] * mdp.probability
 
     def merged(x: Tensor) -> Tensor:  # [S, A, K] -> [S, 1, A K]

@@ -1,18 +1,23 @@
 """The command line of both labs: what there is, where to read more, and the exit code."""
 
+import atexit
+import gc
 import os
 import re
 import signal
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest, printable
-from rl_lab.core.launching import launch
 from rl_lab.core.launching.composition import compose, groups, loops, parts_of
-from rl_lab.core.launching.explain import plain_errors
+
+
+def program(prog: str, root: str, commands: dict[str, str]) -> int:
+    """`main` of a process that does nothing else."""
+    gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
+    atexit.register(gc.freeze)  # and a tenth more at the end, when the system takes everything back anyway
+    return main(prog, root, commands)
 
 
 def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
@@ -30,12 +35,13 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         name, rest = arguments[0], arguments[1:]
         if name not in commands:
             raise UserError(f"no command '{name}'{nearest(name, commands)}")
-        if {"-h", "--help"} & set(rest) and name == "train":
-            print(train_help(prog, root, [word for word in rest if not word.startswith("-")]))
-        elif {"-h", "--help"} & set(rest):
-            print(f"{prog} {name} run=<folder> [setting=value ...]    {commands[name]}\n")
-            print((conf_dir() / f"command/{root}/{name}.yaml").read_text(), end="")
-        elif name == "train":
+        if {"-h", "--help"} & set(rest):
+            typed = [word for word in rest if not word.startswith("-")]
+            print(train_help(prog, root, typed) if name == "train" else command_help(prog, root, name, commands[name]))
+            return 0
+        from rl_lab.core.launching import launch  # here, as Hydra takes long to import
+
+        if name == "train":
             return launch.train_together(prog, root, rest)
         elif name == "study" and rest[:1] == ["resume"]:
             return launch.resume_study(prog, root, rest[1:])
@@ -67,8 +73,17 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def command_help(prog: str, root: str, name: str, what: str) -> str:
+    settings = (conf_dir() / f"command/{root}/{name}.yaml").read_text().rstrip("\n")
+    return f"{prog} {name} run=<folder> [setting=value ...]    {what}\n\n{settings}"
+
+
 def train_help(prog: str, root: str, overrides: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with `overrides`."""
+    from omegaconf import OmegaConf
+
+    from rl_lab.core.launching.explain import plain_errors
+
     with plain_errors(conf_dir(), root, overrides):
         settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
     lines = [
@@ -124,5 +139,7 @@ def complete(prog: str, root: str, commands: dict[str, str], arguments: list[str
             return 0
         os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    from rl_lab.core.launching import launch
+
     launch.complete(prog, root, arguments)
     return 0

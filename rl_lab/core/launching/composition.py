@@ -1,23 +1,21 @@
-"""Configs out of conf/, as Hydra composes them."""
+"""Configs out of conf/, as Hydra composes them; Hydra is imported only where one is."""
 
 import importlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
 OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
@@ -61,6 +59,9 @@ def is_group(key: str) -> bool:
 
 
 def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(source), version_base="1.3"):
         return hydra.compose(config_name, overrides)
@@ -83,8 +84,11 @@ def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
             yield from flatten(cfg[key], f"{path}{key}.")
 
 
-def parsed(setting: str) -> Override:
+def parsed(setting: str) -> "Override":
     """As Hydra reads it. Raises UserError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
         return OverridesParser.create().parse_override(setting)
     except HydraException as error:

@@ -14,8 +14,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.envs.tabular.mdp import MDP, stack
-from rl_lab.planning import Regret, backup, evaluate_policy
-from rl_lab.planning.policies import follow
+from rl_lab.planning import Regret, backup, evaluate_policy, follow
 
 finite_horizon = stated("planner/finite_horizon")
 gridworld = stated("env/base/gridworld", "mdp")

@@ -65,17 +65,15 @@ gamma: 0.9
 }
 GRIDWORLD = {
     "conf/env/x.yaml": """
-_target_: rl_lab.envs.tabular.stepper.MDPEnv
+# A world of seven cells.
+defaults: [base/tabular, base/gridworld, _self_]
 mdp:
-  _target_: rl_lab.envs.tabular.gridworld.gridworld
   map: |
     S..G
     .#.X
   gamma: 0.9
 num_envs: 8
 time_limit: 20
-obs: one_hot
-device: ${device}
 """
 }
 ENVIRONMENT = {
@@ -275,7 +273,7 @@ def test_without_its_line_in_parts_a_run_is_not_read_back(clone):
         path.write_text(with_it)
 
 
-def test_the_example_without_yaml(capsys):
+def test_the_example_in_python(capsys):
     """The block of Python in the README prints what its last line says."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})

@@ -139,6 +139,11 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.agents.vpn.learner.VPN": {"walks_per_sequence": 1, "walks_cross_ends": False, "replay": None},
     "rl_lab.memory.Replay": {"n_step": 1, "on_host": False, "priorities": None},
     "rl_lab.exploration.Linear": {"delay": 0},
+    # of what is also typed: agent.network._target_=..., agent.optimizer._target_=...
+    "rl_lab.networks.torsos.mlp": {"hidden": [64, 64]},
+    "rl_lab.networks.tiles.tiles": {"tilings": 8, "tiles": 8},
+    "rl_lab.networks.optimizers.RMSpropTF": {"alpha": 0.99, "eps": 1e-5},
+    "rl_lab.networks.optimizers.CentredRMSprop": {"decay": 0.95, "eps": 1e-5},
     "gen_lab.trained.encoding.Encoded": {"hidden": []},
 }  # fmt: skip
 

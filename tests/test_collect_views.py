@@ -14,7 +14,7 @@ from collect_cases import (
 )
 from omegaconf import OmegaConf
 from PIL import ImageColor
-from stated import stated
+from stated import stated, written
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.commands.watch import Channel
@@ -152,8 +152,8 @@ def test_what_a_picture_shows():
 
 
 def test_random_play_is_recorded_with_its_pictures():
-    node = {"_target_": "rl_lab.envs.collect.world.Collect", "num_envs": 2, "size": 6, "goals": 2, "mazes": 50}
-    stage = of_world(OmegaConf.create(node), 2, "cpu", True)
+    node = OmegaConf.merge(written("env/collect"), {"size": 6, "goals": 2, "mazes": 50, "device": "cpu"})
+    stage = of_world(node, 2, "cpu", True)
     (episode, *_) = stage.episodes([1, 1], 0, True)
     assert episode.frames.shape[0] == len(episode.action) and episode.frames.dtype == np.uint8
     (seen,) = stage.env.maps(torch.from_numpy(episode.obs[:1]))

@@ -31,8 +31,7 @@ from rl_lab.core.launching import cli
 from rl_lab.core.rows import Mark, whole
 from rl_lab.core.run import Run, Stopped
 from rl_lab.core.studies.study import Study
-
-value_iteration = stated("planner/value_iteration")
+from rl_lab.planning import value_iteration
 
 compare = stated("command/rl/compare")
 

@@ -69,17 +69,15 @@ gamma: 0.9
 }
 GRIDWORLD = {
     "conf/env/x.yaml": """
-_target_: rl_lab.envs.tabular.stepper.MDPEnv
+# A world of seven cells.
+defaults: [base/tabular, base/gridworld, _self_]
 mdp:
-  _target_: rl_lab.envs.tabular.gridworld.gridworld
   map: |
     S..G
     .#.X
   gamma: 0.9
 num_envs: 8
 time_limit: 20
-obs: one_hot
-device: ${device}
 """
 }
 ENVIRONMENT = {

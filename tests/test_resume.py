@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+
+from rl_lab.core import reading
+from rl_lab.parts import PARTS
 
 COMMAND = [sys.executable, "-m", "rl_lab", "train"]
 DQN = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=60_000", "loop.eval_every=10_000",
@@ -117,3 +121,28 @@ def test_a_finished_run_taken_further_equals_one_that_never_ended(tmp_path):
     assert run(*shorter, "hydra.run.dir=taken", cwd=tmp_path).returncode == 0
     assert run("run=taken", "loop.total_steps=40_000", cwd=tmp_path).returncode == 0
     assert rows(tmp_path / "taken") == rows(tmp_path / "whole")
+
+
+def test_a_folder_that_is_older_than_some_settings_goes_on_as_one_that_has_them(tmp_path):
+    """Each of them is taken away where it has the value that an older folder means by its silence."""
+    longer = ["agent=dqn", "env=windy", "tracker=none", "device=cpu", "loop.total_steps=8_000", "loop.log_every=1_000",
+              "loop.eval_every=4_000", "loop.eval_episodes=8"]  # fmt: skip
+    shorter = [a.replace("8_000", "4_000") for a in longer]
+    assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    assert run(*shorter, "hydra.run.dir=older", cwd=tmp_path).returncode == 0
+    before, taken = reading.config(tmp_path / "older", PARTS), []
+
+    def older(node):
+        for key, value in list(node.items()) if isinstance(node, dict) else ():
+            older(value)
+            if PARTS.younger.get(node.get("_target_"), {}).get(key, "none") == value:
+                taken.append(key)
+                del node[key]
+
+    config = yaml.safe_load((tmp_path / "older/config.yaml").read_text())
+    older(config)
+    (tmp_path / "older/config.yaml").write_text(yaml.safe_dump(config))
+    assert {"noise", "slip", "dueling", "priorities", "delay", "obs"} <= {*taken}
+    assert reading.config(tmp_path / "older", PARTS) == before
+    assert run("run=older", "loop.total_steps=8_000", cwd=tmp_path).returncode == 0
+    assert rows(tmp_path / "older") == rows(tmp_path / "whole")

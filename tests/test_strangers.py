@@ -5,6 +5,7 @@ shell command that does, a server that notes who calls, a file outside the folde
 """
 
 import http.server
+import inspect
 import json
 import os
 import pickle
@@ -268,6 +269,13 @@ def test_what_is_allowed_is_there_and_neither_writes_nor_starts_anything(name, p
         home = found.__module__
         assert home.startswith(("rl_lab.", "gen_lab.", "torch.", "stable_baselines3.")), target
         assert not any(f".{room}." in f".{home}." for room in outward) or home.startswith("torch."), target
+
+
+@pytest.mark.parametrize("parts", [RL_PARTS, GEN_PARTS])
+def test_what_older_folders_leave_out_is_a_setting_without_a_default(parts):
+    for target, settings in parts.younger.items():
+        parameters = inspect.signature(calls.locate(target)).parameters
+        assert target in parts.allowed and all(parameters[key].default is inspect.Parameter.empty for key in settings)
 
 
 @pytest.mark.parametrize("root", ["rl", "gen"])

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -24,33 +24,26 @@ CONTENDERS = ["sb3 a2c 16", "ours ppo 16", "ours a2c 16", "ours a2c 64", "ours c
 
 def ours(kind: str, num_envs: int, steps: int) -> float:
     """Steps a second of the training loop's body; `ppo` is PPO in A2C's shape: one epoch, one batch, a forward more."""
-    from rl_lab import exploration
-    from rl_lab.agents.a2c import A2C as Agent
-    from rl_lab.agents.dqn import DQN
-    from rl_lab.agents.ppo import PPO
-    from rl_lab.envs.atari import Atari
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from stated import stated
+
     from rl_lab.loops.crew import Crew, Member
-    from rl_lab.memory import Replay
-    from rl_lab.networks import torsos as networks
-    from rl_lab.networks.optimizers import RMSpropTF
     from rl_lab.types import Transition
 
     if kind == "crew":
         torch.set_num_threads(1)
-    envs = [Atari("pong", num_envs // 2, num_threads=1) for _ in range(2)] if kind == "crew" else []
-    env, cpu = envs[0] if envs else Atari("pong", num_envs), torch.device("cpu")
-    settings = dict(network=partial(networks.nature_cnn, orthogonal=True), optimizer=partial(RMSpropTF, lr=7e-4),
-                    rollout_length=5, lambda_=1.0, value_coef=0.25, entropy_coef=0.01, max_abs_reward=1.0, **A2C)  # fmt: skip
+    atari, a2c = stated("env/atari"), stated("agent/a2c_zoo", **A2C)
+    envs = [atari("pong", num_envs // 2, num_threads=1) for _ in range(2)] if kind == "crew" else []
+    env, cpu = envs[0] if envs else atari("pong", num_envs), torch.device("cpu")
     if kind in ("a2c", "crew"):
-        agent = Agent(env.spec, cpu, 0, **settings)
+        agent = a2c(env.spec, cpu, 0)
     elif kind == "ppo":
-        agent = PPO(env.spec, cpu, 0, epochs=1, minibatches=1, clip=0.2, standardise=False, **settings)
+        shape = dict(network=stated("agent/a2c_zoo", "network"), optimizer=stated("agent/a2c_zoo", "optimizer"),
+                     rollout_length=5, lambda_=1.0, value_coef=0.25, entropy_coef=0.01, max_abs_reward=1.0)  # fmt: skip
+        agent = stated("agent/ppo", epochs=1, minibatches=1, standardise=False)(env.spec, cpu, 0, **shape, **A2C)
     else:
-        agent = DQN(env.spec, cpu, 0, network=networks.nature_cnn,
-                    optimizer=partial(torch.optim.Adam, lr=1e-4, fused=True),
-                    replay=partial(Replay, capacity=20_000), batch_size=32, replay_ratio=8.0, learning_starts=100,
-                    target_update_period=250, gamma=0.99, epsilon=exploration.Linear(0.1, 0.1),
-                    max_abs_reward=1.0, max_grad_norm=10.0)  # fmt: skip
+        agent = stated("agent/dqn_cnn")(env.spec, cpu, 0, replay=stated("agent/dqn_cnn", "replay", capacity=20_000),
+                                        learning_starts=100, epsilon=lambda step: 0.1)  # fmt: skip
     if kind == "crew":
         members = [Member(agent, env, seed) for seed, env in enumerate(envs)]
         for seed, member in enumerate(members):

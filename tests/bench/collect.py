@@ -12,10 +12,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from rl_lab.envs.collect.world import Collect
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stated import stated
+
+Collect = stated("env/collect")
 
 WORLDS = {
     "options": {},

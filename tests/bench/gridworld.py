@@ -21,8 +21,10 @@ import gymnasium
 import numpy as np
 import torch
 
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stated import stated
+
+gridworld, MDPEnv = stated("env/base/gridworld", "mdp"), stated("env/base/tabular")
 
 MAP = "SFFFFFFF FFFFFFFF FFFHFFFF FFFFFHFF FFFHFFFF FHHFFFHF FHFFHFHF FFFHFFFG".replace("F", ".")
 SIZES = 1_024, 16_384, 262_144

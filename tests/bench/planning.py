@@ -10,7 +10,9 @@ import argparse
 import os
 import resource
 import statistics
+import sys
 import time
+from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
@@ -18,10 +20,17 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from rl_lab.envs.tabular.gridworld import gridworld
 from rl_lab.envs.tabular.mazes import scattered
 from rl_lab.envs.tabular.mdp import MDP, stack
-from rl_lab.planning import backup, modified_policy_iteration, prioritised_sweeping, value_iteration
+from rl_lab.planning import backup
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stated import stated
+
+gridworld = stated("env/base/gridworld", "mdp")
+modified_policy_iteration = stated("planner/modified_policy_iteration")
+prioritised_sweeping = stated("planner/prioritised_sweeping")
+value_iteration = stated("planner/value_iteration")
 
 EPSILON = 1e-6
 

@@ -7,6 +7,7 @@ SB3 keeps whole stacks (28 kB, or 56 kB with next_obs), so its buffer is smaller
 import argparse
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,18 @@ from rl_lab.memory import Replay
 from rl_lab.memory.priorities import SumTree
 from rl_lab.types import Transition
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stated import stated
+
 STACK, FILL = (4, 84, 84), 512  # rows written at once while filling
 
 
 def filled(capacity: int, device: torch.device) -> Replay:
     """Noise frames, an episode end in a thousand."""
-    replay, rng = Replay(capacity, 0, device, frame_stack=4), torch.Generator(device).manual_seed(0)
+    replay, rng = (
+        stated("agent/dqn", "replay")(capacity, 0, device, frame_stack=4),
+        torch.Generator(device).manual_seed(0),
+    )
     stacks = torch.randint(256, (2, FILL, *STACK), dtype=torch.uint8, generator=rng, device=device)
     zeros = torch.zeros(FILL, device=device)
     for _ in range(-(-capacity // FILL)):

@@ -7,18 +7,23 @@ The recursion imagines one option of one state at a time, as the paper writes it
 
 import argparse
 import platform
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from rl_lab.agents.vpn.learner import VPN
 from rl_lab.agents.vpn.model import GridEncoder, ValuePrediction
 from rl_lab.agents.vpn.planner import widths
-from rl_lab.envs.collect.world import Collect
-from rl_lab.exploration import Linear
 from rl_lab.types import Transition
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stated import stated
+
+Collect, vpn = stated("env/collect"), stated("agent/vpn")
 
 GAMMA, BRANCH, BRANCH_DEPTH = 0.98, 4, 3
 
@@ -83,10 +88,9 @@ class Timed(VPN):
 def share(network: Callable, depth: int, num_envs: int, seconds: float, device: torch.device) -> tuple[float, float]:
     """Of learning: decisions a second, and the share of the time that plans take."""
     env = Collect(num_envs, mazes=64, device=str(device))
-    agent = Timed(env.spec, device, 0, network=network, optimizer=partial(torch.optim.Adam, lr=1e-4), depth=depth,
-                  branch=BRANCH, branch_depth=BRANCH_DEPTH, rollout_length=10, sequences_per_update=16,
-                  random_steps=20 * num_envs, gamma=GAMMA, epsilon=Linear(0.05, 0.05), target_update_period=10_000,
-                  max_grad_norm=40.0)  # fmt: skip
+    agent = vpn(env.spec, device, 0, network=network, depth=depth, branch=BRANCH, branch_depth=BRANCH_DEPTH,
+                random_steps=20 * num_envs, gamma=GAMMA, epsilon=lambda step: 0.05)  # fmt: skip
+    agent.__class__ = Timed
     obs, made, start = env.reset(0), 0, None
     while start is None or agent._rollout or clock(device) - start < seconds:
         if start is None and agent.walks.full:

@@ -62,6 +62,8 @@ ALLOWED = {
     **parts("rl_lab.envs.gym", "Gym", judge=of_gymnasium),
     **parts("rl_lab.envs.atari", "Atari"),
     **parts("rl_lab.envs.collect.world", "Collect"),
+    **parts("rl_lab.envs.classic.stepper", "ClassicEnv"),
+    **parts("rl_lab.envs.classic.physics", "CartPole", "Acrobot", "MountainCar"),
     # planners
     **parts("rl_lab.planning", "value_iteration", "q_iteration", "policy_iteration", "modified_policy_iteration",
             "policy_evaluation", "prioritised_sweeping", "linear_programming", "finite_horizon"),

@@ -18,7 +18,11 @@ from rl_lab.envs.tabular.tables import toy_text
 CONF = composition.conf_dir()
 NAMES = sorted(p.stem for p in (CONF / "env").glob("*.yaml"))
 UNKNOWN = "atari", "gym", "cartpole", "acrobot", "mountain_car"  # whose model nobody wrote down
-WORLDS = [name for name in NAMES if name not in (*UNKNOWN, "mdp_file") and not name.startswith("collect")]
+WORLDS = [
+    name
+    for name in NAMES
+    if name not in (*UNKNOWN, "mdp_file") and not name.startswith("collect") and not name.endswith("_tensor")
+]
 FROZEN = "frozen_lake"
 
 

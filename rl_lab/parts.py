@@ -63,6 +63,8 @@ ALLOWED = {
     **parts("rl_lab.envs.gym", "Gym", judge=of_gymnasium),
     **parts("rl_lab.envs.atari", "Atari"),
     **parts("rl_lab.envs.collect.world", "Collect"),
+    **parts("rl_lab.envs.classic.stepper", "ClassicEnv"),
+    **parts("rl_lab.envs.classic.physics", "CartPole", "Acrobot", "MountainCar"),
     # planners
     **parts("rl_lab.planning", "value_iteration", "q_iteration", "policy_iteration", "modified_policy_iteration",
             "policy_evaluation", "prioritised_sweeping", "linear_programming", "finite_horizon"),
@@ -133,7 +135,8 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.planning.prioritised_sweeping": {"every": 1},
     "rl_lab.agents.dqn.DQN": {"value": None, "target_mix": 1.0, "epsilon_spread": 0.0, "eval_epsilon": 0.0,
                               "dueling": False, "stream_units": 0, "noisy": 0.0},
-    "rl_lab.agents.a2c.A2C": {"bootstrap": True, "standardise": False, "decay_steps": 0, "separate_value": False},
+    "rl_lab.agents.a2c.A2C": {"bootstrap": True, "standardise": False, "decay_steps": 0, "separate_value": False,
+                              "forward_again": False},
     "rl_lab.agents.ppo.PPO": {"decay_floor": 0.0, "gather_steps": 0},
     "rl_lab.agents.q_learning.QLearning": {"reward_scale": 1.0, "normalise": False},
     "rl_lab.agents.vpn.learner.VPN": {"walks_per_sequence": 1, "walks_cross_ends": False, "replay": None},

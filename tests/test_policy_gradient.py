@@ -201,6 +201,20 @@ def test_the_advantages_of_a_rollout_are_standardised_on_request():
     torch.testing.assert_close(shaped.loss(seen(shaped, rollout))[0], expected)
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_second_forward_learns_what_the_first_would(separate):
+    one, other = (agent(A2C, separate_value=separate, forward_again=again) for again in (False, True))
+    for a in steps(*ROLLOUT) + steps(*ROLLOUT, seed=1)[:1]:
+        acts = [learner.act(a.obs) for learner in (one, other)]
+        assert torch.equal(*acts) and other._acted.value.grad_fn is None is not one._acted.value.grad_fn
+        found = [learner.update(a._replace(action=acts[0])) for learner in (one, other)]
+    assert found[0].keys() == found[1].keys() >= {"a2c/entropy", "a2c/grad_norm"}
+    for name in found[0]:
+        torch.testing.assert_close(found[1][name], found[0][name], atol=1e-6, rtol=1e-5)
+    for p, q in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        torch.testing.assert_close(q, p, atol=1e-6, rtol=1e-5)
+
+
 def test_a_separate_value_shares_nothing_with_the_policy():
     learner = agent(A2C, separate_value=True)
     obs = torch.randn(5, 3)

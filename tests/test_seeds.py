@@ -28,6 +28,7 @@ CASES = {
                     "agent.dueling=true agent.stream_units=8 agent.double=true agent.zero_head=false "
                     "agent.epsilon_spread=7 agent.max_grad_norm=0.5",
     "a2c": "agent=a2c agent.standardise=true",
+    "a2c_again": "agent=a2c agent.forward_again=true",
     "a2c_mlp": f"agent=a2c_mlp {SGD} agent.rollout_length=7 agent.max_grad_norm=0.01 agent.separate_value=true "
                "agent.decay_steps=3200",
     "ppo": "agent=ppo agent.rollout_length=10 agent.minibatches=3",

@@ -33,7 +33,13 @@ def inside(module: str, *rooms: str) -> bool:
 
 
 # Who shows worlds asks what they declare (envs.abilities), never which they are.
-WORLDS = "rl_lab.envs.tabular.stepper", "rl_lab.envs.collect.world", "rl_lab.envs.gym", "rl_lab.envs.atari"
+WORLDS = (
+    "rl_lab.envs.tabular.stepper",
+    "rl_lab.envs.collect.world",
+    "rl_lab.envs.classic.stepper",
+    "rl_lab.envs.gym",
+    "rl_lab.envs.atari",
+)
 # Of each lab from the ground up; a room imports from the floors below its own alone.
 FLOORS = {
     "rl_lab": [

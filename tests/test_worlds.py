@@ -21,7 +21,11 @@ toy_text = stated("env/frozen_lake", "mdp", options=None)
 CONF = composition.conf_dir()
 NAMES = sorted(p.stem for p in (CONF / "env").glob("*.yaml"))
 UNKNOWN = "atari", "gym", "cartpole", "acrobot", "mountain_car"  # whose model nobody wrote down
-WORLDS = [name for name in NAMES if name not in (*UNKNOWN, "mdp_file") and not name.startswith("collect")]
+WORLDS = [
+    name
+    for name in NAMES
+    if name not in (*UNKNOWN, "mdp_file") and not name.startswith("collect") and not name.endswith("_tensor")
+]
 FROZEN = "frozen_lake"
 
 

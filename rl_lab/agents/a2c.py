@@ -11,7 +11,7 @@ from rl_lab.core import distributed
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
-from rl_lab.memory.rollouts import value_targets
+from rl_lab.memory.rollouts import back, samples, value_targets
 from rl_lab.networks.heads import PolicyValue
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
@@ -31,7 +31,8 @@ Rollout = Sequence[tuple[Acted, Transition]]
 class A2C(Learner):
     """One gradient step for each rollout of all envs; one torso, a head of A logits and one of the value.
 
-    The parameters do not change within a rollout, so the forward that acts is the forward that learns.
+    The parameters do not change within a rollout, so the forward that acts is the forward that learns; `forward_again`
+    spares small networks, whose graphs cost more than their sums, one graph a step.
     """
 
     saved = "network", "optimizer", "rng", "steps"
@@ -57,6 +58,7 @@ class A2C(Learner):
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         separate_value: bool,  # a torso of its own
         orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
+        forward_again: bool,  # learn from a second forward, of the whole rollout at once
     ):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
@@ -65,6 +67,7 @@ class A2C(Learner):
         self.gamma, self.lambda_, self.bootstrap = gamma, lambda_, bootstrap
         self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self.forward_again = forward_again
         self._rollout: list[tuple[Acted, Transition]] = []
 
     @property
@@ -80,9 +83,17 @@ class A2C(Learner):
 
     def choose(self, obs: Tensor, rng: torch.Generator) -> tuple[Tensor, Acted]:
         """Actions [N] drawn for obs [N, ...], and what learning from them will need."""
-        log_probs, value = self.network(obs)
-        action = exploration.sample(log_probs.detach(), rng)
-        return action, Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
+        with torch.set_grad_enabled(not self.forward_again):
+            log_probs, value = self.network(obs)
+            action = exploration.sample(log_probs.detach(), rng)
+            return action, Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
+
+    def again(self, transitions: Sequence[Transition]) -> Acted:
+        """As `choose` computed for each of T transitions, [T, N], in one forward."""
+        obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
+        seeds = action.ndim - 2
+        log_probs, value = (back(x, action.shape) for x in self.network(samples(obs, seeds)))
+        return Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
 
     def probabilities(self, obs: Tensor) -> Tensor:
         return exploration.certain(self.act(obs, greedy=True), self.num_actions)
@@ -108,8 +119,8 @@ class A2C(Learner):
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
         over = (0, -1)  # T and N
-        acted, transitions = zip(*rollout, strict=True)
-        acted = Acted(*map(torch.stack, zip(*acted, strict=True)))
+        kept, transitions = zip(*rollout, strict=True)
+        acted = self.again(transitions) if self.forward_again else Acted(*map(torch.stack, zip(*kept, strict=True)))
         g = value_targets(
             transitions,
             acted.value,

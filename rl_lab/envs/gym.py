@@ -62,6 +62,7 @@ class Gym:
         self._is_image = self._space.dtype == np.uint8 and len(shape) == 3
         self._channels = channels_of(id, shape, channels) if self._is_image else None
         self.num_envs, self.device = num_envs, torch.device(device)
+        self._durations = torch.ones(num_envs, device=self.device)  # every action takes one step
         self.frames_per_second = frames.speed(self._env.metadata.get("render_fps"))
         made_by = self._env.spec
         limit = made_by and made_by.kwargs.get("max_episode_steps", made_by.max_episode_steps)
@@ -82,7 +83,7 @@ class Gym:
     def reset(self, seed: int) -> Tensor:
         with answers_checked(self._id, "reset"):
             obs, _ = self._env.reset(seed=seed)
-        self._obs = self._tensor(obs)
+        self._obs = self._tensor(obs.copy())
         return self._obs
 
     def step(self, action: Tensor) -> Step:
@@ -90,15 +91,16 @@ class Gym:
             answer = self._env.step(action.cpu().numpy() + self._first_action)
         obs, reward, terminated, truncated, info = answer
         last = terminated | truncated
-        self._obs = next_obs = self._tensor(obs)
+        self._obs = next_obs = self._tensor(obs.copy())
         if last.any():
-            true = np.array(obs)
+            true = obs.copy()
             for i in np.flatnonzero(last):
                 true[i] = info["final_obs"][i]
             next_obs = self._tensor(true)
-        numbers = np.stack([reward, 1.0 - terminated, np.ones_like(reward)]).astype(np.float32)
-        paid, discount, duration = torch.from_numpy(numbers).to(self.device)
-        return Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs, duration)
+        numbers = np.empty((2, self.num_envs), np.float32)
+        numbers[0], numbers[1] = reward, ~terminated
+        paid, discount = torch.from_numpy(numbers).to(self.device).unbind()
+        return Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs, self._durations)
 
     def observe(self) -> Tensor:
         return self._obs
@@ -113,7 +115,8 @@ class Gym:
         return self.picture().shape[1:3] == self.spec.obs_shape[1:]
 
     def _tensor(self, obs: np.ndarray) -> Tensor:
-        x = torch.from_numpy(np.array(obs)).to(self.device)
+        """Of the array's own memory where device and dtype let it."""
+        x = torch.from_numpy(obs).to(self.device)
         if isinstance(self._space, spaces.Discrete):
             return F.one_hot(x - int(self._space.start), int(self._space.n)).float()
         if not self._is_image:

@@ -94,7 +94,10 @@ class Ring:
         store.frames[here], store.frames[below] = self._split(obs)[:, -1], seen
         store.action[here], store.reward[here], store.discount[here], store.last[here] = action, reward, discount, last
         store.duration[here] = duration
-        store.successor[here] = torch.where(last, self._keep(last, discount, seen, self.head), self._ids + below.start)
+        store.successor[here] = self._ids + below.start
+        if last.is_cuda or last.any():  # on a CPU looking costs less than the rest
+            final = self._keep(last, discount, seen, self.head)
+            store.successor[here] = torch.where(last, final, store.successor[here])
         self.head += 1
 
     def join(self, obs: Tensor) -> None:
@@ -143,6 +146,8 @@ class Ring:
 
     def stack(self, slots: Tensor) -> Tensor:
         """Where the frames [B, k] of `obs` at slots [B] are."""
+        if self.frame_stack == 1:
+            return slots.unsqueeze(1)
         frames = self.later(slots, self._past)
         ended = self.store.last[frames[:, :-1]].unsqueeze(1)
         before = (ended & self._since).any(2)  # [B, k - 1], the frames of an earlier episode

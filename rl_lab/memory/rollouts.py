@@ -72,6 +72,11 @@ def samples(x: Tensor, seeds: int = 0) -> Tensor:
     return x.movedim(0, seeds).flatten(seeds, seeds + 1)
 
 
+def back(x: Tensor, shape: torch.Size) -> Tensor:
+    """What `samples` made of a rollout of this shape, [T, N] or [T, S, N], again a rollout."""
+    return x.unflatten(len(shape) - 2, (shape[0], shape[-1])).movedim(len(shape) - 2, 0)
+
+
 def take(x: Tensor, places: Tensor | slice) -> Tensor:
     """x [B, ...] at places [K] -> [K, ...]; x [S, B, ...] at places [S, K] -> [S, K, ...]."""
     if isinstance(places, slice) or places.ndim == 1:

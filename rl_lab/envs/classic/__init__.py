@@ -1,0 +1,1 @@
+"""Classic control as tensors: Gymnasium's problems, many of them stepping at once on the device."""

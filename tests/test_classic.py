@@ -19,7 +19,7 @@ LIMITS = {CartPole: 500, Acrobot: 500, MountainCar: 200}
 
 
 def build(kind, num_envs: int, **settings) -> ClassicEnv:
-    env = ClassicEnv(kind(), num_envs, **{"time_limit": LIMITS[kind]} | settings)
+    env = ClassicEnv(kind(), num_envs, **{"time_limit": LIMITS[kind], "device": "cpu"} | settings)
     env.reset(3)
     return env
 

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from stated import stated
 
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import View
 
 CPU = torch.device("cpu")
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
 
 
 def played(returns: list[float], episodes: Episodes) -> dict:

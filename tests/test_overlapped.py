@@ -11,13 +11,13 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.ppo import PPO, choose
 from rl_lab.core.launching import cli
 from rl_lab.core.randomness import generator
-from rl_lab.envs.tabular.gridworld import gridworld
-from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.overlapped import Collector
 from rl_lab.networks import torsos
 from rl_lab.types import Transition
 
 CPU = torch.device("cpu")
+MDPEnv = stated("env/base/tabular")
+gridworld = stated("env/base/gridworld", "mdp")
 
 
 def run(*arguments) -> int:
@@ -47,7 +47,7 @@ def learn(learner: PPO, rollout: list) -> None:
     learner.learn(torch.stack(log_prob), torch.stack(value), transitions)
 
 
-def world() -> MDPEnv:
+def world():
     return MDPEnv(gridworld("S.G\n..X", noise=0.2), num_envs=3, time_limit=5)
 
 

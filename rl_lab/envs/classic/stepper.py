@@ -34,7 +34,7 @@ class ClassicEnv:
         *,
         time_limit: Annotated[int, Bound(1, 10_000_000)],  # steps
         camera: bool = False,
-        device: Device = "cpu",
+        device: Device,
     ):
         self.physics, self.num_envs, self.time_limit = physics, num_envs, time_limit
         self.device = torch.device(device)

@@ -193,7 +193,8 @@ def whole_run(folder: Path) -> Case:
     env, eval_env = (MDPEnv(gridworld("S.G\n..X", noise=0.2), num_envs=3, time_limit=5) for _ in range(2))
     agent = partial(A2C, network=NET, optimizer=SGD, **ACTOR)
     with Run(folder, 0, "cpu", names={"name": "test"}, config={}, checkpoint_every=0.0) as run:
-        agent = train(env, agent, run, eval_env=eval_env, total_steps=1_200, eval_every=600, eval_episodes=3,
+        agent = train(env, agent, run, eval_env=eval_env, total_steps=1_200, eval_every=600, eval_episodes=3, eval_drawn=0,
+                      stop_at=None,
                       log_every=120)  # fmt: skip
     streams = {"own env": env.rng.get_state(), "own actions": agent.rng.get_state()}
     return parameters(agent) | streams | {"steps": torch.tensor(agent.steps)}

@@ -128,4 +128,15 @@ def test_advantages_standardised_over_all_groups_are_refused_in_a_line(tmp_path,
 def test_groups_of_different_size_would_not_weigh_the_same():
     envs = [MDPEnv(gridworld("S.G"), num_envs=n, time_limit=5) for n in (2, 3)]
     with pytest.raises(UserError, match="groups of different size"):
-        train(envs, a2c, None, eval_env=envs[0], total_steps=1, eval_every=1, eval_episodes=1, log_every=None)
+        train(
+            envs,
+            a2c,
+            None,
+            eval_env=envs[0],
+            total_steps=1,
+            eval_every=1,
+            eval_episodes=1,
+            eval_drawn=0,
+            log_every=None,
+            stop_at=None,
+        )

@@ -172,3 +172,36 @@ def test_an_older_folder_of_collect_loads(tmp_path):
     config.loop.eval_env._target_ = "${env._target_}"
     OmegaConf.save(config, path)
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", f"run={tmp_path / 'run'}", "loop.total_steps=8"]) == 0
+
+
+def learned(epochs: int, target_kl: float | None) -> dict:
+    """The parameters after a rollout of 8 steps in 2 envs, learned from with a large step."""
+    settings = [f"agent.epochs={epochs}", "agent.minibatches=2", "agent.rollout_length=8", "agent.optimizer.lr=0.05"]
+    ppo = preset("ppo", *settings, f"agent.target_kl={'null' if target_kl is None else target_kl}")
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        obs, reward = torch.randn(2, 3, generator=rng), torch.randn(2, generator=rng)
+        ppo.update(transition(obs, ppo.act(obs), reward, torch.ones(2), torch.zeros(2).bool(), obs))
+    return ppo.network.state_dict()
+
+
+def test_ppo_leaves_a_rollout_once_the_policy_has_moved_too_far():
+    """As CleanRL's target_kl: the epoch in which it happens is the last one."""
+    one, all_of_them = learned(1, None), learned(10, None)
+    assert all(torch.equal(x, one[k]) for k, x in learned(10, 1e-9).items())
+    assert all(torch.equal(x, all_of_them[k]) for k, x in learned(10, 1e9).items())
+    some = learned(10, 0.02)["policy.weight"]
+    assert not torch.equal(some, one["policy.weight"]) and not torch.equal(some, all_of_them["policy.weight"])
+
+
+def test_the_entropy_bonus_of_ppo_may_fall_with_the_learning_rate():
+    """Of two even actions the entropy is ln 2; at a half of the way to 0 its weight is a half of .01."""
+    ppo = preset("ppo", "agent.decay_steps=32", "agent.decay_entropy=true", "agent.rollout_length=8", "agent.clip=0.2")
+    zeros = torch.zeros(2)
+    losses = []
+    for _ in range(3):
+        for _ in range(8):
+            obs = torch.zeros(2, 3)
+            ppo.update(transition(obs, ppo.act(obs), zeros, zeros + 1, zeros.bool(), obs))
+        losses.append(ppo.loss(obs, ACTION, tensor([-LN2, -LN2]), zeros, zeros, 0.2)[0].item())
+    assert losses == pytest.approx([-0.01 * LN2, -0.005 * LN2, 0.0], abs=1e-5)

@@ -40,12 +40,14 @@ class PPO(Learner):
         value_coef: NonNegative,
         entropy_coef: NonNegative,
         max_grad_norm: Positive,
+        target_kl: Positive | None,  # no more epochs of a rollout once the policy has moved further [nats]; None: all
         max_abs_reward: Positive,  # rewards are clipped to this
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool,  # the advantages of each minibatch
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         decay_floor: Unit,  # but no further than to this share of the first one
         decay_clip: bool,  # and `clip` with it
+        decay_entropy: bool,  # and `entropy_coef` with it
         separate_value: bool,  # a torso of its own
         orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
         gather_steps: Natural,  # first steps, of which networks that standardise their inputs take the statistics
@@ -58,9 +60,10 @@ class PPO(Learner):
         self.gamma, self.lambda_ = gamma, lambda_
         self.bootstrap, self.standardise = bootstrap, standardise
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
-        self.value_coef, self.entropy_coef = value_coef, entropy_coef
+        self.value_coef, self.entropy_coef, self.decay_entropy = value_coef, entropy_coef, decay_entropy
+        self.bonus = entropy_coef  # of now
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
-        self.gather_steps = gather_steps
+        self.gather_steps, self.target_kl = gather_steps, target_kl
         self._rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
 
     @property
@@ -98,6 +101,7 @@ class PPO(Learner):
             gather(self.network, torch.cat([t.obs for t in transitions]))
             return {}
         clip = self.clip * (share if self.decay_clip else 1.0)
+        self.bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
         g = value_targets(
             transitions,
             value,
@@ -110,15 +114,20 @@ class PPO(Learner):
         seeds = g.ndim - 2
         obs, action = (torch.cat([getattr(t, name) for t in transitions], seeds) for name in ("obs", "action"))
         rollout = self.network.prepared(obs), action, *(samples(x, seeds) for x in (log_prob, value, g))
-        for part in self.parts(action.shape[-1]):
+        for number, part in enumerate(self.parts(action.shape[-1]), 1):
             obs, action, log_prob, value, g = (take(x, part) for x in rollout)
             loss, metrics = self.loss(obs, action, log_prob, value, g, clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
+            if number % self.minibatches == 0 and self.has_moved_far(metrics["ppo/kl"]):
+                break
         return {**metrics, "ppo/grad_norm": norm}
+
+    def has_moved_far(self, kl: Tensor) -> bool:
+        return self.target_kl is not None and bool(distributed.mean(kl) > self.target_kl)
 
     def loss(
         self, obs: Tensor, action: Tensor, acting_log_prob: Tensor, acting_value: Tensor, g: Tensor, clip: float
-    ) -> tuple[Tensor, Metrics]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Of a minibatch [B, ...] with value targets g [B] -> []."""
         log_probs, value = self.network(obs)
         log_prob, advantage = losses.pick(log_probs, action), g - acting_value
@@ -127,7 +136,7 @@ class PPO(Learner):
         policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean(-1)
         value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean(-1)
         entropy = losses.entropy(log_probs).mean(-1)
-        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        loss = policy_loss + self.value_coef * value_loss - self.bonus * entropy
         with torch.no_grad():
             log_ratio = log_prob - acting_log_prob
             metrics = {

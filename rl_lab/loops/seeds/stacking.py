@@ -31,6 +31,8 @@ def stacked(learners: Sequence[Stackable]) -> Stackable:
     one = learners[0]
     if getattr(one, "eval_epsilon", 0):
         raise UserError("agent.eval_epsilon: many seeds are evaluated at once by greedy policies; set it to 0")
+    if getattr(one, "target_kl", None):
+        raise UserError("agent.target_kl: many seeds at once take the same number of epochs; set it to null")
     for name in one.saved:
         parts = [getattr(learner, name) for learner in learners]
         if isinstance(parts[0], nn.Module):

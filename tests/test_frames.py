@@ -12,11 +12,12 @@ from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay
-from rl_lab.networks.torsos import LEAST, StandardFrames, cnn, gather, nature_cnn, prepared
+from rl_lab.networks.torsos import LEAST, StandardFrames, gather, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
 Atari = stated("env/atari")
+cnn = stated("agent/network/cnn", orthogonal=False)
 
 
 def spec(height: int = 20, width: int = 20) -> Spec:

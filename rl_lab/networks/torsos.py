@@ -42,7 +42,15 @@ def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, la
     layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it.
     """
     hidden = [features] if features else []
-    return cnn(spec, layers=NATURE, hidden=hidden, orthogonal=orthogonal, layer_norm=layer_norm)
+    return cnn(
+        spec,
+        layers=NATURE,
+        hidden=hidden,
+        activation="ReLU",
+        orthogonal=orthogonal,
+        layer_norm=layer_norm,
+        standardise=False,
+    )
 
 
 NATURE = (32, 8, 4), (64, 4, 2), (64, 3, 1)
@@ -53,10 +61,10 @@ def cnn(
     *,
     layers: Sequence[Sequence[Count]],  # of convolutions: channels, kernel, stride
     hidden: Sequence[Count],  # units of the dense layers after them
-    activation: str = "ReLU",
-    orthogonal: bool = False,
-    layer_norm: bool = False,  # before each activation; of an image over the channels of each place
-    standardise: bool = False,  # each pixel by its mean and deviation, once `gather` has found them
+    activation: str,  # a class of torch.nn
+    orthogonal: bool,
+    layer_norm: bool,  # before each activation; of an image over the channels of each place
+    standardise: bool,  # each pixel by its mean and deviation, once `gather` has found them
 ) -> nn.Module:
     """Convolutions of frames uint8 [B, C, H, W], and dense layers -> features [B, F]. Raises UserError."""
     _flat(spec)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from stated import stated
 
 from gen_lab import __main__ as gen
-from gen_lab.trained.encoding import Encoded, prepared
+from gen_lab.trained.encoding import prepared
 from gen_lab.trained.loading import load
 from rl_lab import __main__ as rl
 from rl_lab.core import checkpoint
@@ -15,6 +16,7 @@ from rl_lab.core.launching import cli
 from rl_lab.core.recording import Recording
 from rl_lab.types import Spec
 
+Encoded = stated("agent/network/encoded")
 ATARI = Spec((4, 84, 84), torch.uint8, tuple("abcdef"))
 
 

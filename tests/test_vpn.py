@@ -18,7 +18,6 @@ from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.walks import Walks
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
-from rl_lab.envs.collect.world import Collect
 from rl_lab.loops.judging import Judge, play
 from rl_lab.playing.player import load
 from rl_lab.types import Spec, Transition
@@ -311,18 +310,12 @@ def trained(folder, experiment: str, *arguments: str):
     return load(folder, max_envs=100, device="cpu")
 
 
-class OneMaze(Collect):
-    """Every episode is the first."""
-
-    def start(self, number: torch.Tensor):
-        return super().start(0 * number)._replace(number=number)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_three_step_plans_reach_the_optimum_of_one_maze(seed):
     """Found by a dynamic programme over the sets of its goals."""
-    env = OneMaze(16, size=8, goals=4, holes=2, time_limit=10, mazes=8, option_gamma=1.0)
+    env = stated("env/collect")(16, size=8, goals=4, holes=2, time_limit=10, mazes=8, option_gamma=1.0)
+    env.start = lambda number, start=env.start: start(0 * number)._replace(number=number)  # every episode is the first
     net = partial(ValuePrediction, encoder=grid((16, 16, 24)), units=64, gate=True, joint_head=False, duration="relu")
     learner = agent(env.spec, seed, network=net, gamma=0.98, depth=3, rollout_length=10, sequences_per_update=4,
                     random_steps=1_600, epsilon=Linear(1.0, 0.1, 6_000), target_update_period=500)  # fmt: skip

@@ -104,7 +104,7 @@ TRAIN = {
     "or leave it out",
     "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' has its default and is not in the YAML; "
     "write +loop.eval_env.slip=... to set it",
-    "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, fit_q, plan, sb3, seeds, train",
+    "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, fit_q, overlapped, plan, sb3, seeds, train",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
     "agent.network=mlp": "agent.network=mlp must be a call, a mapping with _target_; agent/network=... chooses "
     "one by its name",

@@ -58,8 +58,8 @@ def test_nature_is_one_of_them():
 @pytest.mark.parametrize(
     "layers, size, words",
     [
-        ([[5, 4, 2], [6, 3, 1]], (7, 30), "need frames of at least 8 x 8"),
-        ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], (84, 35), "need frames of at least 36 x 36"),
+        ([[5, 4, 2], [6, 3, 1]], (7, 30), "agent.network=cnn needs frames of at least 8 x 8"),
+        ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], (84, 35), "needs frames of at least 36 x 36"),
         ([[5, 4]], (20, 20), r"a convolution is \[channels, kernel, stride\], such as \[32, 8, 4\], not \[5, 4\]"),
     ],
 )

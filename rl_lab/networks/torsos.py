@@ -41,6 +41,7 @@ def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, la
 
     layer_norm: before each ReLU, of an image over the channels of each place, as the released code of PQN has it.
     """
+    _check_size(spec, NATURE, "nature_cnn")
     hidden = [features] if features else []
     return cnn(
         spec,
@@ -67,13 +68,7 @@ def cnn(
     standardise: bool,  # each pixel by its mean and deviation, once `gather` has found them
 ) -> nn.Module:
     """Convolutions of frames uint8 [B, C, H, W], and dense layers -> features [B, F]. Raises UserError."""
-    _flat(spec)
-    smallest = fits(layers)
-    if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < smallest:
-        raise UserError(
-            f"agent.network: these convolutions need frames of at least {smallest} x {smallest}, not observations "
-            f"{spec.obs_shape}; choose agent/network=mlp or agent/network=linear"
-        )
+    _check_size(spec, layers, "cnn")
     if not hasattr(nn, activation):
         raise UserError(f"agent.network.activation={activation} is no class of torch.nn, such as ReLU or ELU")
     kind, channels = getattr(nn, activation), spec.obs_shape[0]
@@ -91,8 +86,19 @@ def cnn(
     return _orthogonal(Convolutional(*convolutions, *dense), orthogonal)
 
 
-def fits(layers: Sequence[Sequence[Count]]) -> int:
-    """The smallest side of a frame that the convolutions leave something of. Raises UserError."""
+def _check_size(spec: Spec, layers: Sequence[Sequence[Count]], name: str) -> None:
+    """Raises UserError where the convolutions leave nothing of an observation."""
+    _flat(spec)
+    side = _smallest(layers)
+    if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < side:
+        raise UserError(
+            f"agent.network={name} needs frames of at least {side} x {side}, not observations {spec.obs_shape}; "
+            "choose agent/network=mlp or agent/network=linear"
+        )
+
+
+def _smallest(layers: Sequence[Sequence[Count]]) -> int:
+    """The side of the smallest frame that the convolutions leave a pixel of. Raises UserError."""
     side = 1
     for layer in reversed(layers):
         if len(layer) != 3:

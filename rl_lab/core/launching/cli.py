@@ -118,10 +118,17 @@ def experiments(root: str) -> list[tuple[str, str]]:
     for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
         lines = path.read_text().splitlines()
         comment = next((line for line in lines if line.startswith("# ") and "@package" not in line), "# ")
-        chosen = [re.match(r"\s*- override /(\w+)", line) for line in lines]
-        if {match[1] for match in chosen if match} <= known:
+        if _chosen(path) <= known:
             found.append((path.stem, comment[2:]))
     return found
+
+
+def _chosen(path: Path) -> set[str]:
+    """The groups that an experiment chooses from, with those of the one that it rests on."""
+    text = path.read_text()
+    base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
+    below = _chosen(path.with_name(f"{base[1]}.yaml")) if base else set()
+    return below | set(re.findall(r"^\s*- override /(\w+)", text, re.MULTILINE))
 
 
 def complete(prog: str, root: str, commands: dict[str, str], arguments: list[str]) -> int:

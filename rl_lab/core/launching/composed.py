@@ -105,7 +105,8 @@ def check_values(cfg: DictConfig) -> None:
     hints: dict[str, Any] = {"seed": settings.Natural, "threads": settings.Threads}
     for key, hint in hints.items():
         cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
-    cfg.precision = settings.conform("precision", cfg.get("precision", "fp32"), settings.Precision)
+    if "precision" in cfg:
+        cfg.precision = settings.conform("precision", cfg.precision, settings.Precision)
     checkpoint = cfg.get("checkpoint")
     if not isinstance(checkpoint, DictConfig):
         raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")

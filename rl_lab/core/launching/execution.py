@@ -211,7 +211,7 @@ def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, l
             f"the settings have {len(text):,} characters, and a run folder's config.yaml holds at most "
             f"{reading.LARGEST:,}; keep a large map in a file: env.mdp.map=my.txt"
         )
-    words = precision.choose(resolved["precision"], torch.device(resolved["device"]))
+    words = precision.choose(resolved.get("precision", "fp32"), torch.device(resolved["device"]))
     opened = run.Run(
         folder,
         resolved["seed"],

@@ -558,6 +558,6 @@ def test_sizes_that_memory_cannot_hold_are_one_line(folder, tmp_path, capsys, ar
         given += [f"run={folder}", "device=cpu"]
     start = time.monotonic()
     assert gen_lab(*given) == 2
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and re.search(says, errors[0])

@@ -12,7 +12,7 @@ from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay
-from rl_lab.networks.torsos import LEAST, StandardFrames, gather, nature_cnn, prepared
+from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
@@ -93,6 +93,16 @@ def test_each_pixel_has_mean_0_and_deviation_1_over_all_that_was_gathered():
     one[:, :, 3, 3] = 8
     torch.testing.assert_close(prepared(torso, one)[0, 0, 3, 3], torch.tensor(1 / 255 / LEAST))
     assert torch.equal(torso(x), torso(obs)), "and what is prepared is taken as it is"
+
+
+def test_a_pixel_that_was_never_seen_is_clipped():
+    of, torso = spec(), small(spec(), standardise=True)
+    obs = frames(64, of)
+    obs[:, :, 3, 3] = 100
+    gather(torso, obs)
+    obs[0, 0, 3, 3], obs[0, 1, 3, 3] = 255, 0
+    x = prepared(torso, obs)
+    assert (x[0, 0, 3, 3], x[0, 1, 3, 3]) == (FURTHEST, -FURTHEST) and x.abs().max() == FURTHEST
 
 
 def test_statistics_are_in_the_checkpoint():

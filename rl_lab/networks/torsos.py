@@ -162,7 +162,11 @@ class Frames(nn.Module):
 
 
 class StandardFrames(Frames):
-    """uint8 [B, C, H, W] -> float of mean 0 and deviation 1 at each pixel, by the statistics gathered so far."""
+    """uint8 [B, C, H, W] -> float of mean 0 and deviation 1 at each pixel, by the statistics gathered so far.
+
+    They are clipped to [-5, 5]: what was never seen while they were gathered, such as the first digit of one's own
+    score, would else outweigh all the rest. See Burda et al. (2019), section 2.4.
+    """
 
     count: Tensor
     mean: Tensor
@@ -177,7 +181,7 @@ class StandardFrames(Frames):
         self.register_buffer("rate", torch.ones(*shape))  # 1 / deviation
 
     def scaled(self, x: Tensor) -> Tensor:
-        return (x / 255 - self.mean) * self.rate
+        return ((x / 255 - self.mean) * self.rate).clamp(-FURTHEST, FURTHEST)
 
     @torch.no_grad()
     def gather(self, obs: Tensor) -> None:
@@ -192,7 +196,8 @@ class StandardFrames(Frames):
         self.rate.copy_((self.square / total).float().add(LEAST**2).rsqrt())
 
 
-LEAST = 0.01  # of a pixel's deviation: what hardly ever changes is not magnified without bound
+LEAST = 0.01  # of a pixel's deviation: what never changes is not divided by 0
+FURTHEST = 5  # deviations from the mean
 
 
 class Pixels(nn.Flatten):

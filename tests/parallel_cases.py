@@ -21,6 +21,7 @@ from gen_lab.models.vqvae import vq_decoder, vq_encoder
 from gen_lab.networks.causal.heads import softmax
 from gen_lab.types import Spec as ImageSpec
 from rl_lab import losses
+from rl_lab.agents import ppo as policies
 from rl_lab.agents.a2c import Acted
 from rl_lab.core import distributed
 from rl_lab.core.run import Run
@@ -85,14 +86,12 @@ def a2c(mine: Mine) -> Case:
 
 def ppo(mine: Mine, **changes) -> Case:
     @torch.no_grad()
-    def acted(agent, rollout):
-        done = [agent.network(t.obs) for t in rollout]
-        return torch.stack([losses.pick(p, t.action) for (p, _), t in zip(done, rollout, strict=True)]), torch.stack(
-            [value for _, value in done]
-        )
+    def acted(agent, t):
+        log_probs, value = agent.network(t.obs)
+        return policies.Acted(t.obs, losses.pick(log_probs, t.action), value)
 
     def learn(agent, rollout):
-        return agent.learn(*acted(agent, rollout), rollout)
+        return agent.learn([(acted(agent, t), t) for t in rollout])
 
     knobs = dict(epochs=3, minibatches=1, clip=0.05, decay_clip=True, value_clip=0.3) | changes
     return learned(PPO(SPEC, CPU, 0, network=NET, optimizer=SGD, **ACTOR | knobs), learn, mine)

@@ -42,11 +42,6 @@ def ppo(env) -> PPO:
     )(env.spec, CPU, 0)
 
 
-def learn(learner: PPO, rollout: list) -> None:
-    log_prob, value, transitions = zip(*rollout, strict=True)
-    learner.learn(torch.stack(log_prob), torch.stack(value), transitions)
-
-
 def world():
     return MDPEnv(gridworld("S.G\n..X", noise=0.2), num_envs=3, time_limit=5)
 
@@ -70,9 +65,9 @@ def test_a_rollout_is_acted_by_the_parameters_of_one_update_before(tmp_path):
         nonlocal obs
         rollout = []
         for _ in range(4):
-            action, log_prob, value = choose(obs, network, rng)
+            action, acted = choose(obs, network, rng)
             step = shadow_env.step(action)
-            rollout.append((log_prob, value, Transition.of(obs, action, step)))
+            rollout.append((acted, Transition.of(obs, action, step)))
             obs = step.obs
         return rollout
 
@@ -82,11 +77,11 @@ def test_a_rollout_is_acted_by_the_parameters_of_one_update_before(tmp_path):
         rollout = collector.rollout
         collector.follow()
         collector.collect()  # in a thread of its own, in the loop
-        learn(learner, rollout)
+        learner.learn(rollout)
 
         acting.load_state_dict(shadow.network.state_dict())
         following = collected(acting)
-        learn(shadow, pending)
+        shadow.learn(pending)
         pending = following
         states.append({k: v.clone() for k, v in shadow.network.state_dict().items()})
     assert all(torch.equal(v, learner.network.state_dict()[k]) for k, v in states[-1].items())

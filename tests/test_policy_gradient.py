@@ -9,6 +9,7 @@ from torch import tensor
 from transitions import transition
 
 from rl_lab import losses
+from rl_lab.agents import ppo
 from rl_lab.agents.a2c import Acted
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay
@@ -147,7 +148,7 @@ def test_the_first_step_of_ppo_is_that_of_a2c():
     one, two = agent(A2C, rollout_length=3), agent(PPO, rollout_length=3)
     two.load_state_dict({**one.state_dict(), "rng": two.rng.get_state()})
     computed = seen(one, rollout)
-    two.learn(of(computed, "log_prob").detach(), of(computed, "value").detach(), tuple(rollout))
+    two.learn([(ppo.Acted(t.obs, x.log_prob.detach(), x.value.detach()), t) for x, t in computed])
     one.learn(computed)
     for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
         torch.testing.assert_close(a, b)

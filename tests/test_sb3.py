@@ -14,6 +14,7 @@ from transitions import transition
 
 from rl_lab import losses
 from rl_lab.__main__ import COMMANDS
+from rl_lab.agents import ppo
 from rl_lab.agents.a2c import Acted
 from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.launching import cli
@@ -233,6 +234,7 @@ def test_one_ppo_update_equals_sb3s(world):
     )  # fmt: skip
     twins(theirs, ours)
     transitions, log_prob, value = rollout(theirs, env)
-    metrics = ours.learn(log_prob, value, tuple(transitions))
+    kept = [ppo.Acted(ours.network.prepared(t.obs), *x) for t, *x in zip(transitions, log_prob, value, strict=True)]
+    metrics = ours.learn(list(zip(kept, transitions, strict=True)))
     assert metrics["ppo/clipped"] > 0
     assert_same(theirs, ours)

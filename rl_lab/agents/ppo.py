@@ -1,6 +1,7 @@
 """Proximal policy optimisation, the clipped form (Schulman et al., 2017; https://arxiv.org/abs/1707.06347)."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,17 @@ from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take
 from rl_lab.networks.heads import PolicyValue
 from rl_lab.networks.torsos import TorsoFn, gather
 from rl_lab.types import Spec, Transition, View
+
+
+class Acted(NamedTuple):
+    """What the forward that chose the actions took and computed; [N, ...]."""
+
+    obs: Tensor  # as `torsos.prepared` made it: it is learned from in every epoch
+    log_prob: Tensor
+    value: Tensor
+
+
+Rollout = Sequence[tuple[Acted, Transition]]
 
 
 class PPO(Learner):
@@ -64,7 +76,7 @@ class PPO(Learner):
         self.bonus = entropy_coef  # of now
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
         self.gather_steps, self.target_kl = gather_steps, target_kl
-        self._rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
+        self._rollout: list[tuple[Acted, Transition]] = []
 
     @property
     def settled(self) -> bool:
@@ -78,23 +90,23 @@ class PPO(Learner):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
             return self.network(obs)[0].argmax(-1)
-        action, log_prob, value = choose(obs, self.network, self.rng)
-        self._acted = log_prob, value
+        action, self._acted = choose(obs, self.network, self.rng)
         return action
 
     def probabilities(self, obs: Tensor) -> Tensor:
         return exploration.certain(self.act(obs, greedy=True), self.num_actions)
 
     def update(self, transition: Transition) -> Metrics:
-        self._rollout.append((*self._acted, transition))
+        self._rollout.append((self._acted, transition))
         if len(self._rollout) < self.rollout_length:
             return {}
-        log_prob, value, transitions = zip(*self._rollout, strict=True)
-        self._rollout = []
-        return self.learn(torch.stack(log_prob), torch.stack(value), transitions)
+        rollout, self._rollout = self._rollout, []
+        return self.learn(rollout)
 
-    def learn(self, log_prob: Tensor, value: Tensor, transitions: Sequence[Transition]) -> Metrics:
-        """Gradient steps from T transitions of N envs, the log-probabilities and values they were taken at [T, N]."""
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Gradient steps from T transitions of N envs and what was computed on the way."""
+        kept, transitions = zip(*rollout, strict=True)
+        log_prob, value = (torch.stack([getattr(acted, name) for acted in kept]) for name in ("log_prob", "value"))
         share = self.decay.to(self.steps)
         self.count_steps(len(value) * value.shape[-1])
         if self.steps <= self.gather_steps:
@@ -112,10 +124,10 @@ class PPO(Learner):
             max_abs_reward=self.max_abs_reward,
         )
         seeds = g.ndim - 2
-        obs, action = (torch.cat([getattr(t, name) for t in transitions], seeds) for name in ("obs", "action"))
-        rollout = self.network.prepared(obs), action, *(samples(x, seeds) for x in (log_prob, value, g))
+        obs, action = torch.cat([acted.obs for acted in kept], seeds), torch.cat([t.action for t in transitions], seeds)
+        every = obs, action, *(samples(x, seeds) for x in (log_prob, value, g))
         for number, part in enumerate(self.parts(action.shape[-1]), 1):
-            obs, action, log_prob, value, g = (take(x, part) for x in rollout)
+            obs, action, log_prob, value, g = (take(x, part) for x in every)
             loss, metrics = self.loss(obs, action, log_prob, value, g, clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
             if number % self.minibatches == 0 and self.has_moved_far(metrics["ppo/kl"]):
@@ -158,8 +170,9 @@ class PPO(Learner):
 
 
 @torch.no_grad()
-def choose(obs: Tensor, network: PolicyValue, rng: Stream) -> tuple[Tensor, Tensor, Tensor]:
-    """Actions [N] drawn for obs [N, ...], their log-probabilities [N] and the values [N] of obs."""
+def choose(obs: Tensor, network: PolicyValue, rng: Stream) -> tuple[Tensor, Acted]:
+    """Actions [N] drawn for obs [N, ...], and what learning from them will need."""
+    obs = network.prepared(obs)
     log_probs, value = network(obs)
     action = exploration.sample(log_probs, rng)
-    return action, losses.pick(log_probs, action), value
+    return action, Acted(obs, losses.pick(log_probs, action), value)

@@ -11,10 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from rl_lab.agents.ppo import PPO, choose
+from rl_lab.agents.ppo import PPO, Acted, choose
 from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
@@ -35,7 +32,7 @@ class Collector(Learner):
     def __init__(self, learner: PPO, env: VectorEnv, seed: int):
         self.learner, self.env, self.rng = learner, env, generator(seed, env.device)
         self.network = copy.deepcopy(learner.network).requires_grad_(False)
-        self.rollout: list[tuple[Tensor, Tensor, Transition]] = []  # log-probability and value, as it acted
+        self.rollout: list[tuple[Acted, Transition]] = []
 
     def reset(self, seed: int) -> None:
         self.obs = self.env.reset(seed)
@@ -47,19 +44,19 @@ class Collector(Learner):
     def collect(self) -> None:
         self.rollout = []
         for _ in range(self.learner.rollout_length):
-            action, log_prob, value = choose(self.obs, self.network, self.rng)
+            action, acted = choose(self.obs, self.network, self.rng)
             step = self.env.step(action)
-            self.rollout.append((log_prob, value, Transition.of(self.obs, action, step)))
+            self.rollout.append((acted, Transition.of(self.obs, action, step)))
             self.obs = step.obs
 
     def state_dict(self, without: str | None = None) -> dict[str, Any]:
-        rollout = [(log_prob, value, *transition) for log_prob, value, transition in self.rollout]
+        rollout = [(*acted, *transition) for acted, transition in self.rollout]
         return super().state_dict(without) | {"rollout": rollout}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         rollout = ([x.to(self.env.device) for x in step] for step in state["rollout"])
-        self.rollout = [(log_prob, value, Transition(*rest)) for log_prob, value, *rest in rollout]
+        self.rollout = [(Acted(*step[:3]), Transition(*step[3:])) for step in rollout]
         if self.env.state_dict():
             self.obs = self.env.observe()
 
@@ -103,13 +100,13 @@ def train(
         for _ in book.steps(env.num_envs * learner.rollout_length * distributed.size()):
             if not collector.rollout:
                 collector.collect()
-            log_prob, value, transitions = zip(*collector.rollout, strict=True)
+            rollout = collector.rollout
             collector.follow()
             collected = other.submit(collector.collect)
-            metrics = learner.learn(torch.stack(log_prob), torch.stack(value), transitions)
+            metrics = learner.learn(rollout)
             collected.result()
-            for t in transitions:
-                episodes.add(t.reward, t.last)
+            for _, transition in rollout:
+                episodes.add(transition.reward, transition.last)
             book.add(metrics)
     return learner
 

@@ -111,7 +111,7 @@ def _smallest(layers: Sequence[Sequence[Count]]) -> int:
 
 
 class Convolutional(nn.Sequential):
-    """A torso that computes in bfloat16 in training, where that is chosen (see rl_lab.core.precision).
+    """A torso of `Frames` and layers, in bfloat16 in training where that is chosen (see rl_lab.core.precision).
 
     Parameters and features stay float32. Its first layer, which no gradient reaches, can be run once for all epochs:
     see `prepared`.
@@ -126,10 +126,7 @@ class Convolutional(nn.Sequential):
 
 def prepared(torso: nn.Module, obs: Tensor) -> Tensor:
     """Observations as the torso makes them numbers, which it takes as well: what is learned from in several epochs."""
-    if not isinstance(torso, Convolutional):
-        return obs
-    x: Tensor = torso[0](obs)
-    return x.bfloat16() if reduced() else x
+    return torso[0](obs) if isinstance(torso, Convolutional) else obs
 
 
 def gather(network: nn.Module, obs: Tensor) -> None:
@@ -155,10 +152,11 @@ class Frames(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
             return x
-        return self.scaled(x.to(torch.float32, memory_format=torch.channels_last))
+        x = self.scaled(x.float())
+        return (x.bfloat16() if reduced() else x).contiguous(memory_format=torch.channels_last)
 
     def scaled(self, x: Tensor) -> Tensor:
-        return x / 255
+        return x.div_(255)
 
 
 class StandardFrames(Frames):
@@ -181,7 +179,7 @@ class StandardFrames(Frames):
         self.register_buffer("rate", torch.ones(*shape))  # 1 / deviation
 
     def scaled(self, x: Tensor) -> Tensor:
-        return ((x / 255 - self.mean) * self.rate).clamp(-FURTHEST, FURTHEST)
+        return x.div_(255).sub_(self.mean).mul_(self.rate).clamp_(-FURTHEST, FURTHEST)
 
     @torch.no_grad()
     def gather(self, obs: Tensor) -> None:

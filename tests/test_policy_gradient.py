@@ -1,5 +1,6 @@
 """A2C and PPO: what their targets are, what one step does, and where each becomes a simpler method."""
 
+import math
 from functools import partial
 
 import pytest
@@ -152,6 +153,31 @@ def test_the_first_step_of_ppo_is_that_of_a2c():
     one.learn(computed)
     for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_decoupled_ppo_is_ppo_where_the_policy_that_learns_has_acted():
+    one, two = (agent(PPO, rollout_length=3, decoupled=decoupled) for decoupled in (False, True))
+    two.load_state_dict({**one.state_dict(), "rng": one.rng.get_state()})
+    kept = [(ppo.Acted(t.obs, x.log_prob.detach(), x.value.detach()), t) for x, t in seen(one, steps(*ROLLOUT))]
+    one.learn(kept)
+    two.learn(kept)
+    for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_decoupled_ppo_weighs_what_an_older_policy_did_and_clips_around_its_own():
+    """An action that acted with half the probability counts twice, and a ratio of 2 to it is not yet clipped."""
+    learner = agent(PPO, rollout_length=3, value_coef=0.0, entropy_coef=0.0, standardise=False, decoupled=True,
+                    optimizer=partial(torch.optim.SGD, lr=1.0), max_grad_norm=math.inf)  # fmt: skip
+    before = [x.clone() for x in learner.network.policy.parameters()]
+    rollout = steps(*ROLLOUT)
+    computed = seen(learner, rollout)
+    value, log_prob = of(computed, "value").detach(), of(computed, "log_prob")
+    advantage = value_targets(rollout, value, learner.network.values, learner.gamma, learner.lambda_) - value
+    expected = gradients(learner.network.policy, -(2 * log_prob * advantage).mean())
+    learner.learn([(ppo.Acted(t.obs, x.log_prob.detach() - math.log(2), x.value.detach() + 7), t) for x, t in computed])
+    for a, b, gradient in zip(before, learner.network.policy.parameters(), expected, strict=True):
+        torch.testing.assert_close(a - b, gradient)
 
 
 def test_ppo_learns_from_every_sample_of_every_epoch():

@@ -11,7 +11,7 @@ from rl_lab.core import distributed
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import Stream, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
-from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take, value_targets
+from rl_lab.memory.rollouts import back, check_minibatches, minibatches, samples, take, value_targets
 from rl_lab.networks.heads import PolicyValue
 from rl_lab.networks.torsos import TorsoFn, gather
 from rl_lab.types import Spec, Transition, View
@@ -26,6 +26,17 @@ class Acted(NamedTuple):
 
 
 Rollout = Sequence[tuple[Acted, Transition]]
+
+
+class Minibatch(NamedTuple):
+    """[B, ...]; the proximal policy is the one that the ratio is held near (Hilton et al., 2022, section 3)."""
+
+    obs: Tensor
+    action: Tensor
+    acting_log_prob: Tensor
+    proximal_log_prob: Tensor
+    proximal_value: Tensor
+    target: Tensor  # of the value
 
 
 class PPO(Learner):
@@ -60,6 +71,7 @@ class PPO(Learner):
         decay_floor: Unit,  # but no further than to this share of the first one
         decay_clip: bool,  # and `clip` with it
         decay_entropy: bool,  # and `entropy_coef` with it
+        decoupled: bool,  # clip around the policy from before this learning, which in loop=overlapped did not act
         separate_value: bool,  # a torso of its own
         orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
         gather_steps: Natural,  # first steps, of which networks that standardise their inputs take the statistics
@@ -75,7 +87,7 @@ class PPO(Learner):
         self.value_coef, self.entropy_coef, self.decay_entropy = value_coef, entropy_coef, decay_entropy
         self.bonus = entropy_coef  # of now
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
-        self.gather_steps, self.target_kl = gather_steps, target_kl
+        self.gather_steps, self.target_kl, self.decoupled = gather_steps, target_kl, decoupled
         self._rollout: list[tuple[Acted, Transition]] = []
 
     @property
@@ -107,13 +119,19 @@ class PPO(Learner):
         """Gradient steps from T transitions of N envs and what was computed on the way."""
         kept, transitions = zip(*rollout, strict=True)
         log_prob, value = (torch.stack([getattr(acted, name) for acted in kept]) for name in ("log_prob", "value"))
-        share = self.decay.to(self.steps)
+        action = torch.stack([t.action for t in transitions])
+        share, seeds = self.decay.to(self.steps), action.ndim - 2
         self.count_steps(len(value) * value.shape[-1])
         if self.steps <= self.gather_steps:
             gather(self.network, torch.cat([t.obs for t in transitions]))
             return {}
         clip = self.clip * (share if self.decay_clip else 1.0)
         self.bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
+        obs, proximal = torch.cat([acted.obs for acted in kept], seeds), log_prob
+        if self.decoupled:
+            with torch.no_grad():
+                log_probs, value = (back(x, action.shape) for x in self.network(obs))
+                proximal = losses.pick(log_probs, action)
         g = value_targets(
             transitions,
             value,
@@ -123,12 +141,9 @@ class PPO(Learner):
             bootstrap=self.bootstrap,
             max_abs_reward=self.max_abs_reward,
         )
-        seeds = g.ndim - 2
-        obs, action = torch.cat([acted.obs for acted in kept], seeds), torch.cat([t.action for t in transitions], seeds)
-        every = obs, action, *(samples(x, seeds) for x in (log_prob, value, g))
-        for number, part in enumerate(self.parts(action.shape[-1]), 1):
-            obs, action, log_prob, value, g = (take(x, part) for x in every)
-            loss, metrics = self.loss(obs, action, log_prob, value, g, clip)
+        every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g))
+        for number, part in enumerate(self.parts(every[-1].shape[-1]), 1):
+            loss, metrics = self.loss(Minibatch(*(take(x, part) for x in every)), clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
             if number % self.minibatches == 0 and self.has_moved_far(metrics["ppo/kl"]):
                 break
@@ -137,20 +152,21 @@ class PPO(Learner):
     def has_moved_far(self, kl: Tensor) -> bool:
         return self.target_kl is not None and bool(distributed.mean(kl) > self.target_kl)
 
-    def loss(
-        self, obs: Tensor, action: Tensor, acting_log_prob: Tensor, acting_value: Tensor, g: Tensor, clip: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of a minibatch [B, ...] with value targets g [B] -> []."""
-        log_probs, value = self.network(obs)
-        log_prob, advantage = losses.pick(log_probs, action), g - acting_value
+    def loss(self, of: Minibatch, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """[]. Without `decoupled` the proximal policy is the one that acted, and the weights are 1."""
+        log_probs, value = self.network(of.obs)
+        log_prob, advantage = losses.pick(log_probs, of.action), of.target - of.proximal_value
         if self.standardise:
             advantage = distributed.standardised(advantage, (-1,))
-        policy_loss = losses.clipped_policy_gradient(log_prob, acting_log_prob, advantage, clip).mean(-1)
-        value_loss = losses.clipped_value(value, acting_value, g, self.value_clip).mean(-1)
+        weight = (of.proximal_log_prob - of.acting_log_prob).exp()
+        policy_loss = (weight * losses.clipped_policy_gradient(log_prob, of.proximal_log_prob, advantage, clip)).mean(
+            -1
+        )
+        value_loss = losses.clipped_value(value, of.proximal_value, of.target, self.value_clip).mean(-1)
         entropy = losses.entropy(log_probs).mean(-1)
         loss = policy_loss + self.value_coef * value_loss - self.bonus * entropy
         with torch.no_grad():
-            log_ratio = log_prob - acting_log_prob
+            log_ratio = log_prob - of.proximal_log_prob
             metrics = {
                 "ppo/policy_loss": policy_loss,
                 "ppo/value_loss": value_loss,

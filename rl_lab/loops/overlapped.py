@@ -1,8 +1,9 @@
 """PPO in two threads: one collects the next rollout while the other learns from the last.
 
 The next rollout is thus of age one: acted by the parameters from before that learning. PPO's ratio is taken to the
-policy that acted, so the objective holds; the policy has moved one update further than where it collects at once. Which
-thread is first never matters: the same seed gives the same curve.
+policy that acted, so the objective holds, but its clipping would let the policy move half as far: two updates share
+what one had. `agent.decoupled=true` clips around the policy of now (Hilton et al., 2022). Which thread is first never
+matters: the same seed gives the same curve.
 """
 
 import copy

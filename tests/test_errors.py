@@ -340,12 +340,16 @@ def test_a_resumed_run_keeps_its_seed_and_says_when_nothing_is_left(finished, ca
     assert "nothing left to do: the run stands at step" in capsys.readouterr().err
 
 
-def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys):
+def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys, monkeypatch):
+    """It cannot be marked as one's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "run/config.yaml"))  # no folder
     unlisted = "agent.network._target_=rl_lab.networks.torsos._flat"
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, unlisted, "hydra.run.dir=run"]) == 0
     said = capsys.readouterr().err
-    assert "agent.network._target_=rl_lab.networks.torsos._flat is refused: a run folder may call only what" in said
-    assert said.index("its folder can be neither resumed nor evaluated") < said.index("finished: run")
+    assert "this run imports rl_lab.networks.torsos, and there is no place for a key" in said
+    assert said.index("there is no place for a key") < said.index("finished: run")
+    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "run=run", "episodes=1"]) == 2
+    assert f"{unlisted} is refused: a run folder may call only what" in capsys.readouterr().err
 
 
 def test_a_yaml_that_is_none_is_named_with_its_line(here, capsys):

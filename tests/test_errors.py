@@ -72,7 +72,7 @@ TRAIN = {
     "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
     "env=gym agent=a2c_mlp env.id=CartPoel-v1": "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?",
     "env=gym agent=a2c_mlp env.id=Pendulum-v1": "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), "
-    "and the agents here need discrete ones",
+    "and the agents here need discrete ones; env.wrappers=[{DiscretizeAction: {bins: 5}}] makes them so",
     "env=atari planner=value_iteration": "value_iteration plans with a known model, and env=atari has none; choose a gridworld, "
     "or a learning agent",
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
@@ -342,7 +342,8 @@ def test_a_resumed_run_keeps_its_seed_and_says_when_nothing_is_left(finished, ca
 
 def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys, monkeypatch):
     """It cannot be marked as one's own."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "run/config.yaml"))  # no folder
+    (here / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "file"))
     unlisted = "agent.network._target_=rl_lab.networks.torsos._flat"
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, unlisted, "hydra.run.dir=run"]) == 0
     said = capsys.readouterr().err

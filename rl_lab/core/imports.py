@@ -19,11 +19,14 @@ OURS = "rl_lab", "gen_lab"
 class Placed(MetaPathFinder):
     """Finds each module in its place, before any other of that name."""
 
-    places: dict[str, str] = {}  # the first part of a module's name -> the directory that it lies in
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}  # the first part of a module's name -> the directory that it lies in
 
-    @classmethod
-    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, [cls.places[name]]) if name in cls.places else None
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [self.places[name]]) if name in self.places else None
+
+
+FINDER = Placed()
 
 
 def local(modules: Iterable[str], directory: Path | None = None) -> dict[str, str]:
@@ -51,17 +54,18 @@ def place(places: Mapping[str, str]) -> None:
         if loaded is not None and loaded.origin != spec.origin:
             raise UserError(f"{top} of {home} and {top} of {loaded.origin} are two modules of one name; "
                             "read the runs of one at a time")  # fmt: skip
-        Placed.places[top] = home
-        if home not in sys.path:
-            sys.path.append(home)  # for what the module itself imports
-    if places and Placed not in sys.meta_path:
-        sys.meta_path.insert(0, Placed)
+        FINDER.places[top] = home
+        if home not in sys.path:  # for what the module itself imports: after all that is installed, before what is here
+            here = (i for i, path in enumerate(sys.path) if path in ("", os.getcwd()))
+            sys.path.insert(next(here, len(sys.path)), home)
+    if places and FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, FINDER)
     importlib.invalidate_caches()
 
 
 def placed(modules: Iterable[str]) -> dict[str, str]:
     """Of these modules those that were placed, by the first part of their names."""
-    return {top: Placed.places[top] for m in modules if (top := m.partition(".")[0]) in Placed.places}
+    return {top: FINDER.places[top] for m in modules if (top := m.partition(".")[0]) in FINDER.places}
 
 
 def named(module: str, setting: str) -> ModuleType:

@@ -68,7 +68,7 @@ def may_be(target: Any, path: str) -> bool:
 
 
 def _is_dotted(name: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", name))
+    return bool(re.fullmatch(r"(?!__)[A-Za-z_]\w*(\.(?!__)[A-Za-z_]\w*)+", name))
 
 
 def top(name: str) -> str:

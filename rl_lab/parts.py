@@ -6,6 +6,7 @@ from typing import Any
 
 from rl_lab.core.parts import TORCH, Parts, moved, parts, plain_numbers, word
 
+DOTTED = r"[A-Za-z]\w*(\.[A-Za-z]\w*)*"  # the name of a module
 # Of gymnasium.wrappers those that neither write nor open anything.
 WRAPPERS = {"AddRenderObservation", "ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation",
             "DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation",
@@ -16,7 +17,7 @@ WRAPPERS = {"AddRenderObservation", "ClipReward", "DelayObservation", "Discretiz
 
 def of_gymnasium(key: str, value: Any) -> str | None:
     """An environment known by its name; a path among the options would be read. Modules are looked at elsewhere."""
-    if key == "id" and not re.fullmatch(r"([A-Za-z][\w.]*:)?(?!rl_lab/)([\w.-]+/)?[\w.-]+", str(value)):
+    if key == "id" and not re.fullmatch(rf"({DOTTED}:)?(?!rl_lab/)([\w.-]+/)?[\w.-]+", str(value)):
         return "it must be the name of a Gymnasium environment, such as CartPole-v1; ours have an env= of their own"
     if key == "imports" and not (isinstance(value, list) and all(re.fullmatch(DOTTED, str(x)) for x in value)):
         return "it must be a list of modules, such as [minigrid]"
@@ -26,9 +27,6 @@ def of_gymnasium(key: str, value: Any) -> str | None:
     if key == "options":
         return _options(value)
     return None
-
-
-DOTTED = r"[A-Za-z]\w*(\.[A-Za-z]\w*)*"
 
 
 def _wrapper(entry: Any) -> str | None:
@@ -42,7 +40,7 @@ def _wrapper(entry: Any) -> str | None:
 def of_env(settings: Mapping[str, Any]) -> Iterator[str]:
     """The modules that the settings of a Gymnasium environment import: of its id, of `imports`, of its wrappers."""
     module, colon, _ = str(settings.get("id")).rpartition(":")
-    if colon and re.fullmatch(DOTTED, module):
+    if colon:
         yield module
     typed = settings.get("imports") or []
     for found in typed if isinstance(typed, list) else [typed]:

@@ -11,9 +11,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 
-OURS = "rl_lab", "gen_lab"
+OURS = frozenset(f"{path.stem}_lab" for path in conf_dir().glob("*.yaml"))  # the labs, each with its root in conf/
 
 
 class Placed(MetaPathFinder):

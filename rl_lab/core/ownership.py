@@ -43,7 +43,7 @@ def key(made: bool) -> bytes | None:
     """This user's own; `made` where there is none yet. None where it cannot be, or others could read or replace it."""
     if (home := config_home()) is None:
         return None
-    path = home / "rl_lab" / "key"
+    path = home / __name__.partition(".")[0] / "key"
     try:
         if made and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from rl_lab.core.imports import OURS
 from rl_lab.core.parts import Parts
 
 # Nothing of these is allowed by typing it: a library's call could do anything.
-LIBRARIES = {"PIL", "ale_py", "antlr4", "av", "cloudpickle", "dill", "gen_lab", "gymnasium", "hydra", "joblib",
-             "matplotlib", "numba", "numpy", "omegaconf", "pandas", "rl_lab", "scipy", "sklearn", "stable_baselines3",
+LIBRARIES = {"PIL", "ale_py", "antlr4", "av", "cloudpickle", "dill", "gymnasium", "hydra", "joblib",
+             "matplotlib", "numba", "numpy", "omegaconf", "pandas", "scipy", "sklearn", "stable_baselines3",
              "torch", "wandb", "yaml"}  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def may_be(target: Any, path: str) -> bool:
     return (
         isinstance(target, str)
         and _is_dotted(target)
-        and top(target) not in sys.stdlib_module_names | LIBRARIES
+        and top(target) not in sys.stdlib_module_names | LIBRARIES | OURS
         and "[" not in path
         and path != "loop"
     )

@@ -1,18 +1,55 @@
 """What experiments of rl_lab are made of: everything that a run folder from anywhere may call."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rl_lab.core.parts import TORCH, Parts, moved, parts, plain_numbers, word
 
+DOTTED = r"[A-Za-z]\w*(\.[A-Za-z]\w*)*"  # the name of a module
+# Of gymnasium.wrappers those that neither write nor open anything.
+WRAPPERS = {"AddRenderObservation", "ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation",
+            "DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation",
+            "GrayscaleObservation", "MaxAndSkipObservation", "NormalizeObservation", "NormalizeReward",
+            "RecordEpisodeStatistics", "RepeatAction", "RescaleObservation", "ReshapeObservation", "ResizeObservation",
+            "StickyAction", "TimeAwareObservation", "TimeLimit"}  # fmt: skip
+
 
 def of_gymnasium(key: str, value: Any) -> str | None:
-    """An environment known by its name. `module:Name` would import a module, and a path among the options be read."""
-    if key == "id" and not re.fullmatch(r"(?!rl_lab/)([\w.-]+/)?[\w.-]+", str(value)):
+    """An environment known by its name; a path among the options would be read. Modules are looked at elsewhere."""
+    if key == "id" and not re.fullmatch(rf"({DOTTED}:)?(?!rl_lab/)([\w.-]+/)?[\w.-]+", str(value)):
         return "it must be the name of a Gymnasium environment, such as CartPole-v1; ours have an env= of their own"
+    if key == "imports" and not (isinstance(value, list) and all(re.fullmatch(DOTTED, str(x)) for x in value)):
+        return "it must be a list of modules, such as [minigrid]"
+    if key == "wrappers":
+        entries = value if isinstance(value, list) else [None]
+        return next((reason for entry in entries if (reason := _wrapper(entry))), None)
     if key == "options":
         return _options(value)
     return None
+
+
+def _wrapper(entry: Any) -> str | None:
+    """A name, or {name: settings}: of Gymnasium's a harmless one, or of a module that must be allowed by name."""
+    name, settings = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
+    if not (isinstance(name, str) and (name in WRAPPERS or ("." in name and re.fullmatch(DOTTED, name)))):
+        return f"a wrapper is one of {', '.join(sorted(WRAPPERS))}, or of a module"
+    return _options(settings or {})
+
+
+def of_env(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that the settings of a Gymnasium environment import: of its id, of `imports`, of its wrappers."""
+    module, colon, _ = str(settings.get("id")).rpartition(":")
+    if colon:
+        yield module
+    typed = settings.get("imports") or []
+    for found in typed if isinstance(typed, list) else [typed]:
+        yield str(found)
+    wrappers = settings.get("wrappers")
+    for entry in wrappers if isinstance(wrappers, list) else []:
+        name = entry.get("_target_", next(iter(entry), "")) if isinstance(entry, dict) else entry
+        if "." in str(name):
+            yield str(name).rpartition(".")[0]
 
 
 def _options(value: Any) -> str | None:
@@ -128,7 +165,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.envs.tabular.tables.toy_text_env": {"obs": "one_hot"},
     "rl_lab.envs.tabular.gridworld.gridworld": {"rewards": None, "living_reward": 0.0, "noise": 0.0, "slip": "sideways",
                                                 "convention": "transition", "gamma": 0.99},
-    "rl_lab.envs.gym.Gym": {"channels": None},
+    "rl_lab.envs.gym.Gym": {"channels": None, "imports": [], "wrappers": [], "planes": False},
     "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84},
     "rl_lab.planning.value_iteration": {"epsilon": 1e-9, "stop": "value", "sweep": "synchronous", "initial": "zero",
                                         "max_sweeps": 100_000, "check_every": 1},
@@ -151,4 +188,10 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "gen_lab.trained.encoding.Encoded": {"hidden": []},
 }  # fmt: skip
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER)
+IMPORTS = {
+    "rl_lab.envs.gym.Gym": of_env,
+    "rl_lab.envs.tabular.tables.toy_text": of_env,
+    "rl_lab.envs.tabular.tables.toy_text_env": of_env,
+}
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS)

@@ -72,7 +72,7 @@ TRAIN = {
     "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
     "env=gym agent=a2c_mlp env.id=CartPoel-v1": "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?",
     "env=gym agent=a2c_mlp env.id=Pendulum-v1": "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), "
-    "and the agents here need discrete ones",
+    "and the agents here need discrete ones; env.wrappers=[{DiscretizeAction: {bins: 5}}] makes them so",
     "env=atari planner=value_iteration": "value_iteration plans with a known model, and env=atari has none; choose a gridworld, "
     "or a learning agent",
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
@@ -340,12 +340,17 @@ def test_a_resumed_run_keeps_its_seed_and_says_when_nothing_is_left(finished, ca
     assert "nothing left to do: the run stands at step" in capsys.readouterr().err
 
 
-def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys):
+def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys, monkeypatch):
+    """It cannot be marked as one's own."""
+    (here / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "file"))
     unlisted = "agent.network._target_=rl_lab.networks.torsos._flat"
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, unlisted, "hydra.run.dir=run"]) == 0
     said = capsys.readouterr().err
-    assert "agent.network._target_=rl_lab.networks.torsos._flat is refused: a run folder may call only what" in said
-    assert said.index("its folder can be neither resumed nor evaluated") < said.index("finished: run")
+    assert "this run imports rl_lab.networks.torsos, and there is no place for a key" in said
+    assert said.index("there is no place for a key") < said.index("finished: run")
+    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "run=run", "episodes=1"]) == 2
+    assert f"{unlisted} is refused: a run folder may call only what" in capsys.readouterr().err
 
 
 def test_a_yaml_that_is_none_is_named_with_its_line(here, capsys):

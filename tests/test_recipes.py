@@ -263,7 +263,7 @@ def test_a_model(clone):
     assert list((clone / "runs/m").glob("samples*.png"))
 
 
-def test_without_its_line_in_parts_a_run_is_not_read_back(clone):
+def test_without_its_line_in_parts_a_run_is_read_back_by_its_own_user_alone(clone):
     """What the README says this line is for."""
     path = clone / "rl_lab/parts.py"
     with_it = path.read_text()
@@ -271,8 +271,10 @@ def test_without_its_line_in_parts_a_run_is_not_read_back(clone):
     try:
         short = "loop.total_steps=64", "loop.eval_every=64", "loop.eval_episodes=1"
         run(clone, "rl_lab", "train", "agent=x", "env=x", *short, "tracker=none", "device=cpu", "hydra.run.dir=runs/p")
+        run(clone, "rl_lab", "evaluate", "runs/p", "episodes=1", "device=cpu")
+        shutil.copytree(clone / "runs/p", clone / "runs/copy")
         with pytest.raises(AssertionError, match="rl_lab.agents.x.X"):
-            run(clone, "rl_lab", "evaluate", "runs/p", "episodes=1", "device=cpu")
+            run(clone, "rl_lab", "evaluate", "runs/copy", "episodes=1", "device=cpu")
     finally:
         path.write_text(with_it)
 

@@ -127,7 +127,7 @@ def test_core_names_neither_lab():
         found |= {
             node.value for node in texts if isinstance(node.value, str) and re.search("rl_lab|gen_lab", node.value)
         }
-    assert found == {"rl_lab checkpoint 1", "rl_lab recording 1"}
+    assert found == {"rl_lab checkpoint 1", "rl_lab recording 1", "rl_lab run folder 1"}
 
 
 def layers(graph: dict[str, set[str]]) -> int:

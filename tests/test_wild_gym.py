@@ -169,9 +169,9 @@ def test_what_a_small_image_is_told_to_take_instead_runs(register, tmp_path, cap
     assert run("agent=dqn_cnn", f"hydra.run.dir={tmp_path / 'cnn'}") == 2
     assert capsys.readouterr().err.strip() == (
         "rl-lab: agent.network=nature_cnn needs frames of at least 36 x 36, not observations (3, 7, 8); "
-        "choose agent/network=mlp or agent/network=linear"
+        "choose agent/network=cnn_small, agent/network=mlp or agent/network=linear"
     )
-    for network in ("mlp", "linear"):
+    for network in ("cnn_small", "mlp", "linear"):
         assert run("agent=dqn_cnn", f"agent/network={network}", f"hydra.run.dir={tmp_path / network}") == 0
 
 

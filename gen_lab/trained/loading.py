@@ -13,7 +13,7 @@ from gen_lab.parts import PARTS
 from gen_lab.types import Model
 from rl_lab.core import checking, checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.changes import changed
+from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.settings import Threads
 
@@ -33,15 +33,16 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
 
     Nothing of the config is called before all that is called is checked. Raises UserError.
     """
-    cfg, path = reading.config(folder, PARTS), folder / "checkpoint.pt"
+    cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
+    path = folder / "checkpoint.pt"
     if not all(isinstance(cfg.get(part), DictConfig) for part in ("model", "data")):
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
-    reading.refuse(plain(cfg), PARTS)
+    reading.refuse(plain(cfg), parts)
     cfg = changed(cfg, changes)
     for part in "data", "model":
         checking.check(cfg[part], part)
     resolved = plain(cfg)
-    reading.refuse(resolved, PARTS)
+    reading.refuse(resolved, parts)
     chosen, state = torch.device(devices.chosen(device)), checkpoint.read(path)
     torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Threads))
     data = hydra.utils.instantiate(resolved["data"]).to(chosen)

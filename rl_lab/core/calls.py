@@ -9,6 +9,7 @@ from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig
 
+from rl_lab.core import imports
 from rl_lab.core.errors import UserError, nearest
 
 Call = Callable[..., Any]
@@ -44,6 +45,10 @@ def locate(target: str) -> Any:
             if not f"{module}.".startswith(f"{error.name}."):
                 raise UserError(f"{target} needs {error.name}; pip install {error.name}") from error
             continue
+        except Exception as error:
+            if parts[0] in imports.OURS:
+                raise
+            raise imports.failed(module, target, error) from error
         try:
             for name in parts[cut:]:
                 found = getattr(found, name)

@@ -67,7 +67,7 @@ def check(node: DictConfig, path: str = "") -> None:
         value = node[name]
         shown = reference[1] if reference else where
         mended = conform(shown, value, hints.get(key))
-        _check_value(value, shown)
+        _check_value(value if reference else mended, shown)
         if mended is not value and not reference:
             node[name] = mended
     for key in parameters.keys() - filled:
@@ -94,6 +94,6 @@ def _check_value(value: Any, path: str) -> None:
     """Hydra calls a `_target_` wherever it meets one: in lists too."""
     if isinstance(value, DictConfig):
         check(value, path)
-    elif isinstance(value, ListConfig):
+    elif isinstance(value, ListConfig | list):
         for i, item in enumerate(value):
             _check_value(item, f"{path}[{i}]")

@@ -1,5 +1,6 @@
 """Checkpoints that are whole and safe: written beside and renamed, checked and read as data alone."""
 
+import collections
 import os
 import pickletools
 import zipfile
@@ -45,6 +46,19 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     if fault := _fault(state):
         raise UserError(f"{path} is refused: {fault}; delete it to start again")
     return state
+
+
+PLAIN = {dict, collections.OrderedDict, list, tuple, torch.Size, int, float, bool, str, type(None)}
+
+
+def foreign(node: Any) -> str | None:
+    """The kind of the first thing in a state that `read` would refuse."""
+    if isinstance(node, torch.Tensor):
+        return None
+    if type(node) not in PLAIN:
+        return f"{type(node).__module__}.{type(node).__name__}".removeprefix("builtins.")
+    inside = [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list | tuple) else []
+    return next((kind for item in inside if (kind := foreign(item))), None)
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:

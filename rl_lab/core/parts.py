@@ -1,15 +1,23 @@
 """How a lab declares its parts, in <lab>/parts.py: what a run folder may call, and its older names."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Judge = Callable[[str, Any], str | None] | None  # of a setting's name and value: why it is refused
+Imports = Callable[[Mapping[str, Any]], Iterator[str]]  # of a part's settings: the modules that they name
 OPTIMIZERS = ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop",
               "Rprop", "SGD")  # fmt: skip
 LAYERS = ("BatchNorm1d", "BatchNorm2d", "CELU", "Conv1d", "Conv2d", "Dropout", "ELU", "Flatten", "GELU", "GroupNorm",
           "Hardswish", "Hardtanh", "Identity", "LayerNorm", "LeakyReLU", "Linear", "LogSigmoid", "Mish", "PReLU",
           "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh")  # fmt: skip
+
+
+class Typed(NamedTuple):
+    """What was typed beside a run folder and is thus not the word of who wrote it."""
+
+    targets: frozenset[str] = frozenset()  # of `_target_`s
+    modules: frozenset[str] = frozenset()
 
 
 class Parts(NamedTuple):
@@ -20,6 +28,8 @@ class Parts(NamedTuple):
     moved: Mapping[str, str]  # the dotted name a part had in older run folders -> the one it has
     gone: Mapping[str, frozenset[str]]  # settings that older run folders give a part, and it no longer takes
     younger: Mapping[str, Mapping[str, Any]]  # settings that older run folders give no value, and what they mean by it
+    imports: Mapping[str, Imports] = {}  # parts that import modules which their settings name
+    typed: Typed = Typed()  # allowed for this once
 
 
 def moved(before: str, now: str, *names: str) -> dict[str, str]:

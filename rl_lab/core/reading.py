@@ -15,9 +15,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rl_lab.core import conf_dir, files
+from rl_lab.core import calls, conf_dir, files, imports, ownership, wanted
 from rl_lab.core.errors import UserError
-from rl_lab.core.parts import Parts
+from rl_lab.core.parts import Parts, Typed
 from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.yaml_events import events
 
@@ -34,7 +34,11 @@ NAMES = "project", "group", "tags", "notes", "mode"  # what of a tracker is used
 def plain(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; its references stand as they are. Raises UserError or FileNotFoundError."""
     with files.opened(path, LARGEST) as file:
-        text = file.read().decode(errors="replace")
+        return _parsed(file.read(), path)
+
+
+def _parsed(written: bytes, path: Path) -> dict[str, Any]:
+    text = written.decode(errors="replace")
     if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
         raise UserError(f"{path} is refused: '# @package' is for the files of conf/, and a run's config has none")
     try:
@@ -58,14 +62,16 @@ def plain_references(text: str, path: Path | str) -> None:
         raise UserError(f"{path} is refused: {shown!r} is more than the name of a setting, such as ${{env.size}}")
 
 
-def config(folder: Path, parts: Parts) -> DictConfig:
+def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConfig, Parts | None]:
     """What a run folder holds, parts by the names they have now; of its tracker only names are used.
 
-    Raises UserError.
+    And what it may be made of, None for anything: it is one's own, as this user's run has written it. Raises UserError.
     """
     path = folder / "config.yaml"
     try:
-        found = plain(path)
+        with files.opened(path, LARGEST) as file:
+            written = file.read()
+        found, seal = _parsed(written, path), ownership.of(folder, written)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a run folder: it has no config.yaml") from None
     if refused := HYDRAS & set(found):
@@ -87,7 +93,9 @@ def config(folder: Path, parts: Parts) -> DictConfig:
         found["tracker"] = _tracker(found["tracker"], path)
     for setting, place in places:
         print(f"{path} sets {setting}={place}, which is ignored; type {setting}=... to use it", file=sys.stderr)
-    return OmegaConf.create(found)
+    here = imports.local([*typed.modules, *(target.rpartition(".")[0] for target in typed.targets)])
+    imports.place({**(seal.places if seal else {}), **here})
+    return OmegaConf.create(found), None if seal else parts._replace(typed=typed)
 
 
 def _rename(node: Any, parts: Parts, config: dict[str, Any]) -> None:
@@ -188,13 +196,28 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
     return built
 
 
-def refuse(config: dict[str, Any], parts: Parts) -> None:
-    """Raises UserError where anything in a `resolved` config would call what is not among `parts`.
+def refuse(config: dict[str, Any], parts: Parts | None) -> None:
+    """Raises UserError where anything in a `resolved` config would call what is not among `parts`; None: one's own.
 
-    Calls and arguments are checked as they stand there; the tracker comes from conf/, not from the folder.
+    Calls and arguments are checked as they stand there; the tracker comes from conf/, not from the folder. Modules that
+    were typed now may be imported, and classes of them that were typed may be called.
     """
-    for key in sorted(config.keys() - {"tracker"}, key=lambda key: key == "loop"):
+    if parts is None:
+        return
+    for key in wanted.in_order(config):
         _refuse(config[key], str(key), parts)
+    typed, found = parts.typed, wanted.of(config, parts)
+    if lacking := [w for w in found if w.name not in (typed.targets if w.is_call else typed.modules)]:
+        named = ", ".join(dict.fromkeys(w.name if w.is_call else w.module for w in lacking))
+        raise UserError(
+            f"this run folder wants {named}, and no run of yours has written it so in this place (it was copied, "
+            f"changed or sent); where you trust it, type {' '.join(wanted.words(found))}"
+        )
+    for want in found:
+        if want.is_call:
+            kind, home = calls.locate(want.name), wanted.top(want.name)
+            if not isinstance(kind, type) or wanted.top(kind.__module__) != home:
+                raise UserError(f"{want.path}._target_={want.name} is refused: it is no class of {home}'s")
 
 
 def _refuse(node: Any, path: str, parts: Parts) -> None:
@@ -204,7 +227,8 @@ def _refuse(node: Any, path: str, parts: Parts) -> None:
     if not isinstance(node, dict):
         return
     target = node.get("_target_")
-    if "_target_" in node and not (isinstance(target, str) and target in parts.allowed):
+    is_listed = isinstance(target, str) and target in parts.allowed
+    if "_target_" in node and not (is_listed or wanted.may_be(target, path)):
         raise UserError(f"{path}._target_={target} is refused: a run folder may call only what {parts.home} lists")
     for key, value in node.items():
         _refuse(value, f"{path}.{key}", parts)
@@ -212,7 +236,7 @@ def _refuse(node: Any, path: str, parts: Parts) -> None:
             re.fullmatch(r"_\w*_", str(key)) and (key not in CALLS or "_target_" not in node)
         ):
             raise UserError(f"{path}.{key} is refused in a run folder; delete it")
-    if isinstance(target, str) and (judge := parts.allowed[target]):
+    if isinstance(target, str) and (judge := parts.allowed.get(target)):
         for key in node.keys() - CALLS:
             if reason := judge(key, node[key]):
                 raise UserError(

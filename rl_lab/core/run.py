@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Run:
         names: dict[str, Any],  # what summary.json and W&B's config begin with: experiment, agent, env, seed
         config: dict[str, Any],  # resolved, for W&B
         written: str = "",  # what config.yaml will hold
+        places: Mapping[str, str] | None = None,  # of modules that it imports; None: it imports none
         tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
         job_type: str = "train",
         checkpoint_every: float = 60.0,  # seconds
@@ -54,7 +55,7 @@ class Run:
         self.names, self.config, self.job_type = names, config, job_type
         self.leads = distributed.rank() == 0
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
-        self.folder = RunFolder(self.dir, written, lock)
+        self.folder = RunFolder(self.dir, written, lock, places)
         self.progress = progress or Progress(names.get("name", ""), quiet=not self.leads)
         self.interrupts = interrupts or Interrupts(self.say)
         self.tracker = Tracker(tracker if self.leads else None, self.say)

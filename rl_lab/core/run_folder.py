@@ -4,10 +4,11 @@ import errno
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rl_lab.core import checkpoint, files, folders, locks
+from rl_lab.core import checkpoint, files, folders, locks, ownership
 from rl_lab.core.errors import UserError
 from rl_lab.core.rows import Mark, Rows, last_values, parsed
 
@@ -43,9 +44,12 @@ class RunFolder:
     Nothing is written before `open`: a mistake found before then leaves the files as they are.
     """
 
-    def __init__(self, dir: Path, written: str, lock: int | None = None):
-        """`written` is what config.yaml will hold; `lock`: of the folder, where the caller holds it already."""
-        self.dir, self.written = dir, written
+    def __init__(self, dir: Path, written: str, lock: int | None = None, places: Mapping[str, str] | None = None):
+        """`written` is what config.yaml will hold; `lock`: of the folder, where the caller holds it already.
+
+        `places`: of the modules in no package, where it imports modules at all and is thus sealed as this user's.
+        """
+        self.dir, self.written, self.places = dir, written, places
         self._held_by_caller = lock is not None
         self._lock: int | None = None
         self.before = folders.summary(dir)  # of the run's last session
@@ -90,6 +94,8 @@ class RunFolder:
 
     def open(self, rows: Rows, summary: dict[str, Any]) -> None:
         """From here on the folder knows of the run."""
+        if self.places is not None:  # first: who looks on while this run learns finds both
+            ownership.seal(self.dir, self.written, self.places)
         files.write(self.path("config.yaml"), self.written)
         self.rows = rows
         self.write_summary(summary)  # of rows that are there already: it holds before the others are cut off and after

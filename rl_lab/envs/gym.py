@@ -3,10 +3,11 @@
 import functools
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -17,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_lab.core.devices import Device
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Objects
-from rl_lab.envs import frames
+from rl_lab.envs import frames, wrapping
 from rl_lab.types import Spec, Step
 
 # Where an exception comes from, if an answer of an environment could not be used.
@@ -27,10 +28,11 @@ INTERFACE = [*(str(Path(str(module.__file__)).parent) for module in (gymnasium, 
 
 
 class Gym:
-    """Observations: a Box as float32, images as uint8 with channels first, a Discrete one-hot.
+    """Observations: a Box as float32, images with channels first, a Discrete one-hot.
 
-    An image is a Box of uint8 with three sides; the one that is shorter than both others counts its channels, and it
-    comes first or last. Its state cannot be saved in general: a resumed run starts new episodes.
+    An image is a Box with three sides, uint8 where it is of bytes and else float32; the side that is shorter than both
+    others counts its channels, and it comes first or last. Its state cannot be saved in general: a resumed run starts
+    new episodes.
     """
 
     def __init__(
@@ -40,45 +42,41 @@ class Gym:
         *,
         options: dict | None,  # go to gymnasium.make_vec
         channels: Literal["first", "last"] | None,  # of images; None: the side that is shorter than both others
+        imports: Annotated[Any, wrapping.modules_of],  # that register environments; `<module>:<id>` names one, too
+        wrappers: Annotated[list, wrapping.named],  # around each environment, the innermost first
+        planes: bool,  # whether a Box of three sides that are no bytes is an image, too
         camera: bool = False,
         device: Device,
     ):
-        if ":" in id:
-            raise UserError(
-                f"env.id={id} is refused: it would import {id.split(':')[0]}; install a package that registers itself"
-            )
+        id = wrapping.register(imports, id)
+        options = wrapping.plain(options)
         known = gymnasium.registry.get(id)
         if "world" in (options or {}) and known and "world" in known.kwargs:
             raise UserError(f"env.options.world is refused: env.id={id} names its world; choose another env.id")
         self._id = id
-        self._env = made(id, num_envs, dict(options or {}), drawing(id) if camera else {})
-        actions = self._env.single_action_space
-        if not isinstance(actions, spaces.Discrete):
-            raise UserError(
-                f"env.id={id} is refused: its actions are {actions}, and the agents here need discrete ones"
-            )
+        around, how = wrapping.built(wrappers), drawing(id) if camera else {}
+        self._env, limited = made(id, num_envs, dict(options or {}), how, around)
+        actions: Any = self._env.single_action_space
         self._space, self._first_action = self._env.single_observation_space, int(actions.start)
         shape = self._space.shape or ()
-        self._is_image = self._space.dtype == np.uint8 and len(shape) == 3
-        self._channels = channels_of(id, shape, channels) if self._is_image else None
+        is_bytes = self._space.dtype == np.uint8
+        self._is_image = isinstance(self._space, spaces.Box) and len(shape) == 3 and (is_bytes or planes)
+        self._channels = channels_of(id, shape, channels, is_bytes) if self._is_image else None
+        self._dtype = torch.uint8 if is_bytes and self._is_image else torch.float32
         self.num_envs, self.device = num_envs, torch.device(device)
         self._durations = torch.ones(num_envs, device=self.device)  # every action takes one step
         self.frames_per_second = frames.speed(self._env.metadata.get("render_fps"))
         made_by = self._env.spec
         limit = made_by and made_by.kwargs.get("max_episode_steps", made_by.max_episode_steps)
-        self.time_limit = limit if limit and limit > 0 else None  # steps; None: an episode may never end
-        self.spec = Spec(*self._shape(id), tuple(str(a) for a in range(int(actions.n))))
+        limits = [x for x in (limit, limited) if x and x > 0]
+        self.time_limit = min(limits, default=None)  # steps; None: an episode may never end
+        self.spec = Spec(self._shape(), self._dtype, tuple(str(a) for a in range(int(actions.n))))
 
-    def _shape(self, id: str) -> tuple[tuple[int, ...], torch.dtype]:
-        match self._space:
-            case spaces.Discrete():
-                return (int(self._space.n),), torch.float32
-            case spaces.Box() if self._is_image:
-                a, b, c = self._space.shape
-                return (a, b, c) if self._channels == "first" else (c, a, b), torch.uint8
-            case spaces.Box():
-                return self._space.shape, torch.float32
-        raise UserError(f"env.id={id} is refused: observations {self._space} are neither a Box nor a Discrete")
+    def _shape(self) -> tuple[int, ...]:
+        if isinstance(self._space, spaces.Discrete):
+            return (int(self._space.n),)
+        *sides, last = shape = self._space.shape or ()
+        return (last, *sides) if self._channels == "last" else shape
 
     def reset(self, seed: int) -> Tensor:
         with answers_checked(self._id, "reset"):
@@ -118,10 +116,9 @@ class Gym:
         """Of the array's own memory where device and dtype let it."""
         x = torch.from_numpy(obs).to(self.device)
         if isinstance(self._space, spaces.Discrete):
-            return F.one_hot(x - int(self._space.start), int(self._space.n)).float()
-        if not self._is_image:
-            return x.float()
-        return x if self._channels == "first" else x.permute(0, 3, 1, 2)
+            return F.one_hot(x.long() - int(self._space.start), int(self._space.n)).float()
+        x = x.to(self._dtype)
+        return x.permute(0, 3, 1, 2) if self._channels == "last" else x
 
     def state_dict(self) -> dict:
         return {}
@@ -139,6 +136,10 @@ class Own(gymnasium.Wrapper):
     `final_obs`: a buffer used again, or an info of that name, would take its place.
     """
 
+    def __init__(self, env: gymnasium.Env, id: str):
+        super().__init__(env)
+        wrapping.check(env, id)
+
     def reset(self, **how) -> tuple[Any, dict]:
         obs, _ = self.env.reset(**how)
         return np.array(obs), {}
@@ -151,17 +152,25 @@ class Own(gymnasium.Wrapper):
         return obs.copy() if isinstance(obs, np.ndarray) else np.array(obs), reward, terminated, truncated, {}
 
 
-def made(id: str, num_envs: int, options: dict, camera: dict) -> gymnasium.vector.VectorEnv:
-    """Raises UserError."""
+def made(
+    id: str, num_envs: int, options: dict, camera: dict, around: Sequence[tuple[str, wrapping.Wrap]] = ()
+) -> tuple[gymnasium.vector.VectorEnv, int | None]:
+    """Copies of an environment side by side, and the time limit of the wrappers around each. Raises UserError."""
     known = gymnasium.registry.get(id)
     if (known is None or str(known.entry_point).startswith("ale_py")) and (game := game_of(id)):
         raise UserError(f"no Gymnasium environment '{id}'; Atari games are played as env=atari env.game={game}")
     vector = {"autoreset_mode": AutoresetMode.SAME_STEP, "copy": False}  # the vector's buffer: copied here
-    how = dict(vectorization_mode="sync", vector_kwargs=vector, wrappers=[Own], **camera)
+    inside = [wrap for _, wrap in around]
+    how = dict(vectorization_mode="sync", vector_kwargs=vector, wrappers=[*inside, partial(Own, id=id)], **camera)
+    limit = None
     try:
+        if around:
+            limit = wrapping.tried(gymnasium.make(id, **camera, **options), around, id)
         env = gymnasium.make_vec(id, num_envs, **how, **options)
+    except UserError:
+        raise
     except gymnasium.error.UnregisteredEnv as error:
-        raise UserError(f"no Gymnasium environment '{id}'{nearest(id, gymnasium.registry)}") from error
+        raise UserError(wrapping.unknown(id)) from error
     except (gymnasium.error.Error, TypeError) as error:
         raise UserError(f"env.id={id}: {' '.join(str(error).split())}") from error
     except Exception as error:
@@ -175,7 +184,7 @@ def made(id: str, num_envs: int, options: dict, camera: dict) -> gymnasium.vecto
             f"env.id={id} is refused: it is registered with autoreset_mode={getattr(mode, 'value', mode)}; "
             "it must be SAME_STEP, where an episode begins in the step that ends the one before"
         )
-    return env
+    return env, limit
 
 
 def game_of(id: str) -> str | None:
@@ -186,7 +195,7 @@ def game_of(id: str) -> str | None:
     return {game.replace("_", ""): game for game in roms.get_all_rom_ids()}.get(name)
 
 
-def channels_of(id: str, shape: tuple[int, ...], wanted: str | None) -> str:
+def channels_of(id: str, shape: tuple[int, ...], wanted: str | None, is_bytes: bool) -> str:
     """Which side of an image counts its channels. Raises UserError where it could be either."""
     first, middle, last = shape
     if wanted:
@@ -195,7 +204,7 @@ def channels_of(id: str, shape: tuple[int, ...], wanted: str | None) -> str:
         return "first" if first < last else "last"
     raise UserError(
         f"env.id={id}: any side of its images {shape} may count the channels; "
-        "set env.channels=first or env.channels=last"
+        "set env.channels=first or env.channels=last" + ", or env.planes=false" * (not is_bytes)
     )
 
 

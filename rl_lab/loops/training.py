@@ -1,12 +1,13 @@
 """The loop of every agent of ours: act, step, update."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from rl_lab.core import distributed
+from rl_lab.core import checkpoint, distributed, imports
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
@@ -14,9 +15,9 @@ from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
-from rl_lab.types import Agent, Transition, VectorEnv
+from rl_lab.types import Agent, Spec, Transition, VectorEnv
 
-METHODS = "act", "probabilities", "update", "view", "announce", "state_dict", "load_state_dict"
+OWN, INHERITED = ("act", "update", "view"), ("announce", "settled", "state_dict", "load_state_dict")
 
 
 def train(
@@ -38,7 +39,7 @@ def train(
     learn together; the first process evaluates, while the others wait for its next gradient.
     """
     check_loop(agent, "train")
-    learner = checked(agent(env.spec, device=run.device, seed=run.stream("agent")))
+    learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     obs, episodes = env.reset(run.own_stream("env")), Episodes(env.num_envs, env.device)
     book = Book(
@@ -63,14 +64,45 @@ def train(
     return learner
 
 
+def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
+    """Raises UserError where its constructor takes something else."""
+    try:
+        return agent(spec, **given)
+    except TypeError as error:
+        if error.__traceback__ and error.__traceback__.tb_next:  # of its own code
+            raise
+        kind = getattr(agent, "func", agent)
+        raise UserError(f"{kind.__name__} is no agent: {error}; its constructor is "
+                        "__init__(self, spec, device, seed, *, ...), the settings by name") from error  # fmt: skip
+
+
 def checked(learner: Agent) -> Agent:
-    """Raises UserError where it lacks a method of an agent, or would save nothing."""
+    """Raises UserError where it lacks a method of an agent, or what it saves could not be read back."""
     name = type(learner).__name__
-    if missing := [method for method in METHODS if not callable(getattr(learner, method, None))]:
+    missing = [method for method in OWN if not callable(getattr(learner, method, None))]
+    if inherited := [member for member in INHERITED if not hasattr(learner, member)]:
+        also = f"; and it lacks {', '.join(missing)}" if missing else ""
+        raise UserError(f"{name} is no agent: derive it from rl_lab.core.learner.Learner, which has "
+                        f"{', '.join(inherited)}{also}")  # fmt: skip
+    if missing:
         raise UserError(f"{name} is no agent: it lacks {', '.join(missing)}; see Agent in rl_lab/types.py")
-    if isinstance(learner, Learner) and not learner.saved:
-        raise UserError(f"{name} would save nothing: name the attributes of its checkpoint in `saved`")
+    if not {"greedy", "kwargs"} & {*inspect.signature(learner.act).parameters}:
+        raise UserError(f"{name} is no agent: evaluations call act(obs, greedy=True), and its act takes no greedy")
+    if isinstance(learner, Learner):
+        _check_saved(learner, name)
     return learner
+
+
+def _check_saved(learner: Learner, name: str) -> None:
+    if not learner.saved:
+        raise UserError(f"{name} would save nothing: name the attributes of its checkpoint in `saved`")
+    if unknown := [attribute for attribute in learner.saved if not hasattr(learner, attribute)]:
+        raise UserError(f"{name}.saved names {', '.join(unknown)}, and it has no such attribute")
+    if type(learner).__module__.partition(".")[0] not in imports.OURS:
+        for attribute, state in learner.state_dict(without=learner.memory).items():
+            if kind := checkpoint.foreign(state):
+                raise UserError(f"{name}.{attribute} holds a {kind}, and a checkpoint holds tensors, numbers, texts, "
+                                "and lists, tuples and dicts of them; keep it as a tensor")  # fmt: skip
 
 
 def resumed(env: VectorEnv, step: int, episodes: Episodes, run: Run) -> Tensor:

@@ -55,6 +55,7 @@ def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, la
 
 
 NATURE = (32, 8, 4), (64, 4, 2), (64, 3, 1)
+SMALL = 5  # the side that agent/network=cnn_small needs
 
 
 def cnn(
@@ -67,7 +68,7 @@ def cnn(
     layer_norm: bool,  # before each activation; of an image over the channels of each place
     standardise: bool,  # each pixel by its mean and deviation, once `gather` has found them
 ) -> nn.Module:
-    """Convolutions of frames uint8 [B, C, H, W], and dense layers -> features [B, F]. Raises UserError."""
+    """Convolutions of images [B, C, H, W], uint8 or float, and dense layers -> features [B, F]. Raises UserError."""
     _check_size(spec, layers, "cnn")
     if not hasattr(nn, activation):
         raise UserError(f"agent.network.activation={activation} is no class of torch.nn, such as ReLU or ELU")
@@ -91,9 +92,10 @@ def _check_size(spec: Spec, layers: Sequence[Sequence[Count]], name: str) -> Non
     _flat(spec)
     side = _smallest(layers)
     if len(spec.obs_shape) != 3 or min(spec.obs_shape[1:]) < side:
+        fits = len(spec.obs_shape) == 3 and SMALL <= min(spec.obs_shape[1:]) < side
         raise UserError(
             f"agent.network={name} needs frames of at least {side} x {side}, not observations {spec.obs_shape}; "
-            "choose agent/network=mlp or agent/network=linear"
+            f"choose {'agent/network=cnn_small, ' * fits}agent/network=mlp or agent/network=linear"
         )
 
 

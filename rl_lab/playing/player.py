@@ -14,8 +14,9 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, settings
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.changes import changed
+from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
+from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Count, Threads
 from rl_lab.envs.abilities import Tabular
 from rl_lab.parts import PARTS
@@ -69,7 +70,8 @@ def load(
     agent.eval_depth=5. Nothing in the config is called before all of it is checked. Of the checkpoint only the agent is
     used, without its memory. Raises UserError.
     """
-    cfg, path = reading.config(folder, PARTS), folder / "checkpoint.pt"
+    cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
+    path = folder / "checkpoint.pt"
     kind = str(_resolved(cfg)["loop"].get("_target_"))
     if kind == "rl_lab.loops.seeds.training.train":
         raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
@@ -77,7 +79,7 @@ def load(
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
-    loop = _loop(cfg, changes, device := devices.chosen(device), max_envs, camera)
+    loop = _loop(cfg, parts, changes, device := devices.chosen(device), max_envs, camera)
     state = checkpoint.read(path, mapped=True)
     torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
@@ -99,12 +101,14 @@ def load(
     return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
 
 
-def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, camera: bool) -> dict:
+def _loop(
+    cfg: DictConfig, parts: Parts | None, changes: Sequence[str], device: str, max_envs: int, camera: bool
+) -> dict:
     """The loop's settings as they are built: all that is to be set is set before they are looked through."""
-    reading.refuse(_resolved(cfg), PARTS)
+    reading.refuse(_resolved(cfg), parts)
     cfg = changed(cfg, changes)
     cfg.device = device
-    reading.refuse(_resolved(cfg), PARTS)
+    reading.refuse(_resolved(cfg), parts)
     node = cfg.loop.get("eval_env") or cfg.loop.get("env")
     if not isinstance(node, DictConfig):
         raise UserError(f"loop.env={node} must be a mapping with _target_")
@@ -115,7 +119,7 @@ def _loop(cfg: DictConfig, changes: Sequence[str], device: str, max_envs: int, c
     if isinstance(cfg.loop.get("agent"), DictConfig) and "buffer_size" in cfg.loop.agent:
         cfg.loop.agent.buffer_size = 1  # SB3 allocates its replay at once
     resolved = _resolved(cfg)
-    reading.refuse(resolved, PARTS)
+    reading.refuse(resolved, parts)
     return resolved["loop"]
 
 
@@ -126,8 +130,8 @@ def _resolved(cfg: DictConfig) -> dict:
 
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
     """Of a run's environment, as they were composed, `changes` made to them. Raises UserError."""
-    cfg = reading.config(folder, PARTS)
-    reading.refuse(_resolved(cfg), PARTS)
+    cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
+    reading.refuse(_resolved(cfg), parts)
     loop = _resolved(changed(cfg, changes))["loop"]
     return loop.get("eval_env") or loop.get("env")
 

@@ -1,6 +1,6 @@
 """What is typed beside a run folder: single settings of its run, changed as Hydra would."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -11,6 +11,7 @@ from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import parsed
 from rl_lab.core.launching.explain import refuse_through_reference, unknown
+from rl_lab.core.parts import Parts, Typed
 from rl_lab.core.reading import NAMES, plain, plain_references
 
 
@@ -40,6 +41,27 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
         plain_references(value, " ".join(changes))
     return cfg
+
+
+def typed(changes: Sequence[str], parts: Parts) -> Typed:
+    """The modules and the classes that these `changes` name. Raises UserError."""
+    targets: set[str] = set()
+    modules: set[str] = set()
+    for override in map(parsed, changes):
+        if override.is_delete() or override.is_sweep_override():
+            continue
+        key = override.key_or_group.rpartition(".")[2]
+        node = {key: override.value()}
+        targets |= {*_targets(node)}
+        modules |= {module for named in parts.imports.values() for module in named(node)}
+    return Typed(frozenset(targets), frozenset(modules))
+
+
+def _targets(node: Any) -> Iterator[str]:
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _targets(value)
+    if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
+        yield target
 
 
 def _chosen_tracker(name: str, before: Mapping[str, Any] | DictConfig) -> dict[str, Any]:

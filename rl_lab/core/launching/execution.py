@@ -10,9 +10,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import files, metrics, reading
+from rl_lab.core import files, imports, metrics, ownership, reading, wanted
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.changes import changed
+from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_loop,
     check_protocol,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
     """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now by the user."""
     chosen = HydraConfig.get().runtime
+    if trusted:
+        find_wanted(cfg, parts_of(prog))
     folder = Path(chosen.output_dir)
     with _held(folder) as lock:
         if not _follows():
@@ -49,13 +51,18 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     with _held(folder, made=False) as lock:
         for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
             files.inside(folder, name)
-        cfg = reading.config(folder, parts_of(prog))
-        reading.refuse(reading.resolved(as_dict(cfg)), parts_of(prog))
+        cfg, parts = reading.config(folder, parts_of(prog), typed(changes, parts_of(prog)))
+        reading.refuse(reading.resolved(as_dict(cfg)), parts)
         cfg = changed(cfg, changes)
         check_root(cfg, root, "processes")
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
-        return _carry_out(cfg, folder.resolve(), prog, parts_of(prog), lock)
+        return _carry_out(cfg, folder.resolve(), prog, parts, lock)
+
+
+def find_wanted(cfg: DictConfig, parts: Parts) -> None:
+    """What was typed just now may lie in the working directory. Raises UserError."""
+    imports.place(imports.local(want.module for want in wanted.of(as_dict(cfg), parts)))
 
 
 @contextmanager
@@ -98,12 +105,14 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
         reading.refuse(resolved, parts)
     if not distributed.rank():
         distributed.told(str(folder))
-    run = _open_run(written, resolved, folder, lock)
+    wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
+    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None)
     shown = Path(os.path.relpath(folder))
     try:
         with run:
-            if parts is None:
-                _warn_of_unlisted(run, resolved, prog)
+            if wants and ownership.key(made=True) is None:
+                run.say(f"this run imports {', '.join(dict.fromkeys(wants))}, and there is no place for a key that "
+                        "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
             with distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             loop(run=run)
@@ -113,14 +122,6 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
         raise
     run.say(f"finished: {shown}")
     return objective(run.final)
-
-
-def _warn_of_unlisted(run: Any, resolved: dict[str, Any], prog: str) -> None:
-    """Says so before the hours of a run whose folder cannot be read back."""
-    try:
-        reading.refuse(resolved, parts_of(prog))
-    except UserError as error:
-        run.say(f"{error}: this run is trained, but its folder can be neither resumed nor evaluated")
 
 
 @contextmanager
@@ -189,7 +190,9 @@ def _check_new(prog: str, folder: Path) -> None:
         raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
 
 
-def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None) -> "Run":
+def _open_run(
+    written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None, places: dict[str, str] | None
+) -> "Run":
     import torch
 
     from rl_lab.core import distributed, precision, run
@@ -219,6 +222,7 @@ def _open_run(written: dict[str, Any], resolved: dict[str, Any], folder: Path, l
         names=names,
         config=shown | processes,
         written=text,
+        places=places,
         tracker=hydra.utils.instantiate(resolved["tracker"]),
         job_type=resolved["loop"]["_target_"].rsplit(".", 1)[-1],
         checkpoint_every=checkpoint["every"],

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.arguments import check_settings, checked, split
-from rl_lab.core.launching.composition import compose, parsed
-from rl_lab.core.launching.execution import begin, finished, go_on
+from rl_lab.core.launching.composition import compose, parsed, parts_of
+from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
 from rl_lab.core.studies.jobs import Value, run_job
@@ -186,6 +186,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     overrides = [o for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
+        find_wanted(cfg, parts_of(f"{root}-lab"))
         checking.check(cfg)
         if changes and "changes" not in inspect.signature(calls.locate(cfg._target_)).parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rl_lab.core import files, room
 from rl_lab.core.devices import Device
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Envs, Unit
+from rl_lab.envs import wrapping
 from rl_lab.envs.tabular.mdp import MDP, Layout, checked
 from rl_lab.envs.tabular.stepper import MDPEnv
 
@@ -135,14 +136,12 @@ def toy_text(id: str, *, options: Mapping | None, gamma: Unit) -> MDP:
 
 
 def _make(id: str, options: Mapping) -> gymnasium.Env:
-    if ":" in id:
-        module = id.split(":")[0]
-        raise UserError(f"{id} is refused: it would import {module}; install a package that registers itself")
+    id = wrapping.register([], id)
     options = {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in options.items()}
     try:
         return gymnasium.make(id, **options).unwrapped
     except gymnasium.error.UnregisteredEnv as error:
-        raise UserError(f"no Gymnasium environment '{id}'{nearest(id, gymnasium.registry)}") from error
+        raise UserError(wrapping.unknown(id)) from error
     except (gymnasium.error.Error, TypeError, ValueError, KeyError, ImportError) as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"gymnasium.make refuses id={id} with options={options} ({text})") from error

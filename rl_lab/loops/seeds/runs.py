@@ -62,7 +62,7 @@ class Runs:
         run = Run(
             files.within(whole.dir, f"seed{seed}"), seed, str(whole.device), names={**whole.names, "seed": seed},
             config=_alone(whole.config, seed, loop), tracker=whole.tracker.start, job_type=whole.job_type,
-            written=OmegaConf.to_yaml(OmegaConf.create(_alone(config, seed, loop))),
+            written=OmegaConf.to_yaml(OmegaConf.create(_alone(config, seed, loop))), places=whole.folder.places,
             progress=progress, interrupts=Interrupts(whole.say, numbers=()),
         )  # fmt: skip
         run.anew()

@@ -5,6 +5,7 @@ SB3 runs as its users run it (pip install -e '.[bench]'): make_atari_env and Vec
 """
 
 import argparse
+import csv
 import json
 import platform
 import resource
@@ -16,10 +17,13 @@ from pathlib import Path
 
 import torch
 
+from rl_lab.core import precision
+
 WARM_UP = 800  # steps, not counted
 A2C = {"gamma": 0.99, "max_grad_norm": 0.5}
-CONTENDERS = ["sb3 a2c 16", "ours ppo 16", "ours a2c 16", "ours a2c 64", "ours crew 16", "ours crew 64", "ours crew 128",
-              "sb3 dqn 1", "ours dqn 1", "ours dqn 8"]  # fmt: skip
+CONTENDERS = ["sb3 a2c 16", "ours ppo 16", "ours a2c 16", "ours a2c 64", "ours a2c-bf16 64", "ours crew 16",
+              "ours crew 64", "ours crew 128", "ours crew-bf16 128",
+              "sb3 dqn 1", "ours dqn 1", "ours dqn 8", "ours dqn-bf16 1", "ours dqn-bf16 8"]  # fmt: skip
 
 
 def ours(kind: str, num_envs: int, steps: int) -> float:
@@ -105,11 +109,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--csv", type=Path, help="one row a run")
     parser.add_argument("--one", nargs=3)
     arguments = parser.parse_args()
     if arguments.one:
         who, kind, num_envs = arguments.one
-        speed = {"ours": ours, "sb3": sb3}[who](kind, int(num_envs), arguments.steps)
+        kind, _, reduced = kind.partition("-")  # a2c-bf16 is A2C as precision=bf16 trains it
+        precision.choose("bf16" if reduced else "fp32", torch.device("cpu"))
+        with precision.training():
+            speed = {"ours": ours, "sb3": sb3}[who](kind, int(num_envs), arguments.steps)
         print(json.dumps({"speed": speed, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
         return
     results = {contender: [] for contender in CONTENDERS}
@@ -119,13 +127,19 @@ def main() -> None:
             command = [sys.executable, __file__, "--steps", str(steps), "--one", *contender.split()]
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             results[contender].append(json.loads(output.splitlines()[-1]))
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["round", "contender", "steps_per_second", "peak_gb"])
+            for contender, found in results.items():
+                writer.writerows([i, contender, r["speed"], r["gigabytes"]] for i, r in enumerate(found))
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'who':<14}{'steps/s, median':>16}{'ratio to SB3':>14}{'peak GB':>9}")
+    print(f"{'who':<18}{'steps/s, median':>16}{'ratio to SB3':>14}{'peak GB':>9}")
     for contender, found in results.items():
         peer = [r["speed"] for r in results["sb3 a2c 16" if "dqn" not in contender else "sb3 dqn 1"]]
         ratios = [r["speed"] / p for r, p in zip(found, peer, strict=True)]
         speed, memory = (statistics.median(r[k] for r in found) for k in ("speed", "gigabytes"))
-        print(f"{contender:<14}{speed:>16,.0f}{statistics.median(ratios):>14.2f}{memory:>9.2f}")
+        print(f"{contender:<18}{speed:>16,.0f}{statistics.median(ratios):>14.2f}{memory:>9.2f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core.randomness import generator
-from rl_lab.doctor.report import Finding, failed, not_applicable, passed
+from rl_lab.doctor.report import Finding, cut_short, failed, not_applicable, passed
 from rl_lab.doctor.worlds import World, by_hand, digest, drawn, going_on, played, same, script, stream
 from rl_lab.envs.abilities import Tabular
 
@@ -128,7 +128,7 @@ def ends(world: World) -> Finding:
     last, final, is_first = torch.stack(rows, 1)  # [T, N]
     terminated, truncated, lives = (int(x.sum()) for x in (last & final, last & ~final, ~last & final))
     if not last.any():
-        return not_applicable(f"no episode ended in {len(last):,} steps of {env.num_envs} copies")
+        return cut_short(ends, world) or not_applicable(f"no episode ended in {len(last):,} steps")
     if is_first[~last].float().mean() < 0.5 and any(
         end.sum() > 2 and is_first[end].float().mean() > 0.8 for end in (last & final, last & ~final)
     ):
@@ -185,7 +185,8 @@ def time_limit(world: World) -> Finding:
     if limit is None:
         return passed(f"it states none; {ended} episodes ended by themselves, the longest after {longest:,} steps")
     if not full:
-        return not_applicable(f"no episode lasted its {limit:,} steps; the longest had {longest:,}")
+        words = f"no episode lasted its {limit:,} steps; the longest had {longest:,}"
+        return cut_short(time_limit, world) or not_applicable(words)
     if terminated == full == ended > 2:
         if tells_time(*(torch.cat(x) for x in zip(*shown, strict=True))):
             return passed(f"{full} episodes are terminated after {limit:,} steps, and observations tell the time left")

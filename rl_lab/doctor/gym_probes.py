@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rl_lab.doctor.report import Finding, failed, not_applicable, passed, raised
+from rl_lab.doctor.report import Finding, cut_short, failed, not_applicable, passed, raised
 from rl_lab.doctor.worlds import Row, World, by_hand, difference, script
 from rl_lab.envs.gym import Own
 from rl_lab.types import VectorEnv
@@ -98,7 +98,7 @@ def autoreset(world: World) -> Finding:
             return failed(f"in mode {name} {found} from the same by hand: learners in that mode meet another world")
     ended = sum(row.terminated or row.truncated for tape in hand for row in tape)
     if not ended:
-        return not_applicable(f"no episode ended in {STEPS} steps")
+        return cut_short(autoreset, world) or not_applicable(f"no episode ended in {STEPS} steps")
     return passed(f"{ended} ends: by hand, {', '.join(ways)} give the same transitions")
 
 
@@ -122,7 +122,8 @@ def by_loop(world: World) -> Finding:
                               "learners are given another return")  # fmt: skip
         if len(a) != len(b):
             return failed(f"copy {i} ends {len(a)} episodes in training and {len(b)} by hand")
-    count = sum(map(len, twin))
+    if not (count := sum(map(len, twin))):
+        return cut_short(by_loop, world) or not_applicable(f"no episode ended in {STEPS} steps")
     both = sum(bool(row.terminated and row.truncated) for tape in hand for row in tape)
     more = f"; {both} ends are both terminated and truncated, and taken as terminated" if both else ""
     return passed(f"{count} episodes have the return, length and end of a twin driven by hand{more}")

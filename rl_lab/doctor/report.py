@@ -34,6 +34,14 @@ def not_applicable(words: str) -> Finding:
     return Finding(NONE, words)
 
 
+def cut_short(probe: Probe, world: Any) -> Finding | None:
+    """The same probe where episodes end sooner; None where that cannot be set."""
+    if world.shorter is None:
+        return None
+    finding = probe(world.shorter)
+    return finding._replace(words=f"with a limit of a few steps, as none ended: {finding.words}")
+
+
 def name(probe: Probe) -> str:
     """That of its function, in words."""
     return getattr(probe, "__name__", "probe").replace("_", " ")

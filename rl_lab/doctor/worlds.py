@@ -20,7 +20,8 @@ from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import OfGymnasium
 from rl_lab.types import Step, VectorEnv
 
-FEWEST, LARGE = 10, 10_000  # steps, however slow; bytes of an observation from where on a few copies are enough
+FEWEST, SHORT = 10, 20  # steps, however slow; steps of an episode cut short
+LARGE = 10_000  # bytes of an observation from where on a few copies are enough
 
 
 class World:
@@ -40,6 +41,18 @@ class World:
         with closing(self.built(1)) as env:
             size = math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize
         return min(self.num_envs, 3 if size > LARGE else 64)
+
+    @cached_property
+    def shorter(self) -> "World | None":
+        """The same with a limit of a few steps, where one can be set: some episodes take long to end."""
+        node, steps = dict(self.node), SHORT
+        if "max_frames" in node:
+            node["max_frames"] = steps * node["frame_skip"]
+        elif "time_limit" in node:
+            node["time_limit"] = steps
+        elif "options" in node:
+            node["options"] = dict(node["options"] or {}) | {"max_episode_steps": steps}
+        return None if node == dict(self.node) else World(node, self.seed, self.seconds)
 
     @contextmanager
     def singles(self, count: int, **more: Any) -> Iterator[Sequence[gymnasium.Env]]:

@@ -257,7 +257,7 @@ def test_a_fault_is_told_in_a_line(register, cleared, kind, words):
 
 
 def written(*settings):
-    (node,), _ = building.parts("rl", [*settings, "device=cpu"], "env")
+    (node,), *_ = building.parts("rl", [*settings, "device=cpu"], "env")
     return node
 
 

@@ -14,8 +14,8 @@ from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.randomness import stream
 
 
-def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]:
-    """The checked settings that those `typed` make of the config groups named, such as env and agent; and the seed.
+def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int, str]:
+    """The checked settings that those `typed` make of the config groups named, such as env and agent; seed and device.
 
     Raises UserError.
     """
@@ -25,14 +25,14 @@ def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]
         cfg.device = devices.chosen(cfg.device)
         for name in names:
             checking.check(cfg[name], name)
-        return [OmegaConf.to_container(cfg[name], resolve=True) for name in names], int(cfg.seed)
+        return [OmegaConf.to_container(cfg[name], resolve=True) for name in names], int(cfg.seed), cfg.device
 
 
 def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]:
     """What is made of `parts`. One that makes something only when it is called, as an agent is for an env, is a partial
     call. Raises UserError.
     """
-    found, seed = parts(root, typed, *names)
+    found, seed, _ = parts(root, typed, *names)
     return [hydra.utils.instantiate(part) for part in found], seed
 
 

@@ -89,7 +89,7 @@ def rollout_seams(candidate: Candidate) -> Finding:
 
 
 def episode_seams(candidate: Candidate) -> Finding:
-    """Episodes of two kinds follow each other: two steps that pay nothing, or something."""
+    """Episodes of two kinds follow each other, each cut off after a step: one pays, one costs."""
     words = "what the next episode brings is counted in the one before"
     return valued(candidate, problems.KINDS, words, changes=SEAMS, ends=True)
 

@@ -79,7 +79,7 @@ CHAIN = Problem([both((1.0, 1, 1.0)), both((1.0, 2, 0.0)), both((1.0, END, -1.0)
 TERMINATED = Problem([both((1.0, END, 1.0))], end_looks=0)
 TRUNCATED = Problem([both((1.0, 0, 0.5))], time_limit=1)
 CIRCLE = Problem([both((1.0, 1, 1.0)), both((1.0, 2, 0.0)), both((1.0, 0, 0.0))])
-KINDS = Problem([both((1.0, 0, 0.0)), both((1.0, 1, 0.5))], starts=(0, 1), time_limit=2)
+KINDS = Problem([both((1.0, 0, -0.5)), both((1.0, 1, 0.5))], starts=(0, 1), time_limit=1)
 
 # -- choices
 

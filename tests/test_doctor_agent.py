@@ -213,7 +213,9 @@ def test_the_values_of_the_problems():
     assert values(problems.CONSTANT, 0.5) == values(problems.TERMINATED, 0.5) == [1.0]
     assert values(problems.LATER, 0.5) == [0.5, 1.0]
     assert values(problems.CHAIN, 0.9) == pytest.approx([1 - 0.81, -0.9, -1.0])
-    assert values(problems.TRUNCATED, 0.5) == pytest.approx([1.0]) and values(problems.KINDS, 0.5) == pytest.approx([-1.0, 1.0])
+    assert values(problems.TRUNCATED, 0.5) == pytest.approx([1.0]) and values(problems.KINDS, 0.5) == pytest.approx(
+        [-1.0, 1.0]
+    )
     assert values(problems.CIRCLE, 0.5) == pytest.approx([8 / 7, 2 / 7, 4 / 7])
     assert problems.BANDIT.action_values(0.5).tolist() == [[0.25, 0.0]]
     assert problems.WORTH_WAITING.action_values(0.5)[0].tolist() == [pytest.approx(0.2), 0.5]

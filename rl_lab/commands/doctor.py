@@ -62,8 +62,8 @@ OF_AGENT = (
 
 def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Positive) -> int:
     """1 where a probe fails, else 0. Raises UserError where there is nothing to examine."""
-    groups = {setting.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0] for setting in settings}
-    if runs or len({"env", "agent"} & groups) != 1:
+    groups = {setting.partition("=")[0] for setting in settings} & {"env", "agent"}
+    if runs or len(groups) != 1:
         raise UserError(
             "the doctor sees one environment, rl-lab doctor env=<name>, or one agent, rl-lab doctor agent=<name>"
         )

@@ -9,6 +9,7 @@ COMMANDS = {
     "play": "play by keyboard, the agent's values beside you: run=<folder> or env=<name>",
     "render": "film what a run learned, several runs side by side",
     "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
+    "doctor": "what is wrong with an environment, or with an agent: env=<name> or agent=<name>",
     "study": "a study's jobs and what came of each; study resume <folder> runs what is missing",
     "compare": "tables, curves and one page of many runs, over one task or several",
 }

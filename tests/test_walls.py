@@ -49,7 +49,7 @@ FLOORS = {
         {"planning"},
         {"agents"},
         {"looking"},
-        {"loops", "playing", "gymnasium_api"},
+        {"loops", "playing", "gymnasium_api", "doctor"},
         {"commands"},
         {"__init__", "__main__"},
     ],

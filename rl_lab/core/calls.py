@@ -13,7 +13,11 @@ from rl_lab.core import imports
 from rl_lab.core.errors import UserError, nearest
 
 Call = Callable[..., Any]
-FILLED = {"": {"runs", "changes"}, "loop": {"run"}, "tracker": {"name", "job_type", "config", "id"}}  # by the caller
+FILLED = {
+    "": {"runs", "changes", "settings"},
+    "loop": {"run"},
+    "tracker": {"name", "job_type", "config", "id"},
+}  # by the caller
 POSITION = {"params", "env", "mdp", "images"}  # filled when a partial call is completed, beside what YAML cannot hold
 PLAIN = {int, float, bool, str, Path, list, tuple, dict, Sequence, Mapping, type(None)}
 

@@ -1,8 +1,9 @@
 """What a world may be beyond a VectorEnv. A world declares it by having the members; its class is never checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ class Filmed(VectorEnv, Protocol):
 
     def picture(self) -> np.ndarray: ...  # uint8 [N, H, W, 3], of the envs as they are now
     def sees_picture(self) -> bool: ...  # whether an observation [C, H, W] is that picture, at whatever size
+
+
+@runtime_checkable
+class OfGymnasium(VectorEnv, Protocol):
+    """A vector of Gymnasium's environments."""
+
+    def copies(self) -> Sequence[gymnasium.Env]: ...  # each as Gymnasium makes it, to be driven by hand; maybe none
 
 
 @runtime_checkable

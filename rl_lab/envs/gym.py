@@ -112,6 +112,10 @@ class Gym:
     def sees_picture(self) -> bool:
         return self.picture().shape[1:3] == self.spec.obs_shape[1:]
 
+    def copies(self) -> Sequence[gymnasium.Env]:
+        """Without what is ours around them; none where they run in processes of their own."""
+        return [env.env if isinstance(env, Own) else env for env in getattr(self._env, "envs", ())]
+
     def _tensor(self, obs: np.ndarray) -> Tensor:
         """Of the array's own memory where device and dtype let it."""
         x = torch.from_numpy(obs).to(self.device)

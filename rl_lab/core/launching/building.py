@@ -14,10 +14,10 @@ from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.randomness import stream
 
 
-def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]:
-    """What the settings `typed` make of the config groups named, such as env and agent; and the seed.
+def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int, str]:
+    """The checked settings that those `typed` make of the config groups named, such as env and agent; seed and device.
 
-    A group that makes something only when it is called, as an agent is for an env, is a partial call. Raises UserError.
+    Raises UserError.
     """
     overrides = checked(list(typed), root)
     with plain_errors(conf_dir(), root, overrides):
@@ -25,8 +25,15 @@ def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]
         cfg.device = devices.chosen(cfg.device)
         for name in names:
             checking.check(cfg[name], name)
-        plain = [OmegaConf.to_container(cfg[name], resolve=True) for name in names]
-    return [hydra.utils.instantiate(part) for part in plain], int(cfg.seed)
+        return [OmegaConf.to_container(cfg[name], resolve=True) for name in names], int(cfg.seed), cfg.device
+
+
+def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]:
+    """What is made of `parts`. One that makes something only when it is called, as an agent is for an env, is a partial
+    call. Raises UserError.
+    """
+    found, seed, _ = parts(root, typed, *names)
+    return [hydra.utils.instantiate(part) for part in found], seed
 
 
 def world_and_agent(typed: Sequence[str]) -> tuple[Any, Any]:

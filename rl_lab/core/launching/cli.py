@@ -46,7 +46,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         elif name == "study" and rest[:1] == ["resume"]:
             return launch.resume_study(prog, root, rest[1:])
         else:
-            launch.command(root, name, rest)
+            return launch.command(root, name, rest)
     except UserError as error:
         print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return 2

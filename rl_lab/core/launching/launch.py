@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
@@ -169,11 +169,12 @@ def _study_name(cfg: DictConfig) -> str:
 # -- commands that read run folders
 
 
-def command(root: str, name: str, arguments: list[str]) -> None:
+def command(root: str, name: str, arguments: list[str]) -> int:
     """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
 
     A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
-    a command that has `changes` among its parameters.
+    a command that has `changes` among its parameters. A command that has `settings` takes those of `train`, beside its
+    own. Returns the exit code, which is 0 where the call returns none.
     """
     from rl_lab.core import calls, checking
 
@@ -183,7 +184,10 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     if several := [o for o in given if parsed(o).is_sweep_override()]:
         raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
     changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data."))]
-    overrides = [o for o in given if o not in changes]
+    own = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    composes = "settings" in inspect.signature(calls.locate(own._target_)).parameters
+    settings = [o for o in given if composes and parsed(o).key_or_group not in own]
+    overrides = [o for o in given if o not in changes + settings]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
         find_wanted(cfg, parts_of(f"{root}-lab"))
@@ -191,7 +195,9 @@ def command(root: str, name: str, arguments: list[str]) -> None:
         if changes and "changes" not in inspect.signature(calls.locate(cfg._target_)).parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
-        hydra.utils.call(cfg, runs=runs, **({"changes": changes} if changes else {}))
+        more = {"changes": changes} if changes else {"settings": settings} if composes else {}
+        code = hydra.utils.call(cfg, runs=runs, **more)
+    return code if isinstance(code, int) else 0
 
 
 def _quoted(text: str) -> str:

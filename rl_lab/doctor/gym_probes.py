@@ -88,18 +88,22 @@ def autoreset(world: World) -> Finding:
     hand = []
     with world.singles(2) as envs:
         for i, env in enumerate(envs):
-            rows = by_hand(Own(env), world.seed + i, actions[i], world.seconds)
+            rows = by_hand(own(env), world.seed + i, actions[i], world.seconds)
             hand.append([row._replace(reward=float(row.reward)) for row in rows])
     ways = {mode.value: partial(through, mode=mode) for mode in AutoresetMode}
     for name, way in ways.items():
         with world.singles(2) as envs:
-            tapes = way([Own(env) for env in envs], world.seed, actions)
+            tapes = way([own(env) for env in envs], world.seed, actions)
         if found := parted(hand, tapes):
             return failed(f"in mode {name} {found} from the same by hand: learners in that mode meet another world")
     ended = sum(row.terminated or row.truncated for tape in hand for row in tape)
     if not ended:
         return cut_short(autoreset, world) or not_applicable(f"no episode ended in {STEPS} steps")
     return passed(f"{ended} ends: by hand, {', '.join(ways)} give the same transitions")
+
+
+def own(env: gymnasium.Env) -> Own:
+    return Own(env, env.spec.id if env.spec else type(env.unwrapped).__name__)
 
 
 def by_loop(world: World) -> Finding:
@@ -110,7 +114,7 @@ def by_loop(world: World) -> Finding:
         if not world.repeats:
             return not_applicable("the same seed shows something else each time (see seeding)")
         actions = [script(world.seed, i, env, STEPS) for i, env in enumerate(envs)]
-        hand = [list(by_hand(Own(env), world.seed + i, actions[i])) for i, env in enumerate(envs)]
+        hand = [list(by_hand(own(env), world.seed + i, actions[i])) for i, env in enumerate(envs)]
         first = int(envs[0].action_space.start)  # type: ignore[attr-defined]
     with closing(world.built(2)) as env:
         ours = episodes(seen_by_loop(env, world.seed, np.array(actions) - first))

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from rl_lab.__main__ import COMMANDS
 from rl_lab.commands.doctor import OF_ENV
 from rl_lab.core.launching import building, cli
-from rl_lab.doctor import env_probes, report
+from rl_lab.doctor import cost_probes, env_probes, report
 from rl_lab.doctor.worlds import World
 from rl_lab.envs.tabular.stepper import MDPEnv
 
@@ -291,6 +291,12 @@ def test_a_tabular_world_is_held_against_its_tables_and_its_state(kind, probe, w
     node = written("env=russell_norvig")
     assert probe(World(node, 0, 1.0)).outcome == report.PASS
     assert probe(World(node | {"_target_": f"{__name__}.{kind.__name__}"}, 0, 1.0)).words == words
+
+
+def test_memory_is_watched_from_the_first_fifth_of_a_thousand_episodes_however_fast_they_are():
+    found = cost_probes.memory(World(written("env=russell_norvig"), 0, 2.0))
+    episodes = re.search(r"in ([\d,]+) episodes", found.words)
+    assert found.outcome == report.PASS and episodes and int(episodes[1].replace(",", "")) >= 500
 
 
 @pytest.mark.parametrize(

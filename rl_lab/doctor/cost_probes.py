@@ -84,7 +84,8 @@ def memory(world: World) -> Finding:
     for count in ending(world, 2 * world.seconds):
         if count >= EPISODES:
             break
-        if time.monotonic() > begun + len(marks) * world.seconds / 10:  # looking takes time, too
+        is_due = count >= len(marks) * EPISODES / 20 or time.monotonic() > begun + len(marks) * world.seconds / 10
+        if is_due:  # looking takes time, too
             marks.append((count, resident()))
     marks.append((count, resident()))
     gc.unfreeze()

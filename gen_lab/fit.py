@@ -12,6 +12,7 @@ from gen_lab.losses import active_units
 from gen_lab.types import Autoencoder, LatentModel, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book
+from rl_lab.core.devices import double
 from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.run import Run
@@ -81,11 +82,11 @@ def evaluate(model: Model, data: Images, seed: int, iwae_samples: int = 0, judge
             codes.append(model.code(x, label))
         if data.log_prob:
             nll = {name: nats for name, nats in score.items() if name in ("nll_nats", "nll_bound_nats")}
-            score |= {name.replace("nll", "kl"): nats.double() + data.log_prob(x) for name, nats in nll.items()}
+            score |= {name.replace("nll", "kl"): double(nats) + data.log_prob(x) for name, nats in nll.items()}
         scores.append(score)
     metrics, protocol = {}, data.name + "-given-label" * bool(model.spec.classes)
     for name in scores[0]:
-        values = torch.cat([score[name] for score in scores]).double()  # [N]: each image counts once
+        values = double(torch.cat([score[name] for score in scores]))  # [N]: each image counts once
         metrics[f"eval/{name}[{protocol}]"] = values.mean()
         metrics[f"eval/{name}_se[{protocol}]"] = values.std() / len(values) ** 0.5
     if codes:

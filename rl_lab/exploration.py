@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab.core.devices import double
 from rl_lab.core.randomness import Stream, uniform
 from rl_lab.core.settings import Natural, Unit
 
@@ -62,7 +63,7 @@ def greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
 
 def certain(action: Tensor, num_actions: int) -> Tensor:
     """action [..., N] -> the probabilities [..., N, A] of a policy that always takes it."""
-    return F.one_hot(action, num_actions).double()
+    return double(F.one_hot(action, num_actions))
 
 
 def sample(log_probs: Tensor, rng: Stream) -> Tensor:

@@ -194,4 +194,7 @@ IMPORTS = {
     "rl_lab.envs.tabular.tables.toy_text_env": of_env,
 }
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS)
+EXACT = ("rl_lab.envs.tabular.", "rl_lab.envs.classic.", "rl_lab.agents.collectors.", "rl_lab.agents.fitted_q.",
+         "rl_lab.memory.Priorities")  # fmt: skip
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, exact=EXACT)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from rl_lab.core.devices import double
+
 
 def discounts(gamma: float, discount: Tensor, duration: Tensor) -> Tensor:
     """gamma^duration where there is a future, else 0: what the value of a step's successor counts for, [...].
@@ -10,7 +12,7 @@ def discounts(gamma: float, discount: Tensor, duration: Tensor) -> Tensor:
     See Sutton, Precup and Singh (1999), section 3. The power is taken in float64, the last factor in the dtype of
     `discount`: for a duration of 1 that is gamma itself.
     """
-    return gamma * ((gamma ** (duration.double() - 1)).to(discount.dtype) * discount)
+    return gamma * ((gamma ** (double(duration) - 1)).to(discount) * discount)
 
 
 def lambda_returns(r_t: Tensor, discount_t: Tensor, last_t: Tensor, v_t: Tensor, lambda_: float) -> Tensor:

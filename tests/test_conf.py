@@ -39,6 +39,8 @@ def test_experiments_run(root, name, tmp_path):
     assert cfg.name == name
     if "env" in cfg and cfg.env.get("id", "").startswith("LunarLander"):
         pytest.importorskip("Box2D")
+    for module in cfg.env.get("imports", []) if "env" in cfg else []:
+        pytest.importorskip(module)
     folder = tmp_path / "run"
     arguments = ["train", f"experiment={name}", "tracker=none", "device=cpu", f"hydra.run.dir={folder}"]
     arguments += TINY[cfg.loop._target_]

@@ -12,6 +12,7 @@ from gen_lab.judging.pictures import WIDTH, write_sheet
 from gen_lab.trained.loading import load, some
 from gen_lab.types import LatentModel
 from rl_lab.core import room
+from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import inside, replacing
 from rl_lab.core.settings import Count, Positive
@@ -92,7 +93,7 @@ def decoded(model: LatentModel, z: Tensor, label: Tensor | None) -> Tensor:
 
 def principal(z: Tensor) -> tuple[Tensor, Tensor]:
     """z [N, Z] along its two directions of most variance [N, 2], and which share of the variance each has [2]."""
-    centred = (z - z.mean(0)).double()
+    centred = double(z - z.mean(0))
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
     return u[:, :2] * s[:2], s[:2].square() / s.square().sum()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_lab.core import distributed
+from rl_lab.core.devices import double
 from rl_lab.core.settings import Count, NonNegative, Positive, Unit
 
 
@@ -74,7 +75,7 @@ class Codebook(nn.Module):
 
 def perplexity(counts: Tensor) -> Tensor:
     """exp of the entropy [] of how often each of K codes was used [K]: from 1, one alone, to K, all alike."""
-    p = counts.double() / counts.sum()
+    p = double(counts) / double(counts.sum())
     return torch.special.entr(p).sum().exp()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, returns
+from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
@@ -102,7 +103,7 @@ class DQN(Learner):
     def probabilities(self, obs: Tensor) -> Tensor:
         q = self.q(obs)
         if self.eval_epsilon:
-            return exploration.greedy_probabilities(q.double(), self.eval_epsilon)
+            return exploration.greedy_probabilities(double(q), self.eval_epsilon)
         return exploration.certain(q.argmax(-1), q.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:

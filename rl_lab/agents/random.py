@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rl_lab.core.devices import double
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.randomness import generator
 from rl_lab.types import Spec, Transition, View
@@ -20,7 +21,7 @@ class Random(Learner):
         return torch.randint(self.num_actions, obs.shape[:1], generator=self.rng, device=self.device)
 
     def probabilities(self, obs: Tensor) -> Tensor:
-        return torch.full((len(obs), self.num_actions), 1 / self.num_actions, device=self.device, dtype=torch.float64)
+        return double(torch.ones(len(obs), self.num_actions, device=self.device)) / self.num_actions
 
     def update(self, transition: Transition) -> Metrics:
         return {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rl_lab import exploration, losses, returns
 from rl_lab.core import distributed
+from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
@@ -190,7 +191,7 @@ class Reinforce(Learner):
 
     @torch.no_grad()
     def probabilities(self, obs: Tensor) -> Tensor:
-        log_probs = self.log_probs(obs).double()
+        log_probs = double(self.log_probs(obs))
         return log_probs.exp() if self.sampled_eval else exploration.certain(log_probs.argmax(-1), log_probs.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rl_lab.core import files
+from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Judged, Natural
 from rl_lab.loops.judging import Judge, play
@@ -56,7 +57,7 @@ def evaluate_runs(
 
 def evaluation(player: Player, episodes: int, seed: int) -> dict:
     """What evaluation.json holds; the standard error of a single episode is None. In a known world the exact regret."""
-    returns, lengths = (x.double() for x in play(player.env, player.act, episodes, seed))
+    returns, lengths = (double(x) for x in play(player.env, player.act, episodes, seed))
     error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
     scores: dict[str, Any] = {
         "eval/return": float(returns.mean()),

@@ -2,28 +2,70 @@
 
 import os
 import re
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 
 from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 
+KINDS: dict[str, tuple[ModuleType, str]] = {  # what asks torch for each, and its name, in the order of `auto`
+    "cuda": (torch.cuda, "GPU"),
+    "xpu": (torch.xpu, "Intel GPU"),
+    "mps": (torch.mps, "Apple GPU"),
+}
 
-def chosen(name: str, path: str = "device") -> str:
-    """`auto`, `cpu` or `cuda` to a device that is there. Raises UserError, which names the setting by its `path`."""
+
+def chosen(name: str, path: str = "device", config: Any = None, exact: Iterable[str] = ()) -> str:
+    """`auto` or a kind of device to one that is there. Raises UserError, which names the setting by its `path`.
+
+    `exact` is how the names of those parts begin that compute in float64, which mps lacks: where the `config` calls
+    one, `auto` leaves mps out.
+    """
+    doubles = next((target for target in _targets(config) if target.startswith(tuple(exact))), None)
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu(:0)?|cuda(:\d{1,3})?", name):
-        raise UserError(f"{path}={name} is not a choice; choose from auto, cpu, cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"{path}={name}, but torch sees no GPU here; use {path}=cpu or {path}=auto")
-    if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
-        raise UserError(f"{path}={name}, and this machine has {count} GPUs, numbered from cuda:0")
-    return _own_gpu() if name.startswith("cuda") and distributed.size() > 1 else name
+        there = (kind for kind in KINDS if has(kind) and not (kind == "mps" and doubles))
+        name = next(there, "cpu")
+    if not re.fullmatch(r"(cpu|mps)(:0)?|(cuda|xpu)(:\d{1,3})?", name):
+        raise UserError(f"{path}={name} is not a choice; choose from auto, cpu, {', '.join(KINDS)}")
+    kind, _, number = name.partition(":")
+    if kind == "cpu":
+        return name
+    module, words = KINDS[kind]
+    if not has(kind):
+        raise UserError(f"{path}={name}, but torch sees no {words} here; use {path}=cpu or {path}=auto")
+    if number and int(number) >= (count := module.device_count()):
+        raise UserError(f"{path}={name}, and this machine has {count} {words}s, numbered from {kind}:0")
+    if kind == "mps" and doubles:
+        raise UserError(f"{path}={name} has no float64, in which {doubles} computes; use {path}=cpu or {path}=auto")
+    return _own_gpu() if kind == "cuda" and distributed.size() > 1 else name
 
 
 Device = Annotated[str, chosen]
+
+
+def has(kind: str) -> bool:
+    """Whether torch sees a device of this kind."""
+    asked = torch.backends.mps if kind == "mps" else KINDS[kind][0]
+    return bool(asked.is_available())
+
+
+def double(x: Tensor) -> Tensor:
+    """In float64, where x is or, of a device that has none, on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def _targets(node: Any) -> Iterable[str]:
+    """The dotted names that a plain config calls, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = [*node.values()]
+    for value in node if isinstance(node, list) else ():
+        yield from _targets(value)
 
 
 def _own_gpu() -> str:

@@ -12,6 +12,12 @@ class NotFinite(UserError):
     """A loss or a gradient became nan or infinite."""
 
 
+WINDOWS = (
+    "Windows is not supported, since runs are locked and stopped in the ways of POSIX; use WSL: wsl --install, and "
+    "install the lab in there"
+)
+
+
 def nearest(word: str, choices: Iterable[str], listing: bool = True) -> str:
     """`; did you mean X?` for the choice most like `word`, or, with `listing`, the choices if none is."""
     choices = sorted({str(c) for c in choices})

@@ -1,11 +1,15 @@
 """Locks that die with the process that holds them."""
 
-import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import WINDOWS, UserError
+
+try:
+    import fcntl
+except ImportError as error:
+    raise UserError(WINDOWS) from error
 
 ALONE, WITH_OTHERS = fcntl.LOCK_EX, fcntl.LOCK_SH
 

@@ -1,14 +1,18 @@
 """What there is room for, asked before it is taken: memory, disk, and what files unpack to."""
 
 import os
-import resource
 import shutil
 import stat
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import WINDOWS, UserError
+
+try:
+    import resource
+except ImportError as error:
+    raise UserError(WINDOWS) from error
 
 BOMB = 100, 2**26  # times its size on disk that an archive unpacks to, and bytes: both and more is no data set
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import distributed, provenance, tracking
+from rl_lab.core.devices import double
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
@@ -265,6 +266,6 @@ class Run:
 def _numbers(values: Iterable[Tensor | float]) -> list[float]:
     """One transfer for all tensors, not one each."""
     values = list(values)
-    tensors = [x.detach().double().reshape(()) for x in values if isinstance(x, Tensor)]
+    tensors = [double(x.detach()).reshape(()) for x in values if isinstance(x, Tensor)]
     moved = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(moved) if isinstance(x, Tensor) else float(x) for x in values]

@@ -118,10 +118,10 @@ class Gym:
 
     def _tensor(self, obs: np.ndarray) -> Tensor:
         """Of the array's own memory where device and dtype let it."""
-        x = torch.from_numpy(obs).to(self.device)
         if isinstance(self._space, spaces.Discrete):
+            x = torch.from_numpy(obs).to(self.device)
             return F.one_hot(x.long() - int(self._space.start), int(self._space.n)).float()
-        x = x.to(self._dtype)
+        x = torch.from_numpy(obs).to(self.device, self._dtype)
         return x.permute(0, 3, 1, 2) if self._channels == "last" else x
 
     def state_dict(self) -> dict:

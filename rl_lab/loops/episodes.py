@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import distributed
+from rl_lab.core.devices import double
 from rl_lab.core.learner import Metrics
 
 
@@ -53,7 +54,7 @@ class Episodes:
         last_20 = distributed.mean(self._latest.gather(-1, newest).mean(-1))
         last_20 = last_20.where(distributed.total(self._count.clamp(max=20)) == 20 * distributed.size(), torch.nan)
         last_100 = distributed.total(self._latest[..., :100].sum(-1)) / distributed.total(self._count.clamp(max=100))
-        table = torch.stack([*sums.double(), last_100.double(), last_20.double()]).view(5, -1).T.tolist()
+        table = torch.stack([*double(sums), double(last_100), double(last_20)]).view(5, -1).T.tolist()
         self._sums.zero_()
         return [self._row(*row) for row in table]
 

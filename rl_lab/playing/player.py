@@ -79,7 +79,8 @@ def load(
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
-    loop = _loop(cfg, parts, changes, device := devices.chosen(device), max_envs, camera)
+    device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
+    loop = _loop(cfg, parts, changes, device, max_envs, camera)
     state = checkpoint.read(path, mapped=True)
     torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])

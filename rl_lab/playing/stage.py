@@ -20,6 +20,7 @@ from rl_lab.core.recording import Episode
 from rl_lab.envs.abilities import Filmed
 from rl_lab.looking import worlds
 from rl_lab.memory.episodes import play_episodes
+from rl_lab.parts import PARTS
 from rl_lab.types import Drawing, VectorEnv, Viewed
 
 
@@ -57,13 +58,13 @@ def has_camera(target: str) -> bool:
 
 
 def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
-    device = devices.chosen(device)
+    written: Any = OmegaConf.to_container(node, resolve=True)
+    device = devices.chosen(device, config=written, exact=PARTS.exact)
     arguments = {"num_envs": num_envs, "device": device}
     if frames and has_camera(node["_target_"]):
         arguments["camera"] = True
     env = hydra.utils.instantiate(node, **arguments)
     agent = Random(env.spec, env.device, seed=0)
-    written: Any = OmegaConf.to_container(node, resolve=True)
     return Stage(env, agent, node["num_envs"], written, {"name": "random"})
 
 

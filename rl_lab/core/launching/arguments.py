@@ -3,9 +3,11 @@
 import glob
 import os
 import re
-from collections.abc import Container, Sequence
+from argparse import ArgumentParser
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
@@ -75,12 +77,29 @@ def _exists(path: str) -> bool:
         return False
 
 
+@contextmanager
+def lazy_help() -> Iterator[None]:
+    """Within, an argument's help may be an object that makes its text when it is printed, as Hydra 1.3's completion has
+    it. From Python 3.14 on argparse looks into each help as it is added, and would fail.
+    """
+    parser: Any = ArgumentParser
+    if (check := getattr(parser, "_check_help", None)) is None:
+        yield
+        return
+    parser._check_help = lambda self, action: isinstance(action.help, str) and check(self, action)
+    try:
+        yield
+    finally:
+        parser._check_help = check
+
+
 def checked(overrides: list[str], root: str) -> list[str]:
     """What was typed for a new run, Hydra's flags first, as it wants them. Raises UserError.
 
     The flags are such as Hydra knows, and a group is chosen by a name.
     """
-    parser = get_args_parser()
+    with lazy_help():
+        parser = get_args_parser()
     vars(parser)["error"] = _not_read  # argparse would print and exit
     settings = [
         o

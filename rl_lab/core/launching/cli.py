@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from rl_lab.core import conf_dir
-from rl_lab.core.errors import UserError, nearest, printable
+from rl_lab.core.errors import WINDOWS, UserError, nearest, printable
 from rl_lab.core.launching.composition import compose, groups, loops, parts_of
 
 
@@ -29,6 +30,8 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
             return 2
         return complete(prog, root, commands, arguments)
     try:
+        if find_spec("fcntl") is None:
+            raise UserError(WINDOWS)
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(overview(prog, root, commands))
             return 0

@@ -91,7 +91,10 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import checking, devices, distributed, room, settings
 
-    device = devices.chosen(settings.conform("device", cfg.get("device", "auto"), str))
+    exact = parts_of(prog).exact
+    device = devices.chosen(
+        settings.conform("device", cfg.get("device", "auto"), str), config=as_dict(cfg), exact=exact
+    )
     if device == "cpu":
         room.bound_memory()
     if parts is not None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.arguments import check_settings, checked, split
+from rl_lab.core.launching.arguments import check_settings, checked, lazy_help, split
 from rl_lab.core.launching.composition import compose, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
@@ -90,7 +90,7 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
 def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: Callable[..., Any]) -> int:
     """The exit code of `main`, and what came of the jobs if it launched any."""
     try:
-        with plain():
+        with plain(), lazy_help():
             main()
     except KeyboardInterrupt:
         for study in studies:
@@ -208,4 +208,5 @@ def complete(prog: str, root: str, arguments: list[str]) -> None:
     """Hydra's own tab completion over conf/."""
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=root)(lambda cfg: None)
     sys.argv = [prog, *arguments]
-    main()
+    with lazy_help():
+        main()

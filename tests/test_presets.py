@@ -12,6 +12,7 @@ from transitions import transition
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import Acted
 from rl_lab.agents.dqn import DQN
+from rl_lab.agents.ppo import Minibatch, paced
 from rl_lab.core.launching import cli, composition
 from rl_lab.types import Spec, Transition
 
@@ -22,6 +23,9 @@ LN2 = math.log(2)
 
 def composed(*overrides: str):
     return composition.compose(composition.conf_dir(), "rl", [*overrides])
+
+
+EVEN = tensor([-LN2, -LN2])
 
 
 def preset(name: str, *overrides: str):
@@ -40,7 +44,7 @@ def preset(name: str, *overrides: str):
 def test_the_loss_of_ppo_weighs_values_as_its_source(name, value, entropy):
     """Two samples whose values are off by 1 and by 3: a mean square of 5; their standardised advantages cancel."""
     agent = preset(name)
-    loss, _ = agent.loss(OBS, ACTION, tensor([-LN2, -LN2]), tensor([0.0, 0.0]), tensor([1.0, 3.0]), agent.clip)
+    loss, _ = agent.loss(Minibatch(OBS, ACTION, EVEN, EVEN, tensor([0.0, 0.0]), tensor([1.0, 3.0])), agent.clip)
     assert loss.item() == pytest.approx(value * 5 - entropy * LN2, abs=1e-6)
 
 
@@ -48,7 +52,7 @@ def test_cleanrl_holds_the_value_near_where_it_acted():
     """Acted as 2, now 0, held at 1.9; targets 1.9 and 3: the larger errors are 1.9 and 3, half their square 3.1525."""
     agent = preset("ppo_cleanrl", "agent.entropy_coef=0")
     targets, acted = tensor([1.9, 3.0]), tensor([2.0, 2.0])
-    loss, metrics = agent.loss(OBS, ACTION, tensor([-LN2, -LN2]), acted, targets, agent.clip)
+    loss, metrics = agent.loss(Minibatch(OBS, ACTION, EVEN, EVEN, acted, targets), agent.clip)
     assert metrics["ppo/value_loss"].item() == pytest.approx(6.305, abs=1e-5)
     assert loss.item() == pytest.approx(0.5 * 3.1525, abs=1e-5)
 
@@ -194,6 +198,30 @@ def test_ppo_leaves_a_rollout_once_the_policy_has_moved_too_far():
     assert not torch.equal(some, one["policy.weight"]) and not torch.equal(some, all_of_them["policy.weight"])
 
 
+def test_the_learning_rate_falls_by_a_sixth_where_the_policy_moves_too_far_and_rises_where_it_moves_little():
+    assert paced(1.0, 0.09, 0.08) == pytest.approx(1 / 1.2) and paced(0.051, 0.09, 0.08) == 0.05
+    assert paced(0.5, 0.07, 0.08) == 0.5 and paced(0.5, 0.05, 0.08) == 0.6 and paced(0.9, 0.05, 0.08) == 1.0
+
+
+@pytest.mark.parametrize("target, pace", [(1e-9, 1 / 1.2**2), (1e9, 1.0)])
+def test_ppo_learns_at_the_pace_that_its_last_rollout_left_and_keeps_it(target, pace):
+    settings = ["agent.rollout_length=4", "agent.decay_steps=32", f"agent.adaptive_kl={target}"]
+    ppo, other = (preset("ppo", *settings) for _ in range(2))
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(2 * 4):
+        obs = torch.randn(2, 3, generator=rng)
+        reward = torch.randn(2, generator=rng)
+        ppo.update(transition(obs, ppo.act(obs), reward, torch.ones(2), torch.zeros(2).bool(), obs))
+    assert ppo.pace == pytest.approx(pace)
+    first = ppo.decay.rates[0]
+    assert ppo.optimizer.param_groups[0]["lr"] == pytest.approx(first * (1 - 8 / 32) * min(1.0, pace * 1.2))
+    state = ppo.state_dict()
+    other.load_state_dict(state)
+    assert other.pace == ppo.pace
+    other.load_state_dict({name: x for name, x in state.items() if name != "pace"})
+    assert other.pace == 1.0, "checkpoints from before it learn at the whole rate"
+
+
 def test_the_entropy_bonus_of_ppo_may_fall_with_the_learning_rate():
     """Of two even actions the entropy is ln 2; at a half of the way to 0 its weight is a half of .01."""
     ppo = preset("ppo", "agent.decay_steps=32", "agent.decay_entropy=true", "agent.rollout_length=8", "agent.clip=0.2")
@@ -203,5 +231,6 @@ def test_the_entropy_bonus_of_ppo_may_fall_with_the_learning_rate():
         for _ in range(8):
             obs = torch.zeros(2, 3)
             ppo.update(transition(obs, ppo.act(obs), zeros, zeros + 1, zeros.bool(), obs))
-        losses.append(ppo.loss(obs, ACTION, tensor([-LN2, -LN2]), zeros, zeros, 0.2)[0].item())
+        part = Minibatch(obs, ACTION, EVEN, EVEN, zeros, zeros)
+        losses.append(ppo.loss(part, 0.2)[0].item())
     assert losses == pytest.approx([-0.01 * LN2, -0.005 * LN2, 0.0], abs=1e-5)

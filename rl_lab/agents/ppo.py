@@ -1,7 +1,7 @@
 """Proximal policy optimisation, the clipped form (Schulman et al., 2017; https://arxiv.org/abs/1707.06347)."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Minibatch(NamedTuple):
 class PPO(Learner):
     """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
 
-    saved = "network", "optimizer", "rng", "steps"
+    saved = "network", "optimizer", "rng", "steps", "pace"
     parallel = True
 
     def __init__(
@@ -64,6 +64,7 @@ class PPO(Learner):
         entropy_coef: NonNegative,
         max_grad_norm: Positive,
         target_kl: Positive | None,  # no more epochs of a rollout once the policy has moved further [nats]; None: all
+        adaptive_kl: Positive | None,  # the learning rate falls while updates move the policy further [nats]
         max_abs_reward: Positive,  # rewards are clipped to this
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool,  # the advantages of each minibatch
@@ -86,6 +87,7 @@ class PPO(Learner):
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef, self.decay_entropy = value_coef, entropy_coef, decay_entropy
         self.bonus = entropy_coef  # of now
+        self.adaptive_kl, self.pace = adaptive_kl, 1.0  # the share of the learning rate that it leaves
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
         self.gather_steps, self.target_kl, self.decoupled = gather_steps, target_kl, decoupled
         self._rollout: list[tuple[Acted, Transition]] = []
@@ -121,6 +123,7 @@ class PPO(Learner):
         log_prob, value = (torch.stack([getattr(acted, name) for acted in kept]) for name in ("log_prob", "value"))
         action = torch.stack([t.action for t in transitions])
         share, seeds = self.decay.to(self.steps), action.ndim - 2
+        self.decay.scale(share * self.pace)
         self.count_steps(len(value) * value.shape[-1])
         if self.steps <= self.gather_steps:
             gather(self.network, torch.cat([t.obs for t in transitions]))
@@ -141,12 +144,17 @@ class PPO(Learner):
             bootstrap=self.bootstrap,
             max_abs_reward=self.max_abs_reward,
         )
+        moved: list[Tensor] = []
         every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g))
         for number, part in enumerate(self.parts(every[-1].shape[-1]), 1):
             loss, metrics = self.loss(Minibatch(*(take(x, part) for x in every)), clip)
             norm = descend(self.optimizer, loss, self.max_grad_norm)
+            moved.append(metrics["ppo/kl"])
             if number % self.minibatches == 0 and self.has_moved_far(metrics["ppo/kl"]):
                 break
+        if self.adaptive_kl:
+            kl = distributed.mean(torch.stack(moved[-self.minibatches :]).mean())
+            self.pace = paced(self.pace, float(kl), self.adaptive_kl)
         return {**metrics, "ppo/grad_norm": norm}
 
     def has_moved_far(self, kl: Tensor) -> bool:
@@ -180,9 +188,22 @@ class PPO(Learner):
         """Which of `size` samples make each minibatch of each epoch."""
         return minibatches(size, self.minibatches, self.epochs, self.rng)
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict({"pace": 1.0} | state)  # which older checkpoints lack
+
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)
         return View(log_probs.exp(), value, "probabilities")
+
+
+def paced(pace: float, kl: float, target: float) -> float:
+    """The share of the learning rate that the next rollout is learned at, where the last epoch of this one was at `kl`.
+
+    Schulman et al. (2017), section 4, move the weight of a penalty so; rl_games moves the learning rate.
+    """
+    if kl > target:
+        return max(pace / 1.2, 0.05)
+    return min(pace * 1.2, 1.0) if kl < target / 1.5 else pace
 
 
 @torch.no_grad()

@@ -33,6 +33,8 @@ def stacked(learners: Sequence[Stackable]) -> Stackable:
         raise UserError("agent.eval_epsilon: many seeds are evaluated at once by greedy policies; set it to 0")
     if getattr(one, "target_kl", None):
         raise UserError("agent.target_kl: many seeds at once take the same number of epochs; set it to null")
+    if getattr(one, "adaptive_kl", None):
+        raise UserError("agent.adaptive_kl: many seeds at once share their learning rate; set it to null")
     for name in one.saved:
         parts = [getattr(learner, name) for learner in learners]
         if isinstance(parts[0], nn.Module):

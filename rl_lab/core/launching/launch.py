@@ -10,12 +10,12 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.arguments import check_settings, checked, split
-from rl_lab.core.launching.composition import compose, parsed, parts_of
+from rl_lab.core.launching.composition import compose, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
@@ -173,7 +173,7 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
 
     A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
-    a command that has `changes` among its parameters.
+    a command that has `changes` among its parameters; to one that has `choices`, the groups chosen and their names.
     """
     from rl_lab.core import calls, checking
 
@@ -183,15 +183,29 @@ def command(root: str, name: str, arguments: list[str]) -> None:
     if several := [o for o in given if parsed(o).is_sweep_override()]:
         raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
     changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data."))]
-    overrides = [o for o in given if o not in changes]
+    overrides = [_as_mapping(o, config_name) for o in given if o not in changes]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
         find_wanted(cfg, parts_of(f"{root}-lab"))
         checking.check(cfg)
-        if changes and "changes" not in inspect.signature(calls.locate(cfg._target_)).parameters:
+        parameters = inspect.signature(calls.locate(cfg._target_)).parameters
+        if changes and "changes" not in parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
-        hydra.utils.call(cfg, runs=runs, **({"changes": changes} if changes else {}))
+        more: dict[str, Any] = {"changes": changes} if changes else {}
+        if "choices" in parameters:
+            chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]
+            more["choices"] = {o.key_or_group: o.value() for o in chosen if isinstance(o.value(), str)}
+        hydra.utils.call(cfg, runs=runs, **more)
+
+
+def _as_mapping(setting: str, config_name: str) -> str:
+    """agent=my_agent:Mine as agent={name: my_agent:Mine}, where a command has such a mapping in place of the group."""
+    key, value = (override := parsed(setting)).key_or_group, None if override.is_delete() else override.value()
+    settings: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    if not is_group(key) or "name" not in (settings.get(key) or {}) or isinstance(value, dict | None):
+        return setting
+    return f"{key}={{name: {_quoted(str(value))}}}"
 
 
 def _quoted(text: str) -> str:

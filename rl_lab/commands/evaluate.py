@@ -17,9 +17,9 @@ from rich.text import Text
 
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Judged, Natural, folder_name
+from rl_lab.core.settings import Judged, Natural
 from rl_lab.envs.abilities import Tabular
 from rl_lab.looking.films import watched, write
 from rl_lab.loops.judging import Judge, play
@@ -46,8 +46,9 @@ def evaluate(
     choices: Mapping[str, str] = {},  # group -> name
 ) -> None:
     """Of runs, or of a guest in a world of ours. Raises UserError."""
-    name, path, algorithm = (agent.get(key) for key in ("name", "path", "algorithm"))
-    asked = Asked(name, path, algorithm, policy)
+    if unknown := [str(key) for key in agent if key not in Asked._fields[:3]]:
+        raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], Asked._fields[:3])}")
+    asked = Asked(agent.get("name"), agent.get("path"), agent.get("algorithm"), policy)
     if runs or (env is None and not any(asked)):
         if any(asked) or env is not None:
             raise UserError("evaluate runs, or one guest in one world: agent=my_agent:Mine env=four_rooms")
@@ -196,8 +197,7 @@ class Asked(NamedTuple):
 
 def new_folder(out: str) -> Path:
     """Raises UserError where something is there."""
-    folder = Path(out).expanduser()
-    folder_name(folder.name)
+    folder = files.home(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"out={out} is not empty; choose a new folder")
     return folder
@@ -242,10 +242,11 @@ def film_guest(guest: Player, regret: Regret | None, env: Mapping, seed: int) ->
         worlds = [of_world(env, 1, device, frames=True).env for _ in range(1 if regret is None else 2)]
         for world in worlds:
             stack.callback(world.close)
-        players = [guest._replace(env=worlds[0])]
+        exact = ["exact values"]
+        players = [guest._replace(env=worlds[0], changes=exact if isinstance(guest.agent, guests.Known) else [])]
         if regret and isinstance(world, Tabular):
             plan = Planned(regret.best.q.to(world.device), regret.best.policy.to(world.device), world.states)
-            players.append(Player("optimum", "optimum", folder, world, plan, 0, "", ["exact values"]))
+            players.append(Player("optimum", "optimum", folder, world, plan, 0, "", exact))
         rate = scenes.rate_of(players[0], None)
         films = [scenes.film(player, rate, seed=seed, saliency=None, **FILM) for player in players]
         path = files.inside(folder, f"videos/{guest.group}_step{guest.step}.mp4")

@@ -104,6 +104,8 @@ class Known:
     def __init__(self, actor: Viewed, policy: Tensor, value: Tensor, env: Tabular):
         self.actor, self.states = actor, env.states
         self.act, self.probabilities = actor.act, actor.probabilities
+        finite = value[value.isfinite()] if value.isfinite().any() else torch.zeros(1)
+        value = value.nan_to_num(float(finite.min()), float(finite.max()), float(finite.min()))  # to be drawn at all
         self.policy, self.value = policy.to(env.device), value.to(env.device)
 
     def view(self, obs: Tensor) -> View:
@@ -204,9 +206,11 @@ def of_table(path: str, env: VectorEnv, seed: int) -> Table:
 
 
 def _array(path: str) -> np.ndarray:
+    if not Path(path).is_file() or not zipfile.is_zipfile(path):
+        raise UserError(f"policy={path} is no npz, as numpy.savez writes it")
+    if Path(path).stat().st_size > LARGEST:
+        raise UserError(f"policy={path} is larger than any table of this lab")
     try:
-        if Path(path).stat().st_size > LARGEST:
-            raise UserError(f"policy={path} is larger than any table of this lab")
         with np.load(path, allow_pickle=False) as file:
             names = list(file.keys())
             name = names[0] if len(names) == 1 else "policy"

@@ -69,9 +69,7 @@ def export(runs: Sequence[Path], *, to: str | None) -> None:
     words = "" if batch is None else ", one observation at a time"
     print(f"{path}: {player.words}; the same actions on {same:,} of {len(seen):,} observations{words}")
     if same < len(seen):
-        raise UserError(
-            f"{path} is not the policy of {runs[0]}: it acts otherwise on {len(seen) - same:,} observations"
-        )
+        raise UserError(f"{path} is not quite the policy of {runs[0]}: it acts otherwise on the rest")
 
 
 def still(player: Player) -> None:

@@ -29,7 +29,6 @@ RUNS = {
                "env.max_frames=200"],
     "sb3": ["env=cartpole_tensor", "agent=sb3_a2c", "loop=sb3", "loop.total_steps=64", "loop.eval_every=null", "env.num_envs=4"],
     "sb3_dqn": ["experiment=sb3_dqn_cartpole", "loop.total_steps=64", "loop.eval_every=null", "env=cartpole_tensor"],
-    "vpn": ["env=collect_small", "agent=vpn3", "env.num_envs=4", "env.mazes=16", "loop.total_steps=64", "loop.eval_every=null"],
     "random": ["env=four_rooms", "agent=random", *SHORT],
 }  # fmt: skip
 ALONE = """

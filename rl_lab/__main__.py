@@ -4,12 +4,13 @@ import sys
 
 COMMANDS = {
     "train": "run an experiment, or resume one: run=<folder>",
-    "evaluate": "play greedy episodes with what a run learned",
+    "evaluate": "play greedy episodes with what a run learned, or with anyone's agent: agent=my_agent:Mine env=<name>",
     "watch": "watch a run while it learns, in the browser or in the terminal",
     "play": "play by keyboard, the agent's values beside you: run=<folder> or env=<name>",
     "render": "film what a run learned, several runs side by side",
     "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
     "doctor": "what is wrong with an environment, or with an agent: env=<name> or agent=<name>",
+    "export": "write a run's greedy policy to=policy.pt2 or .onnx, to be used without this lab",
     "study": "a study's jobs and what came of each; study resume <folder> runs what is missing",
     "compare": "tables, curves and one page of many runs, over one task or several",
 }

@@ -83,9 +83,14 @@ def named(module: str, setting: str) -> ModuleType:
 
 def failed(module: str, setting: str, error: Exception) -> UserError:
     """What an import says that fails, and where."""
+    return UserError(f"{setting}: importing {module} failed ({told(error)})")
+
+
+def told(error: Exception) -> str:
+    """What somebody else's code says as it fails, and where it stands, in one line."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     where = f", {os.path.relpath(frames[-1].filename)} line {frames[-1].lineno}" if frames else ""
     if isinstance(error, SyntaxError):
         where = f", {os.path.relpath(error.filename or '')} line {error.lineno}"
     words = " ".join(f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".split())
-    return UserError(f"{setting}: importing {module} failed ({words[:200]}{where})")
+    return f"{words[:200]}{where}"

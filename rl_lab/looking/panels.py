@@ -22,8 +22,8 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def number(x: float) -> str:
-    """Three digits, and whole numbers from a thousand on."""
-    return f"{x:,.0f}" if abs(x) >= 999.5 else f"{x:#.3g}".rstrip(".")
+    """Three digits, and whole numbers from a thousand on; - where it is not known."""
+    return "-" if x != x else f"{x:,.0f}" if abs(x) >= 999.5 else f"{x:#.3g}".rstrip(".")
 
 
 def shortened(text: str, size: int, width: int) -> str:

@@ -29,12 +29,16 @@ class Regret:
             self.mdp, gamma=None, evaluation_sweeps=50, epsilon=1e-9, stop="value", max_sweeps=ROUNDS
         )
         *_, plan = islice(plans, ROUNDS)
-        self.optimum = self._at_start(optimal(self.mdp, plan.policy).value)
+        self.best = optimal(self.mdp, plan.policy)
+        self.optimum = self.at_start(self.best.value)
+
+    def values(self, policy: Tensor) -> Tensor:
+        """v_pi [S] on the CPU; where gamma is 1 and the policy may never end, perhaps not finite."""
+        return values(self.mdp, policy.cpu())
 
     def __call__(self, policy: Tensor) -> float:
         """Of actions int64 [S], or of probabilities [S, A]."""
-        policy = policy.cpu()
-        value = self._at_start(values(self.mdp, policy))
+        policy, value = policy.cpu(), self.at_start(self.values(policy))
         if value.isfinite():
             lost = self.optimum - value
         else:
@@ -51,7 +55,8 @@ class Regret:
         sweep, v = Backup(mdp), torch.zeros_like(mdp.start)
         for _ in range(self.horizon):
             v = sweep(v).max(-1).values
-        return self._at_start(v)
+        return self.at_start(v)
 
-    def _at_start(self, v: Tensor) -> Tensor:
+    def at_start(self, v: Tensor) -> Tensor:
+        """[] of v [S]."""
         return torch.where(self.mdp.start > 0, self.mdp.start * v, 0.0).sum()

@@ -33,7 +33,7 @@ class Player(NamedTuple):
     env: VectorEnv
     agent: Viewed
     step: int  # of the checkpoint
-    unit: str  # of that step
+    unit: str  # of that step; "" where nothing was learned here
     changes: Sequence[str] = ()  # of the run's settings, for this player only
 
     @property
@@ -46,7 +46,7 @@ class Player(NamedTuple):
         """How it plays."""
         if self.is_random:
             return "random actions"
-        return ", ".join([f"greedy after {self.step:,} {self.unit}", *self.changes])
+        return ", ".join([*[f"greedy after {self.step:,} {self.unit}"] * bool(self.unit), *self.changes])
 
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions [N]."""
@@ -76,6 +76,8 @@ def load(
     if kind == "rl_lab.loops.seeds.training.train":
         raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
     if kind not in BUILDERS:
+        if kind == "rl_lab.commands.evaluate.evaluate":
+            raise UserError(f"{folder} holds what was found of a guest, for rl-lab compare, and nothing that plays")
         if kind.startswith("gen_lab."):
             raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")

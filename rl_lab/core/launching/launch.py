@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.arguments import check_settings, checked, lazy_help, split
-from rl_lab.core.launching.composition import compose, parsed, parts_of
+from rl_lab.core.launching.composition import compose, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
@@ -173,8 +173,9 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
 
     A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
-    a command that has `changes` among its parameters. A command that has `settings` takes those of `train`, beside its
-    own. Returns the exit code, which is 0 where the call returns none.
+    a command that has `changes` among its parameters; to one that has `choices`, the groups chosen and their names. A
+    command that has `settings` takes those of `train`, beside its own. Returns the exit code, 0 where the call returns
+    none.
     """
     from rl_lab.core import calls, checking
 
@@ -187,17 +188,30 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     own = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
     composes = "settings" in inspect.signature(calls.locate(own._target_)).parameters
     settings = [o for o in given if composes and parsed(o).key_or_group not in own]
-    overrides = [o for o in given if o not in changes + settings]
+    overrides = [_as_mapping(o, config_name) for o in given if o not in changes + settings]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
         find_wanted(cfg, parts_of(f"{root}-lab"))
         checking.check(cfg)
-        if changes and "changes" not in inspect.signature(calls.locate(cfg._target_)).parameters:
+        parameters = inspect.signature(calls.locate(cfg._target_)).parameters
+        if changes and "changes" not in parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
-        more = {"changes": changes} if changes else {"settings": settings} if composes else {}
+        more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}
+        if "choices" in parameters:
+            chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]
+            more["choices"] = {o.key_or_group: o.value() for o in chosen if isinstance(o.value(), str)}
         code = hydra.utils.call(cfg, runs=runs, **more)
     return code if isinstance(code, int) else 0
+
+
+def _as_mapping(setting: str, config_name: str) -> str:
+    """agent=my_agent:Mine as agent={name: my_agent:Mine}, where a command has such a mapping in place of the group."""
+    key, value = (override := parsed(setting)).key_or_group, None if override.is_delete() else override.value()
+    settings: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    if not is_group(key) or "name" not in (settings.get(key) or {}) or isinstance(value, dict | None):
+        return setting
+    return f"{key}={{name: {_quoted(str(value))}}}"
 
 
 def _quoted(text: str) -> str:

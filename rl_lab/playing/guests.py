@@ -1,0 +1,271 @@
+"""Anyone's agent in a world of ours: a Python class, a model of Stable-Baselines3, or a table of a known world."""
+
+import inspect
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lab import exploration
+from rl_lab.core import imports
+from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.randomness import generator
+from rl_lab.envs.abilities import Tabular
+from rl_lab.types import VectorEnv, View, Viewed
+
+ALGORITHMS = "A2C", "DQN", "PPO"  # of Stable-Baselines3 for discrete actions
+LARGEST = 2**30  # bytes of a table
+
+
+class Unsteady(UserError):
+    """Who is no function of the observation, so that no exact value follows."""
+
+
+class Guest:
+    """Whoever has `act`: obs [N, ...] -> N actions, as a tensor, an array or a list; `greedy=True` where it takes that.
+
+    What it answers is looked at every time, as a wrong number would be another state's action. `probabilities` and
+    `view` are its own where it has them; else it is taken for a function of the observation, until it contradicts
+    itself.
+    """
+
+    def __init__(self, agent: Any, env: VectorEnv, name: str):
+        self.agent, self.spec, self.name = agent, env.spec, name
+        self.how = {"greedy": True} if {"greedy", "kwargs"} & _parameters(agent.act) else {}
+        self.states = env.states if isinstance(env, Tabular) else None
+        size = len(env.mdp.start) if isinstance(env, Tabular) else 0
+        self.seen = torch.full((size,), -1, device=env.device)  # the action in each state, -1 where it was not asked
+        self.contradicts = False
+
+    def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
+        action = actions(self._asked("act", obs, **self.how), len(obs), self.spec.num_actions, f"{self.name}.act")
+        action = action.to(obs.device)
+        if self.states:
+            states = self.states(obs)
+            before = self.seen[states]
+            self.seen[states] = action
+            self.contradicts |= bool((((before != action) & (before >= 0)) | (self.seen[states] != action)).any())
+        return action
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        """[N, A]. Raises Unsteady."""
+        if callable(getattr(self.agent, "probabilities", None)):
+            found = self._asked("probabilities", obs)
+            name = f"{self.name}.probabilities"
+            return distributions(found, (len(obs), self.spec.num_actions), name).to(obs.device)
+        try:
+            action = self.act(obs)
+        except UserError as error:
+            raise Unsteady(f"it cannot be asked about all {len(obs)} states at once: {error}") from error
+        if self.contradicts:
+            raise Unsteady(f"{self.name}.act answers one observation in two ways; give it `probabilities`")
+        return exploration.certain(action, self.spec.num_actions)
+
+    def view(self, obs: Tensor) -> View:
+        if callable(getattr(self.agent, "view", None)):
+            return View(*self._asked("view", obs))
+        certain = exploration.certain(self.act(obs), self.spec.num_actions)
+        return View(certain, torch.full((len(obs),), torch.nan, device=obs.device), "probabilities")
+
+    def _asked(self, method: str, obs: Tensor, **how: bool) -> Any:
+        try:
+            with torch.no_grad():
+                return getattr(self.agent, method)(obs, **how)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.name}.{method} failed ({imports.told(error)})") from error
+
+
+class Table:
+    """Draws by the probabilities [S, A] of a known world's states."""
+
+    def __init__(self, table: Tensor, env: Tabular, seed: int):
+        self.table, self.states, self.rng = table.to(env.device), env.states, generator(seed, env.device)
+
+    def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
+        return exploration.sample(self.probabilities(obs).log(), self.rng)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        return self.table[self.states(obs)]
+
+    def view(self, obs: Tensor) -> View:
+        bars = self.probabilities(obs)
+        return View(bars, torch.full_like(bars[:, 0], torch.nan), "probabilities")
+
+
+class Known:
+    """An actor of a known world, seen with the exact value [S] of its policy [S, A]."""
+
+    def __init__(self, actor: Viewed, policy: Tensor, value: Tensor, env: Tabular):
+        self.actor, self.states = actor, env.states
+        self.act, self.probabilities = actor.act, actor.probabilities
+        finite = value[value.isfinite()] if value.isfinite().any() else torch.zeros(1)
+        value = value.nan_to_num(float(finite.min()), float(finite.max()), float(finite.min()))  # to be drawn at all
+        self.policy, self.value = policy.to(env.device), value.to(env.device)
+
+    def view(self, obs: Tensor) -> View:
+        states = self.states(obs)
+        return View(self.policy[states], self.value[states], "probabilities")
+
+
+# -- where they come from
+
+
+def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
+    """my_agent:Mine, built without arguments or with (spec, device, seed). Raises UserError."""
+    module, _, path = name.partition(":")
+    imports.place(imports.local([module]))
+    kind: Any = imports.named(module, f"agent={name}")
+    for part in path.split("."):
+        if not hasattr(kind, part):
+            known = [x for x in dir(kind) if isinstance(getattr(kind, x), type)]
+            raise UserError(f"agent={name}: {module} has no {path}{nearest(path, known)}")
+        kind = getattr(kind, part)
+    if not isinstance(kind, type):
+        raise UserError(f"agent={name}: {path} is no class")
+    if not callable(getattr(kind, "act", None)):
+        raise UserError(f"agent={name}: {path} has no act(obs), which gives an action for each of N observations")
+    return Guest(_built(kind, name, env, seed), env, path)
+
+
+def _built(kind: type, name: str, env: VectorEnv, seed: int) -> Any:
+    whole: dict[str, Any] = {"spec": env.spec, "device": env.device, "seed": seed}
+    for given in ((), tuple(whole.values())):
+        try:
+            inspect.signature(kind).bind(*given)
+        except TypeError:
+            continue
+        except ValueError:  # a class of C has no signature
+            pass
+        try:
+            return kind(*given)
+        except Exception as error:
+            raise UserError(f"agent={name}: {kind.__name__}() failed ({imports.told(error)})") from error
+    raise UserError(f"agent={name}: {kind.__name__} must be built without arguments, or with (spec, device, seed)")
+
+
+def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Guest, int]:
+    """A model that Stable-Baselines3 has saved, and the steps that it learned from. Raises UserError."""
+    if not path or not algorithm:
+        raise UserError("agent=sb3 needs agent.path=model.zip and agent.algorithm=PPO")
+    if algorithm.upper() not in ALGORITHMS:
+        raise UserError(f"agent.algorithm={algorithm} is not a choice{nearest(algorithm, ALGORITHMS)}")
+    if not Path(path).is_file():
+        raise UserError(f"agent.path={path} is no file")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"agent.path={path} is no zip of Stable-Baselines3")
+    import stable_baselines3
+
+    from rl_lab.agents.sb3 import SB3Agent
+
+    print(f"{path} is loaded because you named it: such a zip can run code of whoever made it", file=sys.stderr)
+    try:
+        model = getattr(stable_baselines3, algorithm.upper()).load(path, device=env.device)
+    except Exception as error:
+        raise UserError(
+            f"agent.path={path} is no model of agent.algorithm={algorithm} ({imports.told(error)})"
+        ) from error
+    if words := _misfit(model, env):
+        raise UserError(f"agent.path={path} is a model of another environment: {words}")
+    return Guest(SB3Agent(model), env, algorithm.upper()), int(model.num_timesteps)
+
+
+def _misfit(model: Any, env: VectorEnv) -> str:
+    """In what a model's spaces differ from the world's; "" where they fit."""
+    theirs, spec = model.observation_space, env.spec
+    if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):
+        return f"it chooses from {model.action_space}, and here are {spec.num_actions if count else 'discrete'} actions"
+    if not spec.obs_shape and hasattr(theirs, "n"):
+        states = len(env.mdp.start) if isinstance(env, Tabular) else 0
+        return "" if theirs.n == states else f"it observes {theirs}, and here are {states} states"
+    kind = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
+    if hasattr(theirs, "n"):
+        return f"it observes {theirs}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
+    if theirs.shape != spec.obs_shape or (theirs.dtype == np.uint8) != (kind == np.uint8):
+        return f"it observes {theirs}, and here are {spec.obs_shape} of {np.dtype(kind)}"
+    return ""
+
+
+def of_table(path: str, env: VectorEnv, seed: int) -> Table:
+    """An npz of actions [S] or of probabilities [S, A], called policy where it holds more. Raises UserError."""
+    if not isinstance(env, Tabular):
+        raise UserError(f"policy={path} is of a world of known states, such as env=four_rooms, and this one has none")
+    states, count = env.mdp.next_state.shape[:2]
+    found, name = _array(path), f"policy={path}"
+    if found.shape == (states,):
+        return Table(exploration.certain(actions(found, states, count, name), count), env, seed)
+    if found.shape != (states, count):
+        raise UserError(f"{name} is {list(found.shape)}, and this world's {states} states and {count} actions want "
+                        f"[{states}] or [{states}, {count}]")  # fmt: skip
+    return Table(distributions(found, (states, count), name), env, seed)
+
+
+def _array(path: str) -> np.ndarray:
+    if not Path(path).is_file() or not zipfile.is_zipfile(path):
+        raise UserError(f"policy={path} is no npz, as numpy.savez writes it")
+    if Path(path).stat().st_size > LARGEST:
+        raise UserError(f"policy={path} is larger than any table of this lab")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = list(file.keys())
+            name = names[0] if len(names) == 1 else "policy"
+            if name not in names:
+                raise UserError(f"policy={path} holds {', '.join(names) or 'nothing'}; call the array to use policy")
+            found: np.ndarray = file[name]
+            return found
+    except UserError:
+        raise
+    except Exception as error:  # of NumPy, of zipfile or of zlib
+        words = " ".join(str(error).split())[:160]
+        raise UserError(f"policy={path} cannot be read as an npz of numbers ({words})") from error
+
+
+# -- what they say, looked at
+
+
+def actions(answer: Any, count: int, num_actions: int, name: str) -> Tensor:
+    """int64 [count], each of them an action. Raises UserError."""
+    try:
+        found = torch.as_tensor(answer)
+    except Exception as error:
+        raise UserError(f"{name} gives {type(answer).__name__}, not {count} actions") from error
+    if found.ndim == 0 and count == 1:
+        found = found.reshape(1)
+    if tuple(found.shape) != (count,):
+        raise UserError(f"{name} gives {list(found.shape)}, and {count} actions are [{count}]")
+    if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
+        raise UserError(f"{name} gives {str(found.dtype).removeprefix('torch.')}, and actions are whole numbers")
+    if (wrong := (found < 0) | (found >= num_actions)).any():
+        raise UserError(f"{name} gives action {int(found[wrong][0])}, and there are actions 0 to {num_actions - 1}")
+    return found.long()
+
+
+def distributions(answer: Any, shape: tuple[int, int], name: str) -> Tensor:
+    """float64 [S, A] whose rows sum to 1. Raises UserError that names the first row at fault."""
+    try:
+        found = torch.as_tensor(answer).detach().double()
+    except Exception as error:
+        raise UserError(f"{name} gives {type(answer).__name__}, not probabilities {list(shape)}") from error
+    if tuple(found.shape) != shape:
+        raise UserError(f"{name} gives {list(found.shape)}, not probabilities {list(shape)}")
+    total = found.sum(-1)
+    faults = {"NaN": found.isnan().any(-1), "a probability below 0": (found < 0).any(-1)}
+    for words, wrong in faults.items():
+        if wrong.any():
+            raise UserError(f"{name}: row {int(wrong.nonzero()[0])} holds {words}")
+    if (wrong := ~((total - 1).abs() <= 1e-5)).any():
+        row = int(wrong.nonzero()[0])
+        raise UserError(f"{name}: row {row} sums to {float(total[row]):.6g}, and probabilities sum to 1")
+    return found / total.unsqueeze(-1)
+
+
+def _parameters(call: Any) -> set[str]:
+    try:
+        return {*inspect.signature(call).parameters}
+    except ValueError:
+        return set()

@@ -16,7 +16,7 @@ from rl_lab.types import Transition, VectorEnv, View
 FIRST, MOST = 64, 16_384  # steps of all copies after which values are looked at first, and last
 GAMMA = 0.5  # unless another is typed: where the future counts half, each fault in it shows
 # Settings with which an agent learns in seconds, at most as large; and those that show seams often. Typed ones stay.
-CAPS = {"gamma": GAMMA, "n_steps": 64, "replay_ratio": 32}
+CAPS = {"gamma": GAMMA, "n_steps": 64, "replay_ratio": 32, "batch_size": 64}
 SEAMS = {"rollout_length": 2, "n_steps": 2, "minibatches": 1, "batch_size": 32, "replay.n_step": 3}
 
 
@@ -81,7 +81,7 @@ class Course:
     """An agent in a problem."""
 
     def __init__(self, candidate: Candidate, problem: Problem, changes: Mapping[str, Any] = {}):
-        self.end = time.monotonic() + candidate.seconds
+        self.end = time.process_time() + candidate.seconds  # other programs do not make an agent fail
         self.env = ProblemEnv(problem, candidate.device)
         self.learner = self.agent = candidate.built(self.env, changes)
         self.obs, self.due = self.env.reset(candidate.seed), 0
@@ -109,6 +109,10 @@ class Course:
             step = self.env.step(action)
             self.agent.update(Transition.of(self.obs, action, step))
             self.obs = step.obs
+
+    @property
+    def stops(self) -> bool:
+        return time.process_time() > self.end
 
     @property
     def gamma(self) -> float | None:

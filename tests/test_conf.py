@@ -19,6 +19,13 @@ from rl_lab.core.launching.composed import complete_eval_env
 CONF = composition.conf_dir()
 TINY = {
     "rl_lab.loops.training.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.loops.overlapped.train": [
+        "loop.total_steps=400",
+        "loop.eval_episodes=1",
+        "loop.eval_drawn=1",
+        "agent.rollout_length=16",
+        "agent.gather_steps=64",
+    ],
     "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
     "rl_lab.loops.planning.plan": ["loop.eval_episodes=1", "loop.film=false"],
     "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],

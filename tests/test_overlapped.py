@@ -101,6 +101,15 @@ def test_it_goes_on_as_if_never_stopped(tmp_path):
     assert all(torch.equal(x, weights(tmp_path / "halves")[k]) for k, x in weights(tmp_path / "whole").items())
 
 
+def test_what_it_trained_is_evaluated_and_filmed_like_any_run(tmp_path, capsys):
+    arguments = ["experiment=ppo_four_rooms", "loop=overlapped", "tracker=none", "device=cpu", "env.num_envs=4",
+                 "agent.rollout_length=8", "loop.total_steps=64", "loop.eval_every=null", "loop.eval_episodes=4",
+                 f"hydra.run.dir={tmp_path / 'x'}"]  # fmt: skip
+    assert run(*arguments) == 0
+    for command in (["evaluate", "episodes=4"], ["render", "episodes=1", f"out={tmp_path / 'x.png'}", "tracker=none"]):
+        assert cli.main("rl-lab", "rl", COMMANDS, [*command, f"run={tmp_path / 'x'}"]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("agent, remedy", [("a2c", "rl_lab's A2C; choose loop=train"), ("sb3_ppo", "choose loop=sb3")])
 def test_another_agent_is_refused_in_a_line(agent, remedy, tmp_path, capsys):
     arguments = ["env=four_rooms", f"agent={agent}", "loop=overlapped", "tracker=none", "device=cpu"]

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.commands.evaluate import evaluate_runs
-from rl_lab.core import checkpoint
+from rl_lab.core import checkpoint, conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.loops.judging import Judge
-from rl_lab.playing.player import load
+from rl_lab.playing.player import BUILDERS, load
 
 TINY = ["tracker=none", "device=cpu", "loop.eval_episodes=1"]
 MAPS = Path("/proc/self/maps")
@@ -191,6 +192,13 @@ def test_a_stranger_calls_nothing(trained, copy, tmp_path, find, put, where):
     (folder / "config.yaml").write_text(text.replace(find, put.replace("%s", str(trace))))
     assert said(folder) == f"{where} {REFUSED}"
     assert not trace.exists()
+
+
+def test_the_runs_of_every_loop_can_be_played():
+    """But those of many seeds, which leave folders as of loop=train."""
+    loops = {OmegaConf.load(path).get("_target_") for path in (conf_dir() / "loop").glob("*.yaml")} - {None}
+    mine = {loop for loop in loops if loop.startswith("rl_lab.") and ".seeds." not in loop}
+    assert len(mine) >= 6 and mine == set(BUILDERS)
 
 
 def test_a_loop_that_is_none(trained, copy):

@@ -170,6 +170,7 @@ BUILDERS = {
     "rl_lab.loops.training.train": _learner,
     "rl_lab.loops.crew.train": _learner,
     "rl_lab.loops.planning.plan": _planned,
+    "rl_lab.loops.overlapped.train": _learner,
     "rl_lab.loops.fitting.fit_q": _learner,
     "rl_lab.loops.sb3.train_sb3": _baseline,
 }

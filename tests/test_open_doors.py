@@ -409,7 +409,7 @@ EVIL = "from pathlib import Path\nfrom os import system\nPath('sang').touch()\nc
         ({"id": "../doors_evil:X-v0"}, "env.id=../doors_evil:X-v0 is refused in a run folder: it must be the name of"),
         ({"imports": ["doors_evil"]}, "wants doors_evil,"),
         ({"imports": "doors_evil"}, "env.imports=doors_evil is refused in a run folder: it must be a list of modules"),
-        ({"imports": ["/tmp/doors_evil.py"]}, "is refused in a run folder: it must be a list of modules"),
+        ({"imports": ["./doors_evil.py"]}, "is refused in a run folder: it must be a list of modules"),
         ({"wrappers": ["doors_evil.f"]}, "wants doors_evil,"),
         ({"wrappers": [{"doors_evil.f": {"x": 1}}]}, "wants doors_evil,"),
         ({"wrappers": [{"_target_": "doors_evil.f"}]}, "env.wrappers[0]._target_=doors_evil.f is refused: a run folder may"),

@@ -167,9 +167,8 @@ class PPO(Learner):
         if self.standardise:
             advantage = distributed.standardised(advantage, (-1,))
         weight = (of.proximal_log_prob - of.acting_log_prob).exp()
-        policy_loss = (weight * losses.clipped_policy_gradient(log_prob, of.proximal_log_prob, advantage, clip)).mean(
-            -1
-        )
+        surrogate = losses.clipped_policy_gradient(log_prob, of.proximal_log_prob, advantage, clip)
+        policy_loss = (weight * surrogate).mean(-1)
         value_loss = losses.clipped_value(value, of.proximal_value, of.target, self.value_clip).mean(-1)
         entropy = losses.entropy(log_probs).mean(-1)
         loss = policy_loss + self.value_coef * value_loss - self.bonus * entropy

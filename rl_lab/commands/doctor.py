@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -12,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rl_lab.core import imports
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.building import parts
 from rl_lab.core.launching.composition import parsed
@@ -101,8 +100,7 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
 def class_of(name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
     """`module:Class`, of the working directory too, with these settings. Raises UserError where it is no agent."""
     module, _, kind = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    imports.place(imports.local([module]))
     try:
         home = importlib.import_module(module)
     except Exception as error:

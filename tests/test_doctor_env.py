@@ -340,3 +340,10 @@ def test_an_environment_that_fails_is_not_asked_further(register, examine):
     assert (code, failing) == (1, ["runs"])
     assert found["runs"] == "raises RuntimeError: out of order; nothing can be learned like that"
     assert found["speed"] == "not tried: runs fails"
+
+
+def test_its_help_asks_for_no_run(capsys):
+    assert cli.main("rl-lab", "rl", COMMANDS, ["doctor", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("rl-lab doctor [setting=value ...]")
+    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("rl-lab evaluate run=<folder> [setting=value ...]")

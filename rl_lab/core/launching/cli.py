@@ -78,7 +78,9 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
 
 def command_help(prog: str, root: str, name: str, what: str) -> str:
     settings = (conf_dir() / f"command/{root}/{name}.yaml").read_text().rstrip("\n")
-    return f"{prog} {name} run=<folder> [setting=value ...]    {what}\n\n{settings}"
+    examples = [line for line in settings.splitlines() if line.startswith(f"#   {prog} {name}")]
+    folder = "" if examples and not any("run" in line for line in examples) else "run=<folder> "
+    return f"{prog} {name} {folder}[setting=value ...]    {what}\n\n{settings}"
 
 
 def train_help(prog: str, root: str, overrides: list[str]) -> str:

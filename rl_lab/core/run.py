@@ -171,6 +171,8 @@ class Run:
                                     f"this one ({reason})") from error  # fmt: skip
         if self.step:
             self.say(f"resumed at step {self.step:,}")
+        elif self.folder.before and not self._resumes:
+            self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
 
     def heed(self, step: int) -> None:
@@ -219,12 +221,13 @@ class Run:
         return part.state_dict()
 
     def log(self, metrics: Metrics, step: int, keep: bool = False) -> None:
-        """One row, to the file and to W&B; the only place where a metric leaves the device.
+        """One row, to the file and to W&B, where there is anything to tell; the only place where a metric leaves the
+        device.
 
         Beyond 1,000 rows at once and 10 a second after that, rows not marked `keep` are left out of both.
         Raises NotFinite, naming metric and step.
         """
-        if not self.leads:
+        if not self.leads or not metrics:
             return
         values = dict(zip(metrics, _numbers(metrics.values()), strict=True))
         for name, value in values.items():

@@ -112,7 +112,7 @@ def _table(study: Study) -> Table:
 def _steps(study: Study, job: Job) -> str:
     try:
         about = summary(study.folder / (job.folder or ""))
-        return f"{about['step']:,}" + (f" of {about['total']:,}" if about["total"] >= about["step"] else "")
+        return f"{about['step']:,}" + (f" of {about['total']:,}" if (about["total"] or 0) >= about["step"] else "")
     except (TypeError, ValueError, KeyError):
         return ""
 

@@ -43,10 +43,11 @@ class Progress:
             self.say(self._line(f"{shortened(self.name, NAME)}: ", step, now, WIDTH))
 
     def _line(self, words: str, step: int, now: float, room: int) -> str:
-        """`words`, and behind them what has room, the most important first."""
-        rate = (step - self._first) / max(now - self._start, 1e-9)
+        """`words`, and behind them what has room, the most important first; of the first steps nothing is foretold."""
+        done = step - self._first
+        rate = done / max(now - self._start, 1e-9)
         words += f"{step:,}{'' if self._total is None else f'/{self._total:,}'} {self._unit}"
-        parts = [f"{duration(max(0, self._total - step) / rate)} left"] if self._total and rate > 0 else []
+        parts = [f"{duration(max(0, self._total - step) / rate)} left"] if self._total and done * 1_000 >= self._total else []
         for name, x in self._shown.items():
             stage, quantity, _ = Metric.of(name)
             parts.append(f"{quantity if stage == 'episode' else f'{stage}/{quantity}'} {x:.4g}")

@@ -15,6 +15,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_loop,
+    check_planner,
     check_protocol,
     check_root,
     check_values,
@@ -40,6 +41,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
             _check_new(prog, folder)
         check_root(cfg, root)
         check_loop(prog, chosen.choices)
+        check_planner(chosen.choices, HydraConfig.get().overrides.task)
         complete_eval_env(cfg, chosen.choices)
         keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         check_protocol(cfg, chosen.choices)

@@ -237,7 +237,10 @@ def test_of_many_starts_in_one_folder_one_trains_and_the_others_leave_it_alone(h
 
 
 def test_a_run_goes_on_without_its_tracker(finished, capsys):
-    assert rl_lab(capsys, "train", "run=run", "tracker=none", "loop.total_steps=800") == (0, "      rl-lab render run=run")
+    assert rl_lab(capsys, "train", "run=run", "tracker=none", "loop.total_steps=800") == (
+        0,
+        "      rl-lab render run=run",
+    )
     assert rl_lab(capsys, "train", "run=run", "tracker=nothing") == (
         2, "rl-lab: no choice 'nothing' for tracker; did you mean tracker=none?",
     )  # fmt: skip

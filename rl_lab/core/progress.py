@@ -47,7 +47,9 @@ class Progress:
         done = step - self._first
         rate = done / max(now - self._start, 1e-9)
         words += f"{step:,}{'' if self._total is None else f'/{self._total:,}'} {self._unit}"
-        parts = [f"{duration(max(0, self._total - step) / rate)} left"] if self._total and done * 1_000 >= self._total else []
+        parts = []
+        if self._total and done * 1_000 >= self._total:
+            parts.append(f"{duration(max(0, self._total - step) / rate)} left")
         for name, x in self._shown.items():
             stage, quantity, _ = Metric.of(name)
             parts.append(f"{quantity if stage == 'episode' else f'{stage}/{quantity}'} {x:.4g}")

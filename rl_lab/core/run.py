@@ -130,7 +130,8 @@ class Run:
     def begin(self, total: int | None, unit: str = "steps", rows: bool = True) -> None:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.
 
-        total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to the runs within its folder.
+        total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
+        the runs within its folder.
         """
         self._total, self.unit = total, unit
         if self.leads:

@@ -66,7 +66,7 @@ class Judge:
 
 
 def scores(returns: Tensor, lengths: Tensor) -> Metrics:
-    """Of episodes [E]: means, the standard error of the return, which a single episode has not, and how many they are."""
+    """Of episodes [E]: means, the standard error of the return, which a single episode has not, and their number."""
     error = {"eval/return_se": returns.std() / len(returns) ** 0.5} if len(returns) > 1 else {}
     return {"eval/return": returns.mean(), **error, "eval/length": lengths.mean(), "eval/episodes": len(returns)}
 

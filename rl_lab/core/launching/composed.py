@@ -39,12 +39,12 @@ def check_planner(choices: dict[str, Any], typed: Sequence[str]) -> None:
     experiment, planner = choices.get("experiment"), choices.get("planner")
     path = conf_dir() / f"experiment/{experiment}.yaml"
     chosen = {setting.lstrip("+").partition("=")[0] for setting in typed}
-    if planner not in (None, "null") and "planner" in chosen and path.is_file():
-        if "override /planner" not in path.read_text():
-            raise UserError(
-                f"experiment={experiment} is about learning, and planner={planner} learns nothing; leave the "
-                f"experiment out: planner={planner} env={choices.get('env')}"
-            )
+    plans = planner not in (None, "null") and "planner" in chosen
+    if plans and path.is_file() and "override /planner" not in path.read_text():
+        raise UserError(
+            f"experiment={experiment} is about learning, and planner={planner} learns nothing; leave the "
+            f"experiment out: planner={planner} env={choices.get('env')}"
+        )
 
 
 def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:

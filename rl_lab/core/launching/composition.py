@@ -38,7 +38,7 @@ def name_of(cfg: DictConfig) -> str:
         return str(choices["experiment"])
     who = next((choices[group] for group in ("planner", "agent", "model") if group in choices), None)
     where = choices.get("env", choices.get("data"))
-    of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(where))
+    of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(str(where)))
     return f"{who}_{snake(cfg.env[of_world]) if of_world else where}"
 
 

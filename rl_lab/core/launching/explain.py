@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from rl_lab.core import conf_dir
-from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.checking import of_another
+from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import compose, flatten, groups, is_group
 
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
@@ -104,7 +104,8 @@ class plain_errors:
             lab = self._lab_with(found[3].partition("/")[0])
             return f"{found[1]}={found[2]} is for {lab}: {lab} train {found[1]}={found[2]}" if lab else lines[0]
         if "Could not override" in lines[0]:
-            return self._of_other_lab(lines[0].split("'")[1]) or unknown(self._composed(), lines[0].split("'")[1], self._choices())
+            key = lines[0].split("'")[1]
+            return self._of_other_lab(key) or unknown(self._composed(), key, self._choices())
         if type(error).__name__ == "OverrideParseException":
             return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
@@ -190,7 +191,8 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
         return f"'{key}' is not in the YAML; write +{key}=... to add it"
-    known = [*(k for k in flatten(cfg) if not k.rpartition(".")[2].startswith("_")), *(f"{parent}.{p}" for p in parameters), *more]
+    there = (k for k in flatten(cfg) if not k.rpartition(".")[2].startswith("_"))
+    known = [*there, *(f"{parent}.{p}" for p in parameters), *more]
     beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]
     return f"no setting '{key}'{of_another(key) or nearest(key, beside or known)}"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rl_lab.core.run import Run
 
 EPISODES, REGRET = "eval/episodes", "eval/regret"
-NAMED = 4  # pictures, or films; of more only the number is said
+NAMED = 3  # pictures, or films; of more only the number is said
 
 
 def lines(run: "Run", folder: Path, then: Sequence[str]) -> Iterator[str]:

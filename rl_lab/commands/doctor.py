@@ -3,7 +3,6 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,10 @@ OF_AGENT = (
     agent_probes.observation_suffices,
 )
 
+OF_ALL, OF_EACH = 20.0, 30.0  # seconds of the processor: all probes of an environment; each probe of an agent
 
-def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Positive) -> int:
+
+def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Positive | None) -> int:
     """1 where a probe fails, else 0. Raises UserError where there is nothing to examine."""
     groups = {setting.partition("=")[0] for setting in settings} & {"env", "agent"}
     if runs or len(groups) != 1:
@@ -67,15 +68,16 @@ def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Posit
             "the doctor sees one environment, rl-lab doctor env=<name>, or one agent, rl-lab doctor agent=<name>"
         )
     title = " ".join(settings)
-    return of_env(title, settings, seconds) if "env" in groups else of_agent(title, settings, seconds)
+    return (
+        of_env(title, settings, seconds or OF_ALL) if "env" in groups else of_agent(title, settings, seconds or OF_EACH)
+    )
 
 
 def of_env(title: str, settings: Sequence[str], seconds: float) -> int:
     (node,), seed, _ = parts("rl", settings, "env")
     world = World(node, seed, seconds / len(OF_ENV))
-    with closing(world.built(1)):  # what cannot be built at all is a mistake in the settings
-        pass
-    return examined(title, OF_ENV, world)
+    _ = world.kind  # what cannot be built at all is a mistake in the settings
+    return examined(title, OF_ENV, world, seconds)
 
 
 def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:

@@ -29,6 +29,7 @@ ALL = [
     "ppo",
     "ppo_mlp",
     "pqn_mlp",
+    "vpn_mlp",
     "reinforce",
     "sb3_dqn_mlp",
     "sb3_a2c",
@@ -280,10 +281,10 @@ def test_ones_own_class_is_examined_as_far_as_it_goes(own, examine):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["agent=my_agents:Deaf"], "agent=my_agents:Deaf is no agent: it lacks act(obs); see Agent in rl_lab/types.py"),
-        (["agent=my_agents:Tabel"], "agent=my_agents:Tabel: my_agents has no class Tabel; did you mean Table?"),
-        (["agent=my_broken:Q"], "agent=my_broken:Q: my_broken cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
-        (["agent=my_agent:Q"], "agent=my_agent:Q: my_agent cannot be imported (ModuleNotFoundError: No module named 'my_agent')"),
+        (["agent=my_agents:Deaf"], "agent=my_agents:Deaf: Deaf has no act(obs), which gives an action for each of N observations"),
+        (["agent=my_agents:Tabel"], "agent=my_agents:Tabel: my_agents has no Tabel; did you mean Table?"),
+        (["agent=my_broken:Q"], "agent=my_broken:Q: my_broken needs no_such_package; pip install no_such_package"),
+        (["agent=my_agent:Q"], "agent=my_agent:Q: no module my_agent, neither installed nor in "),
         (["agent=my_agents:Table", "agent.alhpa=1"], "no setting 'agent.alhpa'; did you mean alpha?"),
         (["agent=my_agents:Needs"], "agent.layers is missing; give it a value: agent.layers=..."),
         (["agent=dqn_cnn"], "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (2,); choose agent/network=mlp or agent/network=linear"),

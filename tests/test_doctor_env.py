@@ -370,8 +370,10 @@ def test_an_environment_that_does_not_begin_is_told_from_one_that_is_slow(regist
     assert found["runs"] == "a few steps take more than 0.3 s: nothing can be learned like that"
 
 
-def test_its_help_asks_for_no_run(capsys):
-    assert cli.main("rl-lab", "rl", COMMANDS, ["doctor", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("rl-lab doctor [setting=value ...]")
-    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("rl-lab evaluate run=<folder> [setting=value ...]")
+@pytest.mark.parametrize(
+    ("command", "takes"), [("doctor", ""), ("evaluate", "run=<folder> "), ("compare", "<folder> ... "),
+                           ("study", "<folder> ... ")]
+)  # fmt: skip
+def test_its_help_says_what_it_takes(capsys, command, takes):
+    assert cli.main("rl-lab", "rl", COMMANDS, [command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"rl-lab {command} {takes}[setting=value ...]")

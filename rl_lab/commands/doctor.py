@@ -1,6 +1,5 @@
 """What is wrong with an environment or an agent? Probes of known answer, and the exit code of their verdict."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rl_lab.core import imports
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.building import parts
 from rl_lab.core.launching.composition import parsed
@@ -17,8 +15,9 @@ from rl_lab.core.randomness import stream
 from rl_lab.core.settings import Positive
 from rl_lab.doctor import agent_probes, cost_probes, env_probes, gym_probes, problems
 from rl_lab.doctor.courses import Candidate, Course
-from rl_lab.doctor.report import examined, raised
+from rl_lab.doctor.report import examined
 from rl_lab.doctor.worlds import World
+from rl_lab.playing import guests
 
 OF_ENV = (
     env_probes.runs,
@@ -100,24 +99,18 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
 
 
 def class_of(name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
-    """`module:Class`, of the working directory too, with these settings. Raises UserError where it is no agent."""
-    module, _, kind = name.partition(":")
-    imports.place(imports.local([module]))
-    try:
-        home = importlib.import_module(module)
-    except Exception as error:
-        raise UserError(f"agent={name}: {module} cannot be imported ({raised(error)})") from error
-    found = getattr(home, kind, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(home).items() if isinstance(value, type)]
-        raise UserError(f"agent={name}: {module} has no class {kind}{nearest(kind, classes)}")
-    if not callable(getattr(found, "act", None)):
-        raise UserError(f"agent={name} is no agent: it lacks act(obs); see Agent in rl_lab/types.py")
+    """`module:Class`, with these settings. Raises UserError where it is no agent, or takes others."""
+    found = guests.class_named(name)
     known = inspect.signature(found).parameters
-    if unknown := [key for key in settings if key not in known]:
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    if unknown := [key for key in settings if key not in known and not takes_any]:
         raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], known)}")
     given = {"spec", "device", "seed", "gamma"} | set(settings)
-    needs = [k for k, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in given]
+    needs = [
+        k
+        for k, p in known.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and k not in given
+    ]
     if needs:
         raise UserError(f"agent.{needs[0]} is missing; give it a value: agent.{needs[0]}=...")
     return partial(found, **settings)

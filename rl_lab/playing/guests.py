@@ -118,6 +118,21 @@ class Known:
 
 def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
     """my_agent:Mine, built without arguments or with (spec, device, seed). Raises UserError."""
+    return Guest(_built(class_named(name), name, env, seed), env, name.partition(":")[2])
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where it is not written as a class of a module is."""
+    if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
+        raise UserError(f"agent={name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
+    if name.count(":") != 1:
+        raise UserError(f"agent={name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
+                        "trained here is evaluated by run=<folder>")  # fmt: skip
+
+
+def class_named(name: str) -> type:
+    """my_agent:Mine, of the working directory too. Raises UserError where it is no class that has `act`."""
+    check_name(name)
     module, _, path = name.partition(":")
     imports.place(imports.local([module]))
     kind: Any = imports.named(module, f"agent={name}")
@@ -130,7 +145,7 @@ def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
         raise UserError(f"agent={name}: {path} is no class")
     if not callable(getattr(kind, "act", None)):
         raise UserError(f"agent={name}: {path} has no act(obs), which gives an action for each of N observations")
-    return Guest(_built(kind, name, env, seed), env, path)
+    return kind
 
 
 def _built(kind: type, name: str, env: VectorEnv, seed: int) -> Any:

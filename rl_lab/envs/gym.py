@@ -178,10 +178,10 @@ def made(
     except (gymnasium.error.Error, TypeError) as error:
         raise UserError(f"env.id={id}: {' '.join(str(error).split())}") from error
     except Exception as error:
-        if not options:
+        if not options and _of_its_own(error):
             raise
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"env.id={id} with env.options {options}: {words}") from error
+        raise UserError(f"env.id={id}{f' with env.options {options}' if options else ''}: {words}") from error
     if (mode := env.metadata.get("autoreset_mode")) is not AutoresetMode.SAME_STEP:
         env.close()
         raise UserError(
@@ -220,14 +220,18 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if any(not _of_interface(file) for file in files):
+        if _of_its_own(error):
             raise
         words = " ".join(str(error).split())[:200]
         raise UserError(
             f"env.id={id}: its {method}() does not return what Gymnasium {gymnasium.__version__} expects "
             f"({words}); see gymnasium.utils.env_checker"
         ) from error
+
+
+def _of_its_own(error: Exception) -> bool:
+    """Whether it came up in the environment's own code, and not in Gymnasium's, which was given what it cannot use."""
+    return any(not _of_interface(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _of_interface(file: str) -> bool:

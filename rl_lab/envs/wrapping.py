@@ -68,7 +68,7 @@ def register(imported: Sequence[str] | str, id: str) -> str:
 def unknown(id: str) -> str:
     """What to say of an id that no module has registered."""
     words = f"no Gymnasium environment '{id}'"
-    if package := next((package for package in KNOWN if re.match(package.ids, id)), None):
+    if package := next((package for package in KNOWN if re.match(package.ids, id, re.IGNORECASE)), None):
         if any(re.match(package.ids, there) for there in gymnasium.registry):
             return words + nearest(id, (there for there in gymnasium.registry if re.match(package.ids, there)))
         missing = importlib.util.find_spec(package.module.partition(".")[0]) is None

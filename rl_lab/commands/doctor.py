@@ -93,7 +93,12 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
             raise UserError("this agent is fitted to recordings and acts in no world while it learns; take another one")
     torch.set_num_threads(1)
     candidate = Candidate(make, typed, stream(seed, "agent"), device, seconds)
-    Course(candidate, problems.CONSTANT)  # what cannot be built at all is a mistake in the settings
+    try:
+        Course(candidate, problems.CONSTANT)  # what cannot be built at all is a mistake in the settings
+    except UserError:
+        raise
+    except Exception:  # the first probe says what else is wrong
+        pass
     changed = " ".join(f"agent.{key}={value}" for key, value in candidate.caps.items())
     return examined(f"{title}{f' (for the probes {changed})' if changed else ''}", OF_AGENT, candidate)
 

@@ -61,7 +61,7 @@ def probed(probe: Probe, subject: Any, seconds: float = math.inf) -> Finding:
                 return probe(subject)
         except TimeIsUp:
             return Finding(LATE, f"left out: it takes more than {seconds:.1f} s")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return failed(f"raises {raised(error)}; nothing can be learned like that")
 
 
@@ -94,7 +94,7 @@ def _at_most(seconds: float) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab.core import imports
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Objects
@@ -43,7 +44,7 @@ class Gym:
         options: dict | None,  # go to gymnasium.make_vec
         channels: Literal["first", "last"] | None,  # of images; None: the side that is shorter than both others
         imports: Annotated[Any, wrapping.modules_of],  # that register environments; `<module>:<id>` names one, too
-        wrappers: Annotated[list, wrapping.named],  # around each environment, the innermost first
+        wrappers: Annotated[Any, wrapping.named],  # around each environment, the innermost first
         planes: bool,  # whether a Box of three sides that are no bytes is an image, too
         camera: bool = False,
         device: Device,
@@ -175,6 +176,8 @@ def made(
         raise
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(wrapping.unknown(id)) from error
+    except ImportError as error:  # of the module that the id names, or that its environment needs
+        raise UserError(f"env.id={id}: {imports.told(error)}") from error
     except (gymnasium.error.Error, TypeError) as error:
         raise UserError(f"env.id={id}: {' '.join(str(error).split())}") from error
     except Exception as error:

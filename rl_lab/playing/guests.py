@@ -77,7 +77,7 @@ class Guest:
                 return getattr(self.agent, method)(obs, **how)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{self.name}.{method} failed ({imports.told(error)})") from error
 
 

@@ -370,6 +370,16 @@ def test_an_environment_that_does_not_begin_is_told_from_one_that_is_slow(regist
     assert found["runs"] == "a few steps take more than 0.3 s: nothing can be learned like that"
 
 
+def test_an_environment_whose_own_constructor_fails_fails_the_first_probe(register, examine):
+    class Unlicensed(Walk):
+        def __init__(self, render_mode=None):
+            raise RuntimeError("no licence")
+
+    code, failing, found, _ = examine("env=gym", register(Unlicensed))
+    assert (code, failing) == (1, ["runs"])
+    assert found["runs"] == "raises RuntimeError: no licence; nothing can be learned like that"
+
+
 @pytest.mark.parametrize(
     ("command", "takes"), [("doctor", ""), ("evaluate", "run=<folder> "), ("compare", "<folder> ... "),
                            ("study", "<folder> ... ")]

@@ -227,6 +227,18 @@ def test_a_new_run_says_in_a_line_what_it_cannot_import(home, elsewhere, capsys)
     assert not [*elsewhere.glob("runs/*/*")]
     agent = ["train", "env=four_rooms", "tracker=none", "device=cpu", "agent._target_=doors_broken.X"]
     assert "doors_broken.X: importing doors_broken failed (AttributeError: " in said(capsys, *agent)
+    (elsewhere / "doors_small.py").write_text("class Small:\n    def act(self, obs): ...\n")
+    small = [
+        "train",
+        "env=four_rooms",
+        "tracker=none",
+        "device=cpu",
+        "agent=random",
+        "agent._target_=doors_small.Small",
+    ]
+    assert said(capsys, *small).startswith(
+        "Small is no agent: Small() takes no arguments; its constructor is __init__("
+    )
 
 
 def test_the_command_itself_finds_what_lies_where_it_is_called(home):

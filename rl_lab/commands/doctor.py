@@ -75,7 +75,7 @@ def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Posit
 def of_env(title: str, settings: Sequence[str], seconds: float) -> int:
     (node,), seed, _ = parts("rl", settings, "env")
     world = World(node, seed, seconds / len(OF_ENV))
-    _ = world.kind  # what cannot be built at all is a mistake in the settings
+    checked_first(lambda: world.kind)
     return examined(title, OF_ENV, world, seconds)
 
 
@@ -93,14 +93,19 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
             raise UserError("this agent is fitted to recordings and acts in no world while it learns; take another one")
     torch.set_num_threads(1)
     candidate = Candidate(make, typed, stream(seed, "agent"), device, seconds)
-    try:
-        Course(candidate, problems.CONSTANT)  # what cannot be built at all is a mistake in the settings
-    except UserError:
-        raise
-    except Exception:  # the first probe says what else is wrong
-        pass
+    checked_first(lambda: Course(candidate, problems.CONSTANT))
     changed = " ".join(f"agent.{key}={value}" for key, value in candidate.caps.items())
     return examined(f"{title}{f' (for the probes {changed})' if changed else ''}", OF_AGENT, candidate)
+
+
+def checked_first(build: Callable[[], Any]) -> None:
+    """What cannot be built is a mistake in the settings, a UserError; what else is wrong the first probe says."""
+    try:
+        build()
+    except UserError:
+        raise
+    except Exception:
+        pass
 
 
 def class_of(name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:

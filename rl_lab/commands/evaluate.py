@@ -49,6 +49,8 @@ def evaluate(
     """Of runs, or of a guest in a world of ours. Raises UserError."""
     if unknown := [str(key) for key in agent if key not in Asked._fields[:3]]:
         raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], Asked._fields[:3])}")
+    if wrong := [key for key, value in agent.items() if not isinstance(value, str | None)]:
+        raise UserError(f"agent.{wrong[0]}={agent[wrong[0]]} must be a text")
     asked = Asked(agent.get("name"), agent.get("path"), agent.get("algorithm"), policy)
     if runs or (env is None and not any(asked)):
         if any(asked) or env is not None:

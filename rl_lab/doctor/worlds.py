@@ -33,8 +33,11 @@ class World:
         self.num_envs: int = node["num_envs"]  # as it is trained in
 
     def built(self, num_envs: int, **more: Any) -> VectorEnv:
-        env: VectorEnv = hydra.utils.instantiate(dict(self.node) | {"num_envs": num_envs} | more)
-        return env
+        try:
+            env: VectorEnv = hydra.utils.instantiate(dict(self.node) | {"num_envs": num_envs} | more)
+            return env
+        except hydra.errors.InstantiationException as error:
+            raise error.__cause__ or error from None
 
     @cached_property
     def few(self) -> int:

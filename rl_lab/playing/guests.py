@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rl_lab import exploration
 from rl_lab.core import imports
+from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Tabular
@@ -193,16 +194,17 @@ def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Gue
 def _misfit(model: Any, env: VectorEnv) -> str:
     """In what a model's spaces differ from the world's; "" where they fit."""
     theirs, spec = model.observation_space, env.spec
+    shown = one_line(theirs)
     if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):
         return f"it chooses from {model.action_space}, and here are {spec.num_actions if count else 'discrete'} actions"
     if not spec.obs_shape and hasattr(theirs, "n"):
         states = len(env.mdp.start) if isinstance(env, Tabular) else 0
-        return "" if theirs.n == states else f"it observes {theirs}, and here are {states} states"
+        return "" if theirs.n == states else f"it observes {shown}, and here are {states} states"
     kind = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
     if hasattr(theirs, "n"):
-        return f"it observes {theirs}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
+        return f"it observes {shown}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
     if theirs.shape != spec.obs_shape or (theirs.dtype == np.uint8) != (kind == np.uint8):
-        return f"it observes {theirs}, and here are {spec.obs_shape} of {np.dtype(kind)}"
+        return f"it observes {shown}, and here are {spec.obs_shape} of {np.dtype(kind)}"
     return ""
 
 

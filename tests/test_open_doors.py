@@ -247,7 +247,8 @@ def test_the_command_itself_finds_what_lies_where_it_is_called(home):
     start, folder = [sys.executable, "-c", code], "runs/by_hand"
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[3])}
     for arguments in (["train", *TRAIN, "loop.total_steps=40", f"hydra.run.dir={folder}"],
-                      ["evaluate", f"run={folder}", "episodes=1", "device=cpu"]):  # fmt: skip
+                      ["evaluate", f"run={folder}", "episodes=1", "device=cpu"],
+                      ["doctor", *TRAIN[:2], "seconds=2", "device=cpu"]):  # fmt: skip
         done = subprocess.run([*start, *arguments], cwd=home, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

@@ -35,8 +35,8 @@ OF_ENV = (
     env_probes.buffers,
     cost_probes.pictures,
     cost_probes.speed,
-    cost_probes.memory,
     cost_probes.left_behind,
+    cost_probes.memory,
 )
 
 

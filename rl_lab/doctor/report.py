@@ -101,7 +101,7 @@ def raised(error: BaseException) -> str:
 def examined(title: str, probes: Sequence[Probe], subject: Any, seconds: float = math.inf) -> int:
     """Prints what each probe finds, the first one first: where that does not pass, no other is asked.
 
-    All use the processor for at most about so many `seconds`, each for a third of those left. Returns the exit code.
+    All use the processor for at most about so many `seconds`, each for half of those left. Returns the exit code.
     """
     console, begun, found = Console(), (time.monotonic(), time.process_time()), dict[str, Finding]()
     width = max(len(name(probe)) for probe in probes)
@@ -112,9 +112,9 @@ def examined(title: str, probes: Sequence[Probe], subject: Any, seconds: float =
             if found and next(iter(found.values())).outcome != PASS:
                 finding = not_applicable(f"not tried: {next(iter(found))} fails")
             else:
-                finding = probed(probe, subject, max(left, 0.0) / 3)
+                finding = probed(probe, subject, max(left, 0.0) / 2)
         if not found and finding.outcome == LATE:
-            finding = failed(f"a few steps take more than {left / 3:.1f} s: nothing can be learned like that")
+            finding = failed(f"a few steps take more than {left / 2:.1f} s: nothing can be learned like that")
         found[name(probe)] = finding
         line = Text(f"  {finding.outcome:<5}", STYLES[finding.outcome])
         console.print(line + Text(f"{name(probe):<{width}}  {finding.words}", ""), soft_wrap=True)

@@ -80,7 +80,7 @@ def _drawn(
 ) -> Drawn:
     """Raises UserError if the model cannot do it."""
     model, data, frames = trained.model, trained.data, []
-    labels = _labels(trained, label, count)
+    labels = trained.labels(label, count)
     if inpaint:
         return _inpainted(trained, count, rng, labels, inpaint)
     if film:
@@ -128,14 +128,3 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
             f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of {height} x {width}"
         )
     return mask
-
-
-def _labels(trained: Trained, label: int | None, count: int) -> Tensor | None:
-    """`count` times the given class, [N]. Raises UserError if the model does not know it."""
-    if label is None:
-        return None
-    classes = trained.model.spec.classes
-    if label >= classes:
-        known = f"label must be one of its classes 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise UserError(f"label={label} is not known to the model of {trained.name}: {known}")
-    return torch.full((count,), label, device=trained.device)

@@ -25,8 +25,15 @@ from rl_lab.core.studies.report import account
 from rl_lab.core.studies.study import Study, runs_of
 
 
-def train(prog: str, root: str, arguments: list[str], study: Study | None = None) -> int:
-    """Runs the loop of the composed config in a new folder, or resumes the run that `run=` names.
+def train(
+    prog: str,
+    root: str,
+    arguments: list[str],
+    study: Study | None = None,
+    begun: Callable[[Path], object] = lambda folder: None,
+) -> int:
+    """Runs the loop of the composed config in a new folder, of which `begun` is told, or resumes the run that `run=`
+    names.
 
     Of several jobs it keeps a study, a new one or the `study` that goes on. Returns the exit code.
     """
@@ -44,6 +51,7 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     def main(cfg: DictConfig) -> None:
         try:
             with plain():
+                begun(Path(HydraConfig.get().runtime.output_dir))
                 begin(cfg, prog, root)
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)

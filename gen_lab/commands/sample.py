@@ -16,6 +16,7 @@ from gen_lab.types import Inpainter, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import inside, replacing
+from rl_lab.core.joining import join
 from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count, Natural
 
@@ -53,13 +54,7 @@ def sample(
         if frames:
             write_film(made[2], frames)
         print(*made, sep="\n")
-        config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
-        if tracked := tracker and tracker(name=path.stem, group=trained.name, job_type="sample", config=config):
-            import wandb
-
-            films = {"film": wandb.Video(str(made[2]))} if frames else {}
-            tracked.log({"step": trained.step, stem: wandb.Image(str(path)), **films})
-            tracked.finish()
+        join(tracker, folder, {stem: path, **({"film": made[2]} if frames else {})})
 
 
 def afford(trained: Trained, count: int, film: bool = False) -> None:

@@ -71,6 +71,17 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
     return list(found.values())
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """The runs below a folder that have a checkpoint; the folder alone where it is a run of one seed, or holds none."""
+
+    def is_run(path: Path) -> bool:
+        return (path / "config.yaml").is_file() and not any(path.glob("seed*/config.yaml"))
+
+    if is_run(folder):
+        return [folder]
+    return sorted(path.parent for path in folder.rglob("checkpoint.pt") if is_run(path.parent)) or [folder]
+
+
 def read_run(folder: Path) -> RunFiles:
     """Settings, and every metric as a curve. Raises UserError."""
     config = plain(folder / "config.yaml")

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
 from rl_lab.core import conf_dir
 from rl_lab.core.launching import cli, listing
-from rl_lab.core.launching.composition import groups
+from rl_lab.core.launching.composition import compose, groups
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -109,6 +110,26 @@ def test_readme_has_the_same_words(group):
     if group:
         table = README.partition(f"<!-- the table of {group} -->\n")[2].partition("\n\n")[0]
         assert table.splitlines() == rows(group)
+
+
+def test_help_of_train_has_the_comments_of_the_files_that_were_chosen(capsys):
+    text = listed(capsys, "rl", "train", "--help", "experiment=dqn_cartpole", "agent/priorities=proportional")
+    said = dict(re.findall(r"^ *(\w+):.*?  # (.*)$", text, re.MULTILINE))
+    assert said["agent"].startswith("dqn_mlp: Ours, tuned on CartPole")
+    assert said["double"] == "van Hasselt et al. (2016)"  # of dqn.yaml, on which dqn_mlp rests
+    assert said["total_steps"] == "one step is one action in one environment"  # of loop/base/training.yaml
+    assert said["replay_ratio"] == "a batch for each step of all copies"  # of the experiment, not of the agent
+    assert said["every"] == "seconds"  # of rl.yaml
+    without = re.sub(r"  +#.*", "", text.partition("settings as they stand")[2].partition("\n\n")[2])
+    composed = compose(conf_dir(), "rl", ["experiment=dqn_cartpole", "agent/priorities=proportional"])
+    assert OmegaConf.create(without) == composed
+
+
+def test_help_leaves_drawings_as_they_are(capsys):
+    text = listed(capsys, "rl", "train", "--help", "env=windy")
+    without = text.partition("settings as they stand")[2].partition("\n\n")[2]
+    drawn = OmegaConf.to_container(OmegaConf.create(without), resolve=False)["env"]["mdp"]["map"]
+    assert drawn.splitlines()[3] == "S......G.." and "  # probability that a step slips" in text
 
 
 def test_the_version(capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import WINDOWS, UserError, nearest, printable
-from rl_lab.core.launching.composition import compose, groups, loops, parts_of
+from rl_lab.core.launching.composition import groups, loops, parts_of
 from rl_lab.core.launching.listing import LISTS, experiments, listing
 
 
@@ -103,12 +103,11 @@ def command_help(prog: str, root: str, name: str, what: str) -> str:
 
 def train_help(prog: str, root: str, overrides: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with `overrides`."""
-    from omegaconf import OmegaConf
-
+    from rl_lab.core.launching.annotated import annotated
     from rl_lab.core.launching.explain import plain_errors
 
     with plain_errors(conf_dir(), root, overrides):
-        settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
+        settings = annotated(root, overrides)
     lines = [
         f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
         f"{prog} train run=<folder> [setting=value ...]           resume one",

@@ -54,7 +54,7 @@ def sample(
         if frames:
             write_film(made[2], frames)
         print(*made, sep="\n")
-        join(tracker, folder, {stem: path, **({"film": made[2]} if frames else {})})
+        join(tracker, folder, {stem_of_files: path, **({f"{stem_of_files}_film": made[2]} if frames else {})})
 
 
 def afford(trained: Trained, count: int, film: bool = False) -> None:

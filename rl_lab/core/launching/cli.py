@@ -69,7 +69,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
 def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     """The commands, and every experiment with the first line of its YAML's comment."""
     lines = [f"{prog} <command> [setting=value ...]", ""]
-    lines += [f"  {name:<10} {text}" for name, text in commands.items()]
+    lines += [f"  {name:<12} {text}" for name, text in commands.items()]
     lines += ["", f"experiments ({prog} train experiment=<name>)", ""]
     found = list(experiments(root))
     width = max((len(name) for name, _ in found), default=0)

@@ -167,7 +167,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
                                                 "convention": "transition", "gamma": 0.99},
     "rl_lab.envs.gym.Gym": {"channels": None, "imports": [], "wrappers": [], "planes": False, "time_limit": None,
                             "normalise_obs": False, "normalise_reward": None, "clip_obs": None, "frame_stack": 1},
-    "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84},
+    "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84, "point_terminal": False},
     "rl_lab.planning.value_iteration": {"epsilon": 1e-9, "stop": "value", "sweep": "synchronous", "initial": "zero",
                                         "max_sweeps": 100_000, "check_every": 1},
     "rl_lab.planning.prioritised_sweeping": {"every": 1},

@@ -167,7 +167,7 @@ def draw_samples(path: Path, groups: Groups, notes: list[str]) -> list[Path]:
     for place, (label, sheet) in enumerate(sheets.items(), 1):
         panel = figure.add_subplot(rows, columns, place)
         panel.imshow(np.asarray(sheet), interpolation="nearest")
-        panel.set_title(fill(label, 40), fontsize=9, parse_math=False)
+        panel.set_title(fill(label, 30), fontsize=12, parse_math=False)  # legible at half the size
         panel.set_axis_off()
     with replacing(path) as beside:
         figure.savefig(beside, dpi=150)

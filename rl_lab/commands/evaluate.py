@@ -254,7 +254,7 @@ def film_guest(guest: Player, regret: Regret | None, env: Mapping, seed: int) ->
             plan = Planned(regret.best.q.to(world.device), regret.best.policy.to(world.device), world.states)
             players.append(Player("optimum", "optimum", folder, world, plan, 0, "", exact))
         rate = scenes.rate_of(players[0], None)
-        films = [scenes.film(player, rate, seed=seed, saliency=None, **FILM) for player in players]
+        films = scenes.films(players, [rate] * len(players), seed=seed, saliency=None, **FILM)
         path = files.inside(folder, f"videos/{guest.group}_step{guest.step}.mp4")
         for line in write(path, watched(scenes.together(films)), rate, gif=True):
             print(line)

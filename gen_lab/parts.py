@@ -46,7 +46,7 @@ GONE: dict[str, frozenset[str]] = {}
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave out, and what they mean by it
     "gen_lab.data.digits": {"train": 1_500},
     "gen_lab.data.folder": {"protocol": "levels", "background": "white"},
-    "gen_lab.data.npz": {"protocol": "levels"},
+    "gen_lab.data.npz": {"protocol": "levels", "held_out": 0.1},
     "gen_lab.data.recorded": {"protocol": "levels"},
     "gen_lab.models.vae.VAE": {
         "likelihood": {"_target_": "gen_lab.likelihoods.Bernoulli", "_partial_": True}, "beta": 1.0, "free_nats": 0.0,

@@ -159,14 +159,17 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
     if not path.is_dir():
         raise UserError(f"data.path={path} is not a folder")
     others: Counter[str] = Counter()
-    paths, seen = [], set()
+    paths, seen, unseen = [], set(), 0
     for place, folders, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not hidden(name)]
         for p in (Path(place, name) for name in names):
-            if p.suffix.lower() not in SUFFIXES:
+            if hidden(p.name):
+                unseen += 1
+            elif p.suffix.lower() not in SUFFIXES:
                 others[p.suffix.lower() or p.name] += 1
                 if others.total() > MOST_OTHERS:
                     raise UserError(
@@ -178,7 +181,13 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
             else:
                 paths.append(p)
     left_out = [f"left out, being no pictures: {', '.join(f'{n} {kind}' for kind, n in others.most_common(5))}"]
-    return [(p, _top(p.relative_to(path).parts)) for p in sorted(paths)], left_out * bool(others)
+    left_out = left_out * bool(others) + [f"{unseen:,} hidden files passed over"] * bool(unseen)
+    return [(p, _top(p.relative_to(path).parts)) for p in sorted(paths)], left_out
+
+
+def hidden(name: str) -> bool:
+    """What systems leave beside files: ._x.png and .DS_Store of macOS, its __MACOSX in archives, @eaDir of a NAS."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def _chunks(

@@ -540,10 +540,14 @@ def test_a_held_out_folder_is_the_split_whatever_it_is_called(tmp_path, held_out
 def test_what_is_left_out_is_said(tmp_path):
     (tmp_path / "readme.txt").write_text("not a picture")
     (tmp_path / "photo.heic").write_text("nor one that can be read")
-    data = folder(path=beside(tmp_path, train=3, test=2, val=4))
-    assert (len(data.train), len(data.test), data.classes) == (3, 2, 0)
+    data = folder(path=beside(tmp_path, train=3, test=2, val=4, valid=1))
+    assert (len(data.train), len(data.test), len(data.validation), data.classes) == (3, 2, 4, 0)
+    assert data.validated.name == f"{data.name}-validation" and data.validation[:, 0, 0, 0].tolist() == [2] * 4
     assert "left out, being no pictures: 1 .txt, 1 .heic" in data.about or "1 .heic, 1 .txt" in data.about
-    assert "4 pictures in val left out, for those in test are tested on" in data.about
+    assert "1 pictures in valid left out, for those in test are tested on" in data.about
+    assert "3 + 2 images (and 4 to validate on)" in data.about
+    with pytest.raises(UserError, match="data.validation must be 0: the images bring a validation set"):
+        folder(path=str(tmp_path), validation=1)
 
 
 def test_what_systems_leave_beside_files_is_passed_over(tmp_path):

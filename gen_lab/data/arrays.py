@@ -17,7 +17,7 @@ from gen_lab.data.published import ALIASES
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home
-from rl_lab.core.settings import NonNegative, Unit
+from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 
 MOST_CLASSES = 65_536
 RIGHT = (  # what makes any arrays right
@@ -26,7 +26,17 @@ RIGHT = (  # what makes any arrays right
 )
 
 
-def npz(*, path: str, protocol: Protocol, held_out: Unit, resident_gb: NonNegative, root: str | None) -> Images:
+def npz(
+    *,
+    path: str,
+    protocol: Protocol,
+    held_out: Unit,
+    validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
+    subset: Count | None,  # training images to learn from; None: all
+    flip: bool,  # each showing mirrored, or not
+    resident_gb: NonNegative,
+    root: str | None,
+) -> Images:
     """Arrays `train` and `test` (or Keras's `x_train` and `x_test`), uint8 or bool, [N, C, H, W], [N, H, W, C] or
     [N, H, W], C = 1 or 3; `levels`, else 256, of bool 2; if labelled, `train_labels` and `test_labels` [N].
 
@@ -37,11 +47,12 @@ def npz(*, path: str, protocol: Protocol, held_out: Unit, resident_gb: NonNegati
     try:
         with room.regular(file) as opened:
             if file.suffix == ".npy":
-                return _images(file, *_split(file, held_out), {}, protocol, resident_gb, root, held_out)
+                whole = _images(file, _split(file, held_out), {}, protocol, resident_gb, root, held_out)
+                return whole.parted(validation, subset, flip)
             with room.archive(opened, file) as archive:
                 small = {name: _small(archive, file, name) for name in ("levels", "train_labels", "test_labels")}
-                parts = [_member(archive, file, name) for name in ("train", "test")]
-                return _images(file, *parts, small, protocol, resident_gb, root)
+                parts = _member(archive, file, "train"), _member(archive, file, "test")
+                return _images(file, parts, small, protocol, resident_gb, root).parted(validation, subset, flip)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, OverflowError) as error:
         if isinstance(error, UserError):
             raise
@@ -51,15 +62,14 @@ def npz(*, path: str, protocol: Protocol, held_out: Unit, resident_gb: NonNegati
 
 def _images(
     file: Path,
-    train: "Member",
-    test: "Member",
+    parts: tuple["Member", "Member"],
     small: dict[str, np.ndarray | None],
     protocol: Protocol,
     resident_gb: float,
     root: str | None,
     *what: object,
 ) -> Images:
-    parts = train, test
+    train, test = parts
     if train.shape[1:] != test.shape[1:]:
         raise UserError(f"{file}: train is of {[*train.shape[1:]]} and test of {[*test.shape[1:]]}")
     levels, remark = _levels(file, small.get("levels"), train.dtype)
@@ -152,7 +162,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
     return _laid_out(f"{file}: '{name}'", shape, dtype, chunks)
 
 
-def _split(file: Path, held_out: float) -> list[Member]:
+def _split(file: Path, held_out: float) -> tuple[Member, Member]:
     """Those to train on and those to test on, chosen at random, always the same, of the array that an npy file is."""
     array = np.load(file, mmap_mode="r", allow_pickle=False)
     order, cut = np.random.default_rng(0).permutation(len(array)), round(held_out * len(array))
@@ -164,7 +174,7 @@ def _split(file: Path, held_out: float) -> list[Member]:
         chunks = lambda: (array[index[start : start + count]] for start, count in _runs(shape))  # noqa: E731
         return _laid_out(str(file), shape, array.dtype, chunks)
 
-    return [part(np.sort(order[cut:])), part(np.sort(order[:cut]))]
+    return part(np.sort(order[cut:])), part(np.sort(order[:cut]))
 
 
 def _runs(shape: tuple) -> Iterator[tuple[int, int]]:

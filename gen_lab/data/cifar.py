@@ -12,6 +12,7 @@ import torch
 from gen_lab.data.cache import File, Part, Source
 from gen_lab.data.images import Images
 from gen_lab.data.published import FAULTS, Blobs, npz_arrays, obtained
+from rl_lab.core.settings import Count, Natural
 
 # Size and checksum of the file as TensorFlow Datasets prints them (url_checksums/cifar10.txt); those of its parts were
 # taken from a copy of the images.
@@ -30,13 +31,20 @@ RECORD = 1 + 3 * 32 * 32  # bytes
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 
 
-def cifar10(*, root: str | None) -> Images:
+def cifar10(
+    *,
+    validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
+    subset: Count | None,  # training images to learn from; None: all
+    flip: bool,  # each showing mirrored, or not
+    root: str | None,
+) -> Images:
     """Photographs of ten kinds of thing, 3 x 32 x 32 of 256 levels: 50,000 to train on, 10,000 to test."""
     parts, remark = obtained(CIFAR10, root, cifar_arrays)
     train, train_labels, test, test_labels = (
         torch.from_numpy(parts[part]) for part in ("train", "train_labels", "test", "test_labels")
     )
-    return Images("cifar10", train, test, 256, train_labels.long(), test_labels.long(), 10, remark=remark)
+    whole = Images("cifar10", train, test, 256, train_labels.long(), test_labels.long(), 10, remark=remark)
+    return whole.parted(validation, subset, flip)
 
 
 def cifar_arrays(blobs: Blobs, faults: list[str]) -> Iterator[tuple[str, np.ndarray, str]]:

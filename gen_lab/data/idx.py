@@ -14,6 +14,7 @@ from gen_lab.data.images import CPU, Images, bits, quantised
 from gen_lab.data.published import FAULTS, Blobs, npz_arrays, obtained
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator, stream
+from rl_lab.core.settings import Count, Natural
 
 # Sizes and checksums of files as TensorFlow Datasets prints them: url_checksums/{mnist, fashion_mnist,
 # binarized_mnist}.txt; those of their parts were taken from copies of the files.
@@ -62,7 +63,14 @@ STATIC = Source(
 )  # fmt: skip
 
 
-def mnist(*, protocol: Literal["static", "dynamic", "threshold", "levels"], root: str | None) -> Images:
+def mnist(
+    *,
+    protocol: Literal["static", "dynamic", "threshold", "levels"],
+    validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
+    subset: Count | None,  # training images to learn from; None: all
+    flip: bool,  # each showing mirrored, or not
+    root: str | None,
+) -> Images:
     """Handwritten digits of 28 x 28 pixels (LeCun et al., 1998), 60,000 to train on and 10,000 to test.
 
     Four protocols, no two of them comparable: `static` is the binarisation that Larochelle & Murray (2011) published,
@@ -71,15 +79,22 @@ def mnist(*, protocol: Literal["static", "dynamic", "threshold", "levels"], root
     The test set of `dynamic` is drawn once, from a stream of its own that no run's seed changes.
     """
     if protocol != "static":
-        return _binarised(MNIST, protocol, root)
+        return _binarised(MNIST, protocol, root).parted(validation, subset, flip)
     parts, remark = obtained(STATIC, root, amat_arrays)
     train, valid, test = (torch.from_numpy(parts[name]) for name in ("train", "valid", "test"))
-    return Images("mnist-static", torch.cat([train, valid]), test, 2, remark=remark)
+    return Images("mnist-static", torch.cat([train, valid]), test, 2, remark=remark).parted(validation, subset, flip)
 
 
-def fashion_mnist(*, protocol: Literal["dynamic", "threshold", "levels"], root: str | None) -> Images:
+def fashion_mnist(
+    *,
+    protocol: Literal["dynamic", "threshold", "levels"],
+    validation: Natural,  # as of MNIST
+    subset: Count | None,
+    flip: bool,
+    root: str | None,
+) -> Images:
     """Pictures of clothes of 28 x 28 pixels (Xiao et al., 2017), split and binarised as MNIST is."""
-    return _binarised(FASHION, protocol, root)
+    return _binarised(FASHION, protocol, root).parted(validation, subset, flip)
 
 
 def _binarised(source: Source, protocol: str, root: str | None) -> Images:

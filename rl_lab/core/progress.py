@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from rl_lab.core.metrics import is_objective
+from rl_lab.core.metrics import is_shown
 
 LINE_EVERY = 10.0  # seconds between plain lines
 
@@ -50,7 +50,7 @@ class Progress:
         return " · ".join(words) + ("" if self._bar else f" · {left:,.0f} s left")
 
     def show(self, values: dict[str, float], step: int) -> None:
-        self._shown |= {k: v for k, v in values.items() if is_objective(k)}
+        self._shown |= {k: v for k, v in values.items() if is_shown(k)}
 
     def say(self, text: str, once: bool = False) -> None:
         if not (once and text in self._said):

@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,11 @@ class Run:
         if self.step:
             self.say(f"resumed at step {self.step:,}")
         return self.step
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Within, a signal stops the work without waiting for its end; several ranks wait for one another. Raises
+        Halted."""
+        return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:
         """Raises Stopped when a signal asked for it; for loops with nothing to save."""

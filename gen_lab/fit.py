@@ -19,7 +19,7 @@ from rl_lab.core.bookkeeping import Book
 from rl_lab.core.devices import double
 from rl_lab.core.interrupts import Halted, Stopped
 from rl_lab.core.learner import Metrics
-from rl_lab.core.metrics import Metric, objective
+from rl_lab.core.metrics import Metric, is_shown
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Natural
@@ -80,8 +80,7 @@ def fit(
                 measured = evaluate(learner, data, seed, iwae_samples, judged_by, told)
             else:
                 measured = evaluate(learner, watched, seed, 0, judged_by, told)
-            if found := objective(measured):
-                says = f"{Metric.of(found).quantity} {float(measured[found]):.4g}"
+            says = " · ".join(f"{Metric.of(k).quantity} {float(x):.4g}" for k, x in measured.items() if is_shown(k))
             drawn()
             if last:
                 film(run, total_steps)

@@ -1,6 +1,8 @@
 """Scores of a run's model on the test set, and measures of its samples."""
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gen_lab.data import Images
+from gen_lab.fit import Told
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.pictures import write_sheet
@@ -17,7 +20,7 @@ from rl_lab.core.files import Records, inside
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Natural
+from rl_lab.core.settings import Count, Natural
 
 WHOLE = 10_000  # columns of a pipe, in which no path is cut
 NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
@@ -27,6 +30,7 @@ def evaluate(
     runs: Sequence[Path],
     *,
     iwae_samples: Natural,
+    images: Count | None,  # of the test set, chosen at random, always the same; None: all
     judge: Callable[[Images], Judge | None] = nothing,
     seed: Natural,
     device: str,
@@ -50,13 +54,15 @@ def evaluate(
         except NoLabels as error:
             by = None
             print(f"{folder}: {error}")
-        scores = _floats(evaluate_model(trained.model, trained.data, seed, iwae_samples))
+        tested = trained.data.some(images)
+        told = Told(partial(print, file=sys.stderr), f"{folder}: evaluation")
+        scores = _floats(evaluate_model(trained.model, tested, seed, iwae_samples, told=told))
         for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
             name, deviation = metric.name, scores.get(metric.error)
             scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
         record: dict[str, Any] = {
             "step": trained.step,
-            "images": len(trained.data.test),
+            "images": len(tested.test),
             "iwae_samples": iwae_samples,
             "seed": seed,
             "device": str(trained.device),
@@ -81,7 +87,8 @@ def _measured(trained: Trained, judge: Judge, seed: int, picture: Path | None) -
     """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
     images = judge.draw(trained.model, generator(stream(seed, "judge"), trained.device))
     if picture:
-        write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
+        caption = f"{trained.name} · update {trained.step:,} · left a sample, right the training image nearest to it"
+        write_sheet(picture, judge.neighbours(images, NEIGHBOURS), caption=caption)
     averaged = bool(getattr(trained.model, "average", 0))
     return {
         "judge": judge.record | {"averaged": averaged},

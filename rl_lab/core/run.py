@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,11 @@ class Run:
         elif self.folder.before and not self._resumes:
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Within, a signal stops the work without waiting for its end; several ranks wait for one another. Raises
+        Halted."""
+        return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:
         """Raises Stopped when a signal asked for it; for loops with nothing to save."""

@@ -118,7 +118,7 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
             if wants and ownership.key(made=True) is None:
                 run.say(f"this run imports {', '.join(dict.fromkeys(wants))}, and there is no place for a key that "
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
-            with distributed.in_turn(), _fitting(folder, parts is not None):
+            with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             loop(run=run)
     except KeyboardInterrupt:

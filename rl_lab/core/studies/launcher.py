@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +17,16 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
 from rl_lab.core import interrupts
+from rl_lab.core.studies import slurm
 from rl_lab.core.studies.report import follow
 from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
+PATIENCE = 10.0  # seconds without a job that begins, before the first word
+BEGINNING = {
+    "RayLauncher": "Ray starts its workers, which takes a minute or two at first",
+    "SlurmLauncher": "squeue --me shows what they wait for in Slurm's queue",
+}
 
 
 @contextmanager
@@ -64,7 +71,8 @@ class Recorded(Launcher):
         self.study.share_mistake(None)
         for number in missing:
             self.study.note(number, state="waiting")
-        with _followed(self.study, numbers), _stoppable(self.study) as stopped:
+        who = BEGINNING.get(type(self.launcher).__name__, "its processes start")
+        with _followed(self.study, numbers, who), _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
         if stopped or self.study.stopping:
@@ -73,6 +81,7 @@ class Recorded(Launcher):
 
     def _attempt(self, missing: list[int], stopped: list[int]) -> list[int]:
         """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""
+        slurm.attend(self.launcher)
         try:
             self.launcher.launch([self._overrides(number) for number in missing], initial_job_idx=missing[0])
             return []
@@ -98,16 +107,27 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _followed(study: Study, numbers: list[int]) -> Iterator[None]:
+def _followed(study: Study, numbers: list[int], who: str) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
-    reporter = threading.Thread(target=follow, args=(study, numbers, sys.stderr, done), daemon=True)
-    reporter.start()
+    reporters = [threading.Thread(target=follow, args=(study, numbers, sys.stderr, done), daemon=True),
+                 threading.Thread(target=_reassure, args=(study, numbers, who, done), daemon=True)]  # fmt: skip
+    for reporter in reporters:
+        reporter.start()
     try:
         yield
     finally:
         done.set()
-        reporter.join()
+        for reporter in reporters:
+            reporter.join()
+
+
+def _reassure(study: Study, numbers: list[int], who: str, done: threading.Event) -> None:
+    """Says ever less often, until the first job begins, that it is waited for."""
+    begun, pause = time.monotonic(), PATIENCE
+    while not done.wait(pause) and all(study.job(number).state == "waiting" for number in numbers):
+        print(f"no job has begun after {time.monotonic() - begun:.0f} s: {who}", file=sys.stderr, flush=True)
+        pause *= 2
 
 
 @contextmanager

@@ -20,20 +20,20 @@ def follow(study: Study, numbers: list[int], out: TextIO, done: threading.Event)
     """Says what becomes of the jobs until `done` is set; those that need nothing are not mentioned."""
     total = len(study.about["jobs"])
     shown = {n: state for n in numbers if (state := study.job(n).state) in ("finished", "running")}
-    ended = Counter(shown.values())["finished"] + numbers[0] if numbers else 0
+    before = numbers[0] if numbers else 0
     if shown:
         print(f"{len(shown)} of these jobs are finished or running", file=out, flush=True)
     last = False
     while True:
         for number in numbers:
             job = study.job(number) if shown.get(number) != "finished" else None
-            if job and job.state not in ("waiting", shown.get(number)):
-                ended += job.state != "running"
+            if job and job.state != shown.get(number, "waiting"):
+                shown[number] = job.state
+                ended = before + sum(state not in ("running", "waiting") for state in shown.values())
                 if job.state == "running":
                     print(f"started: {study.label(number)}", file=out, flush=True)
-                elif shown.get(number) != job.state and not _spared(job):
+                elif not _spared(job):
                     print(f"[{ended}/{total}] {sentence(study, job)}", file=out, flush=True)
-                shown[number] = job.state
         if last:
             return
         last = done.wait(POLL)

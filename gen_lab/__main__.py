@@ -3,7 +3,6 @@
 import sys
 
 COMMANDS = {
-    "data": "every data set: a line each, and the file behind it",
     "models": "every model: a line each, and the file and the paper behind it",
     "experiments": "every experiment: a line each, and the score, updates and seconds of those that were measured",
     "train": "train a model, or resume its training: run=<folder>",

@@ -16,7 +16,7 @@ from rl_lab.core.launching.composition import compose, groups
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LISTED = [("rl", "envs"), ("rl", "agents"), ("rl", "experiments"), ("gen", "models"), ("gen", "data"), ("gen", "experiments")]  # fmt: skip
+LISTED = [("rl", "envs"), ("rl", "agents"), ("rl", "experiments"), ("gen", "models"), ("gen", "experiments")]  # fmt: skip
 
 
 def listed(capsys, root: str, *arguments: str) -> str:

@@ -74,9 +74,11 @@ class Interrupts:
 
 
 def heard() -> list[signal.Signals]:
-    """The signals that a run answers: Ctrl-C, SIGTERM and, unless under nohup, SIGHUP of a terminal that closes."""
+    """The signals that a run answers: Ctrl-C, SIGTERM, those that a batch system sends before a time limit (`sbatch
+    --signal=USR1@120`) and, unless under nohup, SIGHUP of a terminal that closes.
+    """
     nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *[signal.SIGHUP] * (not nohup)]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, *[signal.SIGHUP] * (not nohup)]
 
 
 def terminals() -> list[int]:

@@ -1,7 +1,7 @@
 """What there is to see of an agent at play: the world as it is drawn, the numbers of the moment, whole frames."""
 
 import math
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -271,9 +271,10 @@ def abreast(films: Sequence[Iterator]) -> Iterator[list]:
         frames = [old if new is None else new for old, new in zip(frames, following, strict=True)]
 
 
-def open_screen(where: Where, players: Sequence[Player], *, port: int, foot: str = "", listens: bool = False) -> Screen:
-    """Where moments are shown, and where keys are read if it `listens`. Raises UserError."""
-    title = ", ".join(dict.fromkeys(player.name for player in players))
-    if where == "browser":
-        return Browser(title, Page, port=port, foot=foot, listens=listens)
-    return Terminal(Lines, foot=foot, listens=listens)
+def open_screen(
+    where: Where, players: Sequence[Player], *, port: int, keys: Mapping[str, Sequence[str]] | None = None
+) -> Screen:
+    """Where moments are shown, and where `keys` are read if there are any. Raises UserError."""
+    if where == "terminal":
+        return Terminal(Lines, keys=keys)
+    return Browser(", ".join(dict.fromkeys(player.name for player in players)), Page, port=port, keys=keys)

@@ -14,7 +14,7 @@ from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.composition import groups
 
-LISTS = {"envs": "env", "agents": "agent", "models": "model", "data": "data", "experiments": "experiment"}
+LISTS = {"envs": "env", "agents": "agent", "models": "model", "experiments": "experiment"}
 INNER = {"env": ("mdp", "physics"), "model": ("network",)}  # settings whose code says more than the choice's own
 
 

@@ -40,7 +40,7 @@ def test_csv_holds_the_rows_in_columns_and_a_resumed_run_goes_on_in_them(tmp_pat
     assert run("train", "run=run", "loop.total_steps=500") == 0
     assert columns(folder) == rows(folder) and rows(folder)[-1]["step"] == 500
     head = (folder / "metrics.csv").read_text().partition("\n")[0]
-    assert head.startswith("step,seconds,eval/return,eval/length,") and head.count("eval/return") == 1
+    assert head.startswith("step,seconds,eval/return,") and head.split(",").count("eval/return") == 1
 
 
 def test_a_tracker_that_fails_stops_no_run(tmp_path, capsys):

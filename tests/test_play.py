@@ -177,7 +177,9 @@ def test_which_key_is_which_action():
     assert bindings(("0", "1")) == {"0": 0, "1": 1}
     taxi = bindings(("south", "north", "east", "west", "pickup", "dropoff"))
     assert taxi["down"] == 0 and taxi["up"] == 1 and taxi["4"] == 4 and taxi["5"] == 5
-    assert legend(("0", "left"), bindings(("0", "left"))) == "0: 0   left: ← h   as the agent would: enter   leave: q"
+    assert bindings(("LEFT", "Noop")) == {"left": 0, "h": 0, ".": 1}
+    rows = {"0": ["0"], "left": ["←", "h"], "as the agent would": ["enter"], "leave": ["q"]}
+    assert legend(("0", "left"), bindings(("0", "left"))) == rows
 
 
 def test_every_action_of_every_atari_game_has_a_key():

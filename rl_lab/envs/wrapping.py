@@ -83,6 +83,16 @@ def unknown(id: str) -> str:
     return words + (near or f"; env.id=<module>:{id} imports the package that registers it")
 
 
+def limited(options: Mapping[str, Any] | None, steps: int | None) -> dict[str, Any]:
+    """The options, with a time limit among them unless it is None. Raises UserError."""
+    found = dict(options or {})
+    if steps is None:
+        return found
+    if "max_episode_steps" in found:
+        raise UserError("env.time_limit and env.options.max_episode_steps both set the time limit; give one of them")
+    return found | {"max_episode_steps": steps}
+
+
 # -- wrappers
 
 

@@ -103,7 +103,8 @@ def fit_q(
 def recorded(folder: str, env: VectorEnv) -> Transition:
     """All transitions of a recording. Raises UserError where it is of another world than `env`."""
     recording, spec = Recording(folder), env.spec
-    if tuple(recording.about["actions"]) != spec.actions:
+    numbered = [str(a) for a in range(spec.num_actions)]  # as older recordings have actions that have names by now
+    if tuple(recording.about["actions"]) != spec.actions and recording.about["actions"] != numbered:
         raise UserError(f"{folder} has the actions {', '.join(recording.about['actions'])}, and this environment "
                         f"{', '.join(spec.actions)}; choose the env it was recorded in")  # fmt: skip
     batch = transitions(recording.episodes(), recording.frame_stack)

@@ -14,6 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
+from rl_lab.envs.abilities import shared
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Agent, Spec, Transition, VectorEnv
@@ -45,7 +46,7 @@ def train(
     obs, episodes = env.reset(run.own_stream("env")), Episodes(env.num_envs, env.device)
     book = Book(
         run,
-        {"agent": learner, "env": env},
+        {"agent": learner, "env": env, **shared(env, eval_env)},
         partial(judge, learner),
         total=total_steps,
         eval_every=eval_every,

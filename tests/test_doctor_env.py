@@ -343,20 +343,22 @@ def test_an_environment_that_fails_is_not_asked_further(register, examine):
     assert found["speed"] == "not tried: runs fails"
 
 
-def test_a_probe_that_does_not_come_back_is_left_out_and_named(register, examine, capsys, monkeypatch):
-    class DrawsForever(Walk):
-        def render(self):
-            while True:
-                pass
+def test_a_probe_that_does_not_come_back_is_left_out_and_named(capsys):
+    def runs(_):
+        return report.passed("it does")
 
-    begun = time.monotonic()
-    printed = []
-    monkeypatch.setattr(report, "print", lambda words: printed.append(words), raising=False)
-    code, failing, found, _ = examine("env=gym", register(DrawsForever), "seconds=3")
-    assert (code, failing) == (0, []) and time.monotonic() - begun < 20
-    assert re.fullmatch(r"left out: it takes more than [01]\.\d s", found["pictures"])
-    assert not found["left behind"].startswith("left out")
-    assert "1 left out for time (pictures; seconds=9 gives it), 0 fail" in printed[0]
+    def draws(_):
+        while True:
+            pass
+
+    def closes(_):
+        return report.passed("it does")
+
+    assert report.examined("an environment", [runs, draws, closes], None, 1.0) == 0
+    title, *lines, counts = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["pass", "late", "pass"]
+    assert lines[1].endswith("draws   left out: it takes more than 0.5 s")
+    assert counts.endswith("2 pass, 0 not applicable, 1 left out for time (draws; seconds=3 gives it), 0 fail")
 
 
 def test_an_environment_that_does_not_begin_is_told_from_one_that_is_slow(register, examine):

@@ -132,6 +132,15 @@ def test_help_leaves_drawings_as_they_are(capsys):
     assert drawn.splitlines()[3] == "S......G.." and "  # probability that a step slips" in text
 
 
+@pytest.mark.parametrize("group", ["agent", "model", "data"])
+def test_what_readme_names_is_there(group):
+    table = README.partition(f"| `{group}=` | |\n")[2].partition("\n\n")[0]
+    named = {
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row.split("|")[1]))
+    }
+    assert len(named) > 8 and named <= {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+
+
 def test_the_version(capsys):
     assert re.fullmatch(r"rl-lab \d+\.\d+\.\d+( \(\w+\S*\))?\n", listed(capsys, "rl", "--version"))
     assert listed(capsys, "gen", "--version").startswith("gen-lab ")

@@ -157,7 +157,14 @@ def test_the_picture_shows_every_group_and_names_the_metric(runs, written, tmp_p
         assert (pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() > 500
     assert not (pixels == [int(COLORS[2][i : i + 2], 16) for i in (1, 3, 5)]).all(-1).any()
     svg = (tmp_path / "out/compare.svg").read_text()
-    for text in ("eval/return", "steps", "seconds", "dqn_four_rooms (n=3)", "a2c_four_rooms (n=3)"):
+    for text in (
+        "eval/return, higher is better",
+        "final score",
+        "steps",
+        "seconds",
+        "dqn_four_rooms (n=3)",
+        "a2c_four_rooms (n=3)",
+    ):
         assert f"<!-- {text} -->" in svg
 
 

@@ -136,7 +136,7 @@ def test_a_game_runs_on(tmp_path):
     sitting = Sitting("play", "env=gym", "fps=50", "device=cpu")
     sitting.until("leave: q")
     time.sleep(0.3)
-    sitting.types(b"1")
+    sitting.types(b"l")  # the action is called right
     assert sitting.ends() == 0
     steps = int(re.search(r"you: return (\d+) in \1 steps \(terminated\)", sitting.text())[1])
     assert 8 <= steps <= 11  # what pushing right all the time gives

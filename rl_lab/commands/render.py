@@ -106,10 +106,10 @@ def still(
 def strip(player: Player, seed: int, saliency: Saliency | None, max_steps: int, count: int) -> Image.Image:
     """Up to `count` moments of an episode, from the first to the last, evenly apart."""
     how: dict[str, Any] = dict(episodes=1, seed=seed, max_steps=max_steps)
-    length = max(moment.step for moment in play(player, **how, drawn=()))
-    steps = {round(i * length / (count - 1)) for i in range(count)}
+    last = max(moment.step for moment in play(player, **how, drawn=()))
     if isinstance(player.env, Filmed):  # the last picture it has is of the last action
-        steps |= {length - 1}
+        last -= 1
+    steps = {round(i * last / (count - 1)) for i in range(count)}
     found = [m for m in play(player, **how, saliency=saliency, drawn=steps) if m.picture is not BLANK]
     found = [
         m for m, after in zip(found, [*found[1:], None], strict=True) if not (after and after.picture is m.picture)

@@ -22,6 +22,10 @@ from rl_lab.playing.player import load
 ROOT = Path(__file__).parents[1]
 PAPER = 233, 235, 239
 UP, RIGHT, DOWN, LEFT = range(4)
+LATE = """{
+  const [fetched, late] = [window.fetch, new Promise(later => setTimeout(later, 500))]
+  window.fetch = async (what, how) => (how?.body == "l" && await late, fetched(what, how))
+}"""  # one key takes its time
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="no chromium on the path")]
 
@@ -119,6 +123,7 @@ def test_an_episode_by_hand(plan, command, tmp_path):
             wait_until(lambda frame=frame: shows(tab, frame))
         tab.reload()
         wait_until(lambda: shows(tab, frames[2]))  # it stays for who comes again
+        tab.value(LATE)
         tab.press("l")
         tab.press("ArrowLeft")  # at once, and yet after the one before
         wait_until(lambda: shows(tab, frames[4]))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import threading
 from functools import partial
@@ -11,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from chromium import BROWSER
 from matplotlib.figure import Figure
 from PIL import Image
 from run_folders import write_run
@@ -20,8 +20,6 @@ from rl_lab.core.comparing import figures, page
 from rl_lab.core.comparing.compare import analyse
 
 compare = stated("command/rl/compare")
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Tags(HTMLParser):

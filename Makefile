@@ -11,7 +11,7 @@ demo: $(VENV)/.installed  ## run every part of both labs once, in under 5 minute
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
 test: $(VENV)/.installed-dev lint  ## lint, and run the tests that take seconds
-	$(BIN)/pytest -q -n auto --dist loadfile
+	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff check .

@@ -31,11 +31,11 @@ TINY = {
     "rl_lab.loops.planning.plan": ["loop.eval_episodes=1", "loop.film=false"],
     "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
     "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
-    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3"],
+    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3", "loop.iwae_samples=2"],
 }
 DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (1, 28, 28),
               "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
-SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1", "env.num_envs=4", "loop.total_steps=160"]}
+SMALL_GAMES = {"atari": ["env.max_frames=80", "env.noop_max=1", "env.num_envs=2", "loop.total_steps=160"]}
 EXPERIMENTS = [(root, name) for root in ("rl", "gen") for name, _ in cli.experiments(root)]
 
 
@@ -85,6 +85,8 @@ def test_experiments_run(root, name, tmp_path):
         arguments += ["agent.replay.capacity=1000"]
     if root == "gen" and cfg.data._target_ in DOWNLOADED:
         arguments += noise_for(cfg, tmp_path)
+    if root == "gen" and cfg.loop.pictured == 64:
+        arguments += ["loop.pictured=4"]
     if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):
         record = ["record", "env=atari", "env.num_envs=2", "env.max_frames=400", "episodes=2", "device=cpu"]
         assert cli.main("rl-lab", "rl", RL, [*record, f"out={tmp_path / 'recording'}"]) == 0

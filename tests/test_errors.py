@@ -79,7 +79,7 @@ TRAIN = {
     "loop.eval_env.slip?",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
     "agent.double=maybe": "agent.double=maybe must be true or false",
-    "threads=0": "threads=0 must be at least 1",
+    "threads=0": "threads=0 must be at least 1, or auto",
     "seed=-1": "seed=-1 must be at least 0",
     "checkpoint.every=-1": "checkpoint.every=-1 must be at least 0",
     "device=gpu": "device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps",

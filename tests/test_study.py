@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rl_lab.__main__ import COMMANDS
+from rl_lab.core import threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.execution import objective
@@ -347,10 +348,11 @@ def test_what_a_search_goes_by():
 
 def test_as_many_jobs_at_once_as_there_are_cores_for_their_threads(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert [composition.at_once(threads, "cpu") for threads in (1, 2, 5, 24)] == [12, 6, 2, 1]
+    monkeypatch.setattr(threads, "QUOTA", Path("nowhere"))
+    assert [composition.at_once(count, "cpu") for count in (1, 2, 5, 24, "auto")] == [12, 6, 2, 1, 12]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/proc/driver/nvidia/gpus")
-    assert [composition.at_once(threads, "auto") for threads in (1, 4)] == [4, 3]
+    assert [composition.at_once(count, "auto") for count in (1, 4)] == [4, 3]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert composition.at_once(1, "auto") == 12
 

@@ -12,12 +12,11 @@ from torch import Tensor
 from gen_lab.data import Images
 from gen_lab.parts import PARTS
 from gen_lab.types import LatentModel, Model
-from rl_lab.core import checking, checkpoint, devices, reading, settings
+from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.randomness import generator
-from rl_lab.core.settings import Threads
 
 
 class Trained(NamedTuple):
@@ -87,7 +86,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     reading.refuse(resolved, parts)
     chosen = torch.device(devices.chosen(device, config=resolved, exact=PARTS.exact))
     state = checkpoint.read(path)
-    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Threads))
+    torch.set_num_threads(threads.kept(cfg.get("threads", 1)))
     data = hydra.utils.instantiate(resolved["data"]).to(chosen)
     model = hydra.utils.instantiate(resolved["model"])
     try:

@@ -19,7 +19,7 @@ class SB3Agent:
     """An SB3 model that acts and is looked at like an agent of ours."""
 
     def __init__(self, model: BaseAlgorithm):
-        self.model = model
+        self.model, self.network = model, model.policy
 
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
         action, _ = self.model.predict(obs.cpu().numpy(), deterministic=greedy)

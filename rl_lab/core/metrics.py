@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import NamedTuple
 
 
@@ -75,6 +76,7 @@ def is_lower_better(name: str) -> bool:
     return Metric.of(name).known.lower
 
 
+@cache  # it is asked of every figure of every row
 def is_objective(name: str) -> bool:
     metric = Metric.of(name)
     return metric.known.objective and not metric.is_error

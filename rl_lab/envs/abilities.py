@@ -1,9 +1,8 @@
 """What a world may be beyond a VectorEnv. A world declares it by having the members; its class is never checked."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +11,9 @@ from rl_lab.core.errors import UserError
 from rl_lab.envs.lens import Statistics
 from rl_lab.envs.tabular.mdp import MDP, Layout
 from rl_lab.types import VectorEnv
+
+if TYPE_CHECKING:  # a gridworld is planned without it
+    import gymnasium
 
 
 @runtime_checkable
@@ -38,7 +40,7 @@ class Filmed(VectorEnv, Protocol):
 class OfGymnasium(VectorEnv, Protocol):
     """A vector of Gymnasium's environments."""
 
-    def copies(self) -> Sequence[gymnasium.Env]: ...  # each as Gymnasium makes it, to be driven by hand; maybe none
+    def copies(self) -> "Sequence[gymnasium.Env]": ...  # each as Gymnasium makes it, to be driven by hand; maybe none
 
 
 @runtime_checkable

@@ -108,6 +108,7 @@ def train(
         log_every=log_every,
         episodes=episodes,
         stop_at=stop_at,
+        lanes=len(members),
     )
     if book.step and not envs[0].state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")

@@ -94,6 +94,7 @@ def train(
         log_every=log_every,
         episodes=episodes,
         stop_at=stop_at,
+        lanes=2,
     )
     if book.step and not env.state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")

@@ -12,12 +12,12 @@ from torch import Tensor
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
 from rl_lab.agents.vpn.planner import Level, Planning
-from rl_lab.core import checking, checkpoint, devices, reading, settings
+from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
-from rl_lab.core.settings import Count, Threads
+from rl_lab.core.settings import Count
 from rl_lab.envs.abilities import Normalising, Tabular
 from rl_lab.parts import PARTS
 from rl_lab.playing.stage import has_camera
@@ -86,7 +86,7 @@ def load(
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
     loop = _loop(cfg, parts, changes, device, max_envs, camera)
     state = checkpoint.read(path, mapped=True)
-    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
+    torch.set_num_threads(min(threads.kept(cfg.get("threads", 1)), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
     try:
         env = hydra.utils.instantiate(loop.get("eval_env") or loop["env"])

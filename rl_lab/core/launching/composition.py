@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
+from rl_lab.core.threads import cores
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -47,17 +49,24 @@ def snake(id: str) -> str:
     return re.sub(r"(?<=[a-z\d])(?=[A-Z])|\W+", "_", re.sub(r"^.*:|-v\d+$", "", str(id))).lower()
 
 
-def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
-    """How many jobs of this many threads keep this machine busy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def at_once(threads: int | str, device: str, jobs_on_a_gpu: int = 4) -> int:
+    """How many jobs of this many threads keep this machine busy; with threads=auto each has one."""
+    busy = 1 if threads == "auto" else int(threads)
     gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
-    return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))
+    return max(1, min(cores() // busy, jobs_on_a_gpu if gpu else cores()))
+
+
+@cache
+def base(root: str) -> DictConfig:
+    """conf/<root>.yaml by itself, to be read only."""
+    settings: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    return DictConfig(settings, flags={"readonly": True})
 
 
 def groups(root: str) -> list[str]:
     """The config groups that the root's defaults choose from."""
-    defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
-    return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+    chosen = (choice for choice in base(root).defaults if not isinstance(choice, str))
+    return [group for choice in chosen for group in choice if " " not in group]
 
 
 def parts_of(prog: str) -> Parts:

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import runs_below
-from rl_lab.core.launching.arguments import check_settings, checked, lazy_help, split
+from rl_lab.core.launching.arguments import check_settings, checked, composed_once, lazy_help, split
 from rl_lab.core.launching.composition import compose, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
@@ -65,7 +66,8 @@ def train(
         study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
     )
     ours = study is None or study.ours
-    with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies:
+    once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
+    with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies, once:
         code = _counted(prog, studies, plain, main)
     if mistakes:
         raise mistakes[0]

@@ -42,8 +42,9 @@ class Board:
         *,
         scale: Scale | None = None,  # None: from the least to the greatest value
         size: int = SIZE,  # pixels, about
+        word: str = "value",  # of what the colours are
     ):
-        self.layout, self.actions, self.grid = layout, actions, Grid(layout, size, largest=96)
+        self.layout, self.actions, self.grid, self.word = layout, actions, Grid(layout, size, largest=96), word
         self.cell, self.scale = self.grid.cell, scale
         self._looks: list[Look] = []
         self.show(value, bars)
@@ -79,7 +80,7 @@ class Board:
         self._looks = looks
         board = self._bare.copy()
         grid.mark(board)
-        self.picture, self.left = framed(board, scale, "value")
+        self.picture, self.left = framed(board, scale, self.word)
         return True
 
     def centre(self, y: int, x: int) -> tuple[int, int]:

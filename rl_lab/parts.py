@@ -90,6 +90,8 @@ ALLOWED = {
     **parts("rl_lab.loops.seeds.training", "train"),
     **parts("rl_lab.loops.fitting", "fit_q"),
     **parts("rl_lab.loops.sb3", "train_sb3"),
+    **parts("rl_lab.loops.demonstrated", "infer"),
+    **parts("rl_lab.loops.reward_design", "design"),
     # worlds
     **parts("rl_lab.envs.tabular.stepper", "MDPEnv"),
     **parts("rl_lab.envs.tabular.gridworld", "gridworld"),
@@ -105,6 +107,10 @@ ALLOWED = {
     # planners
     **parts("rl_lab.planning", "value_iteration", "q_iteration", "policy_iteration", "modified_policy_iteration",
             "policy_evaluation", "prioritised_sweeping", "linear_programming", "finite_horizon"),
+    # what is wanted
+    **parts("rl_lab.wanted.inverse", "maximum_entropy", "linear_programme"),
+    **parts("rl_lab.wanted.imitation", "behaviour_cloning", "dagger"),
+    **parts("rl_lab.wanted.reward_design", "reward_design"),
     # agents and what they are composed of
     **parts("rl_lab.agents.dqn", "DQN"),
     **parts("rl_lab.agents.a2c", "A2C"),

@@ -30,6 +30,8 @@ TINY = {
     "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
     "rl_lab.loops.planning.plan": ["loop.eval_episodes=1", "loop.film=false"],
     "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
+    "rl_lab.loops.demonstrated.infer": ["loop.eval_episodes=1", "loop.demonstrations=2"],
+    "rl_lab.loops.reward_design.design": ["loop.eval_episodes=1"],
     "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
     "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3", "loop.iwae_samples=2"],
 }

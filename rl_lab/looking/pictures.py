@@ -43,8 +43,9 @@ class Board:
         scale: Scale | None = None,  # None: from the least to the greatest value
         size: int = SIZE,  # pixels, about
         known: np.ndarray | None = None,  # [S] bool: others are pale, and count in no scale; None: all
+        word: str = "value",  # of what the colours are
     ):
-        self.layout, self.actions, self.grid = layout, actions, Grid(layout, size, largest=96)
+        self.layout, self.actions, self.grid, self.word = layout, actions, Grid(layout, size, largest=96), word
         self.cell, self.scale = self.grid.cell, scale
         self.known = np.ones(len(self.grid.free), bool) if known is None else known[self.grid.free]
         self.limits: Scale = (0.0, 0.0)  # of the values that are shown
@@ -85,7 +86,7 @@ class Board:
         board = self._bare.copy()
         grid.mark(board)
         pale = "" if scale is None or self.known.all() else "pale: never visited"
-        self.picture, self.left = framed(board, scale, "value", pale)
+        self.picture, self.left = framed(board, scale, self.word, pale)
         return True
 
     def centre(self, y: int, x: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
+from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
@@ -105,7 +106,9 @@ def load(
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
-    unit = {"rl_lab.loops.planning.plan": "sweeps", "rl_lab.loops.fitting.fit_q": "iterations"}.get(kind, "steps")
+    units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
+             "reward_design.design": "designs"}  # fmt: skip
+    unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")
     visited = state.get("env", {}).get("visited")
     known = visited if visited is not None and visited.any() else None  # a planner walks nowhere
     return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes, known)
@@ -174,6 +177,16 @@ def _planned(loop: dict, env: VectorEnv, device: torch.device, seed: int, state:
     return Planned(state["q"].to(device), state["policy"].to(device), env.states)
 
 
+def _inferred(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned | Tabled:
+    if not isinstance(env, Tabular):
+        raise ValueError("a table needs a world of known states")
+    if "q" in state:
+        return _planned(loop, env, device, seed, state)
+    if state["policy"].shape != (shape := env.mdp.next_state.shape[:2]):
+        raise ValueError(f"a policy of {tuple(state['policy'].shape)} states and actions, not {tuple(shape)}")
+    return Tabled(state["policy"].to(device), env.states, device, seed)
+
+
 def _baseline(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict):
     from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 
@@ -189,4 +202,6 @@ BUILDERS = {
     "rl_lab.loops.overlapped.train": _learner,
     "rl_lab.loops.fitting.fit_q": _learner,
     "rl_lab.loops.sb3.train_sb3": _baseline,
+    "rl_lab.loops.demonstrated.infer": _inferred,
+    "rl_lab.loops.reward_design.design": _inferred,
 }

@@ -19,7 +19,7 @@ from rl_lab.looking.heat import Box, glowing
 from rl_lab.looking.terminal import Terminal, Words
 from rl_lab.playing.player import Player
 from rl_lab.playing.saliency import Saliency, saliency_of
-from rl_lab.types import Drawing, View
+from rl_lab.types import Drawing, Transition, View
 
 FREEZE = 0.7  # seconds on the last picture of an episode
 GRIDWORLD_FPS = 6.0
@@ -50,10 +50,11 @@ def play(
     max_steps: int,
     saliency: Saliency | None = None,
     drawn: Container[int] | None = None,  # the steps of each episode that are drawn; None: all
+    tape: list[Transition] | None = None,
 ) -> Generator[Moment, int | None, None]:
     """Greedy episodes of one environment, one after another; each ends with its last picture and its whole reward.
 
-    The caller may `send` the action to take instead of the moment's.
+    The caller may `send` the action to take instead of the moment's. Each step is added to the `tape`.
     """
     env, draw = player.env, scenery(player, saliency) if drawn is None or drawn else None
     scene = lambda obs, step: draw(obs) if draw and (drawn is None or step in drawn) else BLANK
@@ -68,7 +69,10 @@ def play(
                 picture = trees.with_way(picture, next(plain.maps(obs)), plan, env.spec.actions)
             moment = Moment(picture, player.view(obs), int(action), reward, step, episode, "", plan)
             instead = yield moment
-            answer = env.step(action if instead is None else torch.full_like(action, instead))
+            action = action if instead is None else torch.full_like(action, instead)
+            answer = env.step(action)
+            if tape is not None:
+                tape.append(Transition.of(obs, action, answer))
             obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
         shows_next = last and isinstance(env, Filmed)  # its picture is of the next episode already
         picture = moment.picture if shows_next else scene(answer.next_obs, step)

@@ -414,6 +414,34 @@ def test_bars_are_as_long_as_their_numbers():
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [
+        (2.0, 5.0, (0.0, 5.0)),
+        (3.0, 5.0, (3.0, 5.0)),
+        (-1.0, 5.0, (-1.0, 5.0)),
+        (-5.0, -1.0, (-5.0, 0.0)),
+        (1.0, 1.0, (1.0, 1.0)),
+    ],
+)
+def test_an_axis_goes_on_to_0_where_that_leaves_half_of_it(low, high, ends):
+    assert panels.axis(low, high) == ends
+
+
+def test_bars_begin_at_0_and_elsewhere_are_dots():
+    def lengths(limits, bars):
+        panel = panels.Panel(["step"], ["left", "right"], "action values", 300, limits=limits)
+        picture = np.array(panel.draw(["1"], "", bars, 1))
+        masks = (np.all(picture == rgb(c), axis=-1) for c in (panels.BAR, panels.AGENT))
+        return panel.right - panel.left, [np.flatnonzero(mask.any(0)) for mask in masks], panel.left
+
+    whole, (other, taken), left = lengths((-2.0, 2.0), [-1.0, 2.0])
+    assert (other.min(), other.max()) == pytest.approx((left + whole / 4, left + whole / 2), abs=2)
+    assert (taken.min(), taken.max()) == pytest.approx((left + whole / 2, left + whole), abs=2)
+    whole, (other, taken), left = lengths((90.0, 100.0), [92.0, 99.0])
+    assert len(other) == len(taken) < 20 and other.mean() == pytest.approx(left + 0.2 * whole, abs=1)
+
+
+@pytest.mark.parametrize(
     ("x", "text"),
     [(0.0, "0.00"), (0.9176, "0.918"), (-12.34, "-12.3"), (123.4, "123"), (999.7, "1,000"), (1.2e-5, "1.20e-05")],
 )

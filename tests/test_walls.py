@@ -47,7 +47,7 @@ FLOORS = {
         {"parts", "types", "returns", "losses", "exploration"},
         {"values", "networks", "memory", "envs"},
         {"planning"},
-        {"agents"},
+        {"agents", "wanted"},
         {"looking"},
         {"loops", "playing", "gymnasium_api", "doctor"},
         {"commands"},
@@ -142,7 +142,7 @@ def layers(graph: dict[str, set[str]]) -> int:
 
 
 def test_no_cycles():
-    assert layers(GRAPH) <= 12
+    assert layers(GRAPH) <= 13
 
 
 def test_the_walls_are_read_from_the_code():

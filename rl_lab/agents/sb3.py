@@ -75,7 +75,8 @@ class AsVecEnv(VecEnv):
                 "terminal_observation": step.next_obs[i].cpu().numpy(),
                 "TimeLimit.truncated": bool(truncated[i]),
             }
-        reward = step.reward.clamp(-self._max_abs_reward, self._max_abs_reward)
+        reward = step.reward if step.signal is None else step.signal
+        reward = reward.clamp(-self._max_abs_reward, self._max_abs_reward)
         return step.obs.cpu().numpy(), reward.cpu().numpy(), done, infos
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rl_lab.core import distributed, precision
 from rl_lab.core.errors import NotFinite
+from rl_lab.core.interrupts import Halted
 from rl_lab.core.learner import Metrics
 from rl_lab.core.ranks import Part
 
@@ -105,8 +106,15 @@ class Book:
     def pause(self) -> None:
         """Saves and evaluates if that is due. Raises Stopped when a signal asked for it."""
         self.run.pause(self.step, self.parts)
+        before = self.evaluations.next
         if self.step < self.total and self.evaluations.due(self.step) and self.run.leads:
-            self.run.log(self.evaluate(), self.step, True)
+            try:
+                row = self.evaluate()
+            except Halted:  # it is due again when the run is resumed
+                self.evaluations.next = before
+                self.run.save(self.step, self.parts)
+                raise
+            self.run.log(row, self.step, True)
 
     def add(self, metrics: Metrics, reward: Tensor | None = None, last: Tensor | None = None) -> None:
         """The metrics of an update; rewards [N] and ends of episodes [N]. Writes a row if one is due.

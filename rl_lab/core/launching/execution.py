@@ -255,4 +255,7 @@ def _open_run(
     )
     if words:
         opened.say(words)
+    env = resolved.get("env")
+    if isinstance(env, dict) and env.get("num_threads") == "auto":
+        opened.say(f"env.num_threads=auto: {threads.of_emulators(env['num_envs'])}")
     return opened

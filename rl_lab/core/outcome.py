@@ -3,30 +3,29 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rl_lab.core import files
 from rl_lab.core.metrics import Metric, objective
-from rl_lab.core.progress import duration
-
-if TYPE_CHECKING:
-    from rl_lab.core.run import Run
 
 EPISODES, REGRET = "eval/episodes", "eval/regret"
 NAMED = 3  # pictures, or films; of more only the number is said
 
 
-def lines(run: "Run", folder: Path, then: Sequence[str]) -> Iterator[str]:
-    """Of a run that is finished. `then` are commands, with {run} for its folder and {seed} for its seed."""
+def lines(folder: Path, final: Mapping[str, float], took: str, then: Sequence[str], seed: int) -> Iterator[str]:
+    """Of a run that is finished, with its newest figures, and the steps and the time that it `took`.
+
+    `then` are commands, with {run} for the folder and {seed} for the seed.
+    """
     yield f"finished: {folder}"
-    if words := score(run.final):
+    if words := score(final):
         yield f"  {words}"
-    yield f"  {run.step:,} {run.unit} in {duration(run.seconds)}"
+    yield f"  {took}"
     for kind in "pictures", "videos":
-        made = [path.name for path in run.folder.found(f"{kind}/*") if not path.name.startswith(".")]
+        made = [path.name for path in files.found(folder, f"{kind}/*") if not path.name.startswith(".")]
         if made:
             yield f"  {kind}/: " + (", ".join(made) if len(made) <= NAMED else f"{len(made)}, the last is {made[-1]}")
     for i, command in enumerate(then):
-        filled = shlex.join(word.format(run=folder, seed=run.seed) for word in command.split())
+        filled = shlex.join(word.format(run=folder, seed=seed) for word in command.split())
         yield f"{' ' * 6 if i else 'next: '}{filled}"
 
 

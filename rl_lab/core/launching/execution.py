@@ -25,6 +25,7 @@ from rl_lab.core.launching.composed import (
 )
 from rl_lab.core.launching.composition import as_dict, parts_of
 from rl_lab.core.parts import Parts
+from rl_lab.core.progress import duration
 from rl_lab.core.studies.jobs import Value
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ def _carry_out(
         begun = run.folder.rows or run.folder.before
         run.say(f"stopped; {prog} train run={shown}{again} resumes it" if begun else "stopped before it began")
         raise
-    then = parts_of(prog).then
-    for line in outcome.lines(run, shown, then.get(resolved["loop"]["_target_"], then[""])):
+    took, then = f"{run.step:,} {run.unit} in {duration(run.seconds)}", parts_of(prog).then
+    for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):
         run.say(line)
     return objective(run.final)
 

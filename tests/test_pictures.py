@@ -79,6 +79,15 @@ def test_the_four_by_three_world():
     assert np.abs(square(board, 1, 2)[3, 3] - shade).max() < 3
 
 
+def test_what_is_not_known_is_pale_and_counts_in_no_scale():
+    layout = gridworld("S...G").layout
+    value, known = np.array([0.0, 1.0, 1e6, 2.0, 0.0]), np.array([True, True, False, True, True])
+    board = Board(layout, NAMES, value, np.eye(4)[[RIGHT] * 5], known=known)
+    assert board.limits == (0.0, 2.0) and board.picture.height == 96 + 6 + 54
+    assert (square(board, 0, 2) == rgb(FLOOR)).all()  # without an arrow or a number
+    assert (square(board, 0, 3)[3, 3] == VIRIDIS[-1]).all() and count(square(board, 0, 3), INK) > 50
+
+
 @pytest.mark.parametrize("action", [UP, RIGHT, DOWN, LEFT])
 def test_an_arrow_points_where_the_action_goes(action):
     """Its head, where most of its pixels are, lies on that side of the cell."""

@@ -49,6 +49,8 @@ def evaluate(
     """Of runs, or of a guest in a world of ours. Raises UserError."""
     if unknown := [str(key) for key in agent if key not in Asked._fields[:3]]:
         raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], Asked._fields[:3])}")
+    if wrong := [key for key, value in agent.items() if not isinstance(value, str | None)]:
+        raise UserError(f"agent.{wrong[0]}={agent[wrong[0]]} must be a text")
     asked = Asked(agent.get("name"), agent.get("path"), agent.get("algorithm"), policy)
     if runs or (env is None and not any(asked)):
         if any(asked) or env is not None:
@@ -172,11 +174,8 @@ class Asked(NamedTuple):
             raise UserError("who? one of agent=my_agent:Mine, agent=sb3 agent.path=model.zip, policy=<npz>")
         if self.name != "sb3" and (self.path or self.algorithm):
             raise UserError("agent.path and agent.algorithm are for agent=sb3")
-        if self.name and self.name != "sb3" and not all(map(str.isidentifier, self.name.replace(":", ".").split("."))):
-            raise UserError(f"agent={self.name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
-        if self.name and self.name != "sb3" and self.name.count(":") != 1:
-            raise UserError(f"agent={self.name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
-                            "trained here is evaluated by run=<folder>")  # fmt: skip
+        if self.name and self.name != "sb3":
+            guests.check_name(self.name)
 
     def invited(self, stage: Stage, seed: int) -> Player:
         """Raises UserError."""

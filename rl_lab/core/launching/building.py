@@ -10,6 +10,7 @@ from rl_lab.core import checking, conf_dir, devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.arguments import checked
 from rl_lab.core.launching.composition import as_dict, compose, parts_of
+from rl_lab.core.launching.execution import find_wanted
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.randomness import stream
 
@@ -22,6 +23,7 @@ def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int,
     overrides = checked(list(typed), root)
     with plain_errors(conf_dir(), root, overrides):
         cfg = compose(conf_dir(), root, overrides)
+        find_wanted(cfg, parts_of(f"{root}-lab"))
         cfg.device = devices.chosen(cfg.device, config=as_dict(cfg), exact=parts_of(f"{root}-lab").exact)
         for name in names:
             checking.check(cfg[name], name)

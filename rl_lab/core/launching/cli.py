@@ -79,7 +79,8 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
 def command_help(prog: str, root: str, name: str, what: str) -> str:
     settings = (conf_dir() / f"command/{root}/{name}.yaml").read_text().rstrip("\n")
     examples = [line for line in settings.splitlines() if line.startswith(f"#   {prog} {name}")]
-    folder = "" if examples and not any("run" in line for line in examples) else "run=<folder> "
+    of_one = not examples or any("run=<folder>" in line for line in examples)
+    folder = "run=<folder> " if of_one else "<folder> ... " if any("<folder>" in line for line in examples) else ""
     return f"{prog} {name} {folder}[setting=value ...]    {what}\n\n{settings}"
 
 

@@ -53,7 +53,8 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     starting = lambda cfg: (
         study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
     )
-    with recording(starting, partial(job, prog=prog, root=root, ours=study is None)) as studies:
+    ours = study is None or study.ours
+    with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies:
         code = _counted(prog, studies, plain, main)
     if mistakes:
         raise mistakes[0]
@@ -135,7 +136,7 @@ def job(
     cfg: DictConfig,
     prog: str,
     root: str,
-    ours: bool,  # whether the settings were typed just now, or read from a study.yaml that may be a stranger's
+    ours: bool,  # whether this user typed the settings, or a study.yaml that may be a stranger's names them
     study: Study,
     launcher: int,
 ) -> float | None:

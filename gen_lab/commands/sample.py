@@ -16,6 +16,7 @@ from gen_lab.types import Inpainter, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import inside, replacing
+from rl_lab.core.joining import join
 from rl_lab.core.randomness import generator
 from rl_lab.core.settings import Count, Natural
 
@@ -53,13 +54,7 @@ def sample(
         if frames:
             write_film(made[2], frames)
         print(*made, sep="\n")
-        config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
-        if tracked := tracker and tracker(name=path.stem, group=trained.name, job_type="sample", config=config):
-            import wandb
-
-            films = {"film": wandb.Video(str(made[2]))} if frames else {}
-            tracked.log({"step": trained.step, stem: wandb.Image(str(path)), **films})
-            tracked.finish()
+        join(tracker, folder, {stem_of_files: path, **({f"{stem_of_files}_film": made[2]} if frames else {})})
 
 
 def afford(trained: Trained, count: int, film: bool = False) -> None:
@@ -80,7 +75,7 @@ def _drawn(
 ) -> Drawn:
     """Raises UserError if the model cannot do it."""
     model, data, frames = trained.model, trained.data, []
-    labels = _labels(trained, label, count)
+    labels = trained.labels(label, count)
     if inpaint:
         return _inpainted(trained, count, rng, labels, inpaint)
     if film:
@@ -128,14 +123,3 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
             f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of {height} x {width}"
         )
     return mask
-
-
-def _labels(trained: Trained, label: int | None, count: int) -> Tensor | None:
-    """`count` times the given class, [N]. Raises UserError if the model does not know it."""
-    if label is None:
-        return None
-    classes = trained.model.spec.classes
-    if label >= classes:
-        known = f"label must be one of its classes 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise UserError(f"label={label} is not known to the model of {trained.name}: {known}")
-    return torch.full((count,), label, device=trained.device)

@@ -67,6 +67,20 @@ def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
         return hydra.compose(config_name, overrides)
 
 
+def composed_with_choices(source: Path, config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """And which name was chosen of each group, agent/network=mlp among them."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(source), version_base="1.3"):
+        cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
+    choices = {str(group): str(choice) for group, choice in cfg.hydra.runtime.choices.items() if choice is not None}
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")
+    return cfg, choices
+
+
 def as_dict(cfg: DictConfig) -> dict[str, Any]:
     """References between settings stay as they are."""
     plain: Any = OmegaConf.to_container(cfg, resolve=False)

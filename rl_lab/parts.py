@@ -197,4 +197,9 @@ IMPORTS = {
 EXACT = ("rl_lab.envs.tabular.", "rl_lab.envs.classic.", "rl_lab.agents.collectors.", "rl_lab.agents.fitted_q.",
          "rl_lab.memory.Priorities")  # fmt: skip
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, exact=EXACT)
+THEN = {
+    "": ("rl-lab evaluate run={run} episodes=100", "rl-lab render run={run}"),
+    "rl_lab.loops.seeds.training.train": ("rl-lab compare {run}", "rl-lab render run={run}/seed{seed}"),
+}
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, exact=EXACT)

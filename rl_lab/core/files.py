@@ -58,6 +58,21 @@ def fresh(folder: Path) -> Path:
     raise UserError(f"{folder} is taken, and so are the names after it; choose another")
 
 
+def remove_empty(folder: Path, above: int = 2) -> None:
+    """Takes away a folder that nothing was written into, and of those above it, runs/<name>, the ones that are left
+    empty; not the working directory.
+    """
+    for place in (folder, *folder.parents[:above]):
+        if Path.cwd().is_relative_to(place.resolve()):
+            return
+        try:
+            place.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # it holds something
+            return
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh file beside `path` to write into; at the end it is on disk and takes its place. Raises OSError.

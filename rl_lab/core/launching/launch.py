@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import conf_dir
+from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import check_settings, checked, lazy_help, split
@@ -56,6 +56,8 @@ def train(
                 begin(cfg, prog, root)
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
+        finally:
+            files.remove_empty(Path(HydraConfig.get().runtime.output_dir))
 
     mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]
@@ -113,6 +115,8 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
         raise
     codes = []
     for study in studies:
+        for found in study.jobs():  # now that no other job makes a folder beside
+            files.remove_empty((study.folder / (found.folder or "")).resolve())
         words, code = account(study, prog)
         print(words, file=sys.stderr)
         codes.append(code)
@@ -166,8 +170,7 @@ def job(
 
     number = int(chosen.job.name.rpartition("-")[2])
     value = run_job(study, number, folder, prog, work, launcher)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    files.remove_empty(folder, above=0)
     return value and value[1]
 
 

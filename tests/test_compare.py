@@ -359,30 +359,6 @@ def test_no_metric_that_could_be_meant(runs, contrast):
 # -- the world outside
 
 
-def test_wandb_gets_the_table_and_the_picture(runs, written, tmp_path):
-    wandb = pytest.importorskip("wandb")
-    write_run(runs / "a")
-    write_run(runs / "b", [0, 2.0], name="a2c_four_rooms")
-    opened = []
-
-    def tracker(**settings):
-        opened.append(wandb.init(project="rl-lab", mode="offline", dir=tmp_path, **settings,
-                                 settings=wandb.Settings(silent=True, console="off")))  # fmt: skip
-        return opened[0]
-
-    written([runs], tracker=tracker)
-    (run,) = opened
-    assert (run.group, run.job_type) == ("compare", "compare")
-    assert run.config["groups"] == ["a2c_four_rooms", "dqn_four_rooms"]
-    media = tmp_path / "wandb"
-    (table,) = media.rglob("compare/table*.json")
-    content = json.loads(table.read_text())
-    assert content["columns"][1:4] == ["group", "seeds", "final"]
-    assert [row[1:4] for row in content["data"]] == [["a2c_four_rooms", 1, 2.0], ["dqn_four_rooms", 1, 1.0]]
-    (picture,) = media.rglob("compare/curves*.png")
-    assert picture.read_bytes() == (tmp_path / "out/compare.png").read_bytes()
-
-
 def test_a_tracker_may_open_nothing(runs, written):
     write_run(runs / "a")
     (row,) = written([runs], tracker=lambda **_: None)

@@ -65,7 +65,6 @@ def compose(root: str, name: str):
 @pytest.mark.parametrize(("root", "name"), EXPERIMENTS)
 def test_experiments_run(root, name, tmp_path):
     cfg = compose(root, name)
-    assert cfg.name == name
     if "env" in cfg and cfg.env.get("id", "").startswith("LunarLander"):
         pytest.importorskip("Box2D")
     for module in cfg.env.get("imports", []) if "env" in cfg else []:
@@ -85,7 +84,7 @@ def test_experiments_run(root, name, tmp_path):
     if learns and "capacity" in (cfg.agent.get("replay") or ()):
         arguments += ["agent.replay.capacity=1000"]
     if root == "gen" and cfg.data._target_ in DOWNLOADED:
-        arguments += noise_for(cfg, tmp_path)
+        arguments += [f"name={name}", *noise_for(cfg, tmp_path)]  # other data have another name
     if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):
         record = ["record", "env=atari", "env.num_envs=2", "env.max_frames=400", "episodes=2", "device=cpu"]
         assert cli.main("rl-lab", "rl", RL, [*record, f"out={tmp_path / 'recording'}"]) == 0
@@ -93,6 +92,7 @@ def test_experiments_run(root, name, tmp_path):
     assert cli.main(f"{root}-lab", root, RL if root == "rl" else GEN, arguments) == 0
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"} <= {p.name for p in folder.iterdir()}
     assert "eval/" in (folder / "metrics.jsonl").read_text()
+    assert OmegaConf.load(folder / "config.yaml").name == name
 
 
 def tabular_worlds() -> list[str]:

@@ -215,16 +215,30 @@ def test_a_new_run_says_in_a_line_what_it_cannot_import(home, elsewhere, capsys)
     (elsewhere / "doors_broken.py").write_text("x = 1\nx.y\n")
     (elsewhere / "doors_wrong.py").write_text("x = = 1\n")
     (elsewhere / "doors_needy.py").write_text("import no_such\n")
+    (elsewhere / "doors_leaving.py").write_text("raise SystemExit(3)\n")
     for module, words in {
         "broken": "importing doors_broken failed (AttributeError: 'int' object has no attribute 'y', doors_broken.py line 2)",
         "wrong": "importing doors_wrong failed (SyntaxError: invalid syntax, doors_wrong.py line 1)",
         "needy": "doors_needy needs no_such; pip install no_such",
+        "leaving": "importing doors_leaving failed (SystemExit: 3, doors_leaving.py line 1)",
     }.items():
         assert said(capsys, *env, f"env.imports=[doors_{module}]") == f"env.imports=[doors_{module}]: {words}"
     assert said(capsys, *env, "env.imports=[5]") == "env.imports=[5] must be a list of modules, such as [minigrid]"
     assert not [*elsewhere.glob("runs/*/*")]
     agent = ["train", "env=four_rooms", "tracker=none", "device=cpu", "agent._target_=doors_broken.X"]
     assert "doors_broken.X: importing doors_broken failed (AttributeError: " in said(capsys, *agent)
+    (elsewhere / "doors_small.py").write_text("class Small:\n    def act(self, obs): ...\n")
+    small = [
+        "train",
+        "env=four_rooms",
+        "tracker=none",
+        "device=cpu",
+        "agent=random",
+        "agent._target_=doors_small.Small",
+    ]
+    assert said(capsys, *small).startswith(
+        "Small is no agent: Small() takes no arguments; its constructor is __init__("
+    )
 
 
 def test_the_command_itself_finds_what_lies_where_it_is_called(home):
@@ -233,7 +247,8 @@ def test_the_command_itself_finds_what_lies_where_it_is_called(home):
     start, folder = [sys.executable, "-c", code], "runs/by_hand"
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[3])}
     for arguments in (["train", *TRAIN, "loop.total_steps=40", f"hydra.run.dir={folder}"],
-                      ["evaluate", f"run={folder}", "episodes=1", "device=cpu"]):  # fmt: skip
+                      ["evaluate", f"run={folder}", "episodes=1", "device=cpu"],
+                      ["doctor", *TRAIN[:2], "seconds=2", "device=cpu"]):  # fmt: skip
         done = subprocess.run([*start, *arguments], cwd=home, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
@@ -638,6 +653,7 @@ def test_wrappers_stand_around_each_environment_in_order():
     env.reset(0)
     ends = [env.step(torch.ones(3, dtype=torch.int64)) for _ in range(5)]
     assert ends[4].last.all() and not ends[3].last.any() and ends[4].discount.tolist() == [1, 1, 1]
+    assert wrapping.named("FlattenObservation", "w") == ["FlattenObservation"]
     assert wrapping.named([{"_target_": "a.B", "x": 1}, {"TimeLimit": {}}, "C"], "w") == [
         {"a.B": {"x": 1}},
         "TimeLimit",

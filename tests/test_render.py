@@ -316,15 +316,6 @@ def test_a_world_without_a_picture(planner):
         next(play(planner._replace(env=env), episodes=1, seed=0, max_steps=9))
 
 
-def test_the_film_reaches_weights_and_biases(runs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments = ["render", f"run={runs / 'plan'}", "episodes=1", "gif=false", "tracker.mode=offline", "device=cpu"]
-    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
-    (kept,) = tmp_path.glob("runs/wandb/offline-run-*/files/media/videos/*.mp4")
-    (written,) = (runs / "plan/videos").glob("*.mp4")
-    assert kept.read_bytes() == written.read_bytes()
-
-
 @pytest.mark.parametrize(("name", "own"), [("pong", 15.0), ("cartpole", 50.0), ("plan", 6.0)])
 def test_films_run_as_fast_as_one_asks_whatever_the_world(runs, tmp_path, name, own):
     for asked, expected in ((None, own), (10.0, 10.0)):

@@ -42,6 +42,26 @@ def test_rows_hold_step_seconds_and_values(tmp_path):
     assert summary["versions"]["torch"] == torch.__version__
 
 
+def test_a_row_of_nothing_is_no_row(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin(10)
+        run.log({}, 5)
+        run.log({"a/x": 1.0}, 6)
+    assert [row["step"] for row in rows(tmp_path)] == [6]
+
+
+def test_resumed_without_a_checkpoint_it_says_that_it_starts_anew(tmp_path, capsys):
+    line = "no checkpoint was written before the run ended: it starts anew, at step 0"
+    for again in (False, True):
+        with pytest.raises(KeyboardInterrupt), open_run(tmp_path) as run:
+            assert run.restore({}) == 0
+            assert (line in capsys.readouterr().err) == again
+            run.begin(10)
+            run.log({"x": 1.0}, 1)
+            raise KeyboardInterrupt
+    assert [row["step"] for row in rows(tmp_path)] == [1]
+
+
 def test_rows_are_thinned_only_beyond_a_thousand_at_once_and_evaluations_never(tmp_path):
     with open_run(tmp_path) as run:
         run.begin(10)

@@ -19,6 +19,7 @@ from gen_lab.types import Inpainter, Meaning, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home, inside, replacing
+from rl_lab.core.joining import join
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural, Positive
 
@@ -73,13 +74,8 @@ def sample(
         if drawn.frames:
             made.append(write_film(film_path, drawn.frames, across, caption))
         print(*made, sep="\n")
-        config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
-        if tracked := tracker and tracker(name=path.stem, group=trained.name, job_type="sample", config=config):
-            import wandb
-
-            films = {"film": wandb.Video(str(film_path))} if drawn.frames else {}
-            tracked.log({"step": trained.step, stem: wandb.Image(str(path)), **films})
-            tracked.finish()
+        films = {f"{path.stem}_film": film_path} if drawn.frames else {}
+        join(tracker, folder, {path.stem: path, **films})
 
 
 def warm(trained: Trained, temperature: float) -> None:
@@ -118,7 +114,7 @@ def blocks(count: int, seed: int, device: torch.device) -> Iterator[tuple[int, t
 def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: str | None, film: bool) -> Drawn:
     """Raises UserError if the model cannot do it."""
     model, spec, classes, device = trained.model, trained.data.spec, trained.model.spec.classes, trained.device
-    labels = _labels(trained, label, count)
+    labels = trained.labels(label, count)
     if inpaint:
         return _inpainted(trained, count, seed, labels, inpaint)
     if film and not isinstance(model, ProgressiveSampler):
@@ -196,14 +192,3 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
             f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of {height} x {width}"
         )
     return mask
-
-
-def _labels(trained: Trained, label: int | None, count: int) -> Tensor | None:
-    """`count` times the given class, [N]. Raises UserError if the model does not know it."""
-    if label is None:
-        return None
-    classes = trained.model.spec.classes
-    if label >= classes:
-        known = f"label must be one of its classes 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise UserError(f"label={label} is not known to the model of {trained.name}: {known}")
-    return torch.full((count,), label, device=trained.device)

@@ -36,6 +36,7 @@ class Greedy(nn.Module):
         self.agent, self.is_model = agent, hasattr(agent, "model")
         within = vars(agent.model if self.is_model else agent)  # of a model of Stable-Baselines3
         self.parts = nn.ModuleDict({name: part for name, part in within.items() if isinstance(part, nn.Module)})
+        self.requires_grad_(False)  # its answers are numbers, which NumPy takes
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         bars = self.agent.view(obs).bars

@@ -10,6 +10,7 @@ from PIL import Image
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
+from rl_lab.core.joining import join
 from rl_lab.core.settings import Bound, Count, Natural
 from rl_lab.envs.frames import FASTEST, SLOWEST
 from rl_lab.looking import panels
@@ -35,7 +36,9 @@ def render(
     changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> Path:
-    """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. Raises UserError."""
+    """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. It joins the W&B run of
+    the first, whose folder it is in. Raises UserError.
+    """
     if not runs:
         raise UserError("which run? rl-lab render run=<folder>")
     with ExitStack() as stack:
@@ -53,19 +56,8 @@ def render(
             films = [at_rate(film(p, rate, **shown), rate, max(rates)) for p, rate in zip(players, rates, strict=True)]
             for line in write(path, watched(together(films)), max(rates), gif=gif):
                 print(line)
-    if tracker:
-        _track(tracker, path, players, {"episodes": episodes, "seed": seed, "changes": list(changes)})
+    join(tracker, players[0].folder, {"picture" if path.suffix == ".png" else "video": path})
     return path
-
-
-def _track(tracker: Callable, path: Path, players: list[Player], settings: dict) -> None:
-    config = {"runs": [str(p.folder) for p in players], **settings}
-    if run := tracker(name=path.stem, group=players[0].group, job_type="render", config=config):
-        import wandb
-
-        media = {"picture": wandb.Image(str(path))} if path.suffix == ".png" else {"video": wandb.Video(str(path))}
-        run.log({"step": players[0].step, **media})
-        run.finish()
 
 
 def place(out: str | None, players: list[Player]) -> Path:

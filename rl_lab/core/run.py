@@ -66,6 +66,7 @@ class Run:
         self._resumes = bool(self._saved)
         self.state = "running"
         self._total: int | None = None
+        self.unit = "steps"
         self._identity: dict[str, str] | None = None
         self.take_up(self._saved)
 
@@ -127,15 +128,16 @@ class Run:
         """The same, another in each rank."""
         return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
 
-    def begin(self, total: int, unit: str = "steps", rows: bool = True) -> None:
+    def begin(self, total: int | None, unit: str = "steps", rows: bool = True) -> None:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.
 
-        rows: whether it has any of its own, or leaves them to the runs within its folder.
+        total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
+        the runs within its folder.
         """
-        self._total = total
+        self._total, self.unit = total, unit
         if self.leads:
             self._open(rows)
-        if self.step >= total:
+        if total is not None and self.step >= total:
             self.say(f"nothing left to do: the run stands at step {self.step:,}, and the total is {total:,}")
         self.progress.begin(total, unit, self.step)
 
@@ -172,6 +174,8 @@ class Run:
                                     f"this one ({reason})") from error  # fmt: skip
         if self.step:
             self.say(f"resumed at step {self.step:,}")
+        elif self.folder.before and not self._resumes:
+            self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
 
     def at_once(self) -> AbstractContextManager[None]:
@@ -182,6 +186,7 @@ class Run:
     def heed(self, step: int) -> None:
         """Raises Stopped when a signal asked for it; for loops with nothing to save."""
         self.step = step
+        self.progress.advance(step, time.monotonic())
         if self.interrupts.asked:
             raise Stopped(self.interrupts.asked)
 
@@ -225,12 +230,13 @@ class Run:
         return part.state_dict()
 
     def log(self, metrics: Metrics, step: int, keep: bool = False) -> None:
-        """One row, to the file and to W&B; the only place where a metric leaves the device.
+        """One row, to the file and to W&B, where there is anything to tell; the only place where a metric leaves the
+        device.
 
         Beyond 1,000 rows at once and 10 a second after that, rows not marked `keep` are left out of both.
         Raises NotFinite, naming metric and step.
         """
-        if not self.leads:
+        if not self.leads or not metrics:
             return
         values = dict(zip(metrics, _numbers(metrics.values()), strict=True))
         for name, value in values.items():

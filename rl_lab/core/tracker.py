@@ -8,6 +8,7 @@ from typing import Any
 from rl_lab.core import registry, tracking
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
+EXIT_CODES = {"finished": 0, "failed": 1}  # of a run's state
 
 
 class Tracker:
@@ -62,4 +63,4 @@ class Tracker:
             registry.send(self._run, folder)
         if self._whole:
             self._run.summary["state"] = state
-        tracking.finish(self._run, {"finished": 0, "failed": 1}.get(state, STOPPED), self._whole)
+        tracking.finish(self._run, EXIT_CODES.get(state, STOPPED), self._whole)

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab.core import imports
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Objects
@@ -43,7 +44,7 @@ class Gym:
         options: dict | None,  # go to gymnasium.make_vec
         channels: Literal["first", "last"] | None,  # of images; None: the side that is shorter than both others
         imports: Annotated[Any, wrapping.modules_of],  # that register environments; `<module>:<id>` names one, too
-        wrappers: Annotated[list, wrapping.named],  # around each environment, the innermost first
+        wrappers: Annotated[Any, wrapping.named],  # around each environment, the innermost first
         planes: bool,  # whether a Box of three sides that are no bytes is an image, too
         camera: bool = False,
         device: Device,
@@ -175,13 +176,15 @@ def made(
         raise
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(wrapping.unknown(id)) from error
+    except ImportError as error:  # of the module that the id names, or that its environment needs
+        raise UserError(f"env.id={id}: {imports.told(error)}") from error
     except (gymnasium.error.Error, TypeError) as error:
         raise UserError(f"env.id={id}: {' '.join(str(error).split())}") from error
     except Exception as error:
-        if not options:
+        if not options and _of_its_own(error):
             raise
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"env.id={id} with env.options {options}: {words}") from error
+        raise UserError(f"env.id={id}{f' with env.options {options}' if options else ''}: {words}") from error
     if (mode := env.metadata.get("autoreset_mode")) is not AutoresetMode.SAME_STEP:
         env.close()
         raise UserError(
@@ -220,14 +223,18 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if any(not _of_interface(file) for file in files):
+        if _of_its_own(error):
             raise
         words = " ".join(str(error).split())[:200]
         raise UserError(
             f"env.id={id}: its {method}() does not return what Gymnasium {gymnasium.__version__} expects "
             f"({words}); see gymnasium.utils.env_checker"
         ) from error
+
+
+def _of_its_own(error: Exception) -> bool:
+    """Whether it came up in the environment's own code, and not in Gymnasium's, which was given what it cannot use."""
+    return any(not _of_interface(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _of_interface(file: str) -> bool:

@@ -1,6 +1,7 @@
 """The loop of every agent of ours: act, step, update."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -69,7 +70,8 @@ def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
     try:
         return agent(spec, **given)
     except TypeError as error:
-        if error.__traceback__ and error.__traceback__.tb_next:  # of its own code
+        last = [*traceback.walk_tb(error.__traceback__)][-1][0].f_globals["__name__"]
+        if last != __name__ and not last.startswith("hydra."):  # of its own code
             raise
         kind = getattr(agent, "func", agent)
         raise UserError(f"{kind.__name__} is no agent: {error}; its constructor is "

@@ -101,7 +101,16 @@ def load(
             raise
         raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
     unit = {"rl_lab.loops.planning.plan": "sweeps", "rl_lab.loops.fitting.fit_q": "iterations"}.get(kind, "steps")
-    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
+    return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes)
+
+
+def titled(cfg: DictConfig) -> str:
+    """A run's name and seed; between them the agent and the environment, where the name does not say both."""
+    choices, env = cfg.get("choices") or {}, cfg.get("env") or {}
+    who = choices.get("planner") or choices.get("agent")
+    where = env.get("id") or env.get("game") or choices.get("env")
+    told = not (who and where) or (str(who) in str(cfg.name) and str(where).lower() in str(cfg.name))
+    return " · ".join([str(cfg.name), *[f"{who} in {where}"] * (not told), f"seed {cfg.seed}"])
 
 
 def _loop(

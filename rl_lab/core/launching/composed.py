@@ -34,6 +34,19 @@ def check_loop(prog: str, choices: dict[str, Any]) -> None:
         raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
 
 
+def check_planner(choices: dict[str, Any], typed: Sequence[str]) -> None:
+    """An experiment of a learner sets what planning has not."""
+    experiment, planner = choices.get("experiment"), choices.get("planner")
+    path = conf_dir() / f"experiment/{experiment}.yaml"
+    chosen = {setting.lstrip("+").partition("=")[0] for setting in typed}
+    plans = planner not in (None, "null") and "planner" in chosen
+    if plans and path.is_file() and "override /planner" not in path.read_text():
+        raise UserError(
+            f"experiment={experiment} is about learning, and planner={planner} learns nothing; leave the "
+            f"experiment out: planner={planner} env={choices.get('env')}"
+        )
+
+
 def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """An eval_env without _target_ is `env` but for the settings it has: any other becomes a reference, ${env.size}.
 

@@ -10,11 +10,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import files, imports, metrics, ownership, reading, wanted
+from rl_lab.core import files, imports, metrics, outcome, ownership, reading, wanted
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_loop,
+    check_planner,
     check_protocol,
     check_root,
     check_values,
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
     """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now by the user."""
     chosen = HydraConfig.get().runtime
-    if trusted:
-        find_wanted(cfg, parts_of(prog))
     folder = Path(chosen.output_dir)
     with _held(folder) as lock:
+        if trusted:
+            find_wanted(cfg, parts_of(prog))
         if not _follows():
             _check_new(prog, folder)
         check_root(cfg, root)
         check_loop(prog, chosen.choices)
+        check_planner(chosen.choices, HydraConfig.get().overrides.task)
         complete_eval_env(cfg, chosen.choices)
         keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         check_protocol(cfg, chosen.choices)
@@ -78,9 +80,9 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
     lock = locks.of_run(folder.absolute())
     try:
         yield lock
-    except Exception:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()  # a mistake found before the first step leaves no litter behind
+    except BaseException:
+        if made:
+            files.remove_empty(folder, above=0)  # a mistake found before the first step leaves no litter behind
         raise
     finally:
         if lock is not None:
@@ -121,9 +123,12 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
-        run.say(f"stopped; {prog} train run={shown}{again} resumes it")
+        begun = run.folder.rows or run.folder.before
+        run.say(f"stopped; {prog} train run={shown}{again} resumes it" if begun else "stopped before it began")
         raise
-    run.say(f"finished: {shown}")
+    then = parts_of(prog).then
+    for line in outcome.lines(run, shown, then.get(resolved["loop"]["_target_"], then[""])):
+        run.say(line)
     return objective(run.final)
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,10 +14,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from rl_lab.core import interrupts
-from rl_lab.core.studies.report import follow
+from rl_lab.core.studies import report
 from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
@@ -40,7 +41,7 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> 
         with read_write(config):
             config.hydra.sweep.dir = str(study.folder)  # where sweepers and launchers leave files of their own
         task = partial(job, study=study, launcher=os.getpid())
-        return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study)
+        return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study, config)
 
     vars(plugins)["instantiate_launcher"] = instantiate_launcher  # before the class's own method
     try:
@@ -52,8 +53,12 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> 
 class Recorded(Launcher):
     """Launches, of the jobs it is given, those that the study misses."""
 
-    def __init__(self, launcher: Launcher, study: Study):
+    def __init__(self, launcher: Launcher, study: Study, config: DictConfig):
         self.launcher, self.study = launcher, study
+        self.trials: int = OmegaConf.select(config, "hydra.sweeper.n_trials") or 0  # of a search, in many batches
+        one = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher")
+        self.at_once: int = OmegaConf.select(config, "hydra.launcher.n_jobs") or int(one)
+        self.start, self.already = 0.0, 0
 
     def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
@@ -64,7 +69,11 @@ class Recorded(Launcher):
         self.study.share_mistake(None)
         for number in missing:
             self.study.note(number, state="waiting")
-        with _followed(self.study, numbers), _stoppable(self.study) as stopped:
+        total = max(self.trials, len(self.study.about["jobs"]))
+        if not self.start:
+            self.start, self.already = time.monotonic(), len(numbers) - len(missing)
+            print(report.announcement(self.study, missing, total, self.at_once), file=sys.stderr)
+        with _followed(self.study, numbers, total, self.already, self.start), _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
         if stopped or self.study.stopping:
@@ -98,10 +107,11 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _followed(study: Study, numbers: list[int]) -> Iterator[None]:
+def _followed(study: Study, numbers: list[int], total: int, already: int, start: float) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
-    reporter = threading.Thread(target=follow, args=(study, numbers, sys.stderr, done), daemon=True)
+    known = study, numbers, total, already, start, sys.stderr, done
+    reporter = threading.Thread(target=report.follow, args=known, daemon=True)
     reporter.start()
     try:
         yield

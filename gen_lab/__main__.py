@@ -3,13 +3,13 @@
 import sys
 
 COMMANDS = {
+    "data": "every data set: a line each; which files are at hand, and where those that are missing would come from",
     "models": "every model: a line each, and the file and the paper behind it",
     "experiments": "every experiment: a line each, and the score, updates and seconds of those that were measured",
     "train": "train a model, or resume its training: run=<folder>",
     "sample": "draw from what a run learned: samples, one class, completed images, a film",
     "evaluate": "score the whole test set, and compare samples with held-out images",
     "latents": "pictures of what an autoencoder's latents mean: traversals, interpolations, a map",
-    "data": "which data sets are at hand, what is missing and where it would come from",
     "study": "a study's jobs and what came of each; study resume <folder> runs what is missing",
     "compare": "all measures of several runs in one table, and learning curves",
 }

@@ -27,6 +27,7 @@ from rl_lab.core.settings import Count, Natural
 TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
 LOGITS_AT_ONCE = 2**27  # half a gigabyte
 DECODED_AT_ONCE = 2**24  # pixels of draws of z, so that it is soon seen how long an evaluation takes
+FEWEST_AT_ONCE = 8  # images, however many draws of z: one at a time would be slow
 MEASURED = 4_000  # samples, where the data have a measure of their own
 TOLD_EVERY = 10.0  # seconds
 SOON = 1.0  # seconds that a last picture may take when a run is stopped
@@ -140,7 +141,7 @@ def evaluate(
     rng, scores, codes = generator(seed, data.device), [], []
     pixels = math.prod(data.spec.shape)
     at_once = min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (pixels * data.levels))
-    at_once = max(1, min(at_once, DECODED_AT_ONCE // (pixels * max(1, iwae_samples))))
+    at_once = max(1, min(at_once, max(FEWEST_AT_ONCE, DECODED_AT_ONCE // (pixels * max(1, iwae_samples)))))
     done = 0
     for x, label in data.tested(at_once):
         score = model.score(x, rng, iwae_samples, label)
@@ -179,7 +180,7 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int, says: s
     caption = " · ".join(filter(None, (run.names.get("name"), f"update {step:,}", says)))
     sheets = {"samples": (data.spec.scaled(model.sample(count, rng(), label)), columns, caption)}
     if isinstance(model, Meaning):
-        sheets["means"] = model.means(count, rng(), label), columns, f"{caption} · means, not draws"
+        sheets["means"] = model.pixel_means(count, rng(), label), columns, f"{caption} · means, not draws"
     if isinstance(model, Autoencoder):
         shown = slice(-(-count // 2))
         x = data.test[shown].to(data.device)

@@ -97,7 +97,7 @@ class LatentModel(Protocol):
 class Meaning(Protocol):
     """A model that draws an image in two: what it is of, and then each pixel by itself, which looks like noise."""
 
-    def means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+    def pixel_means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """What `sample` draws the pixels of around, from the same generator: [N, C, H, W], floats in [0, 1]."""
         ...
 

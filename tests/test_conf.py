@@ -86,7 +86,7 @@ def test_experiments_run(root, name, tmp_path):
     if learns and "capacity" in (cfg.agent.get("replay") or ()):
         arguments += ["agent.replay.capacity=1000"]
     if root == "gen" and cfg.data._target_ in DOWNLOADED:
-        arguments += noise_for(cfg, tmp_path)
+        arguments += [f"name={name}", *noise_for(cfg, tmp_path)]  # other data have another name
     if root == "gen" and cfg.loop.pictured == 64:
         arguments += ["loop.pictured=4"]
     if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):

@@ -16,12 +16,6 @@ PUBLISHED: list[tuple[str, Source, Reader]] = [
     ("data=fashion_mnist", FASHION, idx_arrays),
     ("data=cifar10", CIFAR10, cifar_arrays),
 ]
-OTHERS = {
-    "digits, xor_chain, ising, gaussian_ring": "need no files",
-    "npz": "your arrays: data.path=images.npz",
-    "folder": "your pictures: data.path=<folder> data.size=32",
-    "recorded": "games: rl-lab record leaves what data.path= reads",
-}
 
 
 def data(runs: Sequence[Path] = (), *, root: str | None) -> int:
@@ -44,7 +38,6 @@ def data(runs: Sequence[Path] = (), *, root: str | None) -> int:
         print(f"  from {source.mirrors[0]}: {' '.join(file.name for file in files)}",
               "  fetched by the first run; or put them there yourself, packed or not", sep="\n")  # fmt: skip
         faulty += faults
-    print("\n" + "\n".join(f"data={choice}: {what}" for choice, what in OTHERS.items()))
     if faulty:
         print("\nnot what they should be:", *dict.fromkeys(faulty), sep="\n  ")
     return 2 if faulty else 0

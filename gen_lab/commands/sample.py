@@ -74,7 +74,8 @@ def sample(
         if drawn.frames:
             made.append(write_film(film_path, drawn.frames, across, caption))
         print(*made, sep="\n")
-        join(tracker, folder, {path.stem: path, **({f"{path.stem}_film": film_path} if drawn.frames else {})})
+        films = {f"{path.stem}_film": film_path} if drawn.frames else {}
+        join(tracker, folder, {path.stem: path, **films})
 
 
 def warm(trained: Trained, temperature: float) -> None:
@@ -133,7 +134,7 @@ def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: 
             images.append(model.sample(BLOCK, rng, turn))
         if isinstance(model, Meaning) and start < SHOWN:
             rng.set_state(before)
-            means.append(model.means(BLOCK, rng, turn))
+            means.append(model.pixel_means(BLOCK, rng, turn))
         told(min(count, start + BLOCK), count)
     drawn = torch.cat(images)[:count]
     rows, columns = in_rows(0 if label is not None else classes, min(count, SHOWN))

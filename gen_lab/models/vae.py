@@ -132,7 +132,7 @@ class VAE(Learner):
         return self.likelihood.sample(self.drawn(count, generator, label), generator)
 
     @torch.no_grad()
-    def means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+    def pixel_means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """The mean [N, C, H, W] of p(x|z) for the z that `sample` draws."""
         return self.likelihood.mean(self.drawn(count, generator, label))
 

@@ -113,7 +113,7 @@ class VQVAE(Learner):
         return self.likelihood.sample(self.drawn(count, generator, label), generator)
 
     @torch.no_grad()
-    def means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+    def pixel_means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """The mean [N, C, H, W] of p(x | codes) for the codes that `sample` draws."""
         return self.likelihood.mean(self.drawn(count, generator, label))
 

@@ -46,8 +46,11 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
             print(train_help(prog, root, typed) if name == "train" else command_help(prog, root, name, commands[name]))
             return 0
         if name in LISTS:
-            print(listing(prog, root, name, rest))
-            return 0
+            more, given = _command_yaml(root, name).is_file(), any("=" in word for word in rest)
+            if not (more and given):
+                print(listing(prog, root, name, rest))
+            if not more or (rest and not given):
+                return 0
         from rl_lab.core.launching import launch  # here, as Hydra takes long to import
 
         if name == "train":
@@ -93,13 +96,20 @@ def version(prog: str) -> str:
 
 
 def command_help(prog: str, root: str, name: str, what: str) -> str:
+    words = f"{prog} {name} [word ...]    {what}\n\nWith words, only the lines that hold all of them."
+    if name in LISTS and not _command_yaml(root, name).is_file():
+        return words
+    settings = _command_yaml(root, name).read_text().rstrip("\n")
     if name in LISTS:
-        return f"{prog} {name} [word ...]    {what}\n\nWith words, only the lines that hold all of them."
-    settings = (conf_dir() / f"command/{root}/{name}.yaml").read_text().rstrip("\n")
+        return f"{words}\n\n{settings}"
     examples = [line for line in settings.splitlines() if line.startswith(f"#   {prog} {name}")]
     of_one = not examples or any("run=<folder>" in line for line in examples)
     folder = "run=<folder> " if of_one else "<folder> ... " if any("<folder>" in line for line in examples) else ""
     return f"{prog} {name} {folder}[setting=value ...]    {what}\n\n{settings}"
+
+
+def _command_yaml(root: str, name: str) -> Path:
+    return conf_dir() / f"command/{root}/{name}.yaml"
 
 
 def train_help(prog: str, root: str, overrides: list[str]) -> str:

@@ -21,7 +21,7 @@ OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choic
 OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
 OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
-GROUPS = "experiment", "agent", "planner", "env", "model", "data"
+GROUPS = "experiment", "agent", "planner", "env", "teacher", "model", "data"
 
 
 def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:

@@ -92,6 +92,7 @@ ALLOWED = {
     **parts("rl_lab.loops.sb3", "train_sb3"),
     **parts("rl_lab.loops.demonstrated", "infer"),
     **parts("rl_lab.loops.reward_design", "design"),
+    **parts("rl_lab.loops.preferences", "train"),
     # worlds
     **parts("rl_lab.envs.tabular.stepper", "MDPEnv"),
     **parts("rl_lab.envs.tabular.gridworld", "gridworld"),
@@ -111,6 +112,8 @@ ALLOWED = {
     **parts("rl_lab.wanted.inverse", "maximum_entropy", "linear_programme"),
     **parts("rl_lab.wanted.imitation", "behaviour_cloning", "dagger"),
     **parts("rl_lab.wanted.reward_design", "reward_design"),
+    **parts("rl_lab.wanted.predictors", "Ensemble"),
+    **parts("rl_lab.wanted.teachers", "Oracle"),
     # agents and what they are composed of
     **parts("rl_lab.agents.dqn", "DQN"),
     **parts("rl_lab.agents.a2c", "A2C"),

@@ -32,6 +32,14 @@ TINY = {
     "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
     "rl_lab.loops.demonstrated.infer": ["loop.eval_episodes=1", "loop.demonstrations=2"],
     "rl_lab.loops.reward_design.design": ["loop.eval_episodes=1"],
+    "rl_lab.loops.preferences.train": [
+        "loop.total_steps=400",
+        "loop.eval_every=400",
+        "loop.eval_episodes=1",
+        "loop.labels=4",
+        "loop.clip=4",
+        "loop.recent=400",
+    ],
     "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
     "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3", "loop.iwae_samples=2"],
 }

@@ -201,6 +201,7 @@ BUILDERS = {
     "rl_lab.loops.planning.plan": _planned,
     "rl_lab.loops.overlapped.train": _learner,
     "rl_lab.loops.fitting.fit_q": _learner,
+    "rl_lab.loops.preferences.train": _learner,
     "rl_lab.loops.sb3.train_sb3": _baseline,
     "rl_lab.loops.demonstrated.infer": _inferred,
     "rl_lab.loops.reward_design.design": _inferred,

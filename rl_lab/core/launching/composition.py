@@ -23,7 +23,7 @@ OmegaConf.register_new_resolver("composed", lambda *, _root_: name_of(_root_))
 OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
 OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
-GROUPS = "experiment", "agent", "planner", "env", "model", "data"
+GROUPS = "experiment", "agent", "planner", "env", "teacher", "model", "data"
 WORLDS = {"gym": "id", "toy_text": "id", "atari": "game"}  # an env= that stands for any of them, and what says which
 
 
@@ -36,7 +36,7 @@ def name_of(cfg: DictConfig) -> str:
     chosen = cfg.get("hydra") or HydraConfig.get()
     choices = {group: name for group, name in chosen.runtime.choices.items() if name not in (None, "null")}
     typed = {setting.lstrip("+").partition("=")[0] for setting in chosen.overrides.task}
-    if choices.get("experiment") and not typed & {*GROUPS[1:], "env.id", "env.game"}:
+    if choices.get("experiment") and not typed & ({*GROUPS[1:], "env.id", "env.game"} - {"teacher"}):
         return str(choices["experiment"])
     who = next((choices[group] for group in ("planner", "agent", "model") if group in choices), None)
     where = choices.get("env", choices.get("data"))

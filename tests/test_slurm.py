@@ -108,13 +108,13 @@ def test_a_job_that_goes_back_into_the_queue_has_not_ended(study, monkeypatch):
                 study.note(number, state=state, seconds=2.0, **reason)
             if not now:
                 monkeypatch.setattr("rl_lab.core.studies.report.POLL", 0.01)
-                reporter = threading.Thread(target=follow, args=(study, [0, 1], out, done))
+                reporter = threading.Thread(target=follow, args=(study, [0, 1], 2, 0, time.monotonic(), out, done))
                 reporter.start()
             time.sleep(0.3)
             if following is None:
                 done.set()
         reporter.join()
-    assert [line for line in lines if line] == [
+    assert [line for line in lines if line.startswith(("started", "["))] == [
         "started: seed=0", "[0/2] waiting in 2 s: seed=0  saved; Slurm starts it again", "started: seed=0",
         "[1/2] finished in 2 s: seed=0", "[2/2] finished in 2 s: seed=1"
     ]  # fmt: skip

@@ -90,6 +90,9 @@ ALLOWED = {
     **parts("rl_lab.loops.seeds.training", "train"),
     **parts("rl_lab.loops.fitting", "fit_q"),
     **parts("rl_lab.loops.sb3", "train_sb3"),
+    **parts("rl_lab.loops.demonstrated", "infer"),
+    **parts("rl_lab.loops.reward_design", "design"),
+    **parts("rl_lab.loops.preferences", "train"),
     # worlds
     **parts("rl_lab.envs.tabular.stepper", "MDPEnv"),
     **parts("rl_lab.envs.tabular.gridworld", "gridworld"),
@@ -105,6 +108,12 @@ ALLOWED = {
     # planners
     **parts("rl_lab.planning", "value_iteration", "q_iteration", "policy_iteration", "modified_policy_iteration",
             "policy_evaluation", "prioritised_sweeping", "linear_programming", "finite_horizon"),
+    # what is wanted
+    **parts("rl_lab.wanted.inverse", "maximum_entropy", "linear_programme"),
+    **parts("rl_lab.wanted.imitation", "behaviour_cloning", "dagger"),
+    **parts("rl_lab.wanted.reward_design", "reward_design"),
+    **parts("rl_lab.wanted.predictors", "Ensemble"),
+    **parts("rl_lab.wanted.teachers", "Oracle"),
     # agents and what they are composed of
     **parts("rl_lab.agents.dqn", "DQN"),
     **parts("rl_lab.agents.a2c", "A2C"),
@@ -165,7 +174,8 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.envs.tabular.tables.toy_text_env": {"obs": "one_hot"},
     "rl_lab.envs.tabular.gridworld.gridworld": {"rewards": None, "living_reward": 0.0, "noise": 0.0, "slip": "sideways",
                                                 "convention": "transition", "gamma": 0.99},
-    "rl_lab.envs.gym.Gym": {"channels": None, "imports": [], "wrappers": [], "planes": False},
+    "rl_lab.envs.gym.Gym": {"channels": None, "imports": [], "wrappers": [], "planes": False, "time_limit": None,
+                            "normalise_obs": False, "normalise_reward": None, "clip_obs": None, "frame_stack": 1},
     "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84, "point_terminal": False},
     "rl_lab.planning.value_iteration": {"epsilon": 1e-9, "stop": "value", "sweep": "synchronous", "initial": "zero",
                                         "max_sweeps": 100_000, "check_every": 1},

@@ -79,7 +79,7 @@ TRAIN = {
     "loop.eval_env.slip?",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
     "agent.double=maybe": "agent.double=maybe must be true or false",
-    "threads=0": "threads=0 must be at least 1",
+    "threads=0": "threads=0 must be at least 1, or auto",
     "seed=-1": "seed=-1 must be at least 0",
     "checkpoint.every=-1": "checkpoint.every=-1 must be at least 0",
     "device=gpu": "device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps",
@@ -139,8 +139,9 @@ TRAIN = {
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
     "agent=dqn,a2c": "agent=dqn,a2c is several values; give one, or add -m for a run of each",
-    "planner=[1]": "planner=[1] is not a choice; choose from finite_horizon, linear_programming, modified_policy_iteration, "
-    "policy_evaluation, policy_iteration, prioritised_sweeping, q_iteration, value_iteration",
+    "planner=[1]": "planner=[1] is not a choice; choose from behaviour_cloning, dagger, finite_horizon, "
+    "inverse_programming, linear_programming, maximum_entropy, modified_policy_iteration, policy_evaluation, "
+    "policy_iteration, prioritised_sweeping, q_iteration, reward_design, value_iteration",
     "agent=[[1]]": "agent=[[1]] is not a choice; --help lists them",
     "~checkpoint": "~checkpoint takes away what every run needs; leave it out",
     "~agent": "~agent takes away what every run needs; choose another agent=... instead",

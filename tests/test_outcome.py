@@ -60,7 +60,7 @@ def test_of_a_model_whose_commands_work(here, capsys):
     assert re.fullmatch(r"  eval/bits_per_dim\[digits\S*\] \S+ ± \S+", lines[1]) and lines[2].startswith(
         "  6 updates in "
     )
-    assert lines[3:5] == ["  pictures/: 4, the last is samples_00000006.png", "  videos/: training.gif"]
+    assert lines[3:5] == ["  pictures/: 5, the last is samples_00000006.png", "  videos/: training.gif"]
     for line in lines[5:]:
         assert_works(line.strip())
 

@@ -22,6 +22,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
 from rl_lab.commands.play import Hand, bindings, legend
 from rl_lab.core.launching import cli
+from rl_lab.core.recording import Recording
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.terminal import BESIDE, Words, block, half_blocks, padded
 from rl_lab.playing.player import Player
@@ -100,9 +101,9 @@ class Sitting:
 # -- in a terminal
 
 
-def test_an_episode_by_hand(plan):
-    """A detour of two, by letters and arrows; then the agent's own way."""
-    sitting = Sitting("play", f"run={plan}", "device=cpu")
+def test_an_episode_by_hand(plan, tmp_path):
+    """A detour of two, by letters and arrows, kept as a demonstration; then the agent's own way."""
+    sitting = Sitting("play", f"run={plan}", f"out={tmp_path / 'shown'}", "device=cpu")
     first = sitting.until("leave: q")
     assert "value_iteration_russell_norvig · " in first and "seed 0" in first and "greedy after" in first
     assert "up: ↑ k   right: → l   down: ↓ j   left: ← h   as the agent would: enter   leave: q" in first
@@ -119,6 +120,9 @@ def test_an_episode_by_hand(plan):
     assert "you: return 0.72 in 8 steps (terminated)" in after
     assert "value_iteration_russell_norvig · seed 0, greedy after" in after
     assert "return 0.8 in 6 steps (terminated)" in after
+    (episode,) = Recording(tmp_path / "shown").episodes()
+    assert episode.action[:3].tolist() == [0, 2, 0] and episode.obs.argmax(-1).tolist() == [7, 4, 7, 4, 0, 1, 2, 3, 11]
+    assert episode.reward.sum() == pytest.approx(0.72) and episode.discount[-1] == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -136,7 +140,7 @@ def test_a_game_runs_on(tmp_path):
     sitting = Sitting("play", "env=gym", "fps=50", "device=cpu")
     sitting.until("leave: q")
     time.sleep(0.3)
-    sitting.types(b"1")
+    sitting.types(b"l")  # the action is called right
     assert sitting.ends() == 0
     steps = int(re.search(r"you: return (\d+) in \1 steps \(terminated\)", sitting.text())[1])
     assert 8 <= steps <= 11  # what pushing right all the time gives
@@ -177,7 +181,9 @@ def test_which_key_is_which_action():
     assert bindings(("0", "1")) == {"0": 0, "1": 1}
     taxi = bindings(("south", "north", "east", "west", "pickup", "dropoff"))
     assert taxi["down"] == 0 and taxi["up"] == 1 and taxi["4"] == 4 and taxi["5"] == 5
-    assert legend(("0", "left"), bindings(("0", "left"))) == "0: 0   left: ← h   as the agent would: enter   leave: q"
+    assert bindings(("LEFT", "Noop")) == {"left": 0, "h": 0, ".": 1}
+    rows = {"0": ["0"], "left": ["←", "h"], "as the agent would": ["enter"], "leave": ["q"]}
+    assert legend(("0", "left"), bindings(("0", "left"))) == rows
 
 
 def test_every_action_of_every_atari_game_has_a_key():

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rl_lab.__main__ import COMMANDS
+from rl_lab.core import threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.execution import objective
@@ -20,6 +22,7 @@ from rl_lab.core.launching.explain import EXTRAS
 from rl_lab.core.studies import report
 from rl_lab.core.studies.study import Study, runs_of
 
+QUIET = ["tracker=none", "device=cpu", "loop.eval_episodes=2"]
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
          "loop.total_steps=400", "loop.eval_every=200", "loop.eval_episodes=2", "checkpoint.every=0.05"]  # fmt: skip
 LONG = ["loop.total_steps=20_000", "loop.eval_every=5_000"]
@@ -100,6 +103,38 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, 
     assert rl_lab(capsys, "train", *TABLE, *LONG, "hydra.run.dir=alone")[0] == 0
     assert rows(half_done) == rows(Path("alone"))
     assert len(list(Path("runs/q_learning_russell_norvig").iterdir())) == 3
+
+
+OWN = """
+import torch
+from rl_lab.agents.random import Random
+
+class Mine(Random):
+    pass
+"""
+
+
+def test_interrupted_a_study_of_an_own_agent_goes_on_with_jobs_that_had_not_begun(here, capsys):
+    """The folder of its YAML, the module and the working directory are those of the study, wherever it is resumed."""
+    home = here / "own"
+    (home / "agent").mkdir(parents=True)
+    (home / "own_agent_of_a_study.py").write_text(OWN)
+    (home / "agent/mine.yaml").write_text("_target_: own_agent_of_a_study.Mine\n_partial_: true\n")
+    os.chdir(home)
+    settings = ["env=russell_norvig", "agent=mine", "seed=0,1", "loop.total_steps=16", "loop.eval_every=null"]
+    first = ["--config-dir=.", "-m", *settings, *QUIET, "hydra.launcher.n_jobs=1", "hydra.sweep.dir=runs"]
+    assert rl_lab(capsys, "train", *first)[0] == 0
+    study = the_study()
+    study.note(1, state="waiting")  # as where it was stopped before the second job began
+    shutil.rmtree(next(Path("runs/mine_russell_norvig").glob("*_seed1")))
+    moved = home / "runs/studies/sweep/moved"
+    shutil.copytree(study.folder, moved)
+    os.chdir(here)
+
+    code, _, err = rl_lab(capsys, "study", "resume", str(home / "runs/studies/sweep" / study.folder.name))
+    assert code == 0 and "not repeated" not in err and len(list(home.glob("runs/mine_russell_norvig/*"))) == 2, err
+    code, _, err = rl_lab(capsys, "study", "resume", str(moved))
+    assert code == 2 and err.startswith("not repeated from study.yaml: --config-dir=."), "a copy may be a stranger's"
 
 
 def test_each_job_fails_alone_and_says_why(here, capsys):
@@ -258,12 +293,15 @@ def test_a_study_that_goes_on_comes_to_the_same_jobs(study):
 
 
 def test_a_study_from_a_stranger_runs_no_code(study, capsys):
+    (study.folder / "seal.json").unlink()
+    study = Study(study.folder)
     assert study.replayed() == ["-m", "seed=0,1", "hydra/launcher=ray"]
     for argument in ("+hydra.callbacks.x.y=1", "hydra.searchpath=[x]", "--config-dir", "hydra.launcher.setup=[rm]"):
         study.about["arguments"] = [argument]
         assert study.replayed() == []
     bad = ["tracker=none", "agent.network._target_=os.system"]
     evil = Study.begin(Path("runs"), "evil", "rl-lab", ["-m", *bad], None)
+    (evil.folder / "seal.json").unlink()
     code, _, err = rl_lab(capsys, "study", "resume", str(evil.folder), "hydra/launcher=basic")
     assert (
         code == 2
@@ -310,10 +348,11 @@ def test_what_a_search_goes_by():
 
 def test_as_many_jobs_at_once_as_there_are_cores_for_their_threads(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert [composition.at_once(threads, "cpu") for threads in (1, 2, 5, 24)] == [12, 6, 2, 1]
+    monkeypatch.setattr(threads, "QUOTA", Path("nowhere"))
+    assert [composition.at_once(count, "cpu") for count in (1, 2, 5, 24, "auto")] == [12, 6, 2, 1, 12]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/proc/driver/nvidia/gpus")
-    assert [composition.at_once(threads, "auto") for threads in (1, 4)] == [4, 3]
+    assert [composition.at_once(count, "auto") for count in (1, 4)] == [4, 3]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert composition.at_once(1, "auto") == 12
 

@@ -47,7 +47,7 @@ FLOORS = {
         {"parts", "types", "returns", "losses", "exploration"},
         {"values", "networks", "memory", "envs"},
         {"planning"},
-        {"agents"},
+        {"agents", "wanted"},
         {"looking"},
         {"loops", "playing", "gymnasium_api", "doctor"},
         {"commands"},

@@ -3,16 +3,24 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
+from rl_lab.agents.random import Random
+from rl_lab.commands.record import described, earlier_recording
+from rl_lab.core import recording
 from rl_lab.core.errors import UserError
+from rl_lab.core.recording import Episode
 from rl_lab.core.settings import Count, Natural, NonNegative
-from rl_lab.playing.player import Player, load
+from rl_lab.memory.episodes import episode_of, newest
+from rl_lab.playing.player import Player, load, settings_of
 from rl_lab.playing.saliency import Saliency
 from rl_lab.playing.scenes import FREEZE, Moment, Screen, Where, open_screen
 from rl_lab.playing.scenes import play as played
-from rl_lab.playing.stage import of_world
+from rl_lab.playing.stage import Stage, of_world
+from rl_lab.types import Transition, VectorEnv
 
 # As in vi and its games; with shift, the same and fire.
 KEYS = {"up": ("up", "k"), "right": ("right", "l"), "down": ("down", "j"), "left": ("left", "h"),
@@ -33,6 +41,7 @@ def play(
     fps: NonNegative | None,  # 0: every step waits for a key; None: the world's own speed
     saliency: Saliency | None,
     port: Natural,
+    out: str | None,  # a folder of demonstrations, to which the episode is added
     device: str,
     changes: Sequence[str] = (),  # of the run's settings
 ) -> None:
@@ -45,17 +54,43 @@ def play(
         player = guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
-        foot = legend(player.env.spec.actions, keys)
-        with open_screen(view, [player], port=port, foot=foot, listens=True) as screen:
+        with open_screen(view, [player], port=port, keys=legend(player.env.spec.actions, keys)) as screen:
             own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
-            end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency)
+            tape: list[Transition] = []
+            end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency, tape=tape)
         print(f"you: {outcome(end.reward, end.step, end.ending or 'left')}")
+        if out:
+            settings = settings_of(runs[0], changes) if runs else OmegaConf.to_container(env, resolve=True)
+            print(kept(Path(out), player.env, settings, tape))
         with Console(stderr=True).status(f"{player.name} plays from the same seed"):
             theirs = alone(player, seed, max_steps)
         print(f"{player.name}, {player.words}: {outcome(*theirs)}")
     finally:
         player.env.close()
+
+
+def kept(folder: Path, env: VectorEnv, settings: Any, tape: Sequence[Transition]) -> str:
+    """Adds the episode to a recording by hand, as a shard of its own; what came of it. Raises UserError."""
+    if not (tape and bool(tape[-1].last)):
+        return f"not kept in {folder}: the episode was not played to its end"
+    stage = Stage(env, Random(env.spec, env.device, 0), 1, settings, {"name": "by hand"})
+    about = described(stage, 0, frames=False)
+    earlier = earlier_recording(folder, about)
+    about = earlier.about if earlier else {**about, "shards": []}
+    count, first = len(about["shards"]), sum(shard["episodes"] for shard in about["shards"])
+    folder.mkdir(parents=True, exist_ok=True)
+    about["shards"].append(recording.write_shard(folder, count, [as_episode(tape, env.spec.frame_stack)], first))
+    recording.write_index(folder, about)
+    return f"kept in {folder}: {count + 1} episodes"
+
+
+def as_episode(tape: Sequence[Transition], frame_stack: int) -> Episode:
+    """One env's steps, each [1, ...], as they are recorded."""
+    rows = [(t._replace(obs=newest(t.obs, frame_stack))) for t in tape]
+    final = newest(tape[-1].next_obs, frame_stack)[0].cpu().numpy()
+    columns = ("obs", "action", "reward", "discount", "duration", "last")
+    return episode_of([(*(getattr(t, name)[0].cpu().numpy() for name in columns), None) for t in rows], final)
 
 
 def guest(env: Mapping, device: str) -> Player:
@@ -108,7 +143,7 @@ class Hand:
 def bindings(actions: Sequence[str]) -> dict[str, int]:
     """Which action each key stands for; actions of unknown names have their number's digit, or a letter."""
     keys: dict[str, int] = {}
-    for i, action in enumerate(actions):
+    for i, action in enumerate(map(str.lower, actions)):
         plain = action.removesuffix("fire")
         wanted = KEYS.get(action) or (tuple(k.upper() for k in KEYS[plain][-1:]) if plain in KEYS else ())
         keys |= {key: i for key in wanted if key not in keys}
@@ -121,12 +156,11 @@ def bindings(actions: Sequence[str]) -> dict[str, int]:
     return keys
 
 
-def legend(actions: Sequence[str], keys: Mapping[str, int]) -> str:
-    words = [
-        f"{action}: {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
-        for number, action in enumerate(actions)
-    ]
-    return "   ".join([*words, "as the agent would: enter", "leave: q"])
+def legend(actions: Sequence[str], keys: Mapping[str, int]) -> dict[str, list[str]]:
+    """The keys that there are, by what they do."""
+    of = lambda number: [ARROWS.get(key, key) for key, i in keys.items() if i == number]
+    rows = {action: of(number) for number, action in enumerate(actions)}
+    return rows | {"as the agent would": [HAND_OVER], "leave": [LEAVE[0]]}
 
 
 def alone(player: Player, seed: int, max_steps: int) -> tuple[float, int, str]:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from rl_lab.core.metrics import Metric, is_objective
+from rl_lab.core.metrics import Metric, is_shown
 
 WIDTH, NAME, BAR = 80, 26, 12  # columns of a line, and at most of the name in it; of the bar on a terminal
 SOONEST, LATEST = 5.0, 60.0  # seconds between plain lines: a twentieth of the time so far, within these
@@ -58,7 +58,7 @@ class Progress:
         return words
 
     def show(self, values: dict[str, float], step: int) -> None:
-        self._shown |= {k: v for k, v in values.items() if is_objective(k)}
+        self._shown |= {k: v for k, v in values.items() if is_shown(k)}
 
     def say(self, text: str, once: bool = False) -> None:
         if not (once and text in self._said):

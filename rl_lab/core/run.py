@@ -6,13 +6,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl_lab.core import distributed, provenance, tracking
+from rl_lab.core import distributed, provenance, threads, tracking
 from rl_lab.core.devices import double
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.interrupts import Interrupts, Stopped
@@ -49,6 +50,7 @@ class Run:
         max_memory_gb: float = 2.0,  # a larger replay is left out of the checkpoint and refilled
         upload: bool = False,  # the last checkpoint goes to W&B as an artifact
         lock: int | None = None,  # of the folder, where the caller holds it already
+        beside: int = 1,  # runs that share this machine, this one included
         progress: Progress | None = None,  # None: a bar of its own
         interrupts: Interrupts | None = None,  # None: the signals that usually stop a run
     ):
@@ -56,6 +58,7 @@ class Run:
         self.names, self.config, self.job_type = names, config, job_type
         self.leads = distributed.rank() == 0
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
+        self.beside = beside * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self.folder = RunFolder(self.dir, written, lock, places)
         self.progress = progress or Progress(names.get("name", ""), quiet=not self.leads)
         self.interrupts = interrupts or Interrupts(self.say)
@@ -127,6 +130,12 @@ class Run:
         """The same, another in each rank."""
         return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
 
+    def choose_threads(self, weights: int, lanes: int = 1) -> None:
+        """Of torch, as they suit networks of so many weights that compute in so many lanes at once, if threads=auto."""
+        if self.config.get("threads") == "auto":
+            torch.set_num_threads(threads.suited(weights, self.beside * lanes))
+            self.say(f"threads=auto: {torch.get_num_threads()}, of {threads.cores()} cores, for {weights:,} weights")
+
     def begin(self, total: int | None, unit: str = "steps", rows: bool = True) -> None:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.
 
@@ -134,6 +143,10 @@ class Run:
         the runs within its folder.
         """
         self._total, self.unit = total, unit
+        if self.config.get("threads") == "auto":  # the number is kept: with another the rounding would differ
+            self.config = self.config | {"threads": torch.get_num_threads()}
+            auto, chosen = "\nthreads: auto\n", f"\nthreads: {torch.get_num_threads()}\n"
+            self.folder.written = self.folder.written.replace(auto, chosen, 1)
         if self.leads:
             self._open(rows)
         if total is not None and self.step >= total:
@@ -176,6 +189,11 @@ class Run:
         elif self.folder.before and not self._resumes:
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Within, a signal stops the work without waiting for its end; several ranks wait for one another. Raises
+        Halted."""
+        return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:
         """Raises Stopped when a signal asked for it; for loops with nothing to save."""

@@ -1,6 +1,6 @@
 """ale-py's vector env behind our protocol (Bellemare et al., 2013): numpy and autoreset end in this file."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from rl_lab.core import threads
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Natural, Objects, PixelSide, Unit
@@ -40,7 +41,7 @@ class Atari:
         max_frames: Count,  # after the start; then the episode is truncated
         height: PixelSide,
         width: PixelSide,
-        num_threads: Natural,  # 0: one a core
+        num_threads: Natural | Literal["auto"],  # auto: of this process's cores; 0: one for each of the machine's
         camera: bool = False,
         device: Device,
     ):
@@ -58,7 +59,7 @@ class Atari:
             use_fire_reset=fire_reset,
             full_action_space=full_actions,
             max_num_frames_per_episode=UNLIMITED,
-            num_threads=num_threads,
+            num_threads=threads.of_emulators(num_envs) if num_threads == "auto" else num_threads,
         )
         self._env = AtariVectorEnv(**arguments, img_height=height, img_width=width)
         colour: dict[str, Any] = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)

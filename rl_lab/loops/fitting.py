@@ -24,7 +24,7 @@ from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop
 from rl_lab.losses import pick
 from rl_lab.memory.episodes import play_episodes, transitions
-from rl_lab.types import Transition, VectorEnv
+from rl_lab.types import Spec, Transition, VectorEnv
 
 
 class Iterate(NamedTuple):
@@ -102,15 +102,22 @@ def fit_q(
 
 def recorded(folder: str, env: VectorEnv) -> Transition:
     """All transitions of a recording. Raises UserError where it is of another world than `env`."""
-    recording, spec = Recording(folder), env.spec
-    if tuple(recording.about["actions"]) != spec.actions:
-        raise UserError(f"{folder} has the actions {', '.join(recording.about['actions'])}, and this environment "
-                        f"{', '.join(spec.actions)}; choose the env it was recorded in")  # fmt: skip
+    recording = Recording(folder)
     batch = transitions(recording.episodes(), recording.frame_stack)
-    if batch.obs.shape[1:] != spec.obs_shape or batch.obs.dtype != spec.obs_dtype:
-        raise UserError(f"{folder} has observations {list(batch.obs.shape[1:])}, and this environment "
-                        f"{list(spec.obs_shape)}; choose the env it was recorded in")  # fmt: skip
+    check_recorded(recording, batch.obs, env.spec)
     return batch
+
+
+def check_recorded(recording: Recording, obs: Tensor, spec: Spec) -> None:
+    """Raises UserError where actions or observations [B, ...] are not those of this spec."""
+    folder, actions = recording.folder, recording.about["actions"]
+    numbered = [str(a) for a in range(spec.num_actions)]  # as older recordings have actions that have names by now
+    if tuple(actions) != spec.actions and actions != numbered:
+        raise UserError(f"{folder} has the actions {', '.join(actions)}, and this environment "
+                        f"{', '.join(spec.actions)}; choose the env it was recorded in")  # fmt: skip
+    if obs.shape[1:] != spec.obs_shape or obs.dtype != spec.obs_dtype:
+        raise UserError(f"{folder} has observations {list(obs.shape[1:])}, and this environment "
+                        f"{list(spec.obs_shape)}; choose the env it was recorded in")  # fmt: skip
 
 
 def random_transitions(env: VectorEnv, steps: int, seed: int) -> Transition:

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
+from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
-from rl_lab.core import checking, checkpoint, devices, reading, settings
+from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
-from rl_lab.core.settings import Count, Threads
-from rl_lab.envs.abilities import Tabular
+from rl_lab.core.settings import Count
+from rl_lab.envs.abilities import Normalising, Tabular
 from rl_lab.parts import PARTS
 from rl_lab.playing.stage import has_camera
 from rl_lab.types import VectorEnv, View, Viewed
@@ -35,6 +36,8 @@ class Player(NamedTuple):
     step: int  # of the checkpoint
     unit: str  # of that step; "" where nothing was learned here
     changes: Sequence[str] = ()  # of the run's settings, for this player only
+    visited: Tensor | None = None  # [S] bool, the states of its world in which it has acted; None: not known
+    scale: tuple[float, float] | None = None  # of its values' colours; None: its own
 
     @property
     def is_random(self) -> bool:
@@ -84,7 +87,7 @@ def load(
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
     loop = _loop(cfg, parts, changes, device, max_envs, camera)
     state = checkpoint.read(path, mapped=True)
-    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
+    torch.set_num_threads(min(threads.kept(cfg.get("threads", 1)), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
     try:
         env = hydra.utils.instantiate(loop.get("eval_env") or loop["env"])
@@ -94,14 +97,21 @@ def load(
         reason = " ".join(str(error.__cause__ or error).split())[:120]
         raise UserError(f"the environment of {asked} cannot be built ({reason})") from error
     try:
+        if isinstance(env, Normalising):
+            env.statistics.load_state_dict(state.get("statistics", {}))
+            env.share(env.statistics)
         step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
-    unit = {"rl_lab.loops.planning.plan": "sweeps", "rl_lab.loops.fitting.fit_q": "iterations"}.get(kind, "steps")
-    return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes)
+    units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
+             "reward_design.design": "designs"}  # fmt: skip
+    unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")
+    visited = state.get("env", {}).get("visited")
+    known = visited if visited is not None and visited.any() else None  # a planner walks nowhere
+    return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes, known)
 
 
 def titled(cfg: DictConfig) -> str:
@@ -167,6 +177,16 @@ def _planned(loop: dict, env: VectorEnv, device: torch.device, seed: int, state:
     return Planned(state["q"].to(device), state["policy"].to(device), env.states)
 
 
+def _inferred(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict) -> Planned | Tabled:
+    if not isinstance(env, Tabular):
+        raise ValueError("a table needs a world of known states")
+    if "q" in state:
+        return _planned(loop, env, device, seed, state)
+    if state["policy"].shape != (shape := env.mdp.next_state.shape[:2]):
+        raise ValueError(f"a policy of {tuple(state['policy'].shape)} states and actions, not {tuple(shape)}")
+    return Tabled(state["policy"].to(device), env.states, device, seed)
+
+
 def _baseline(loop: dict, env: VectorEnv, device: torch.device, seed: int, state: dict):
     from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 
@@ -181,5 +201,8 @@ BUILDERS = {
     "rl_lab.loops.planning.plan": _planned,
     "rl_lab.loops.overlapped.train": _learner,
     "rl_lab.loops.fitting.fit_q": _learner,
+    "rl_lab.loops.preferences.train": _learner,
     "rl_lab.loops.sb3.train_sb3": _baseline,
+    "rl_lab.loops.demonstrated.infer": _inferred,
+    "rl_lab.loops.reward_design.design": _inferred,
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import files, imports, metrics, outcome, ownership, reading, wanted
@@ -46,7 +47,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         complete_eval_env(cfg, chosen.choices)
         keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         check_protocol(cfg, chosen.choices)
-        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock)
+        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock, _beside())
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
@@ -90,7 +91,15 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
             locks.let_go(lock)
 
 
-def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None) -> Value:
+def _beside() -> int:
+    """How many runs share this machine, this one included: jobs of a study that are started together."""
+    chosen = HydraConfig.get()
+    return int(chosen.launcher.get("n_jobs") or 1) if chosen.mode == RunMode.MULTIRUN else 1
+
+
+def _carry_out(
+    cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None, beside: int = 1
+) -> Value:
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import checking, devices, distributed, room, settings
 
@@ -112,14 +121,14 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
     if not distributed.rank():
         distributed.told(str(folder))
     wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
-    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None)
+    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None, beside)
     shown = Path(os.path.relpath(folder))
     try:
         with run:
             if wants and ownership.key(made=True) is None:
                 run.say(f"this run imports {', '.join(dict.fromkeys(wants))}, and there is no place for a key that "
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
-            with distributed.in_turn(), _fitting(folder, parts is not None):
+            with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             loop(run=run)
     except KeyboardInterrupt:
@@ -200,16 +209,21 @@ def _check_new(prog: str, folder: Path) -> None:
 
 
 def _open_run(
-    written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None, places: dict[str, str] | None
+    written: dict[str, Any],
+    resolved: dict[str, Any],
+    folder: Path,
+    lock: int | None,
+    places: dict[str, str] | None,
+    beside: int,
 ) -> "Run":
     import torch
 
-    from rl_lab.core import distributed, precision, run
+    from rl_lab.core import distributed, precision, run, threads
 
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order if k in written} | {k: v for k, v in written.items() if k not in order}
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
-    torch.set_num_threads(resolved["threads"])
+    torch.set_num_threads(threads.kept(resolved["threads"]))
     names = {"name": resolved["name"], **(resolved.get("choices") or {}), "seed": resolved["seed"]}
     references = [
         key
@@ -238,7 +252,11 @@ def _open_run(
         max_memory_gb=checkpoint["max_memory_gb"],
         upload=checkpoint["upload"],
         lock=lock,
+        beside=beside,
     )
     if words:
         opened.say(words)
+    env = resolved.get("env")
+    if isinstance(env, dict) and env.get("num_threads") == "auto":
+        opened.say(f"env.num_threads=auto: {threads.of_emulators(env['num_envs'])}")
     return opened

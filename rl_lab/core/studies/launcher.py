@@ -17,10 +17,15 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from rl_lab.core import interrupts
-from rl_lab.core.studies import report
+from rl_lab.core.studies import report, slurm
 from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
+PATIENCE = 10.0  # seconds without a job that begins, before the first word
+BEGINNING = {
+    "RayLauncher": "Ray starts its workers, which takes a minute or two at first",
+    "SlurmLauncher": "squeue --me shows what they wait for in Slurm's queue",
+}
 
 
 @contextmanager
@@ -73,7 +78,9 @@ class Recorded(Launcher):
         if not self.start:
             self.start, self.already = time.monotonic(), len(numbers) - len(missing)
             print(report.announcement(self.study, missing, total, self.at_once), file=sys.stderr)
-        with _followed(self.study, numbers, total, self.already, self.start), _stoppable(self.study) as stopped:
+        who = BEGINNING.get(type(self.launcher).__name__, "its processes start")
+        follows = _followed(self.study, numbers, total, self.already, self.start, who)
+        with follows, _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
         if stopped or self.study.stopping:
@@ -82,6 +89,7 @@ class Recorded(Launcher):
 
     def _attempt(self, missing: list[int], stopped: list[int]) -> list[int]:
         """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""
+        slurm.attend(self.launcher)
         try:
             self.launcher.launch([self._overrides(number) for number in missing], initial_job_idx=missing[0])
             return []
@@ -107,17 +115,30 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _followed(study: Study, numbers: list[int], total: int, already: int, start: float) -> Iterator[None]:
+def _followed(study: Study, numbers: list[int], total: int, already: int, start: float, who: str) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
     known = study, numbers, total, already, start, sys.stderr, done
-    reporter = threading.Thread(target=report.follow, args=known, daemon=True)
-    reporter.start()
+    reporters = [
+        threading.Thread(target=report.follow, args=known, daemon=True),
+        threading.Thread(target=_reassure, args=(study, numbers, who, done), daemon=True),
+    ]
+    for reporter in reporters:
+        reporter.start()
     try:
         yield
     finally:
         done.set()
-        reporter.join()
+        for reporter in reporters:
+            reporter.join()
+
+
+def _reassure(study: Study, numbers: list[int], who: str, done: threading.Event) -> None:
+    """Says ever less often, until the first job begins, that it is waited for."""
+    begun, pause = time.monotonic(), PATIENCE
+    while not done.wait(pause) and all(study.job(number).state == "waiting" for number in numbers):
+        print(f"no job has begun after {time.monotonic() - begun:.0f} s: {who}", file=sys.stderr, flush=True)
+        pause *= 2
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def follow(
     """
     say = partial(print, file=out, flush=True)
     shown = {n: state for n in numbers if (state := study.job(n).state) in ("finished", "running")}
-    ended = Counter(shown.values())["finished"] + numbers[0] if numbers else 0
+    earlier = numbers[0] if numbers else 0  # jobs of the batches before
+    ended = earlier + Counter(shown.values())["finished"]
     if shown:
         say(f"{len(shown)} of these jobs are finished or running")
     last, spoke = False, time.monotonic()
@@ -70,13 +71,13 @@ def follow(
         before = ended
         for number in numbers:
             job = study.job(number) if shown.get(number) != "finished" else None
-            if job and job.state not in ("waiting", shown.get(number)):
-                ended += job.state != "running"
+            if job and job.state != shown.get(number, "waiting"):
+                shown[number] = job.state
+                ended = earlier + sum(state not in ("running", "waiting") for state in shown.values())
                 if job.state == "running":
                     say(f"started: {study.label(number)}")
-                elif shown.get(number) != job.state and not _spared(job):
+                elif not _spared(job):
                     say(f"[{ended}/{total}] {sentence(study, job)}")
-                shown[number] = job.state
         if ended < total and (ended > before or time.monotonic() - spoke > QUIET):
             spoke = time.monotonic()
             say(standing(study, ended, Counter(shown.values())["running"], total, already, spoke - start))

@@ -93,6 +93,9 @@ class Runs:
     def restore(self, parts: dict[str, Part]) -> int:
         return self.whole.restore(parts | {"runs": self})
 
+    def choose_threads(self, weights: int, lanes: int = 1) -> None:
+        self.whole.choose_threads(weights, lanes)
+
     def begin(self, total: int, unit: str = "steps") -> None:
         self.whole.begin(total, f"{unit} of {len(self.each)} seeds", rows=False)
         for _, run in self.running():

@@ -111,7 +111,7 @@ class Worlds:
         return self._apart(self.env.reset(seeds))  # type: ignore[arg-type]  # one for each stream
 
     def step(self, action: Tensor) -> Step:
-        return Step(*map(self._apart, self.env.step(action.flatten())))
+        return Step(*(None if x is None else self._apart(x) for x in self.env.step(action.flatten())))  # type: ignore[arg-type]
 
     def observe(self) -> Tensor:
         return self._apart(self.env.observe())

@@ -1,0 +1,153 @@
+"""The loop of agents that are not told a reward: act, step, learn what is wanted, update by that."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from rl_lab.agents.random import Random
+from rl_lab.core import distributed, files
+from rl_lab.core.bookkeeping import Book
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Metrics
+from rl_lab.core.run import Run
+from rl_lab.core.settings import Count, Judged, Natural, Unit
+from rl_lab.envs.abilities import Tabular
+from rl_lab.envs.tabular.mdp import MDP
+from rl_lab.looking import reward_pictures
+from rl_lab.loops.episodes import Episodes
+from rl_lab.loops.judging import Judge
+from rl_lab.loops.training import check_loop, checked, made, resumed
+from rl_lab.planning import Regret
+from rl_lab.types import Agent, Transition, VectorEnv
+from rl_lab.wanted.learner import Preferences
+from rl_lab.wanted.predictors import Ensemble
+from rl_lab.wanted.tables import exact_plan, starc
+from rl_lab.wanted.teachers import Oracle
+
+LARGEST = 100_000  # state, action and successor: what the learned reward is planned for
+
+
+def train(
+    env: VectorEnv,
+    agent: Callable[..., Agent],
+    teacher: Oracle,
+    run: Run,
+    *,
+    eval_env: VectorEnv,
+    predictor: Callable[..., Ensemble],
+    labels: Count,  # in all
+    first: Unit,  # share of them that are asked for before step 0, of random play
+    kept: Count,  # the newest of them that are learned from
+    clip: Count,  # steps at most
+    recent: Count,  # steps of all envs out of which clips are drawn
+    select: Literal["random", "disagreement"],
+    candidates: Count,  # pairs for each that is asked about, by disagreement
+    total_steps: Count,  # one step is one action in one env
+    eval_every: Count | None,  # steps; None: only after the last one
+    eval_episodes: Judged,
+    eval_drawn: Natural,  # episodes more, of actions drawn from the policy
+    log_every: Count | None,  # steps; None: 200 rows a run
+    stop_at: float | None,  # the mean true return of the last 20 episodes at which training ends
+) -> Agent:
+    """As `training.train`, but for what the agent learns from. The true reward reaches the teacher and the rows alone.
+
+    Raises UserError.
+    """
+    check_loop(agent, "train")
+    check(env, labels, first, clip)
+    learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
+    model = Preferences(
+        predictor(env.spec, run.device, run.stream("predictor")), teacher, env.spec, env.num_envs, run.device,
+        run.stream("preferences"), total_steps=total_steps, labels=labels, first=first, kept=kept, clip=clip,
+        recent=recent, select=select, candidates=candidates,
+    )  # fmt: skip
+    judge, episodes = (
+        Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn),
+        Episodes(env.num_envs, env.device),
+    )
+    book = Book(
+        run,
+        {"agent": learner, "env": env, "preferences": model},
+        lambda: judge(learner) | believed(model, env, judge.regret),
+        total=total_steps,
+        eval_every=eval_every,
+        log_every=log_every,
+        episodes=episodes,
+        stop_at=stop_at,
+    )
+    if not book.step and not model.asked:
+        watch_random(env, model, run)
+    obs = resumed(env, book.step, episodes, run) if book.step else env.reset(run.stream("env"))
+    if words := learner.announce(env.num_envs):
+        run.say(words)
+    for _ in book.steps(env.num_envs, learner):
+        action = learner.act(obs)
+        step = env.step(action)
+        transition = Transition.of(obs, action, step)
+        metrics = model.update(transition)
+        book.add(metrics | learner.update(model.rewarded(transition)), step.reward, step.last)
+        obs = step.obs
+    draw(run, model, env)
+    return learner
+
+
+def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
+    """Raises UserError where there is nothing to ask about."""
+    if distributed.size() > 1:
+        raise UserError("loop=preferences asks one teacher in one process; start it without torchrun")
+    if round(first * labels) < 1:
+        raise UserError(
+            f"loop.labels={labels} with loop.first={first:g} asks nothing before training; raise one of them"
+        )
+    if env.time_limit and clip > env.time_limit:
+        raise UserError(f"loop.clip={clip} is longer than an episode, which has {env.time_limit} steps at most; "
+                        "choose a shorter clip")  # fmt: skip
+
+
+def watch_random(env: VectorEnv, model: Preferences, run: Run) -> None:
+    """The first questions, about random play: so many steps as the tape holds."""
+    actor = Random(env.spec, env.device, run.stream("random"))
+    obs = env.reset(run.stream("random/env"))
+    for _ in range(model.tape.length):
+        action = actor.act(obs)
+        step = env.step(action)
+        model.tape.add(Transition.of(obs, action, step))
+        obs = step.obs
+    model.ask(model.first)
+
+
+def learned_world(model: Preferences, env: VectorEnv) -> MDP | None:
+    """The world as it would be if it paid what is believed; None where it is not known, or too large."""
+    if not isinstance(env, Tabular) or env.mdp.next_state.numel() > LARGEST:
+        return None
+    mdp = env.mdp.to("cpu")
+    sights, shape = env.all_observations(), mdp.next_state.shape
+    state = torch.arange(shape[0])[:, None, None].expand(shape).flatten()
+    action = torch.arange(shape[1])[:, None].expand(shape).flatten()
+    fill = torch.zeros(len(state), device=env.device)
+    t = Transition(
+        sights[state], action.to(env.device), fill, fill, fill.bool(), sights[mdp.next_state.flatten()], fill
+    )
+    reward = model.ensemble.rewards(t).double().cpu().view(shape)
+    return mdp._replace(reward=reward.masked_fill(mdp.terminal[:, None, None], 0.0))
+
+
+def believed(model: Preferences, env: VectorEnv, regret: Regret | None) -> Metrics:
+    """How much the exact plan for the learned reward loses of the true one, and how far apart the two are."""
+    world = learned_world(model, env)
+    if world is None or regret is None or not isinstance(env, Tabular):
+        return {}
+    return {"wanted/plan_regret": regret(exact_plan(world).policy), "wanted/starc": starc(world, env.mdp.to("cpu"))}
+
+
+def draw(run: Run, model: Preferences, env: VectorEnv) -> None:
+    """The learned reward beside the true one, where the world is a map."""
+    world = learned_world(model, env)
+    if world is None or world.layout is None or not isinstance(env, Tabular):
+        return
+    policy: Any = torch.nn.functional.one_hot(exact_plan(world).policy, len(world.actions)).double()
+    true = env.mdp.to("cpu")
+    with files.replacing(run.path("pictures/wanted.png")) as path:
+        reward_pictures.inferred(true, world, torch.zeros_like(true.start), policy)["wanted"].save(path)
+    run.media("wanted/wanted", run.path("pictures/wanted.png"), run.step)

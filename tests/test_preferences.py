@@ -1,0 +1,294 @@
+"""What is wanted, from which of two clips is better: literal numbers, clips that are whole, and exact regret."""
+
+import json
+import math
+
+import pytest
+import torch
+from stated import stated
+from torch import tensor
+from transitions import transition
+
+from rl_lab.__main__ import COMMANDS
+from rl_lab.agents.a2c import A2C
+from rl_lab.core.interrupts import Stopped
+from rl_lab.core.launching import cli
+from rl_lab.core.randomness import generator
+from rl_lab.core.run import Run
+from rl_lab.loops.preferences import learned_world, watch_random
+from rl_lab.planning import Regret
+from rl_lab.types import Spec
+from rl_lab.wanted.clips import Clips, Tape, packed, unpacked
+from rl_lab.wanted.learner import Preferences, poisson
+from rl_lab.wanted.predictors import Predictor
+from rl_lab.wanted.preferences import calibration, disagreement, labels_due, preference_loss, preferred
+from rl_lab.wanted.tables import exact_plan
+from rl_lab.wanted.teachers import Oracle
+
+MDPEnv = stated("env/base/tabular")
+linear = stated("agent/network/linear")
+ensemble = stated("loop/preferences", "predictor", network=linear)
+BOOK, ROOMS = stated("env/russell_norvig", "mdp")(), stated("env/four_rooms", "mdp")()
+CPU, SPEC = torch.device("cpu"), Spec((3,), torch.float32, ("a", "b"))
+
+
+def rl_lab(*arguments: str) -> int:
+    return cli.main("rl-lab", "rl", COMMANDS, list(arguments))
+
+
+# -- losses and schedules
+
+
+def test_the_loss_of_two_clips():
+    """Sums of .6 and .3."""
+    d, answers = tensor([0.3] * 3).double().requires_grad_(), tensor([1.0, 0.0, 0.5]).double()
+    assert d[0].sigmoid().item() == pytest.approx(0.574443, abs=1e-6)
+    assert preferred(d, 0.1)[0].item() == pytest.approx(0.566998, abs=1e-6)
+    losses = preference_loss(d, answers, 0.1)
+    assert losses.tolist() == pytest.approx([0.567399, 0.837014, 0.702206], abs=1e-6)
+    assert torch.autograd.grad(losses[0], d)[0][0].item() == pytest.approx(-0.388030, abs=1e-6)
+    assert torch.autograd.grad(preference_loss(d, answers, 0.0)[0], d)[0][0].item() == pytest.approx(
+        -0.425557, abs=1e-6
+    )
+
+
+def test_errors_of_the_teacher_bound_the_loss():
+    d, left = tensor([-10.0]).double().requires_grad_(), tensor([1.0]).double()
+    for error, loss, slope in ((0.1, 2.994915, -8.16e-4), (0.0, 10.000045, -0.999955)):
+        found = preference_loss(d, left, error)
+        assert found.item() == pytest.approx(loss, abs=1e-6)
+        assert torch.autograd.grad(found, d)[0].item() == pytest.approx(slope, abs=1e-6)
+
+
+def test_swapping_the_clips_and_the_answer_changes_nothing():
+    d, left = torch.linspace(-3, 3, 7), torch.linspace(0, 1, 7)
+    assert torch.allclose(preference_loss(d, left, 0.1), preference_loss(-d, 1 - left, 0.1))
+
+
+def test_the_schedule_of_the_paper():
+    due = [labels_due(step, 50_000_000, 5_500, 500) for step in range(0, 50_000_001, 5_000_000)]
+    assert due == [500, 2207, 3061, 3630, 4056, 4398, 4682, 4926, 5140, 5329, 5500]
+    assert labels_due(2_500_000, 50_000_000, 5_500, 500) == round(500 + 1707.08 / 2)
+    assert labels_due(60_000_000, 50_000_000, 5_500, 500) == 5_500
+
+
+def test_disagreement_is_about_the_probability():
+    assert disagreement(tensor([[0.2], [0.5], [0.9]])).item() == pytest.approx(0.082222, abs=1e-6)
+
+
+def test_calibration():
+    """Two bins: .15 and .25 where half was left, .9 where all was: |.4 - 1| and |.9 - 1|, over three."""
+    p, left = tensor([0.12, 0.18, 0.9]), tensor([1.0, 0.0, 1.0])
+    assert calibration(p, left).item() == pytest.approx((0.7 + 0.1) / 3)
+
+
+def test_a_member_holds_out_one_answer_in_e():
+    weight = poisson((100_000,), generator(0, CPU))
+    assert (weight == 0).double().mean().item() == pytest.approx(math.exp(-1), abs=0.005)
+    assert weight.mean().item() == pytest.approx(1, abs=0.01) and weight.var().item() == pytest.approx(1, abs=0.02)
+
+
+def test_the_teacher():
+    left, right = tensor([1.0, 0.0, 0.5]).repeat(10_000), tensor([0.0, 1.0, 0.5]).repeat(10_000)
+    exact = Oracle(error=0.0, laziness=0.0)(left, right, generator(0, CPU))
+    assert exact.left[:3].tolist() == [1, 0, 0.5] and exact.given.all()
+    assert (exact.left[2::3] == 0.5).all(), "as good is a third answer"
+    erring = Oracle(error=0.1, laziness=0.3)(left, right, generator(0, CPU))
+    assert (erring.left[::3] == 0).double().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (erring.left[2::3] == 0.5).all() and erring.given.double().mean().item() == pytest.approx(0.7, abs=0.01)
+
+
+# -- clips
+
+
+def walk(lasts: list[int], discounts: list[int]) -> Tape:
+    """One env that counts its steps in the observation, and pays them."""
+    tape, time = Tape(len(lasts)), torch.arange(len(lasts) + 1.0)
+    for t, (last, discount) in enumerate(zip(lasts, discounts, strict=True)):
+        at, after = time[t].expand(1, 3), (time[t] + 0.5).expand(1, 3)
+        tape.add(
+            transition(at, tensor([t % 2]), time[t : t + 1], tensor([float(discount)]), tensor([bool(last)]), after)
+        )
+    return tape
+
+
+def test_clips_stay_in_an_episode_and_short_ones_are_filled_up():
+    """Ends after step 4, for good, and after step 9, by the time limit."""
+    lasts, discounts = [int(t in (4, 9)) for t in range(16)], [int(t != 4) for t in range(16)]
+    clips = walk(lasts, discounts).draw(400, 3, generator(0, CPU))
+    begins = clips.obs[:, 0, 0].int()
+    assert {*begins.tolist()} == {0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13}, "8 and 9 would show the cut as an end"
+    for begin, length, obs, true in zip(begins.tolist(), clips.length.tolist(), clips.obs, clips.true, strict=True):
+        assert length == {3: 2, 4: 1}.get(begin, 3)
+        assert true == sum(range(begin, begin + length))
+        assert obs[:length, 0].tolist() == [*range(begin, begin + length)]
+        assert obs[length, 0] == begin + length - 0.5, "the last successor, not the next episode"
+    assert walk([0, 1], [1, 1]).draw(4, 3, generator(0, CPU)) is None
+
+
+def test_the_tape_keeps_the_newest():
+    tape = walk([0] * 8, [1] * 8)
+    for t in range(8, 13):
+        at = tensor([float(t)]).expand(1, 3)
+        tape.add(transition(at, tensor([0]), tensor([1.0]), tensor([1.0]), tensor([False]), at))
+    begins = tape.draw(100, 2, generator(0, CPU)).obs[:, 0, 0]
+    assert {*begins.int().tolist()} == {*range(5, 12)}
+
+
+def test_stacked_frames_are_kept_once():
+    frames = torch.arange(7 * 4, dtype=torch.uint8).view(1, 7, 2, 2)
+    stacks = torch.stack([frames[:, t : t + 3] for t in range(5)], 1)
+    assert packed(stacks, 3).shape == (1, 7, 2, 2) and torch.equal(unpacked(packed(stacks, 3), 3), stacks)
+
+
+# -- predictors
+
+
+def some_clips(seed: int, length: int = 4) -> Clips:
+    rng = generator(seed, CPU)
+    obs = torch.randn(6, 5, 3, generator=rng)
+    action = torch.randint(2, (6, 4), generator=rng)
+    return Clips(obs, action, torch.full((6,), length), torch.zeros(6))
+
+
+class Paid(torch.nn.Module):
+    """A member that pays the first number of an observation, and `more`."""
+
+    def __init__(self, more: float = 0.0, times: float = 1.0):
+        super().__init__()
+        self.more, self.times = more, times
+
+    def forward(self, obs, action, next_obs):
+        return self.times * (next_obs[:, 0] + self.more)
+
+
+def test_the_level_shows_in_clips_that_end_alone():
+    """A clip's rewards are summed, not averaged; what fills it up pays nothing, whatever the predictor says."""
+    model, full, short = ensemble(SPEC, CPU, 0), some_clips(0), some_clips(1, length=2)
+    by_hand = short.obs[:, 1:3, 0].sum(1)
+    assert torch.allclose(model.difference(Paid(), full, short), full.obs[:, 1:, 0].sum(1) - by_hand)
+    assert torch.allclose(model.difference(Paid(3.0), full, some_clips(1)), model.difference(Paid(), full, some_clips(1)), atol=1e-5)  # fmt: skip
+    assert torch.allclose(
+        model.difference(Paid(3.0), full, short), model.difference(Paid(), full, short) + 6, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("input", ["entered", "state", "change", "obs_action"])
+def test_what_a_reward_is_of(input):
+    member = Predictor(SPEC, linear, input)
+    torch.nn.init.ones_(member.head.weight)
+    obs, next_obs, action = tensor([[1.0, 0, 0]]), tensor([[2.0, 2, 0]]), tensor([1])
+    member.head.weight.data[0] *= 5 if input == "obs_action" else 1
+    expected = {"entered": 4, "state": 1, "change": 3, "obs_action": 1}[input]
+    assert member(obs, action, next_obs).item() == expected
+
+
+@pytest.mark.parametrize("normalise", ["scale", "standard"])
+def test_each_member_is_normalised_before_the_mean(normalise):
+    model = ensemble(SPEC, CPU, 0, normalise=normalise, deviation=0.5, members=2)
+    model.members = torch.nn.ModuleList([Paid(2.0), Paid(2.0, times=100.0)])
+    clips, other = some_clips(0), some_clips(1)
+    steps = torch.cat([clips.obs[:, 1:, 0].flatten(), other.obs[:, 1:, 0].flatten()]) + 2
+    model.renormalise(clips, other)
+    level = steps.mean() if normalise == "standard" else 0.0
+    rms = (steps - level).square().mean().sqrt().item()
+    assert model.scale.tolist() == pytest.approx([rms, 100 * rms])
+    next_obs = tensor([[1.0, 0, 0]])
+    t = transition(next_obs, tensor([0]), tensor([math.nan]), tensor([1.0]), tensor([False]), next_obs)
+    assert model.rewards(t).item() == pytest.approx(0.5 * (3 - float(level)) / rms, rel=1e-5)
+
+
+def test_what_a_member_holds_out_teaches_it_nothing():
+    left, right, answer = some_clips(0), some_clips(1), tensor([1.0, 0, 1, 0, 1, 0]).double()
+    weight = tensor([[1.0, 0], [2, 0], [0, 0], [0, 1], [0, 1], [0, 1]])
+    found = []
+    for held_out in (0.0, 1.0):
+        model = ensemble(SPEC, CPU, 0, members=2)
+        model.fit(left, right, answer.index_fill(0, tensor([2]), held_out), weight, generator(0, CPU))
+        found.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert not torch.allclose(found[0][0], found[0][1]) and found[0][0].any()
+
+
+# -- what is understood, exactly
+
+
+def taught(mdp, seed: int, labels: int, clip: int, input: str) -> Preferences:
+    env = MDPEnv(mdp=mdp, time_limit=200)
+    model = Preferences(
+        ensemble(env.spec, CPU, seed, input=input), Oracle(error=0.0, laziness=0.0), env.spec, env.num_envs, CPU, seed,
+        total_steps=1, labels=labels, first=1.0, kept=3_000, clip=clip, recent=32_000, select="random", candidates=10,
+    )  # fmt: skip
+
+    class Seeds:
+        stream = staticmethod(lambda name: seed)
+
+    watch_random(env, model, Seeds())
+    return model
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_160_answers_about_random_play_are_enough_for_the_book(seed):
+    model = taught(BOOK, seed, 160, 25, "state")
+    world = learned_world(model, MDPEnv(mdp=BOOK, time_limit=200))
+    assert Regret(BOOK, 200)(exact_plan(world).policy) < 1e-9
+    found = model.understood()
+    assert found["preferences/labels"] == 160 and found["preferences/agreement"] > 0.95
+    assert found["preferences/brier"] < 0.1
+
+
+# -- as a command
+
+
+SMALL = ["env=russell_norvig", "agent=a2c", "loop=preferences", "loop.labels=40", "loop.total_steps=4_800",
+         "loop.recent=1_600", "loop.clip=10", "loop.eval_every=1_600", "loop.eval_episodes=8", "loop.log_every=320",
+         "tracker=none", "device=cpu"]  # fmt: skip
+
+
+def rows(folder) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_the_agent_never_sees_the_true_reward_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    seen, update, pause = [], A2C.update, Run.pause
+    monkeypatch.setattr(A2C, "update", lambda self, t: (seen.append(t.reward), update(self, t))[1])
+    assert rl_lab("train", *SMALL, f"hydra.run.dir={tmp_path / 'whole'}") == 0
+    values = torch.cat(seen)
+    assert len(values) == 4_800 and not any((values - x).abs().min() < 1e-6 for x in (-0.04, 1.0, -1.0))
+
+    def stopping(run, step, parts):
+        pause(run, step, parts)
+        if step >= 2_000:
+            run.save(step, parts)
+            raise Stopped(15)
+
+    monkeypatch.setattr(Run, "pause", stopping)
+    assert rl_lab("train", *SMALL, f"hydra.run.dir={tmp_path / 'stopped'}") == 143
+    monkeypatch.setattr(Run, "pause", pause)
+    assert rl_lab("train", f"run={tmp_path / 'stopped'}") == 0
+    whole = rows(tmp_path / "whole")
+    assert rows(tmp_path / "stopped") == whole
+    last = whole[-1] | whole[-2]
+    assert {"wanted/plan_regret", "wanted/starc", "eval/regret", "eval/return"} <= {*last}
+    assert max(row.get("preferences/labels", 0) for row in whole) == 40
+    assert (tmp_path / "whole/pictures/wanted.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            "loop.clip=300",
+            "loop.clip=300 is longer than an episode, which has 200 steps at most; choose a shorter clip",
+        ),
+        ("loop.labels=1", "asks nothing before training; raise one of them"),
+        ("loop.predictor.input=all", "loop.predictor.input=all is not a choice"),
+        ("agent/network@loop.predictor.network=cnn", "needs frames of at least"),
+        ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=oracle?"),
+    ],
+)
+def test_what_cannot_be_asked(setting, words, tmp_path, capsys):
+    arguments = [x for x in SMALL if not setting.startswith(x.partition("=")[0] + "=")]
+    assert rl_lab("train", *arguments, setting, f"hydra.run.dir={tmp_path / 'run'}") == 2
+    assert words in capsys.readouterr().err

@@ -8,6 +8,7 @@ import torch
 
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
+from rl_lab.core import outcome
 from rl_lab.core.launching import cli
 from rl_lab.core.outcome import score
 from rl_lab.loops.judging import scores
@@ -69,6 +70,13 @@ def test_of_many_seeds(here, capsys):
     lines = said(capsys, "rl", "agent=q_learning", "env=book", "loop=seeds", "loop.seeds=2", *tiny, "hydra.run.dir=x")
     assert lines[2].startswith("  400 steps of 2 seeds in ") and "±" not in lines[1]
     assert lines[3:] == ["next: rl-lab compare x", "      rl-lab render run=x/seed3"]
+
+
+def test_pictures_behind_a_link_are_not_looked_at(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/me.png").touch()
+    (tmp_path / "pictures").symlink_to(tmp_path / "mine")
+    assert [*outcome.lines(tmp_path, {}, "5 steps in 1 s", (), 0)] == [f"finished: {tmp_path}", "  5 steps in 1 s"]
 
 
 def test_scores_in_words():

@@ -2,9 +2,11 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rl_lab.core import files
+from rl_lab.core.errors import UserError
 from rl_lab.core.metrics import Metric, objective
 
 EPISODES, REGRET = "eval/episodes", "eval/regret"
@@ -21,7 +23,9 @@ def lines(folder: Path, final: Mapping[str, float], took: str, then: Sequence[st
         yield f"  {words}"
     yield f"  {took}"
     for kind in "pictures", "videos":
-        made = [path.name for path in files.found(folder, f"{kind}/*") if not path.name.startswith(".")]
+        made = []
+        with suppress(UserError):  # a link is in the way: nothing was written through it
+            made = [path.name for path in files.found(folder, f"{kind}/*") if not path.name.startswith(".")]
         if made:
             yield f"  {kind}/: " + (", ".join(made) if len(made) <= NAMED else f"{len(made)}, the last is {made[-1]}")
     for i, command in enumerate(then):

@@ -1,4 +1,4 @@
-.PHONY: help demo test lint test-slow bench clean
+.PHONY: help demo test lint test-slow bench gallery clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -11,7 +11,7 @@ demo: $(VENV)/.installed  ## run every part of both labs once, in under 5 minute
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
 test: $(VENV)/.installed-dev lint  ## lint, and run the tests that take seconds
-	$(BIN)/pytest -q -n auto --dist loadfile
+	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff check .
@@ -29,6 +29,9 @@ bench: $(VENV)/.installed-dev  ## measure speed on this machine, beside other li
 	$(BIN)/python tests/bench/vpn.py --envs 1 64
 	$(BIN)/python tests/bench/pixelcnn.py --sizes 28
 	$(BIN)/python tests/bench/images.py
+
+gallery: $(VENV)/.installed-dev  ## make README's pictures anew, by the code as it is; trains what they show
+	$(BIN)/python tests/gallery.py
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)

@@ -1,1 +1,86 @@
-"""Generative models of images: data, likelihoods, models, and the one loop that fits them."""
+"""Generative models of images: data, likelihoods, models, and the one loop that fits them.
+
+What the command line does, the functions below do from Python, by settings as they are typed there:
+
+    folder = gen_lab.train("experiment=vae_digits", "seed=1")
+    trained = gen_lab.load(folder)
+    trained.sample(64)
+    trained.score(trained.data.test)["nll_bound_nats"].mean()
+    trained.decode(trained.code(trained.data.test))
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gen_lab.trained.loading import Trained
+
+
+def train(*settings: str) -> Path:
+    """Trains as `gen-lab train` with these settings, or resumes run=<folder>; returns the folder of the run.
+
+    >>> folder = gen_lab.train("experiment=vae_digits", "loop.total_steps=100", "tracker=none", "device=cpu")
+    >>> sorted(path.name for path in folder.glob("*.*"))
+    ['checkpoint.pt', 'config.yaml', 'metrics.jsonl', 'summary.json']
+
+    Raises UserError where a setting is not known, or cannot be.
+    """
+    from rl_lab.core.launching.building import trained
+
+    return trained("gen-lab", "gen", settings)
+
+
+def load(run: str | Path, *changes: str, device: str = "auto") -> "Trained":
+    """What a run learned, and its data; `changes` are settings for this once, such as data.root=/data.
+
+    >>> trained = gen_lab.load(folder, device="cpu")
+    >>> x = trained.data.test[:5]  # levels [B, C, H, W]
+    >>> trained.sample(8).shape
+    torch.Size([8, 1, 8, 8])
+    >>> sorted(trained.score(x))
+    ['bits_per_dim_bound', 'kl_prior_nats', 'nll_bound_nats']
+    >>> z = trained.code(x)
+    >>> trained.decode(z).shape  # means in [0, 1]
+    torch.Size([5, 1, 8, 8])
+
+    `run` is a folder, a pattern that names one, or wandb:<entity>/<project>/<run>. Raises UserError.
+    """
+    from gen_lab.trained import loading
+    from rl_lab.core.launching.building import run_of
+
+    return loading.load(run_of(run), device, changes)
+
+
+def evaluate(
+    run: str | Path, *changes: str, iwae_samples: int = 0, seed: int = 0, device: str = "auto"
+) -> dict[str, float]:
+    """The scores of the whole test set, each with its standard error, as `gen-lab evaluate` has them.
+
+    >>> scores = gen_lab.evaluate(folder, device="cpu")
+    >>> round(scores["eval/nll_bound_nats_se[digits-binarised]"], 1)
+    0.2
+
+    Nothing is written. Raises UserError.
+    """
+    from gen_lab import fit
+    from rl_lab.core.settings import Natural, conform
+
+    trained = load(run, *changes, device=device)
+    iwae_samples, seed = conform("iwae_samples", iwae_samples, Natural), conform("seed", seed, Natural)
+    return {name: float(x) for name, x in fit.evaluate(trained.model, trained.data, seed, iwae_samples).items()}
+
+
+def metrics(*runs: str | Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What runs logged, as plain records: of each run at or below these folders a record for each row.
+
+    >>> record = gen_lab.metrics("runs", settings=["model.beta"])[-1]
+    >>> record["name"], record["data"], record["seed"], record["model.beta"], record["step"]
+    ('vae_digits', 'digits', 0, 1.0, 100)
+
+    Each has run, name, seed, the names chosen (model, data), the `settings` asked for, step, seconds, and the metrics
+    of its row; pandas.DataFrame.from_records makes a frame of them. Raises UserError.
+    """
+    from rl_lab.core.folders import read_runs, records
+
+    return records(read_runs(map(Path, runs), []), settings)

@@ -43,11 +43,18 @@ MOVED = {
 
 GONE: dict[str, frozenset[str]] = {}
 
+SPLITS = {"validation": 0, "subset": None, "flip": False}
+
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave out, and what they mean by it
+    "gen_lab.fit.fit": {"eval_images": None, "picture_every": None},
     "gen_lab.data.digits": {"train": 1_500},
-    "gen_lab.data.folder": {"protocol": "levels", "background": "white"},
-    "gen_lab.data.npz": {"protocol": "levels"},
+    "gen_lab.data.mnist": SPLITS,
+    "gen_lab.data.fashion_mnist": SPLITS,
+    "gen_lab.data.cifar10": SPLITS,
+    "gen_lab.data.folder": {"protocol": "levels", "background": "white", **SPLITS},
+    "gen_lab.data.npz": {"protocol": "levels", "held_out": 0.1, **SPLITS},
     "gen_lab.data.recorded": {"protocol": "levels"},
+    "gen_lab.judging.Judge": {"root": None},
     "gen_lab.models.vae.VAE": {
         "likelihood": {"_target_": "gen_lab.likelihoods.Bernoulli", "_partial_": True}, "beta": 1.0, "free_nats": 0.0,
         "warm_up": 0, "importance_samples": 1, "conditional": False, "bf16": False,
@@ -60,4 +67,6 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
 EXACT = ("gen_lab.models.independent.", "gen_lab.models.bernoulli_mixture.", "gen_lab.judging.features.",
          "gen_lab.data.synthetic.", "gen_lab.data.ising", "gen_lab.data.xor_chain")  # fmt: skip
 
-PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, exact=EXACT)
+THEN = {"": ("gen-lab sample run={run}", "gen-lab evaluate run={run}")}
+
+PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, then=THEN, exact=EXACT)

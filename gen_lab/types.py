@@ -94,6 +94,15 @@ class LatentModel(Protocol):
 
 
 @runtime_checkable
+class Meaning(Protocol):
+    """A model that draws an image in two: what it is of, and then each pixel by itself, which looks like noise."""
+
+    def pixel_means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """What `sample` draws the pixels of around, from the same generator: [N, C, H, W], floats in [0, 1]."""
+        ...
+
+
+@runtime_checkable
 class Inpainter(Protocol):
     """A model that can complete an image from some known pixels."""
 

@@ -174,8 +174,9 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.envs.tabular.tables.toy_text_env": {"obs": "one_hot"},
     "rl_lab.envs.tabular.gridworld.gridworld": {"rewards": None, "living_reward": 0.0, "noise": 0.0, "slip": "sideways",
                                                 "convention": "transition", "gamma": 0.99},
-    "rl_lab.envs.gym.Gym": {"channels": None, "imports": [], "wrappers": [], "planes": False},
-    "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84},
+    "rl_lab.envs.gym.Gym": {"channels": None, "imports": [], "wrappers": [], "planes": False, "time_limit": None,
+                            "normalise_obs": False, "normalise_reward": None, "clip_obs": None, "frame_stack": 1},
+    "rl_lab.envs.atari.Atari": {"num_threads": 0, "height": 84, "width": 84, "point_terminal": False},
     "rl_lab.planning.value_iteration": {"epsilon": 1e-9, "stop": "value", "sweep": "synchronous", "initial": "zero",
                                         "max_sweeps": 100_000, "check_every": 1},
     "rl_lab.planning.prioritised_sweeping": {"every": 1},
@@ -206,4 +207,9 @@ IMPORTS = {
 EXACT = ("rl_lab.envs.tabular.", "rl_lab.envs.classic.", "rl_lab.agents.collectors.", "rl_lab.agents.fitted_q.",
          "rl_lab.memory.Priorities")  # fmt: skip
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, exact=EXACT)
+THEN = {
+    "": ("rl-lab evaluate run={run} episodes=100", "rl-lab render run={run}"),
+    "rl_lab.loops.seeds.training.train": ("rl-lab compare {run}", "rl-lab render run={run}/seed{seed}"),
+}
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, exact=EXACT)

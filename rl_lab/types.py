@@ -40,6 +40,7 @@ class Step(NamedTuple):
     next_obs: Tensor  # [N, ...] the true successor, even where the episode ended: learn from this
     obs: Tensor  # [N, ...] a first observation where it ended, else next_obs: act on this
     duration: Tensor  # [N] primitive steps
+    signal: Tensor | None = None  # [N] float32, what to learn from in place of `reward`, where that is another
 
 
 class Transition(NamedTuple):
@@ -56,7 +57,8 @@ class Transition(NamedTuple):
     @classmethod
     def of(cls, obs: Tensor, action: Tensor, step: Step) -> "Transition":
         """What came of `action` [N], taken at obs [N, ...]."""
-        return cls(obs, action, step.reward, step.discount, step.last, step.next_obs, step.duration)
+        reward = step.reward if step.signal is None else step.signal
+        return cls(obs, action, reward, step.discount, step.last, step.next_obs, step.duration)
 
 
 class View(NamedTuple):

@@ -139,7 +139,7 @@ def test_a_restored_env_goes_on_as_if_nothing_happened(kind):
     two.load_state_dict({k: v.clone() for k, v in one.state_dict().items()})
     assert torch.equal(one.observe(), two.observe())
     for action in actions[17:]:
-        for a, b in zip(one.step(action), two.step(action), strict=True):
+        for a, b in zip(one.step(action)[:6], two.step(action)[:6], strict=True):
             assert torch.equal(a, b)
     with pytest.raises(ValueError, match="^states"):
         build(kind, 5).load_state_dict(one.state_dict())

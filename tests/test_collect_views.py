@@ -147,8 +147,10 @@ def test_what_a_picture_shows():
     colours = {place: picture.getpixel(board.centre(*place)) for place in ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3))}
     wanted = [panels.AGENT, pictures.FLOOR, pictures.GOAL, pictures.FLOOR, pictures.WALL]
     assert list(colours.values()) == [ImageColor.getrgb(colour) for colour in wanted]
-    bar = [picture.getpixel((x, picture.height - 5)) for x in range(10, picture.width - 10)]
-    assert bar.count(ImageColor.getrgb(panels.AGENT)) / len(bar) == pytest.approx(0.25, abs=0.02)
+    line = picture.height - worlds.WORDS - worlds.BAR // 2
+    bar = [picture.getpixel((x, line)) for x in range(10, picture.width - 10)]
+    assert bar.count(ImageColor.getrgb(panels.INK)) / len(bar) == pytest.approx(0.25, abs=0.02)
+    assert seen.clock == "5 of 20 steps left"
 
 
 def test_random_play_is_recorded_with_its_pictures():

@@ -157,7 +157,14 @@ def test_the_picture_shows_every_group_and_names_the_metric(runs, written, tmp_p
         assert (pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() > 500
     assert not (pixels == [int(COLORS[2][i : i + 2], 16) for i in (1, 3, 5)]).all(-1).any()
     svg = (tmp_path / "out/compare.svg").read_text()
-    for text in ("eval/return", "steps", "seconds", "dqn_four_rooms (n=3)", "a2c_four_rooms (n=3)"):
+    for text in (
+        "eval/return, higher is better",
+        "final score",
+        "steps",
+        "seconds",
+        "dqn_four_rooms (n=3)",
+        "a2c_four_rooms (n=3)",
+    ):
         assert f"<!-- {text} -->" in svg
 
 
@@ -357,30 +364,6 @@ def test_no_metric_that_could_be_meant(runs, contrast):
 
 
 # -- the world outside
-
-
-def test_wandb_gets_the_table_and_the_picture(runs, written, tmp_path):
-    wandb = pytest.importorskip("wandb")
-    write_run(runs / "a")
-    write_run(runs / "b", [0, 2.0], name="a2c_four_rooms")
-    opened = []
-
-    def tracker(**settings):
-        opened.append(wandb.init(project="rl-lab", mode="offline", dir=tmp_path, **settings,
-                                 settings=wandb.Settings(silent=True, console="off")))  # fmt: skip
-        return opened[0]
-
-    written([runs], tracker=tracker)
-    (run,) = opened
-    assert (run.group, run.job_type) == ("compare", "compare")
-    assert run.config["groups"] == ["a2c_four_rooms", "dqn_four_rooms"]
-    media = tmp_path / "wandb"
-    (table,) = media.rglob("compare/table*.json")
-    content = json.loads(table.read_text())
-    assert content["columns"][1:4] == ["group", "seeds", "final"]
-    assert [row[1:4] for row in content["data"]] == [["a2c_four_rooms", 1, 2.0], ["dqn_four_rooms", 1, 1.0]]
-    (picture,) = media.rglob("compare/curves*.png")
-    assert picture.read_bytes() == (tmp_path / "out/compare.png").read_bytes()
 
 
 def test_a_tracker_may_open_nothing(runs, written):

@@ -6,6 +6,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from stated import written
@@ -40,10 +41,31 @@ TINY = {
         "loop.recent=400",
     ],
     "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
-    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3"],
+    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3", "loop.iwae_samples=2"],
 }
-SMALL_GAMES = {"atari": ["env.max_frames=400", "threads=1", "env.num_envs=4", "loop.total_steps=160"]}
+DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (1, 28, 28),
+              "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
+SMALL_GAMES = {"atari": ["env.max_frames=80", "env.noop_max=1", "env.num_envs=2", "loop.total_steps=160"]}
 EXPERIMENTS = [(root, name) for root in ("rl", "gen") for name, _ in cli.experiments(root)]
+
+
+def noise_for(cfg, tmp_path: Path) -> list[str]:
+    """A recipe for images that are downloaded runs on 16 of noise of their size, and a few at once."""
+    rng, shape = np.random.default_rng(0), DOWNLOADED[cfg.data._target_]
+    parts = {name: rng.integers(256, size=(16, *shape), dtype=np.uint8) for name in ("train", "test")}
+    labels = {f"{name}_labels": np.arange(16) % 10 for name in parts}
+    np.savez(tmp_path / "noise.npz", **parts, **labels, levels=256)
+    arguments = ["data=npz", f"data.path={tmp_path}/noise.npz", "loop.batch_size=2", "loop.total_steps=2"]
+    arguments += ["loop.eval_every=2", "loop.eval_images=2", "loop.pictured=0", "loop.iwae_samples=0", "threads=1"]
+    if "protocol" in cfg.data:
+        arguments += [f"data.protocol={cfg.data.protocol}"]
+    if "components" in cfg.model:
+        arguments += ["loop.batch_size=16"]
+    if "autoencoder_steps" in cfg.model:
+        arguments += ["model.autoencoder_steps=1"]
+    if "features" in cfg.judge:
+        arguments += ["judge.features.updates=1", "judge.samples=8"]
+    return arguments
 
 
 def compose(root: str, name: str):
@@ -53,7 +75,6 @@ def compose(root: str, name: str):
 @pytest.mark.parametrize(("root", "name"), EXPERIMENTS)
 def test_experiments_run(root, name, tmp_path):
     cfg = compose(root, name)
-    assert cfg.name == name
     if "env" in cfg and cfg.env.get("id", "").startswith("LunarLander"):
         pytest.importorskip("Box2D")
     for module in cfg.env.get("imports", []) if "env" in cfg else []:
@@ -72,6 +93,10 @@ def test_experiments_run(root, name, tmp_path):
         arguments += ["agent.learning_starts=64"]
     if learns and "capacity" in (cfg.agent.get("replay") or ()):
         arguments += ["agent.replay.capacity=1000"]
+    if root == "gen" and cfg.data._target_ in DOWNLOADED:
+        arguments += [f"name={name}", *noise_for(cfg, tmp_path)]  # other data have another name
+    if root == "gen" and cfg.loop.pictured == 64:
+        arguments += ["loop.pictured=4"]
     if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):
         record = ["record", "env=atari", "env.num_envs=2", "env.max_frames=400", "episodes=2", "device=cpu"]
         assert cli.main("rl-lab", "rl", RL, [*record, f"out={tmp_path / 'recording'}"]) == 0
@@ -79,6 +104,7 @@ def test_experiments_run(root, name, tmp_path):
     assert cli.main(f"{root}-lab", root, RL if root == "rl" else GEN, arguments) == 0
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"} <= {p.name for p in folder.iterdir()}
     assert "eval/" in (folder / "metrics.jsonl").read_text()
+    assert OmegaConf.load(folder / "config.yaml").name == name
 
 
 def tabular_worlds() -> list[str]:

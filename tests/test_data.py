@@ -256,11 +256,10 @@ def test_a_changed_file_is_mapped_anew(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"test": None}, "has no array 'test'; it needs train and test"),
-        ({"levels": None}, "has no 'levels'"),
+        ({"test": None}, r"has no array 'test' \(train.npy, levels.npy\); it needs train and test: x = np"),
         ({"levels": 300}, "no 'levels' between 2 and 256"),
         ({"levels": 3}, "'train' goes up to 3, and of 3 levels the highest is 2"),
-        ({"train": np.zeros((7, 9), np.uint8)}, r"'train' is uint8 \[7, 9\]; it must be uint8 \[N, C, H, W\]"),
+        ({"train": np.zeros((7, 9), np.uint8)}, r"'train' is uint8 \[7, 9\]; it must be uint8 or bool \[N, C, H, W\]"),
         (
             {"train": np.zeros((7, 2, 5, 6), np.uint8)},
             r"'train' is uint8 \[7, 2, 5, 6\], of 2 colours \(or 6, were they last",
@@ -268,12 +267,11 @@ def test_a_changed_file_is_mapped_anew(tmp_path):
         ({"train": np.zeros((7, 5, 6, 4), np.uint8)}, r"of 5 colours \(or 4, were they last\); images have 1 or 3"),
         ({"train": np.zeros((0, 3, 5, 6), np.uint8)}, r"'train' is uint8 \[0, 3, 5, 6\]; it must be"),
         ({"train": np.zeros((7, 3, 5, 6), object)}, "'train' is object"),
-        ({"train": np.zeros((7, 3, 5, 6), bool)}, "'train' is bool"),
         ({"levels": 4.5}, "'levels' is float64"),
         ({"levels": "four"}, "'levels' is <U4"),
         ({"levels": [4, 4]}, "has no 'levels' between 2 and 256"),
         ({"levels": -3}, "has no 'levels' between 2 and 256"),
-        ({"train_labels": np.zeros((7, 1), int), "test_labels": np.zeros(3, int)}, r"'train_labels' is int64 \[7, 1\]"),
+        ({"train_labels": np.zeros((7, 2), int), "test_labels": np.zeros(3, int)}, r"'train_labels' is int64 \[7, 2\]"),
         ({"train_labels": np.zeros(7), "test_labels": np.zeros(3, int)}, "'train_labels' is float64"),
         (
             {"train_labels": np.arange(7) - 1, "test_labels": np.zeros(3, int)},
@@ -287,7 +285,7 @@ def test_a_changed_file_is_mapped_anew(tmp_path):
             {"train_labels": np.full(7, 2**63, np.uint64), "test_labels": np.zeros(3, int)},
             "'train_labels' goes up to 9223",
         ),
-        ({"train": np.zeros((7, 3, 5, 6))}, "'train' is float64"),
+        ({"train": np.zeros((7, 3, 5, 6))}, r"'train' is float64 .*: x = np.load\(.*np.savez\("),
         ({"test": np.zeros((3, 3, 6, 5), np.uint8)}, r"train is of \[3, 5, 6\] and test of \[3, 6, 5\]"),
         ({"train_labels": np.zeros(7, int)}, "'test_labels' must be 3 whole numbers"),
         ({"train_labels": np.zeros(6, int), "test_labels": np.zeros(3, int)}, "'train_labels' must be 7 whole numbers"),
@@ -324,6 +322,36 @@ def test_arrays_of_other_layouts(tmp_path, layout):
         data = npz(path=str(tmp_path / "mine.npz"), resident_gb=gigabytes, root=str(tmp_path / "cache"))
         assert np.array_equal(data.train, train.transpose(0, 3, 1, 2)) and data.train.is_contiguous()
         assert np.array_equal(data.test, test.transpose(0, 3, 1, 2))
+
+
+def test_arrays_as_others_save_them(tmp_path):
+    """Keras's names and its labels in a column, bool, Fortran order, and no `levels`."""
+    written = arrays(levels=None)
+    train, test = written["train"] > 1, np.asfortranarray(written["test"] > 1)
+    labels = {"y_train": np.arange(7)[:, None] % 3, "y_test": np.array([[2], [0], [1]])}
+    np.savez(tmp_path / "keras.npz", x_train=train, x_test=test, **labels)
+    for gigabytes in 8, 0:
+        data = npz(path=str(tmp_path / "keras.npz"), resident_gb=gigabytes, root=str(tmp_path))
+        assert data.levels == 2 and data.remark == "" and data.test_labels.tolist() == [2, 0, 1]
+        assert np.array_equal(data.train, train) and np.array_equal(data.test, test)
+    np.savez(tmp_path / "mine.npz", train=written["train"], test=written["test"])
+    data = npz(path=str(tmp_path / "mine.npz"))
+    assert data.levels == 256 and "no 'levels' in the file, so 256" in data.about
+
+
+def test_one_array_is_split(tmp_path):
+    every = np.arange(40, dtype=np.uint8).reshape(40, 1, 1)
+    np.save(tmp_path / "mine.npy", every)
+    for gigabytes in 8, 0:
+        data = npz(path=str(tmp_path / "mine.npy"), resident_gb=gigabytes, root=str(tmp_path / "cache"), held_out=0.25)
+        assert (len(data.train), len(data.test), data.classes) == (30, 10, 0)
+        assert sorted([*data.train.flatten().tolist(), *data.test.flatten().tolist()]) == [*range(40)]
+        assert data.test.flatten().tolist() != [*range(30, 40)]
+    with pytest.raises(UserError, match=r"40 images, too few to test on some \(data.held_out=0.001"):
+        npz(path=str(tmp_path / "mine.npy"), held_out=0.001)
+    np.save(tmp_path / "floats.npy", every / 39)
+    with pytest.raises(UserError, match=r"floats.npy is float64 \[.*, 1, 1\]; it must be uint8 or bool"):
+        npz(path=str(tmp_path / "floats.npy"))
 
 
 @pytest.mark.parametrize("gigabytes", [8, 0])
@@ -512,10 +540,24 @@ def test_a_held_out_folder_is_the_split_whatever_it_is_called(tmp_path, held_out
 def test_what_is_left_out_is_said(tmp_path):
     (tmp_path / "readme.txt").write_text("not a picture")
     (tmp_path / "photo.heic").write_text("nor one that can be read")
-    data = folder(path=beside(tmp_path, train=3, test=2, val=4))
-    assert (len(data.train), len(data.test), data.classes) == (3, 2, 0)
+    data = folder(path=beside(tmp_path, train=3, test=2, val=4, valid=1))
+    assert (len(data.train), len(data.test), len(data.validation), data.classes) == (3, 2, 4, 0)
+    assert data.validated.name == f"{data.name}-validation" and data.validation[:, 0, 0, 0].tolist() == [2] * 4
     assert "left out, being no pictures: 1 .txt, 1 .heic" in data.about or "1 .heic, 1 .txt" in data.about
-    assert "4 pictures in val left out, for those in test are tested on" in data.about
+    assert "1 pictures in valid left out, for those in test are tested on" in data.about
+    assert "3 + 2 images (and 4 to validate on)" in data.about
+    with pytest.raises(UserError, match="data.validation must be 0: the images bring a validation set"):
+        folder(path=str(tmp_path), validation=1)
+
+
+def test_what_systems_leave_beside_files_is_passed_over(tmp_path):
+    beside(tmp_path, cat=4, dog=4)
+    for name in "cat/._0.png", ".hidden.png", "__MACOSX/cat/0.png":
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    data = folder(path=str(tmp_path), held_out=0.25)
+    assert (len(data.train), len(data.test), data.classes) == (6, 2, 2)
+    assert data.remark == "2 hidden files passed over"
 
 
 def test_train_alone_is_no_class(tmp_path):

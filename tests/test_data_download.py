@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import http.server
 import io
+import pickle
+import re
 import socket
 import tarfile
 import threading
@@ -15,9 +17,10 @@ import pytest
 import torch
 
 from gen_lab.__main__ import COMMANDS
+from gen_lab.commands import data as command
 from gen_lab.data import cifar, cifar10, fashion_mnist, idx, mnist
-from gen_lab.data.cache import File, Source, fetch
-from gen_lab.data.idx import read_amat, read_idx
+from gen_lab.data.cache import File, Part, Source, fetch
+from gen_lab.data.idx import amat_arrays, idx_arrays
 from gen_lab.data.images import CPU, bits
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
@@ -201,7 +204,7 @@ def root(tmp_path, monkeypatch) -> str:
     """A cache that holds small files under the names of the true ones, with their own checksums."""
     for name, folder in ("MNIST", "mnist"), ("FASHION", "fashion_mnist"):
         put(tmp_path / folder, IDX)
-        monkeypatch.setattr(idx, name, Source(folder, (), described(IDX)))
+        monkeypatch.setattr(idx, name, getattr(idx, name)._replace(mirrors=(), files=described(IDX)))
     return str(tmp_path)
 
 
@@ -246,7 +249,7 @@ def test_static(tmp_path, monkeypatch):
     files = {f"binarized_mnist_{name}.amat": "".join(" ".join(map(str, row)) + "\n" for row in x).encode()
              for name, x in parts.items()}  # fmt: skip
     put(tmp_path / "mnist_static", files)
-    monkeypatch.setattr(idx, "STATIC", Source("mnist_static", (), described(files)))
+    monkeypatch.setattr(idx, "STATIC", idx.STATIC._replace(mirrors=(), files=described(files)))
     data = mnist(protocol="static", root=str(tmp_path))
     assert data.name == "mnist-static" and data.spec == ((1, 28, 28), 2, 0)
     assert np.array_equal(data.train.flatten(1), np.concatenate([parts["train"], parts["valid"]]))
@@ -271,7 +274,8 @@ def cifar_file(lacking: str = "", label: int = 3) -> bytes:
 def test_cifar10(serve, tmp_path, monkeypatch):
     files = {"cifar-10-binary.tar.gz": cifar_file()}
     server = serve(files)
-    monkeypatch.setattr(cifar, "CIFAR10", Source("cifar10", (server.url("whole"),), described(files)))
+    source = cifar.CIFAR10._replace(mirrors=(server.url("whole"),), files=described(files))
+    monkeypatch.setattr(cifar, "CIFAR10", source)
     data = cifar10(root=str(tmp_path))
     assert data.name == "cifar10" and data.spec == ((3, 32, 32), 256, 10)
     assert data.train[:, :, 7, 9].tolist() == [[16 * b + n + c for c in range(3)] for b in range(5) for n in range(2)]
@@ -279,34 +283,167 @@ def test_cifar10(serve, tmp_path, monkeypatch):
     assert data.train_labels.tolist() == [0, 3, 1, 3, 2, 3, 3, 3, 4, 3] and data.test_labels.tolist() == [5, 3]
 
 
+def read(reader, files: dict[str, bytes]) -> list[str]:
+    """The faults that it finds."""
+    faults: list[str] = []
+    list(reader({name: lambda data=data: data for name, data in files.items()}, faults))
+    return faults
+
+
+def batches(data: bytes, lacking: str = "") -> dict[str, bytes]:
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    return {f"x/{name}.bin": data for name in names if name != lacking}
+
+
 @pytest.mark.parametrize(
-    ("read", "data", "says"),
+    ("reader", "files", "says"),
     [
-        (read_idx, b"not gzip", "is not a gzipped IDX file"),
-        (read_idx, gzipped(b""), "is not a gzipped IDX file"),
-        (read_idx, idx_file(np.zeros((3, 4, 4)))[:-9], "is not a gzipped IDX file"),
-        (read_idx, gzipped(gzip.decompress(idx_file(np.zeros((3, 4, 4))))[:-1]), "is not a complete IDX file"),
-        (read_idx, gzipped(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"), "is not a complete IDX file of bytes: .*begin 00000d01"),
-        (read_amat, b"0 1 2\n", "is not lines of 784 digits"),
-        (read_amat, b"2 " * 784, "is not lines of 784 digits"),
-        (cifar.read_records, b"not a tar", "is not CIFAR-10 in binary form"),
-        (cifar.read_records, cifar_file()[:150], "is not CIFAR-10 in binary form"),
-        (cifar.read_records, cifar_file(lacking="data_batch_4"), ".*it has no data_batch_4.bin"),
-        (cifar.read_records, cifar_file(label=10), "is not CIFAR-10: it has labels above 9"),
+        (idx_arrays, {"x/a-ubyte": b""}, "x/a-ubyte is not a complete IDX file"),
+        (
+            idx_arrays,
+            {"x/a-ubyte": gzip.decompress(idx_file(np.zeros((3, 4, 4))))[:-1]},
+            "63 bytes that begin 00000803",
+        ),
+        (idx_arrays, {"x/a-ubyte": b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"}, "12 bytes that begin 00000d01"),
+        (amat_arrays, {"x/a.amat": b"0 1 2\n"}, "x/a.amat is not lines of 784 digits"),
+        (amat_arrays, {"x/a.amat": b"2 " * 784}, "is not lines of 784 digits"),
+        (cifar.cifar_arrays, batches(bytes(3073), lacking="data_batch_4"), "it has no data_batch_4"),
+        (cifar.cifar_arrays, batches(b"\x0a" + bytes(3072)), "it has labels above 9"),
+        (cifar.cifar_arrays, batches(bytes(3072)), "3,072 bytes are not records"),
+        (cifar.cifar_arrays, batches(pickle.dumps({"data": eval}, 2)), r"it asks for (__builtin__|builtins)\.eval"),
     ],
 )
-def test_a_file_of_another_format_is_named(tmp_path, read, data, says):
-    (tmp_path / "file").write_bytes(data)
-    with pytest.raises(UserError, match=rf"file {says}"):
-        read(tmp_path / "file")
+def test_a_file_of_another_format_is_named(reader, files, says):
+    (fault,) = read(reader, files)
+    assert re.search(says, fault), fault
 
 
 def test_labels_of_other_images_are_refused(root, monkeypatch, tmp_path):
     mixed = IDX | {"train-labels-idx1-ubyte.gz": IDX["t10k-labels-idx1-ubyte.gz"]}
     put(tmp_path / "mnist", mixed)
-    monkeypatch.setattr(idx, "MNIST", Source("mnist", (), described(mixed)))
-    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz and the labels beside it do not fit"):
+    monkeypatch.setattr(idx, "MNIST", idx.MNIST._replace(mirrors=(), files=described(mixed)))
+    with pytest.raises(UserError, match="the images and the labels of mnist do not fit together"):
         mnist(protocol="levels", root=root)
+
+
+# -- by content
+
+
+def part(name: str, x: np.ndarray) -> Part:
+    return Part(name, x.shape, hashlib.sha256(x.astype(np.uint8).tobytes()).hexdigest())
+
+
+SMALL = idx.MNIST._replace(
+    mirrors=("http://127.0.0.1:1/",),
+    parts=(part("train", GREY["train"]), part("train_labels", LABELS["train"]), part("test", GREY["t10k"]),
+           part("test_labels", LABELS["t10k"])),
+)  # fmt: skip
+PLAIN = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in IDX.items()}
+
+
+def tarred(files: dict[str, bytes], mode: str = "w") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zipped(save, **arrays) -> bytes:
+    out = io.BytesIO()
+    save(out, **arrays)
+    return out.getvalue()
+
+
+def keras() -> bytes:
+    images = {f"x_{ours}": GREY[its].astype(np.uint8) for ours, its in (("train", "train"), ("test", "t10k"))}
+    return zipped(np.savez_compressed, **images, y_train=LABELS["train"], y_test=LABELS["t10k"].astype(np.uint8))
+
+
+WRAPPINGS = {
+    "unpacked": PLAIN,
+    "packed again": {f"deep/er/{name}.gz": gzip.compress(data, 1) for name, data in PLAIN.items()},
+    "tar": {"my-mnist.tar": tarred(PLAIN)},
+    "tar.gz of gz": {"mnist.tar.gz": tarred({f"raw/{name}": data for name, data in IDX.items()}, "w:gz")},
+    "Keras": {"of another name.npz": keras()},
+    "ours": {"mnist.npz": zipped(np.savez, train=GREY["train"][:, None].astype(np.uint8), train_labels=LABELS["train"],
+                                 test=GREY["t10k"][..., None].astype(np.uint8), test_labels=LABELS["t10k"], levels=256)},
+}  # fmt: skip
+
+
+def laid(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_content_counts_and_no_wrapping(wrapping, monkeypatch, tmp_path):
+    monkeypatch.setattr(idx, "MNIST", SMALL)
+    other = {f"fashion/{name}": data[:-1] + bytes([data[-1] ^ 1]) for name, data in PLAIN.items()}
+    laid(tmp_path, WRAPPINGS[wrapping] | other | {"mnist.zip": b"no zip", "._mnist.npz": b"no npz"})
+    data = mnist(protocol="levels", root=str(tmp_path))
+    assert np.array_equal(data.train[:, 0], GREY["train"]) and np.array_equal(data.test[:, 0], GREY["t10k"])
+    assert data.train_labels.tolist() == LABELS["train"].tolist() and str(tmp_path) in data.remark
+
+
+def test_what_is_missing_is_fetched_alone(serve, monkeypatch, tmp_path):
+    server = serve(IDX)
+    monkeypatch.setattr(idx, "MNIST", SMALL._replace(mirrors=(server.url("whole"),), files=described(IDX)))
+    laid(tmp_path, {name: data for name, data in PLAIN.items() if "labels" not in name})
+    data = mnist(protocol="levels", root=str(tmp_path))
+    assert np.array_equal(data.test[:, 0], GREY["t10k"]) and data.test_labels.tolist() == LABELS["t10k"].tolist()
+    assert [name for _, name, _ in server.asked] == ["train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
+
+
+def test_other_content_under_the_right_name_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(idx, "MNIST", SMALL)
+    images = "mnist/train-images-idx3-ubyte"
+    laid(tmp_path, {f"mnist/{name}": data for name, data in PLAIN.items()} | {images: PLAIN[Path(images).name][:-1]})
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is not a complete IDX file"):
+        mnist(protocol="levels", root=str(tmp_path))
+    laid(tmp_path, {images: PLAIN[Path(images).name][:-1] + b"\x07"})
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is not of mnist: its content differs"):
+        mnist(protocol="levels", root=str(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["binary", "python", "loose", "npz"])
+def test_cifar10_in_each_of_its_forms(form, monkeypatch, tmp_path):
+    pixels, labels = RNG.integers(256, size=(12, 3, 32, 32)).astype(np.uint8), np.arange(12) % 10
+    parts = (part("train", pixels[:10]), part("train_labels", labels[:10]), part("test", pixels[10:]),
+             part("test_labels", labels[10:]))  # fmt: skip
+    monkeypatch.setattr(cifar, "CIFAR10", cifar.CIFAR10._replace(mirrors=(), parts=parts))
+    files = {}
+    for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        two = slice(2 * i, 2 * i + 2)
+        records = np.concatenate([labels[two, None].astype(np.uint8), pixels[two].reshape(2, -1)], 1).tobytes()
+        python = {b"data": pixels[two].reshape(2, -1), b"labels": labels[two].tolist(), b"batch_label": b"some"}
+        files[f"cifar/{name}" + ".bin" * (form != "python")] = pickle.dumps(python, 2) if form == "python" else records
+    if form == "loose":
+        laid(tmp_path, files)
+    elif form == "npz":
+        columns = {"y_train": labels[:10, None], "y_test": labels[10:, None]}
+        last = {"x_train": pixels[:10].transpose(0, 2, 3, 1), "x_test": pixels[10:].transpose(0, 2, 3, 1)}
+        laid(tmp_path, {"a.npz": zipped(np.savez, **last, **columns)})
+    else:
+        laid(tmp_path, {"my-cifar-10.tar.gz": tarred(files, "w:gz")})
+    data = cifar10(root=str(tmp_path))
+    assert np.array_equal(data.train, pixels[:10]) and np.array_equal(data.test, pixels[10:])
+    assert data.train_labels.tolist() == labels[:10].tolist() and data.test_labels.tolist() == [0, 1]
+
+
+def test_the_command_says_what_is_there_and_what_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "PUBLISHED", [("data=mnist", SMALL, idx_arrays), *command.PUBLISHED[1:]])
+    laid(tmp_path, {f"mine/{name}": data for name, data in PLAIN.items()})
+    assert cli.main("gen-lab", "gen", COMMANDS, ["data", f"root={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert f"data=mnist: there, its sha256 right\n  {tmp_path}/mine/t10k-images-idx3-ubyte\n" in said
+    assert "data.protocol=static: missing train, valid, test (0.11 GB)" in said and "binarized_mnist_valid.amat" in said
+    laid(tmp_path, {"mnist/t10k-labels-idx1-ubyte": b"", "mine/t10k-labels-idx1-ubyte": b""})
+    assert cli.main("gen-lab", "gen", COMMANDS, ["data", f"root={tmp_path}"]) == 2
+    assert "t10k-labels-idx1-ubyte is not a complete IDX file" in capsys.readouterr().out
 
 
 def test_the_true_files_are_well_described():
@@ -316,3 +453,5 @@ def test_the_true_files_are_well_described():
     assert [file.size for file in idx.STATIC.files] == [2 * 784 * n for n in (50_000, 10_000, 10_000)]
     assert all(url.endswith("/") and url.startswith("http") for s in sources for url in s.mirrors)
     assert len({file.sha256 for s in sources for file in s.files}) == 12
+    assert len({part.sha256 for s in sources for part in s.parts}) == 15
+    assert all(len(bytes.fromhex(part.sha256)) == 32 for s in sources for part in s.parts)

@@ -29,6 +29,7 @@ ALL = [
     "ppo",
     "ppo_mlp",
     "pqn_mlp",
+    "vpn_mlp",
     "reinforce",
     "sb3_dqn_mlp",
     "sb3_a2c",
@@ -255,6 +256,14 @@ class Deaf:
 
 class Needs(Table):
     def __init__(self, spec, layers): ...
+
+class Falls(Table):
+    def __init__(self):
+        raise RuntimeError("no such file")
+
+class Blind(Table):
+    def view(self, obs):
+        return 3
 """
 
 
@@ -273,6 +282,8 @@ def test_ones_own_class_is_examined_as_far_as_it_goes(own, examine):
     _, outcomes, found, _ = examine("agent=my_agents:Table")
     assert found["constant reward"] == "it has no view, so its values are not known"
     assert outcomes["action decides"] == outcomes["patience"] == outcomes["observation suffices"] == "pass"
+    code, outcomes, found, _ = examine("agent=my_agents:Blind")
+    assert code == 1 and outcomes["interface"] == "FAIL" and found["interface"].startswith("raises AttributeError: ")
     code, outcomes, found, _ = examine("agent=my_agents:Still")
     assert code == 0 and found["action decides"] == "it has no update, and learns nothing"
 
@@ -280,12 +291,14 @@ def test_ones_own_class_is_examined_as_far_as_it_goes(own, examine):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["agent=my_agents:Deaf"], "agent=my_agents:Deaf is no agent: it lacks act(obs); see Agent in rl_lab/types.py"),
-        (["agent=my_agents:Tabel"], "agent=my_agents:Tabel: my_agents has no class Tabel; did you mean Table?"),
-        (["agent=my_broken:Q"], "agent=my_broken:Q: my_broken cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
-        (["agent=my_agent:Q"], "agent=my_agent:Q: my_agent cannot be imported (ModuleNotFoundError: No module named 'my_agent')"),
+        (["agent=my_agents:Deaf"], "agent=my_agents:Deaf: Deaf has no act(obs), which gives an action for each of N observations"),
+        (["agent=my_agents:Tabel"], "agent=my_agents:Tabel: my_agents has no Tabel; did you mean Table?"),
+        (["agent=my_broken:Q"], "agent=my_broken:Q: my_broken needs no_such_package; pip install no_such_package"),
+        (["agent=my_agent:Q"], "agent=my_agent:Q: no module my_agent, neither installed nor in "),
         (["agent=my_agents:Table", "agent.alhpa=1"], "no setting 'agent.alhpa'; did you mean alpha?"),
         (["agent=my_agents:Needs"], "agent.layers is missing; give it a value: agent.layers=..."),
+        (["agent=my_agents:Falls"], "the agent cannot be built (RuntimeError: no such file, "),
+        (["agent=my_agents:Table:Seen"], "agent=my_agents:Table:Seen names no class; "),
         (["agent=dqn_cnn"], "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (2,); choose agent/network=mlp or agent/network=linear"),
         (["agent=sb3_dqn_cnn"], "DQN cannot be built for observations (2,): You should use NatureCNN only with images"),
         (["agent=fitted_q_linear"], "this agent is fitted to recordings and acts in no world while it learns; take another one"),

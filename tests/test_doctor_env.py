@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -182,7 +183,7 @@ def examine(monkeypatch, capsys):
     def run(*settings):
         code = cli.main("rl-lab", "rl", COMMANDS, ["doctor", *settings, "device=cpu"])
         out, err = capsys.readouterr()
-        found = dict(re.findall(r"^  (?:pass|FAIL|-)\s+(\w+(?: \w+)?)  +(.*)$", out, re.MULTILINE))
+        found = dict(re.findall(r"^  (?:pass|FAIL|late|-)\s+(\w+(?: \w+)?)  +(.*)$", out, re.MULTILINE))
         failing = re.findall(r"^  FAIL (\w+(?: \w+)?)  ", out, re.MULTILINE)
         return code, failing, found, err
 
@@ -342,8 +343,49 @@ def test_an_environment_that_fails_is_not_asked_further(register, examine):
     assert found["speed"] == "not tried: runs fails"
 
 
-def test_its_help_asks_for_no_run(capsys):
-    assert cli.main("rl-lab", "rl", COMMANDS, ["doctor", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("rl-lab doctor [setting=value ...]")
-    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("rl-lab evaluate run=<folder> [setting=value ...]")
+def test_a_probe_that_does_not_come_back_is_left_out_and_named(capsys):
+    def runs(_):
+        return report.passed("it does")
+
+    def draws(_):
+        while True:
+            pass
+
+    def closes(_):
+        return report.passed("it does")
+
+    assert report.examined("an environment", [runs, draws, closes], None, 1.0) == 0
+    title, *lines, counts = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["pass", "late", "pass"]
+    assert lines[1].endswith("draws   left out: it takes more than 0.5 s")
+    assert counts.endswith("2 pass, 0 not applicable, 1 left out for time (draws; seconds=3 gives it), 0 fail")
+
+
+def test_an_environment_that_does_not_begin_is_told_from_one_that_is_slow(register, examine):
+    class Waits(Walk):
+        def step(self, action):
+            time.sleep(60)
+
+    begun = time.monotonic()
+    code, failing, found, _ = examine("env=gym", register(Waits), "seconds=1")
+    assert (code, failing) == (1, ["runs"]) and time.monotonic() - begun < 20
+    assert found["runs"] == "a few steps take more than 0.5 s: nothing can be learned like that"
+
+
+def test_an_environment_whose_own_constructor_fails_fails_the_first_probe(register, examine):
+    class Unlicensed(Walk):
+        def __init__(self, render_mode=None):
+            raise RuntimeError("no licence")
+
+    code, failing, found, _ = examine("env=gym", register(Unlicensed))
+    assert (code, failing) == (1, ["runs"])
+    assert found["runs"] == "raises RuntimeError: no licence; nothing can be learned like that"
+
+
+@pytest.mark.parametrize(
+    ("command", "takes"), [("doctor", ""), ("evaluate", "run=<folder> "), ("compare", "<folder> ... "),
+                           ("study", "<folder> ... ")]
+)  # fmt: skip
+def test_its_help_says_what_it_takes(capsys, command, takes):
+    assert cli.main("rl-lab", "rl", COMMANDS, [command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"rl-lab {command} {takes}[setting=value ...]")

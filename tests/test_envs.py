@@ -45,6 +45,16 @@ def test_without_the_option_only_the_end_of_the_game_counts():
     assert all((s.discount.item() == 0) == s.last.item() for s in without)
 
 
+@pytest.mark.parametrize("point_terminal", [True, False])
+def test_a_point_ends_the_future_where_it_is_told_to_but_not_the_episode(point_terminal):
+    env = Atari("pong", 1, noop_max=0, fire_reset=False, num_threads=1, point_terminal=point_terminal)
+    answers = play(env, lambda t: torch.full((1,), NOOP), 200)
+    env.close()
+    lost = [t for t, s in enumerate(answers) if s.reward.item() == -1]
+    assert len(lost) >= 3 and not any(s.last.item() for s in answers)
+    assert [t for t, s in enumerate(answers) if s.discount.item() == 0] == (lost if point_terminal else [])
+
+
 def test_a_truncated_game_keeps_its_future_and_its_last_frames():
     env = Atari("pong", 2, max_frames=200, noop_max=0, fire_reset=False, num_threads=1)
     answers = play(env, lambda t: torch.full((2,), NOOP), 120)

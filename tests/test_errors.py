@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core.launching import cli
+from rl_lab.core.launching import cli, explain
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
 
@@ -46,6 +47,20 @@ TRAIN = {
     "experiment=dqn_fourrooms": "no choice 'dqn_fourrooms' for experiment; did you mean experiment=dqn_four_rooms?",
     "agent.max_abs_rewards=1": "no setting 'agent.max_abs_rewards'; did you mean agent.max_abs_reward?",
     "env=atari agent=random env.camera=true": "'env.camera' has its default and is not in the YAML; write +env.camera=... to set it",
+    # never in circles: the setting of another choice or lab, or one that is not to be set at all
+    "env.id=CartPole-v1": "no setting 'env.id'; it is a setting of env=gym, env=toy_text",
+    "+env.id=CartPole-v1": "no setting 'env.id'; it is a setting of env=gym, env=toy_text",
+    "env.path=my.npz": "no setting 'env.path'; it is a setting of env=mdp_file",
+    "agent=a2c agent.replay.n_step=3": "no setting 'agent.replay.n_step'; it is a setting of agent=dqn",
+    "agent.lr=0.1": "no setting 'agent.lr'; did you mean agent.optimizer.lr?",
+    "agent.seed=5": "agent.seed is set by the lab itself; leave it out",
+    "env.mdp.rewards.X=1": "'env.mdp.rewards.X' is not in the YAML; write +env.mdp.rewards.X=... to add it",
+    "+env.mdp.rewards.X=1 loop.total_steps=0": "loop.total_steps=0 must be at least 1",
+    "experiment=vae_digits": "experiment=vae_digits is for gen-lab: gen-lab train experiment=vae_digits",
+    "model.beta=4": "no setting 'model.beta' in rl-lab; gen-lab has it: gen-lab train",
+    "experiment=dqn_four_rooms planner=value_iteration": "experiment=dqn_four_rooms is about learning, and "
+    "planner=value_iteration learns nothing; leave the experiment out: planner=value_iteration env=four_rooms",
+    "planner=value_iteration loop.total_steps=5": "no setting 'loop.total_steps'; the chosen loop takes none, leave it out",
     "agnt=dqn": "no setting 'agnt'; did you mean agent?",
     "agent.gamma=1.5": "agent.gamma=1.5 must be between 0 and 1",
     "agent.gamma=nan": "agent.gamma=nan must be a number",
@@ -64,7 +79,7 @@ TRAIN = {
     "loop.eval_env.slip?",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
     "agent.double=maybe": "agent.double=maybe must be true or false",
-    "threads=0": "threads=0 must be at least 1",
+    "threads=0": "threads=0 must be at least 1, or auto",
     "seed=-1": "seed=-1 must be at least 0",
     "checkpoint.every=-1": "checkpoint.every=-1 must be at least 0",
     "device=gpu": "device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps",
@@ -144,13 +159,19 @@ if not torch.cuda.is_available():
 def test_training(here, capsys, overrides):
     code, line = rl_lab(capsys, "train", "tracker=none", *overrides.split())
     assert (code, line) == (2, f"rl-lab: {TRAIN[overrides]}")
-    assert not list(here.rglob("config.yaml")), "a mistake leaves no run behind"
+    assert not list(here.iterdir()), "a mistake leaves nothing behind"
 
 
 def test_more_random_steps_than_memory_holds(here, capsys):
     overrides = ["experiment=fitted_q_russell_norvig", "tracker=none", "device=cpu", "loop.random_steps=1e12"]
     code, line = rl_lab(capsys, "train", *overrides)
     assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 needs 1.21e+05 GB of memory, and ")
+
+
+def test_a_setting_within_null():
+    cfg = OmegaConf.create({"env": {"mdp": {"rewards": None}}})
+    line = "env.mdp.rewards is null; give it as a whole: 'env.mdp.rewards={X: ...}'"
+    assert explain.unknown(cfg, "env.mdp.rewards.X") == line
 
 
 def test_commands(here, capsys):
@@ -217,7 +238,10 @@ def test_of_many_starts_in_one_folder_one_trains_and_the_others_leave_it_alone(h
 
 
 def test_a_run_goes_on_without_its_tracker(finished, capsys):
-    assert rl_lab(capsys, "train", "run=run", "tracker=none", "loop.total_steps=800") == (0, "finished: run")
+    assert rl_lab(capsys, "train", "run=run", "tracker=none", "loop.total_steps=800") == (
+        0,
+        "      rl-lab render run=run",
+    )
     assert rl_lab(capsys, "train", "run=run", "tracker=nothing") == (
         2, "rl-lab: no choice 'nothing' for tracker; did you mean tracker=none?",
     )  # fmt: skip

@@ -27,8 +27,11 @@ RUNS = {
     "drawing": ["env=four_rooms", "agent=reinforce", *SHORT, "agent.sampled_eval=true"],
     "frames": ["env=atari", "env.game=pong", "agent=a2c_cnn", "env.num_envs=4", "loop.total_steps=40", "loop.eval_every=null",
                "env.max_frames=200"],
+    "dqn_frames": ["env=atari", "env.game=pong", "agent=dqn_cnn", "env.num_envs=4", "loop.total_steps=100", "loop.eval_every=null",
+                   "env.max_frames=200", "agent.learning_starts=64", "agent.replay.capacity=1000"],
+    "vpn": ["env=cartpole_tensor", "agent=vpn_mlp", *SHORT],
     "sb3": ["env=cartpole_tensor", "agent=sb3_a2c", "loop=sb3", "loop.total_steps=64", "loop.eval_every=null", "env.num_envs=4"],
-    "sb3_dqn": ["experiment=sb3_dqn_cartpole", "loop.total_steps=64", "loop.eval_every=null", "env=cartpole_tensor"],
+    "sb3_dqn": ["experiment=sb3_dqn_cartpole", "loop.total_steps=64", "loop.eval_every=null"],
     "random": ["env=four_rooms", "agent=random", *SHORT],
 }  # fmt: skip
 ALONE = """
@@ -80,7 +83,11 @@ def test_the_file_acts_as_the_agent_does(trained, tmp_path, capsys, name):
     seen = observations(player, 40)
     for part in (seen, seen[:1]):
         action, bars = program(part)
-        assert torch.equal(action, player.act(part)) and torch.allclose(bars, player.view(part).bars, atol=1e-6)
+        assert (
+            not bars.requires_grad
+            and torch.equal(action, player.act(part))
+            and torch.allclose(bars, player.view(part).bars, atol=1e-6)
+        )
     assert path.stat().st_size < 200_000  # the observations that it was traced with are not in it
 
 

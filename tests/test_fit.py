@@ -36,6 +36,7 @@ from rl_lab.core.run import Run, Stopped
 
 digits = stated("data/digits")
 fit = stated("loop/fit", iwae_samples=0)
+gan = stated("model/gan_mlp")
 
 CPU = torch.device("cpu")
 BOUND = "eval/nll_bound_nats[digits-binarised]"
@@ -181,8 +182,8 @@ def test_rows_and_pictures(tmp_path, data):
     evaluations = [row["step"] for row in rows(tmp_path) if BOUND in row]
     assert evaluations == [0, 50, 100, 150, 200]
     assert [row["step"] for row in rows(tmp_path) if "eval/iwae3_nats[digits-binarised]" in row] == [200]
-    names = {f"{kind}_{step:08d}.png" for kind in ("samples", "reconstructions") for step in evaluations}
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names
+    names = {f"{kind}_{step:08d}.png" for kind in ("samples", "means", "reconstructions") for step in evaluations}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names | {"real.png"}
     with Image.open(tmp_path / "videos/training.gif") as film:
         assert film.n_frames == 5
         film.seek(4)
@@ -190,8 +191,9 @@ def test_rows_and_pictures(tmp_path, data):
         assert np.abs(np.asarray(film.convert("L"), float) - np.asarray(last)).mean() < 8
     x = data.test[:2]
     (a, b), (a_mean, b_mean) = x, model.reconstruct(x)
-    pairs = write_sheet(tmp_path / "pairs.png", torch.stack([a, a_mean, b, b_mean]))
-    assert pairs.read_bytes() == (tmp_path / "pictures/reconstructions_00000200.png").read_bytes()
+    pairs = np.asarray(read_sheet(write_sheet(tmp_path / "pairs.png", torch.stack([a, a_mean, b, b_mean]))))
+    shown = np.asarray(read_sheet(tmp_path / "pictures/reconstructions_00000200.png"))
+    assert np.array_equal(shown[: len(pairs)], pairs) and len(shown) > len(pairs)  # what it is stands below
 
 
 def test_rows_are_means_over_the_updates_between_them(tmp_path, data):
@@ -359,8 +361,126 @@ def test_sample_a_class(conditional):
         assert gen_lab("sample", *arguments) == 0
     three, four = (np.load(conditional / f"samples_seed1_label{k}.npz")["images"] for k in (3, 4))
     model = load(conditional, "cpu").model
-    x = model.sample(6, torch.Generator().manual_seed(1), torch.full((6,), 3))
-    assert np.array_equal(x.numpy(), three) and not np.array_equal(three, four)
+    x = model.sample(64, torch.Generator().manual_seed(1), torch.full((64,), 3))
+    assert np.array_equal(x[:6].numpy(), three) and not np.array_equal(three, four)
+
+
+def test_the_first_samples_do_not_depend_on_the_count(folder, conditional, tmp_path):
+    """Nor on what else is asked for: a film, or a sheet that is put elsewhere."""
+    for run, name in (folder, "vae_digits"), (conditional, "pixelcnn_digits"):
+        drawn = []
+        for count in 3, 70:
+            usual = [f"run={run}", f"count={count}", "device=cpu", "tracker=none", f"out={tmp_path}", "columns=3"]
+            assert gen_lab("sample", *usual) == 0
+            drawn.append(np.load(tmp_path / f"{name}_samples_seed0.npz")["images"])
+            assert read_sheet(tmp_path / f"{name}_samples_seed0.png").width == 3 * 50 + 2
+        assert drawn[1].shape == (70, 1, 8, 8) and np.array_equal(drawn[0], drawn[1][:3])
+        assert not np.array_equal(drawn[1][:6], drawn[1][64:])
+        assert (tmp_path / f"{name}_means_seed0.png").exists() == (run == folder)
+
+
+def test_a_sheet_has_a_class_a_row(conditional):
+    assert gen_lab("sample", f"run={conditional}", "count=25", "seed=7", "device=cpu", "tracker=none") == 0
+    images = np.load(conditional / "samples_seed7.npz")["images"]
+    sheet = np.asarray(read_sheet(conditional / "samples_seed7.png"))
+    assert sheet.shape[1] == 2 * 50 + 2 and len(sheet) > 10 * 50 + 2
+    for k in range(10):
+        for j in range(2):
+            shown = sheet[2 + 50 * k : 50 + 50 * k : 6, 2 + 50 * j : 50 + 50 * j : 6, 0]
+            assert np.array_equal(shown, 255 * images[10 * j + k, 0])
+
+
+def test_cold_samples_are_likelier(conditional, folder, capsys):
+    usual = [f"run={conditional}", "count=64", "device=cpu", "tracker=none"]
+    assert gen_lab("sample", *usual) == gen_lab("sample", *usual, "temperature=0.2") == 0
+    model, rng = load(conditional, "cpu").model, torch.Generator()
+    warm, cold = (torch.from_numpy(np.load(conditional / f"samples_seed0{more}.npz")["images"])
+                  for more in ("", "_temperature0.2"))  # fmt: skip
+    nats = [model.score(x, rng, label=torch.arange(64) % 10)["nll_nats"].mean() for x in (warm, cold)]
+    assert nats[1] < nats[0] - 5
+    assert gen_lab("sample", f"run={folder}", "temperature=0.5", "count=4", "device=cpu", "tracker=none") == 0
+
+
+def test_evaluations_before_the_last_are_of_some_images(tmp_path, data):
+    fitted(tmp_path, data, eval_images=40)
+    curve = [row[BOUND] for row in rows(tmp_path) if BOUND in row]
+    error = [row[BOUND.replace("nats", "nats_se")] for row in rows(tmp_path) if BOUND in row]
+    assert len(curve) == 5 and error[-1] < 0.6 * error[-2]
+    model = fitted(tmp_path / "whole", data, total_steps=0)
+    some = data.some(40)
+    assert len(some.test) == 40 and torch.equal(some.test, data.some(40).test)
+    first = evaluate(model, some, Run.stream(Seeded, "eval"))[BOUND].item()
+    assert curve[0] == pytest.approx(first)
+
+
+class Seeded:
+    seed = 0
+
+
+def test_validation_images_are_not_trained_on_and_the_test_set_is_for_the_end(tmp_path, data):
+    kept = data.parted(300, None, False)
+    assert (len(kept.train), len(kept.validation), len(kept.test)) == (1_200, 300, 297)
+    assert torch.equal(torch.cat([kept.train, kept.validation]).sum(0), data.train.sum(0))
+    every = torch.cat([kept.train_labels, kept.validation_labels])
+    assert torch.equal(every.bincount(), data.train_labels.bincount()) and not torch.equal(every, data.train_labels)
+    assert len(data.parted(300, 100, False).train) == 100
+    fitted(tmp_path, kept)
+    watched = BOUND.replace("]", "-validation]")
+    assert [row["step"] for row in rows(tmp_path) if watched in row] == [0, 50, 100, 150]
+    assert [row["step"] for row in rows(tmp_path) if BOUND in row] == [200]
+    with pytest.raises(UserError, match="data.validation=1400 and data.subset=200 are more than the 1500"):
+        data.parted(1_400, 200, False)
+
+
+def test_half_of_the_images_shown_are_mirrored(data):
+    """A resumed run mirrors those that it would have mirrored."""
+    left = torch.zeros(100, 1, 2, 4, dtype=torch.uint8)
+    left[..., 0] = 1
+    mirrored = Images("left", left, left, 2).parted(0, None, True)
+    batches, again = Batches(mirrored, 100, seed=0), Batches(mirrored, 100, seed=5)
+    x = torch.cat([batches.draw()[0] for _ in range(40)])
+    right = x[:, 0, 0, 3].double().mean().item()
+    assert abs(right - 0.5) < 4 * 0.5 / 4_000**0.5 and bool((x[..., 0] != x[..., 3]).all())
+    again.load_state_dict(batches.state_dict())
+    assert torch.equal(batches.draw()[0], again.draw()[0])
+
+
+def test_ctrl_c_stops_an_evaluation_at_once_and_it_is_done_again(tmp_path, data, monkeypatch):
+    """The last checkpoint was long ago: nothing of the training is lost."""
+    whole = fitted(tmp_path / "whole", data, total_steps=100)
+    score, slow = VAE.score, []
+
+    def scored(self, *arguments):
+        slow.append(None)
+        if len(slow) == 2:  # the evaluation at update 50
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the signal was not answered")
+        return score(self, *arguments)
+
+    monkeypatch.setattr(VAE, "score", scored)
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "cut", data, total_steps=100, eval_images=200)
+    monkeypatch.setattr(VAE, "score", score)
+    resumed = fitted(tmp_path / "cut", data, total_steps=100, eval_images=200)
+    assert [row["step"] for row in rows(tmp_path / "cut") if BOUND in row] == [0, 50, 100]
+    assert equal(whole.state_dict(), resumed.state_dict())
+
+
+def test_pictures_between_evaluations_and_when_it_is_stopped(tmp_path, data):
+    with pytest.raises(Stopped):
+        fitted(tmp_path, data, interrupted(35, terminate), picture_every=10, eval_every=100)
+    names = sorted(path.name for path in (tmp_path / "pictures").glob("samples_*"))
+    assert names == [f"samples_{step:08d}.png" for step in (0, 10, 20, 30, 35)]
+
+
+def test_the_line_shows_what_a_gan_does(data):
+    from rl_lab.core.metrics import is_shown, objective
+
+    metrics = gan(data.spec, device=CPU, seed=0).update(data.train[:8])
+    shown = {name for name in metrics if is_shown(name)}
+    assert {"gan/D(x)", "gan/D(G(z))", "gan/generator_loss", "gan/discriminator_loss"} <= shown
+    assert 0 < metrics["gan/D(x)"] < 1 and objective(metrics) is None
+    assert is_shown("eval/frechet[digits-x]") and is_shown("autoregressive/bits_per_dim")
 
 
 def test_inpaint(conditional, tmp_path):
@@ -372,7 +492,7 @@ def test_inpaint(conditional, tmp_path):
         assert np.array_equal(saved["images"][:, :, :4], test[:, :, :4])
         assert not np.array_equal(saved["images"][:, :, 4:], test[:, :, 4:])
     sheet = np.asarray(Image.open(conditional / "inpainted_seed2.png"))
-    assert sheet.shape == (3 * 50 + 2, 9 * 50 + 2, 3)  # three triples a row
+    assert sheet.shape[1:] == (9 * 50 + 2, 3) and 4 * 50 > len(sheet) > 3 * 50 + 2  # three triples a row, and words
     assert (sheet[2:26, 2:50] == sheet[2:26, 102:150]).all() and (sheet[26:50, 2:50] == 128).all()
     mask = np.zeros((8, 8), np.uint8)
     mask[::2] = 255
@@ -539,7 +659,7 @@ def test_a_sheet_is_not_read_through_a_link_nor_from_anything_else(tmp_path):
     ("arguments", "says"),
     [
         (["sample", "count=1e9", "tracker=none"], "count=1000000000 needs .* of memory, and .* are free"),
-        (["evaluate", "iwae_samples=1e9"], "iwae_samples=1000000000, of 256 images at once, needs"),
+        (["evaluate", "iwae_samples=1e9"], "iwae_samples=1000000000, of 8 images at once, needs"),
         (["latents", "steps=1e9"], "rows=8 of steps=1000000000 needs"),
         (["evaluate", "judge=random", "judge.samples=1e12"], "judge.samples=1000000000000 needs"),
         ([*TRAIN, "data=xor_chain", "data.train=1e12"], "data.train=1000000000000 and data.test=4000 needs"),

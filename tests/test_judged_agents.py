@@ -218,6 +218,7 @@ def test_a_film_shows_the_guest_beside_the_optimum(here, capsys):
         (["agent=sb3", "agent.path=other.zip", "agent.algorithm=PPO"], "agent.path=other.zip is no zip of Stable-Baselines3"),
         (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=DQN"], "agent.path=cart.zip is no model of agent.algorithm=DQN ("),
         (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=PPO"], "it chooses from Discrete(2), and here are 4 actions"),
+        (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=3", "env=cartpole"], "agent.algorithm=3 must be a text"),
         (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=PPO", "env=collect"], "agent.path=cart.zip is a model of another environment: "),
         (["agent=sb3", "agent.path=lake.zip", "agent.algorithm=DQN"], "it observes Discrete(16), and here are (4,) numbers; env.obs=index"),
         (["agent=sb3", "agent.path=lake.zip", "agent.algorithm=DQN", "env.obs=index"], "it observes Discrete(16), and here are 4 states"),

@@ -478,7 +478,8 @@ def test_under_nohup_a_closed_terminal_is_nothing(tmp_path):
         assert process.wait(60) == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM)])
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM),
+                                     (signal.SIGUSR1, signal.SIGTERM), (signal.SIGUSR2, signal.SIGTERM)])  # fmt: skip
 def test_what_a_launcher_passes_on_is_no_second_call(tmp_path, numbers):
     with pytest.raises(Stopped) as stop, Run(tmp_path, 0, "cpu", names={"name": "x"}, config={}) as run:
         run.begin(10)

@@ -127,6 +127,7 @@ WANTED = ("this run folder wants doors_env, doors_agent.DynaQ, and no run of you
 WORDS = ["env.imports=[doors_env]", "agent._target_=doors_agent.DynaQ"]
 READ = [["train", "loop.total_steps=1_240"], ["evaluate", "episodes=4"], ["record", "episodes=2"],
         ["render", "episodes=1", "out=x.png", "tracker=none"], ["watch", "view=terminal", "episodes=1"]]  # fmt: skip
+TWO_WAYS = READ[:2]  # in which a folder is opened: to train on, and to play what it learned
 
 
 def lab(*arguments: str) -> int:
@@ -215,16 +216,30 @@ def test_a_new_run_says_in_a_line_what_it_cannot_import(home, elsewhere, capsys)
     (elsewhere / "doors_broken.py").write_text("x = 1\nx.y\n")
     (elsewhere / "doors_wrong.py").write_text("x = = 1\n")
     (elsewhere / "doors_needy.py").write_text("import no_such\n")
+    (elsewhere / "doors_leaving.py").write_text("raise SystemExit(3)\n")
     for module, words in {
         "broken": "importing doors_broken failed (AttributeError: 'int' object has no attribute 'y', doors_broken.py line 2)",
         "wrong": "importing doors_wrong failed (SyntaxError: invalid syntax, doors_wrong.py line 1)",
         "needy": "doors_needy needs no_such; pip install no_such",
+        "leaving": "importing doors_leaving failed (SystemExit: 3, doors_leaving.py line 1)",
     }.items():
         assert said(capsys, *env, f"env.imports=[doors_{module}]") == f"env.imports=[doors_{module}]: {words}"
     assert said(capsys, *env, "env.imports=[5]") == "env.imports=[5] must be a list of modules, such as [minigrid]"
     assert not [*elsewhere.glob("runs/*/*")]
     agent = ["train", "env=four_rooms", "tracker=none", "device=cpu", "agent._target_=doors_broken.X"]
     assert "doors_broken.X: importing doors_broken failed (AttributeError: " in said(capsys, *agent)
+    (elsewhere / "doors_small.py").write_text("class Small:\n    def act(self, obs): ...\n")
+    small = [
+        "train",
+        "env=four_rooms",
+        "tracker=none",
+        "device=cpu",
+        "agent=random",
+        "agent._target_=doors_small.Small",
+    ]
+    assert said(capsys, *small).startswith(
+        "Small is no agent: Small() takes no arguments; its constructor is __init__("
+    )
 
 
 def test_the_command_itself_finds_what_lies_where_it_is_called(home):
@@ -233,7 +248,8 @@ def test_the_command_itself_finds_what_lies_where_it_is_called(home):
     start, folder = [sys.executable, "-c", code], "runs/by_hand"
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[3])}
     for arguments in (["train", *TRAIN, "loop.total_steps=40", f"hydra.run.dir={folder}"],
-                      ["evaluate", f"run={folder}", "episodes=1", "device=cpu"]):  # fmt: skip
+                      ["evaluate", f"run={folder}", "episodes=1", "device=cpu"],
+                      ["doctor", *TRAIN[:2], "seconds=2", "device=cpu"]):  # fmt: skip
         done = subprocess.run([*start, *arguments], cwd=home, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
@@ -241,10 +257,10 @@ def test_the_command_itself_finds_what_lies_where_it_is_called(home):
 # -- a stranger's
 
 
-def attempts(folder: Path, capsys, *typed: str) -> set[str]:
+def attempts(folder: Path, capsys, *typed: str, commands=READ) -> set[str]:
     """What each command says of it, nothing having been imported."""
     forget()
-    lines = {said(capsys, command, f"run={folder}", *rest, *typed) for command, *rest in READ}
+    lines = {said(capsys, command, f"run={folder}", *rest, *typed) for command, *rest in commands}
     assert not {"doors_env", "doors_agent", "doors_evil"} & set(sys.modules)
     return lines
 
@@ -301,7 +317,7 @@ def test_a_folder_of_one_s_own_that_was_changed_is_a_stranger_s(home, elsewhere,
     text = path.read_text()
     path.write_text(CHANGES[what](text))
     assert path.read_text() != text
-    (line,) = attempts(home / "own", capsys)
+    (line,) = attempts(home / "own", capsys, commands=TWO_WAYS)
     assert (
         line.startswith("this run folder wants doors_env, doors_") and "where you trust it, type env.imports=" in line
     )
@@ -347,7 +363,7 @@ def test_a_seal_that_proves_nothing(home, elsewhere, resealed, capsys, what):
     folder = resealed(home / "own")
     SEALS[what](folder, elsewhere)
     try:
-        assert attempts(folder, capsys) == {WANTED}
+        assert attempts(folder, capsys, commands=TWO_WAYS) == {WANTED}
     finally:
         if (folder / "seal.json").is_dir():
             (folder / "seal.json").rmdir()
@@ -435,7 +451,7 @@ def test_a_stranger_imports_nothing(elsewhere, monkeypatch, capsys, honest, conf
     else:
         held["env"].update(config)
     path.write_text(yaml.safe_dump(held))
-    assert {line in words for words in attempts(folder, capsys)} == {True}
+    assert {line in words for words in attempts(folder, capsys, commands=TWO_WAYS)} == {True}
     assert not Path("sang").exists()
 
 
@@ -638,6 +654,7 @@ def test_wrappers_stand_around_each_environment_in_order():
     env.reset(0)
     ends = [env.step(torch.ones(3, dtype=torch.int64)) for _ in range(5)]
     assert ends[4].last.all() and not ends[3].last.any() and ends[4].discount.tolist() == [1, 1, 1]
+    assert wrapping.named("FlattenObservation", "w") == ["FlattenObservation"]
     assert wrapping.named([{"_target_": "a.B", "x": 1}, {"TimeLimit": {}}, "C"], "w") == [
         {"a.B": {"x": 1}},
         "TimeLimit",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import threading
 from functools import partial
@@ -11,15 +10,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from chromium import BROWSER
+from matplotlib.figure import Figure
 from PIL import Image
 from run_folders import write_run
 from stated import stated
 
-from rl_lab.core.comparing import page
+from rl_lab.core.comparing import figures, page
+from rl_lab.core.comparing.compare import analyse
 
 compare = stated("command/rl/compare")
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Tags(HTMLParser):
@@ -108,8 +108,48 @@ def test_the_page_says_what_its_intervals_are_and_where_its_runs_lie(several):
 def test_one_task_has_its_curves_over_steps_and_seconds(tmp_path):
     compare([study(tmp_path / "runs", tasks=("A",))], out=tmp_path / "out", resamples=50)
     text = (tmp_path / "out/index.html").read_text()
-    assert len(re.findall("<figure>", text)) == 1 + 2
+    assert len(re.findall("<figure>", text)) == 1 + 2 + 1  # scores, curves, distribution
     assert "over steps" in text and "over seconds" in text and "Over all tasks" not in text
+    headings = re.findall("<h2>(.*?)</h2>", text)
+    assert headings[:4] == ["Groups, best first", "Scores", "Learning curves", "Distribution of final scores"]
+    assert "eval/return, higher is better" in text
+
+
+def test_every_seed_is_a_point_beside_its_groups_score(tmp_path):
+    results, _ = analyse([study(tmp_path / "runs", tasks=("A",))], resamples=50)
+    axes = Figure().subplots()
+    figures.scores(axes, results, "A")
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    finals = [float(run.curves["eval/return"].values[-1]) for run in results.runs]
+    assert sorted(float(line.get_xdata()[0]) for line in points) == sorted(finals) and len(finals) == 9
+    assert [label.get_text() for label in axes.get_yticklabels()] == results.groups
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([0, 1, 2, 3], (0, 3)),
+        ([0.1, 0.2, 0.3, *[0.99, 0.991, 0.992] * 3], (0.1, 0.992)),  # far below the others, and still to be seen
+        ([-16.2, -4.9, 0.75, 0.97, 0.98, 0.99, 0.56, 0.6, 0.65, 0.47, 0.5, 0.53], (0.47, 0.99)),
+        ([5.0], (5, 5)),
+        ([float("nan")], (0, 1)),
+    ],
+)
+def test_an_outlier_does_not_squash_a_panel(values, ends):
+    assert figures.edges(values) == ends
+
+
+def test_what_lies_past_the_edge_is_marked_with_its_number(tmp_path):
+    for agent, final in (("dqn", -1e6), ("a2c", 1.0), ("ppo", 2.0), ("pqn", 3.0), ("vpn", 4.0)):
+        for seed in range(3):
+            write_run(tmp_path / "runs" / agent / str(seed), (0.0, final + 0.1 * seed), name=agent, seed=seed,
+                      choices={"agent": agent, "env": "a"})  # fmt: skip
+    results, _ = analyse([tmp_path / "runs"], resamples=50)
+    axes, curve = Figure().subplots(1, 2)
+    figures.scores(axes, results, next(iter(results.tasks)))
+    assert [text.get_text() for text in axes.texts] == ["\u25c2 -1,000,000"] and axes.get_xlim()[0] > 0
+    figures.learning(curve, results, next(iter(results.tasks)), "steps")
+    assert -10 < curve.get_ylim()[0] < 0 < 4 < curve.get_ylim()[1] < 10
 
 
 def test_names_are_text_not_tags(tmp_path):

@@ -79,6 +79,15 @@ def test_the_four_by_three_world():
     assert np.abs(square(board, 1, 2)[3, 3] - shade).max() < 3
 
 
+def test_what_is_not_known_is_pale_and_counts_in_no_scale():
+    layout = gridworld("S...G").layout
+    value, known = np.array([0.0, 1.0, 1e6, 2.0, 0.0]), np.array([True, True, False, True, True])
+    board = Board(layout, NAMES, value, np.eye(4)[[RIGHT] * 5], known=known)
+    assert board.limits == (0.0, 2.0) and board.picture.height == 96 + 6 + 54
+    assert (square(board, 0, 2) == rgb(FLOOR)).all()  # without an arrow or a number
+    assert (square(board, 0, 3)[3, 3] == VIRIDIS[-1]).all() and count(square(board, 0, 3), INK) > 50
+
+
 @pytest.mark.parametrize("action", [UP, RIGHT, DOWN, LEFT])
 def test_an_arrow_points_where_the_action_goes(action):
     """Its head, where most of its pixels are, lies on that side of the cell."""
@@ -411,6 +420,34 @@ def test_bars_are_as_long_as_their_numbers():
     values.draw(["1"], "", [-2.0, 5.0], 1)
     values.draw(["2"], "", [0.0, 1.0], 1)
     assert (values.low, values.high) == (-2.0, 5.0)  # the scale does not shrink
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [
+        (2.0, 5.0, (0.0, 5.0)),
+        (3.0, 5.0, (3.0, 5.0)),
+        (-1.0, 5.0, (-1.0, 5.0)),
+        (-5.0, -1.0, (-5.0, 0.0)),
+        (1.0, 1.0, (1.0, 1.0)),
+    ],
+)
+def test_an_axis_goes_on_to_0_where_that_leaves_half_of_it(low, high, ends):
+    assert panels.axis(low, high) == ends
+
+
+def test_bars_begin_at_0_and_elsewhere_are_dots():
+    def lengths(limits, bars):
+        panel = panels.Panel(["step"], ["left", "right"], "action values", 300, limits=limits)
+        picture = np.array(panel.draw(["1"], "", bars, 1))
+        masks = (np.all(picture == rgb(c), axis=-1) for c in (panels.BAR, panels.AGENT))
+        return panel.right - panel.left, [np.flatnonzero(mask.any(0)) for mask in masks], panel.left
+
+    whole, (other, taken), left = lengths((-2.0, 2.0), [-1.0, 2.0])
+    assert (other.min(), other.max()) == pytest.approx((left + whole / 4, left + whole / 2), abs=2)
+    assert (taken.min(), taken.max()) == pytest.approx((left + whole / 2, left + whole), abs=2)
+    whole, (other, taken), left = lengths((90.0, 100.0), [92.0, 99.0])
+    assert len(other) == len(taken) < 20 and other.mean() == pytest.approx(left + 0.2 * whole, abs=1)
 
 
 @pytest.mark.parametrize(

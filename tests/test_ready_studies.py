@@ -77,7 +77,7 @@ def test_steps_and_worlds_are_right_for_each_combination():
     assert [(cfg.seed, cfg.loop.total_steps) for cfg in shorter] == [(7, 500)]
     atari = [compose() for _, compose in jobs("atari", "experiment=a2c_pong", "env.game=qbert", "seed=0")]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        assert [(cfg.env.game, cfg.threads, cfg.env.num_envs) for cfg in atari] == [("qbert", 2, 16)]
+        assert [(cfg.env.game, cfg.threads, cfg.env.num_envs) for cfg in atari] == [("qbert", "auto", 16)]
 
 
 def test_a_small_ready_study_runs_whole(tmp_path, monkeypatch):

@@ -15,14 +15,15 @@ from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
-from rl_lab.commands.render import distinctions
+from rl_lab.commands.render import distinctions, shrunk, still
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.looking import panels, pictures, trees
 from rl_lab.looking.films import write, write_gif
 from rl_lab.loops.judging import Judge
+from rl_lab.playing import scenes
 from rl_lab.playing.player import Player, load
-from rl_lab.playing.scenes import at_rate, film, play, together
+from rl_lab.playing.scenes import at_rate, board_of, film, limits_of, on_one_scale, play, together
 
 Atari = stated("env/atari")
 Gym = stated("env/gym")
@@ -194,11 +195,82 @@ def test_a_still_shows_what_tells_runs_apart(runs, tmp_path, capsys, monkeypatch
 
 
 def test_a_still_of_any_world(runs, tmp_path):
-    """Of a game its first picture; of a table's gridworld what it learned; a name where nothing tells runs apart."""
+    """Of a game moments of it; of a table's gridworld what it learned; a name where nothing tells runs apart."""
     path = render([runs / "pong", runs / "dqn"], out=str(tmp_path / "still.png"), device="cpu")
     with Image.open(path) as still:
-        assert still.size == (322 + 32 + 300 + 32, 422 + 72)
+        assert still.width == 4 * (240 + 12) + 32
     assert distinctions([runs / "pong", runs / "dqn"]) == ["", ""]
+
+
+def test_a_still_of_cartpole_is_a_strip_of_moments(runs):
+    """The first and the last, and those between evenly apart; only these are drawn."""
+    player = load(runs / "cartpole", max_envs=1, device="cpu", camera=True)
+    played = ([*play(player, episodes=1, seed=seed, max_steps=2_000, drawn=())] for seed in range(50))
+    seed, moments = next((seed, found) for seed, found in enumerate(played) if found[-1].step > 8)
+    drawn = []
+    draw = player.env.picture
+    player.env.picture = lambda: drawn.append(1) or draw()
+    picture = still([player], seed)
+    assert len(drawn) == 8 and moments[-1].picture.size == (2, 2)
+    assert picture.size == (4 * 252 + 32, 2 * (round(402 * 240 / 602) + 30) + 72)
+    first, last = (np.asarray(picture)[56 + y : 56 + y + 150, 16 + x : 16 + x + 240] for x, y in ((0, 0), (756, 190)))
+    player.env.reset(seed)
+    top = np.asarray(shrunk(panels.enlarged(draw()[0])))[:150]
+    assert (first == top).all() and (last != top).any()
+    player.env.close()
+
+
+def test_runs_of_one_world_share_a_scale_and_of_several_say_that_they_do_not(runs):
+    load_all = lambda *names: on_one_scale([load(runs / n, max_envs=1, device="cpu") for n in names])
+    one, other = load_all("plan", "plan")
+    assert one.scale == other.scale == board_of(one).limits and one.scale[0] < one.scale[1]
+    plan, dear = players = load_all("plan", "dear")
+    assert plan.scale is dear.scale is None
+    noted, bare = still(players, 0), still([one, other], 0)
+    assert noted.height - bare.height == 26
+
+
+def test_the_bars_of_runs_in_one_world_share_an_axis_too(runs, monkeypatch):
+    found = iter([(0.0, 1.0), (-1.0, 3.0)] * 2)
+    monkeypatch.setattr(scenes, "limits_of", lambda player, **_: next(found))
+    for names, expected in ((("plan", "plan"), {(-1.0, 3.0)}), (("plan", "dear"), {(0.0, 1.0), (-1.0, 3.0)})):
+        axes, players = [], [load(runs / n, max_envs=1, device="cpu") for n in names]
+        monkeypatch.setattr(scenes, "Page", lambda player, limits, abreast, axes=axes: axes.append(limits) or str)
+        monkeypatch.setattr(scenes, "play", lambda player, **_: iter(()))
+        for show in scenes.films(players, [6.0, 6.0], episodes=1, seed=0, max_steps=3):
+            list(show)
+        assert {*axes} == expected
+
+
+def test_cells_that_were_never_visited_are_pale_and_count_in_no_scale(runs):
+    player = load(runs / "dqn", max_envs=1, device="cpu")
+    saved = torch.load(runs / "dqn/checkpoint.pt", weights_only=True)["env"]["visited"]
+    assert torch.equal(player.visited, saved) and 0 < saved.sum() < len(saved)
+    env, known = player.env, saved.numpy()
+    value = player.view(env.all_observations()).value.numpy()
+    board = board_of(player)
+    assert board.limits == (value[known].min(), value[known].max())
+    pale = int(np.flatnonzero(~known[board.grid.free])[0])
+    (x, y), colour = board.centre(*board.grid.places[pale]), rgb(pictures.FLOOR)
+    assert (
+        board.picture.getpixel((x, y)) == colour
+        and board.picture.height > board_of(player._replace(visited=None)).picture.height
+    )
+    assert load(runs / "plan", max_envs=1, device="cpu").visited is None  # a planner has walked nowhere
+
+
+def test_the_bars_keep_one_axis_over_a_film(runs):
+    player = load(runs / "dqn", max_envs=1, device="cpu")
+    how = dict(episodes=2, seed=0, max_steps=12)
+    bars = [moment.view.bars for moment in play(player, **how)]
+    low, high = limits_of(player, **how)
+    assert (low, high) == (min(float(x.min()) for x in bars), max(float(x.max()) for x in bars))
+    axes = []
+    with pytest.MonkeyPatch.context() as patch:
+        draw = panels.Panel.draw
+        patch.setattr(panels.Panel, "draw", lambda panel, *a: axes.append((panel.low, panel.high)) or draw(panel, *a))
+        list(film(player, 6.0, **how))
+    assert {*axes} == {(low, high)} and len(axes) == len(bars)
 
 
 def test_a_still_that_cannot_be_written(runs, tmp_path):
@@ -215,7 +287,7 @@ def test_side_by_side(runs, tmp_path):
     widths, seconds = [], []
     for name, rate in zip(names, (50, 15, 6), strict=True):
         player = load(runs / name, max_envs=1, device="cpu", camera=True)
-        alone = list(film(player, rate, episodes=1, seed=0, max_steps=2000))
+        alone = list(film(player, rate, episodes=1, seed=0, max_steps=2000, abreast=True))
         widths.append(alone[0].width)
         seconds.append(len(alone) / rate)
         player.env.close()
@@ -251,8 +323,8 @@ def test_odd_sizes_are_padded_not_scaled(tmp_path):
 @pytest.mark.parametrize("fps", [6, 15, 16.7, 20])
 def test_a_gif_keeps_time(tmp_path, fps):
     stills = [Image.new("P", (4, 4), i) for i in range(50)]
-    for still in stills:
-        still.putpalette([i for c in range(256) for i in (c, c, c)])
+    for each in stills:
+        each.putpalette([i for c in range(256) for i in (c, c, c)])
     write_gif(tmp_path / "x.gif", stills, fps)
     assert duration(tmp_path / "x.gif") == pytest.approx(50 / fps, abs=0.011)
 
@@ -302,6 +374,8 @@ def test_mistakes(runs, capsys, tmp_path):
         (f"run={tmp_path}",): f"{tmp_path} is not a run folder: it has no config.yaml",
         (f"run={runs / 'plan'}", "episodes=0"): "episodes=0 must be at least 1",
         (f"run={runs / 'plan'}", "episode=1"): "no setting 'episode'; did you mean episodes?",
+        (f"run={runs / 'plan'}", "out=a.avi"):
+            "out=a.avi must be a film (.mp4, with a .gif beside it), a still (.png) or an existing folder",
         (f"run={runs / 'plan'}", f"out={tmp_path / 'file/x.mp4'}"):
             f"cannot write to {tmp_path / 'file'}: File exists; make room or choose another place (out=)",
     }  # fmt: skip
@@ -314,15 +388,6 @@ def test_a_world_without_a_picture(planner):
     env = MDPEnv(gridworld(**BOOK)._replace(layout=None), 1, time_limit=200)
     with pytest.raises(UserError, match="^nowhere: its environment has no picture to film$"):
         next(play(planner._replace(env=env), episodes=1, seed=0, max_steps=9))
-
-
-def test_the_film_reaches_weights_and_biases(runs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments = ["render", f"run={runs / 'plan'}", "episodes=1", "gif=false", "tracker.mode=offline", "device=cpu"]
-    assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
-    (kept,) = tmp_path.glob("runs/wandb/offline-run-*/files/media/videos/*.mp4")
-    (written,) = (runs / "plan/videos").glob("*.mp4")
-    assert kept.read_bytes() == written.read_bytes()
 
 
 @pytest.mark.parametrize(("name", "own"), [("pong", 15.0), ("cartpole", 50.0), ("plan", 6.0)])
@@ -368,4 +433,4 @@ def test_a_plan_stands_beside_what_it_is_about(tmp_path):
     assert [m.action for m in moments] == [m.action for m in plain]
     ways = [np.asarray(m.picture) != np.asarray(p.picture) for m, p in zip(moments, plain, strict=True)]
     assert any(way.any() for way in ways) and all(way.mean() < 0.2 for way in ways)
-    assert beside.width >= next(film(player, 5.0, episodes=1, seed=0, max_steps=9)).width + tree.width
+    assert beside.width == moments[0].picture.width + tree.width + 32  # the panel lies below the picture

@@ -1,5 +1,7 @@
 """A run that is killed goes on as if nothing had happened; one that is asked to stop says how to go on."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rl_lab.__main__ import COMMANDS
 from rl_lab.core import reading
+from rl_lab.core.launching import cli
 from rl_lab.parts import PARTS
 
 COMMAND = [sys.executable, "-m", "rl_lab", "train"]
@@ -30,17 +34,23 @@ def rows(folder: Path) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def run(*arguments: str, cwd: Path, kill_after: float | None = None, by: int = signal.SIGKILL) -> subprocess.Popen:
+def run(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """In this process, to its end: the exit code and what it said."""
+    with contextlib.chdir(cwd), contextlib.redirect_stderr(io.StringIO()) as said:
+        return cli.main("rl-lab", "rl", COMMANDS, ["train", *arguments]), said.getvalue()
+
+
+def cut_off(*arguments: str, cwd: Path, after: float, by: int = signal.SIGKILL) -> tuple[int, str]:
+    """In a process of its own, which gets the signal so many seconds after it began to train."""
     process = subprocess.Popen([*COMMAND, *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
-    if kill_after is not None:
-        folder = cwd / next(a for a in arguments if "dir=" in a or a.startswith("run=")).partition("=")[2]
-        deadline = time.monotonic() + 60
-        while not (folder / "summary.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(kill_after)
-        process.send_signal(by)
-    process.err = process.communicate(timeout=300)[1]
-    return process
+    folder = cwd / next(a for a in arguments if "dir=" in a or a.startswith("run=")).partition("=")[2]
+    deadline = time.monotonic() + 60
+    while not (folder / "summary.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(after)
+    process.send_signal(by)
+    said = process.communicate(timeout=300)[1]
+    return process.returncode, said
 
 
 @pytest.mark.parametrize(("experiment", "kills"), [(DQN, 3), (A2C, 2)])
@@ -60,45 +70,44 @@ def test_killed_at_ten_random_moments(tmp_path):
 
 
 def check_kills(tmp_path: Path, experiment: list[str], kills: int, seed: int) -> None:
-    assert run(*experiment, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    assert run(*experiment, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
     spent = json.loads((tmp_path / "whole/summary.json").read_text())["seconds"]
     moments = [random.Random(seed + i).uniform(0.1, 0.8) * spent / kills for i in range(kills)]
-    process = run(*experiment, "hydra.run.dir=killed", cwd=tmp_path, kill_after=moments[0])
-    died = int(process.returncode == -signal.SIGKILL)
+    died = cut_off(*experiment, "hydra.run.dir=killed", cwd=tmp_path, after=moments[0])[0] == -signal.SIGKILL
     for moment in moments[1:]:
         (tmp_path / "killed/summary.json").unlink(missing_ok=True)
-        died += run("run=killed", cwd=tmp_path, kill_after=moment).returncode == -signal.SIGKILL
+        died += cut_off("run=killed", cwd=tmp_path, after=moment)[0] == -signal.SIGKILL
     assert died == kills, f"{died} of {kills} kills struck; seed {seed}"
-    process = run("run=killed", cwd=tmp_path)
-    assert process.returncode == 0, process.err
+    code, said = run("run=killed", cwd=tmp_path)
+    assert code == 0, said
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole"), f"seed {seed}"
 
 
 def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path):
-    process = run(
-        *DQN, "checkpoint.every=1000", "hydra.run.dir=stopped", cwd=tmp_path, kill_after=1.0, by=signal.SIGTERM
+    code, said = cut_off(
+        *DQN, "checkpoint.every=1000", "hydra.run.dir=stopped", cwd=tmp_path, after=1.0, by=signal.SIGTERM
     )
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; rl-lab train run=stopped resumes it" in process.err
+    assert code == 128 + signal.SIGTERM
+    assert "stopped; rl-lab train run=stopped resumes it" in said
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
     assert summary["state"] == "stopped" and 0 < summary["step"] < 60_000
-    process = run("run=stopped", "loop.total_steps=70_000", cwd=tmp_path)
-    assert process.returncode == 0 and f"resumed at step {summary['step']:,}" in process.err
+    code, said = run("run=stopped", "loop.total_steps=70_000", cwd=tmp_path)
+    assert code == 0 and f"resumed at step {summary['step']:,}" in said
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
     assert summary["state"] == "finished" and summary["step"] == 70_016
     assert rows(tmp_path / "stopped")[-1]["step"] == 70_016
 
 
 def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path):
-    alone = run(*DQN, "hydra.run.dir=whole", cwd=tmp_path)
+    assert run(*DQN, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
     with subprocess.Popen([*COMMAND, *DQN, "hydra.run.dir=held"], cwd=tmp_path, stderr=subprocess.DEVNULL) as first:
         while not (tmp_path / "held/checkpoint.pt").exists() and first.poll() is None:
             time.sleep(0.02)
-        second = run("run=held", cwd=tmp_path)
+        code, said = run("run=held", cwd=tmp_path)
         assert first.poll() is None, "the first had ended too soon to be in the way"
-        assert first.wait(timeout=300) == alone.returncode == 0
-    assert second.returncode == 2
-    assert second.err.splitlines() == [
+        assert first.wait(timeout=300) == 0
+    assert code == 2
+    assert said.splitlines() == [
         f"rl-lab: {tmp_path / 'held'} is being trained by another process; wait until it ends, or stop it first"
     ]
     assert rows(tmp_path / "held") == rows(tmp_path / "whole")
@@ -107,19 +116,20 @@ def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path):
 def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp_path):
     short = ["experiment=a2c_pong", "tracker=none", "device=cpu", "threads=1", "env.num_envs=2", "env.max_frames=400",
              "loop.total_steps=400", "loop.eval_episodes=2"]  # fmt: skip
-    assert run(*short, "hydra.run.dir=pong", cwd=tmp_path).returncode == 0
-    process = run("run=pong", "loop.total_steps=800", cwd=tmp_path)
-    assert process.returncode == 0, process.err
-    assert "this environment's state cannot be saved: its episodes start anew" in process.err
+    code, said = run(*short, "hydra.run.dir=pong", cwd=tmp_path)
+    assert code == 0 and "env.num_threads=auto: " in said
+    code, said = run("run=pong", "loop.total_steps=800", cwd=tmp_path)
+    assert code == 0, said
+    assert "this environment's state cannot be saved: its episodes start anew" in said
     assert [r["step"] for r in rows(tmp_path / "pong")][-1] == 800
 
 
 def test_a_finished_run_taken_further_equals_one_that_never_ended(tmp_path):
     longer = [*DQN[:3], "loop.total_steps=40_000", "loop.log_every=1_000", *DQN[4:]]
     shorter = [a.replace("40_000", "20_000") for a in longer]
-    assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
-    assert run(*shorter, "hydra.run.dir=taken", cwd=tmp_path).returncode == 0
-    assert run("run=taken", "loop.total_steps=40_000", cwd=tmp_path).returncode == 0
+    assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
+    assert run(*shorter, "hydra.run.dir=taken", cwd=tmp_path)[0] == 0
+    assert run("run=taken", "loop.total_steps=40_000", cwd=tmp_path)[0] == 0
     assert rows(tmp_path / "taken") == rows(tmp_path / "whole")
 
 
@@ -128,8 +138,8 @@ def test_a_folder_that_is_older_than_some_settings_goes_on_as_one_that_has_them(
     longer = ["agent=dqn", "env=windy", "tracker=none", "device=cpu", "loop.total_steps=8_000", "loop.log_every=1_000",
               "loop.eval_every=4_000", "loop.eval_episodes=8"]  # fmt: skip
     shorter = [a.replace("8_000", "4_000") for a in longer]
-    assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
-    assert run(*shorter, "hydra.run.dir=older", cwd=tmp_path).returncode == 0
+    assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
+    assert run(*shorter, "hydra.run.dir=older", cwd=tmp_path)[0] == 0
     before, taken = reading.config(tmp_path / "older", PARTS)[0], []
 
     def older(node):
@@ -144,5 +154,5 @@ def test_a_folder_that_is_older_than_some_settings_goes_on_as_one_that_has_them(
     (tmp_path / "older/config.yaml").write_text(yaml.safe_dump(config))
     assert {"noise", "slip", "dueling", "priorities", "delay", "obs"} <= {*taken}
     assert reading.config(tmp_path / "older", PARTS)[0] == before
-    assert run("run=older", "loop.total_steps=8_000", cwd=tmp_path).returncode == 0
+    assert run("run=older", "loop.total_steps=8_000", cwd=tmp_path)[0] == 0
     assert rows(tmp_path / "older") == rows(tmp_path / "whole")

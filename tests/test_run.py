@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from stated import stated
 
 from rl_lab.__main__ import COMMANDS
@@ -40,6 +41,26 @@ def test_rows_hold_step_seconds_and_values(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["state"] == "finished" and summary["final"] == {"a/x": 1.5, "a/y": 2.0} and summary["agent"] == "dqn"
     assert summary["versions"]["torch"] == torch.__version__
+
+
+def test_a_row_of_nothing_is_no_row(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin(10)
+        run.log({}, 5)
+        run.log({"a/x": 1.0}, 6)
+    assert [row["step"] for row in rows(tmp_path)] == [6]
+
+
+def test_resumed_without_a_checkpoint_it_says_that_it_starts_anew(tmp_path, capsys):
+    line = "no checkpoint was written before the run ended: it starts anew, at step 0"
+    for again in (False, True):
+        with pytest.raises(KeyboardInterrupt), open_run(tmp_path) as run:
+            assert run.restore({}) == 0
+            assert (line in capsys.readouterr().err) == again
+            run.begin(10)
+            run.log({"x": 1.0}, 1)
+            raise KeyboardInterrupt
+    assert [row["step"] for row in rows(tmp_path)] == [1]
 
 
 def test_rows_are_thinned_only_beyond_a_thousand_at_once_and_evaluations_never(tmp_path):
@@ -142,6 +163,21 @@ def test_multirun_gives_each_job_its_own_folder(tmp_path, monkeypatch):
     assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 0
     folders = sorted(p.parent for p in tmp_path.glob("runs/value_iteration_four_rooms/*/summary.json"))
     assert len(folders) == 4 and sum(f.name.endswith("_seed1") for f in folders) == 2
+
+
+def test_settings_are_composed_once_and_a_mode_in_them_makes_jobs_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    composed, load = [], ConfigLoaderImpl._load_configuration_impl
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "_load_configuration_impl", lambda self, *a, **k: composed.append(a) or load(self, *a, **k)
+    )
+    plan = ["train", "planner=value_iteration", "env=book", "loop.film=false", "loop.eval_episodes=1", "tracker=none"]
+    assert cli.main("rl-lab", "rl", COMMANDS, [*plan, "device=cpu"]) == 0 and len(composed) == 1
+    jobs = ["seed=0,1", "hydra.mode=MULTIRUN", "hydra/launcher=basic", "hydra.sweep.dir=jobs"]
+    assert (
+        cli.main("rl-lab", "rl", COMMANDS, [*plan, *jobs]) == 0
+        and len(list(tmp_path.glob("jobs/*/*/summary.json"))) == 2
+    )
 
 
 def test_a_failing_job_leaves_the_others_standing(tmp_path, monkeypatch):

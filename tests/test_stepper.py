@@ -332,7 +332,8 @@ def test_a_restored_stepper_goes_on_as_if_nothing_happened(form):
     two.load_state_dict({k: v.clone() for k, v in one.state_dict().items()})
     assert torch.equal(one.observe(), two.observe())
     for action in actions[15:]:
-        assert all(torch.equal(a, b) for a, b in zip(one.step(action), two.step(action), strict=True))
+        ours, theirs = one.step(action)[:6], two.step(action)[:6]
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_state_of_other_walkers_is_refused():

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from rl_lab.__main__ import COMMANDS
+from rl_lab.core import threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.execution import objective
 from rl_lab.core.launching.explain import EXTRAS
+from rl_lab.core.studies import report
 from rl_lab.core.studies.study import Study, runs_of
 
+QUIET = ["tracker=none", "device=cpu", "loop.eval_episodes=2"]
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
          "loop.total_steps=400", "loop.eval_every=200", "loop.eval_episodes=2", "checkpoint.every=0.05"]  # fmt: skip
 LONG = ["loop.total_steps=20_000", "loop.eval_every=5_000"]
@@ -100,6 +105,38 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, 
     assert len(list(Path("runs/q_learning_russell_norvig").iterdir())) == 3
 
 
+OWN = """
+import torch
+from rl_lab.agents.random import Random
+
+class Mine(Random):
+    pass
+"""
+
+
+def test_interrupted_a_study_of_an_own_agent_goes_on_with_jobs_that_had_not_begun(here, capsys):
+    """The folder of its YAML, the module and the working directory are those of the study, wherever it is resumed."""
+    home = here / "own"
+    (home / "agent").mkdir(parents=True)
+    (home / "own_agent_of_a_study.py").write_text(OWN)
+    (home / "agent/mine.yaml").write_text("_target_: own_agent_of_a_study.Mine\n_partial_: true\n")
+    os.chdir(home)
+    settings = ["env=russell_norvig", "agent=mine", "seed=0,1", "loop.total_steps=16", "loop.eval_every=null"]
+    first = ["--config-dir=.", "-m", *settings, *QUIET, "hydra.launcher.n_jobs=1", "hydra.sweep.dir=runs"]
+    assert rl_lab(capsys, "train", *first)[0] == 0
+    study = the_study()
+    study.note(1, state="waiting")  # as where it was stopped before the second job began
+    shutil.rmtree(next(Path("runs/mine_russell_norvig").glob("*_seed1")))
+    moved = home / "runs/studies/sweep/moved"
+    shutil.copytree(study.folder, moved)
+    os.chdir(here)
+
+    code, _, err = rl_lab(capsys, "study", "resume", str(home / "runs/studies/sweep" / study.folder.name))
+    assert code == 0 and "not repeated" not in err and len(list(home.glob("runs/mine_russell_norvig/*"))) == 2, err
+    code, _, err = rl_lab(capsys, "study", "resume", str(moved))
+    assert code == 2 and err.startswith("not repeated from study.yaml: --config-dir=."), "a copy may be a stranger's"
+
+
 def test_each_job_fails_alone_and_says_why(here, capsys):
     networks = "agent.network._target_=rl_lab.networks.torsos.linear,torch.nn.Flatten"
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, networks, "agent.gamma=0.9,2", "hydra.launcher.n_jobs=2")
@@ -124,6 +161,44 @@ def test_each_job_fails_alone_and_says_why(here, capsys):
     before = times(study.folder / study.job(0).folder)
     code, _, err = rl_lab(capsys, "study", "resume", str(study.folder), "hydra/launcher=basic")
     assert code == 1 and err.count("\n[") == 3 and times(study.folder / study.job(0).folder) == before
+
+
+def test_it_says_how_many_runs_how_long_and_what_was_best(here, capsys):
+    sweep = ["train", "-m", *TABLE, "agent.gamma=0.5,0.99", "hydra/launcher=basic"]
+    code, _, err = rl_lab(capsys, *sweep)
+    lines, study = err.splitlines(), the_study()
+    assert code == 0 and "2 runs, 1 at a time; how long they take is known when the first has ended" in lines
+    assert [line for line in lines if line.startswith("best eval/return ") and ": agent.gamma=0." in line]
+    words = report.announcement(study, [0, 1], total=2, at_once=1)
+    assert re.fullmatch(r"2 runs, 1 at a time; about .* s, as earlier runs of these settings took .* s each", words)
+    study.add([[*study.about["jobs"][0][:-1], "agent.gamma=0.1"]], 2)
+    words = report.announcement(study, [2], total=3, at_once=0)
+    assert words == "1 of 3 runs; how long they take is known when the first has ended"
+
+
+def test_where_a_study_stands(study):
+    study.add([["env=book", "agent=dqn", "seed=0"], ["env=book", "agent=dqn", "seed=1"], ["env=book", "seed=2"]], 2)
+    assert report.standing(study, 0, 2, 5, 0, 9.0) == "0 of 5 done, 2 running, 3 to go"
+    for number, value in enumerate([1.0, 5.0, 3.5, 3.0]):
+        study.note(number, state="finished", value=["eval/return", value])
+    words = "4 of 5 done, 1 running, 0 to go; about 20 s left; best so far eval/return 3.25: agent=dqn (2 seeds)"
+    assert report.standing(study, 4, 1, 5, 2, 40.0) == words
+    for number, value in enumerate([1.0, 5.0, 3.5, 3.0]):
+        study.note(number, state="finished", value=["eval/nll_nats[x]", value])
+    assert report.best(study) == "eval/nll_nats[x] 3 (2 seeds)"
+    study.note(4, state="finished", value=["eval/bits_per_dim[x]", 0.1])
+    assert report.best(study) == "", "figures of different names are not compared"
+
+
+def test_scores_in_two_worlds_have_no_best(study):
+    for number in (0, 1):
+        folder = study.folder / str(number)
+        folder.mkdir()
+        study.note(number, state="finished", value=["eval/return", 1.0], folder=str(number))
+        (folder / "summary.json").write_text(json.dumps({"env": "book"}))
+    assert report.best(study) == "eval/return 1 (2 seeds)"
+    (folder / "summary.json").write_text(json.dumps({"env": "windy"}))
+    assert report.best(study) == ""
 
 
 def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
@@ -218,12 +293,15 @@ def test_a_study_that_goes_on_comes_to_the_same_jobs(study):
 
 
 def test_a_study_from_a_stranger_runs_no_code(study, capsys):
+    (study.folder / "seal.json").unlink()
+    study = Study(study.folder)
     assert study.replayed() == ["-m", "seed=0,1", "hydra/launcher=ray"]
     for argument in ("+hydra.callbacks.x.y=1", "hydra.searchpath=[x]", "--config-dir", "hydra.launcher.setup=[rm]"):
         study.about["arguments"] = [argument]
         assert study.replayed() == []
     bad = ["tracker=none", "agent.network._target_=os.system"]
     evil = Study.begin(Path("runs"), "evil", "rl-lab", ["-m", *bad], None)
+    (evil.folder / "seal.json").unlink()
     code, _, err = rl_lab(capsys, "study", "resume", str(evil.folder), "hydra/launcher=basic")
     assert (
         code == 2
@@ -270,10 +348,11 @@ def test_what_a_search_goes_by():
 
 def test_as_many_jobs_at_once_as_there_are_cores_for_their_threads(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert [composition.at_once(threads, "cpu") for threads in (1, 2, 5, 24)] == [12, 6, 2, 1]
+    monkeypatch.setattr(threads, "QUOTA", Path("nowhere"))
+    assert [composition.at_once(count, "cpu") for count in (1, 2, 5, 24, "auto")] == [12, 6, 2, 1, 12]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/proc/driver/nvidia/gpus")
-    assert [composition.at_once(threads, "auto") for threads in (1, 4)] == [4, 3]
+    assert [composition.at_once(count, "auto") for count in (1, 4)] == [4, 3]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert composition.at_once(1, "auto") == 12
 

@@ -450,11 +450,12 @@ def test_an_agent_is_trained_then_fetched_elsewhere_and_trained_further_as_one_r
 
 
 @pytest.mark.slow
-def test_a_model_and_a_comparison_arrive(fresh, tmp_path):
+def test_a_model_arrives_and_its_samples_join_it(fresh, tmp_path):
     tiny = "experiment=vae_digits", "device=cpu", "loop.total_steps=20", "loop.eval_every=10", "loop.log_every=5"
     for seed in "01":
         call(tmp_path, "gen_lab", "train", *tiny, f"seed={seed}", f"hydra.run.dir=vae{seed}", **fresh.env)
     call(tmp_path, "gen_lab", "compare", "vae0", "vae1", "out=out", **fresh.env)
+    call(tmp_path, "gen_lab", "sample", "vae0", "count=4", **fresh.env)
     runs = {run.fields["displayName"]: run for run in fresh.runs.values()}
     for seed in "01":
         run, folder = runs[f"vae_digits-vae{seed}"], tmp_path / f"vae{seed}"
@@ -462,12 +463,9 @@ def test_a_model_and_a_comparison_arrive(fresh, tmp_path):
         drawn = {(path.stem.rpartition("_")[0], int(path.stem.rpartition("_")[2])): path.read_bytes()
                  for path in (folder / "pictures").glob("*_0*.png")}  # fmt: skip
         film = {("training", 20): (folder / "videos/training.gif").read_bytes()}
-        assert media(run) == drawn | film and len(drawn) == 6
-    compared = runs["compare"]
-    (row,) = [row for row in compared.rows if "compare/table" in row]
-    table = json.loads(compared.files[row["compare/table"]["path"]])
-    assert table["columns"][:2] == ["task", "group"] and [cells[1] for cells in table["data"]] == ["vae_digits"]
-    assert compared.files[row["compare/curves"]["path"]] == (tmp_path / "out/compare.png").read_bytes()
+        joined = {("samples_seed0", 20): (folder / "samples_seed0.png").read_bytes()} if seed == "0" else {}
+        assert media(run) == drawn | film | joined and len(drawn) == 6
+    assert len(fresh.runs) == 2
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Looking on: each new checkpoint is taken up, whoever looks, and however often they leave."""
 
+import http.client
 import io
 import itertools
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.commands.watch import Channel, paced
 from rl_lab.core import checkpoint
 from rl_lab.core.launching import cli
+from rl_lab.looking import browser
 from rl_lab.looking.browser import Browser
 from rl_lab.playing.scenes import Page
 
@@ -158,21 +161,26 @@ def test_what_is_late_does_not_leap():
 
 
 class Viewing:
-    """A viewer: reads the stream picture by picture, as a browser does."""
+    """A viewer: asks for one picture after another, as the page does."""
 
     def __init__(self, address: str):
-        self.answer = urllib.request.urlopen(f"{address}frames", timeout=10)
-        assert self.answer.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
-        assert self.answer.readline() == b"--frame\r\n"
+        self.connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=10)
+        self.path, self.seen = urllib.parse.urlsplit(address).path, 0
 
-    def picture(self) -> np.ndarray:
-        """With the boundary after it: only then does a browser draw it."""
-        assert self.answer.readline() == b"Content-Type: image/jpeg\r\n"
-        length = int(self.answer.readline().split(b":")[1])
-        assert self.answer.readline() == b"\r\n"
-        picture = Image.open(io.BytesIO(self.answer.read(length)))
-        assert self.answer.readline() == b"\r\n" and self.answer.readline() == b"--frame\r\n"
-        return np.asarray(picture.convert("RGB"))
+    def __del__(self):
+        self.connection.close()
+
+    def picture(self) -> np.ndarray | None:
+        """The next that there is; None at the end."""
+        self.connection.request("GET", f"{self.path}picture/{self.seen}")
+        answer = self.connection.getresponse()
+        body = answer.read()
+        if answer.status == 410:
+            return None
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "image/jpeg")
+        assert int(answer.headers["Number"]) > self.seen
+        self.seen = int(answer.headers["Number"])
+        return np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
 
 
 def address_of(screen: Browser) -> str:
@@ -188,14 +196,14 @@ def test_viewers_come_and_go(capsys):
         address = capsys.readouterr().out.strip()
         assert address == address_of(screen) and len(screen.token) == 22
         page = urllib.request.urlopen(address).read().decode()
-        assert "<title>two &lt;grey&gt; pictures</title>" in page and 'src="frames"' in page
+        assert "<title>two &lt;grey&gt; pictures</title>" in page and "<kbd>" not in page.partition("<script>")[0]
         screen.show(colours(40, 200))
         one, two = Viewing(address_of(screen)), Viewing(address_of(screen))
         for viewer in (one, two):
             picture = viewer.picture()
             assert picture.shape == (48, 128, 3)
             assert abs(int(picture[24, 32, 0]) - 40) < 3 and abs(int(picture[24, 96, 0]) - 200) < 3
-        one.answer.close()  # a closed tab
+        one.connection.close()  # a closed tab
         for value in range(10, 60, 10):
             screen.show(colours(value))
             assert abs(int(two.picture()[24, 32, 0]) - value) < 3
@@ -203,28 +211,46 @@ def test_viewers_come_and_go(capsys):
         assert abs(int(again.picture()[24, 32, 0]) - 50) < 3  # at once, without a new picture
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(address + "etc/passwd")
-    assert two.answer.read() == b""  # the end
+        at_last = []
+        waiting = threading.Thread(target=lambda: at_last.append(two.picture()))
+        waiting.start()
+        time.sleep(0.2)
+    waiting.join(5)
+    assert at_last == [None]
 
 
-def test_a_viewer_that_does_not_read_holds_up_nobody():
+def test_who_waits_long_is_told_that_there_is_nothing_and_asks_again(monkeypatch):
+    """A viewer that has left holds its place no longer than that."""
+    monkeypatch.setattr(browser, "PATIENCE", 0.1)
+    with Browser("", Page) as screen:
+        assert urllib.request.urlopen(f"{address_of(screen)}picture/0").status == 204
+        screen.show(colours(77))
+        for seen in ("0", "000", "-1", "x", "0/1"):
+            if seen.isdigit():
+                assert urllib.request.urlopen(f"{address_of(screen)}picture/{seen}").headers["Number"] == "1"
+            else:
+                with pytest.raises(urllib.error.HTTPError, match="404"):
+                    urllib.request.urlopen(f"{address_of(screen)}picture/{seen}")
+
+
+def test_a_viewer_that_sleeps_holds_up_nobody_and_is_not_behind():
     noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8))
     with Browser("", Page) as screen:
         screen.show([noise])
         asleep, awake = Viewing(address_of(screen)), Viewing(address_of(screen))
+        asleep.connection.request("GET", f"{asleep.path}picture/0")  # and does not read
         began = time.monotonic()
         for _ in range(30):
             screen.show([noise])
             awake.picture()
         assert time.monotonic() - began < 8
         screen.show(colours(77))
-        skipped = [asleep.picture().shape[0] for _ in range(2)]
-        while skipped[-1] == 480:
-            skipped.append(asleep.picture().shape[0])
-        assert len(skipped) < 30  # what it slept through is not sent later
+        asleep.connection.getresponse().read()
+        assert asleep.picture().shape[0] == 48  # what it slept through is not sent later
 
 
 def test_keys_from_the_browser():
-    with Browser("", Page, listens=True) as screen:
+    with Browser("", Page, keys={"up": ["k"]}) as screen:
         for body in ("ArrowUp", "l", " ", "L", "Enter", "Escape"):
             request = urllib.request.Request(f"{address_of(screen)}key", body.encode(), method="POST")
             assert urllib.request.urlopen(request).status == 204
@@ -247,7 +273,7 @@ STRANGERS = {
     "a name that another machine has": ("POST /{token}/key", "evil.example", "Content-Length: 1", 403),
     "the same, only looking": ("GET /{token}/", "evil.example", "", 403),
     "no token": ("POST /key", "127.0.0.1", "Content-Length: 1", 403),
-    "no token, only looking": ("GET /frames", "127.0.0.1", "", 403),
+    "no token, only looking": ("GET /picture/0", "127.0.0.1", "", 403),
     "another token": ("GET /AAAAAAAAAAAAAAAAAAAAAA/", "127.0.0.1", "", 403),
     "a negative length": ("POST /{token}/key", "127.0.0.1", "Content-Length: -1", 400),
     "no length": ("POST /{token}/key", "127.0.0.1", "", 400),
@@ -260,7 +286,7 @@ STRANGERS = {
 @pytest.mark.parametrize("kind", STRANGERS)
 def test_a_stranger_sees_nothing_and_presses_no_key(kind):
     what, host, headers, status = STRANGERS[kind]
-    with Browser("", Page, listens=True) as screen:
+    with Browser("", Page, keys={"up": ["k"]}) as screen:
         line = what.format(token=screen.token)
         request = f"{line} HTTP/1.1\r\nHost: {host}:{screen.port}\r\n{headers}\r\n\r\nq"
         assert asked(screen, request.replace("\r\n\r\n\r\n", "\r\n\r\n").encode()).split()[1] == str(status).encode()

@@ -280,6 +280,23 @@ def test_the_ids_of_atari_games_point_to_env_atari(id, game):
     assert str(error.value) == f"no Gymnasium environment '{id}'; Atari games are played as env=atari env.game={game}"
 
 
+class Bare(gymnasium.Env):
+    """States neither of its spaces."""
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Bare, "AttributeError: The environment must specify an action space. "),
+        ("no_such_module_of_worlds:X", "ModuleNotFoundError: No module named 'no_such_module_of_worlds'"),
+    ],
+)
+def test_what_gymnasium_itself_refuses_is_a_line(register, make, words):
+    with pytest.raises(UserError) as error:
+        Gym(register(make), 2)
+    assert str(error.value).startswith(f"env.id=Wild-v0: {words}") and "\n" not in str(error.value)
+
+
 def test_options_that_an_environment_cannot_take_are_named_in_a_line(register):
     for id, options, words in [
         ("FrozenLake-v1", {"map_name": "9x9"}, "env.id=FrozenLake-v1 with env.options {'map_name': '9x9'}: KeyError: '9x9'"),

@@ -16,7 +16,7 @@ from rich.text import Text
 from gen_lab.commands.measures import Cell, Row, Tables, is_bound, joined, measures, proper
 from gen_lab.judging.pictures import read_sheet
 from rl_lab.core.comparing import page
-from rl_lab.core.comparing.compare import folder, publish, several, track
+from rl_lab.core.comparing.compare import folder, publish, several, untracked
 from rl_lab.core.comparing.groups import Groups, arrange, chosen
 from rl_lab.core.comparing.results import find
 from rl_lab.core.comparing.statistics import Resamples
@@ -68,10 +68,10 @@ def compare(
     opening = list(sections(tables, pictures))
     if results:
         publish(results, out, notes, opening)
-        track(tracker, results, out)
     else:
         lead = f"{len(groups)} models, {len(found)} runs, no measure in common."
         print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
+    untracked(tracker, out)
 
 
 def sections(tables: Tables, pictures: list[Path]) -> Iterator[page.Section]:
@@ -167,7 +167,7 @@ def draw_samples(path: Path, groups: Groups, notes: list[str]) -> list[Path]:
     for place, (label, sheet) in enumerate(sheets.items(), 1):
         panel = figure.add_subplot(rows, columns, place)
         panel.imshow(np.asarray(sheet), interpolation="nearest")
-        panel.set_title(fill(label, 40), fontsize=9, parse_math=False)
+        panel.set_title(fill(label, 30), fontsize=12, parse_math=False)  # legible at half the size
         panel.set_axis_off()
     with replacing(path) as beside:
         figure.savefig(beside, dpi=150)

@@ -1,7 +1,8 @@
 """Scores of a run's model on the test set, and measures of its samples."""
 
-import json
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from gen_lab.data import Images
+from gen_lab.fit import Told
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Trained, load, some
-from rl_lab.core.files import inside, write
+from rl_lab.core.files import Records, inside
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Natural
+from rl_lab.core.settings import Count, Natural
 
+WHOLE = 10_000  # columns of a pipe, in which no path is cut
 NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
 
 
@@ -27,15 +30,18 @@ def evaluate(
     runs: Sequence[Path],
     *,
     iwae_samples: Natural,
+    images: Count | None,  # of the test set, chosen at random, always the same; None: all
     judge: Callable[[Images], Judge | None] = nothing,
     seed: Natural,
     device: str,
+    out: str | None,  # a .json of all records, in place of evaluation.json in each run
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
-    that of held-out images; leaves all of it in the run's evaluation.json.
+    that of held-out images; leaves all of it in the run's evaluation.json, or that of all runs in `out`.
     """
-    console = Console(width=max(140, Console().width))
+    console, records = Console(), Records(out, "evaluation.json")
+    console.width = max(140, console.width) if console.is_terminal else WHOLE
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     measured = Table("run", "checkpoint", "measure", "samples", "held-out images")
     for folder in some(runs, "evaluate"):
@@ -48,13 +54,15 @@ def evaluate(
         except NoLabels as error:
             by = None
             print(f"{folder}: {error}")
-        scores = _floats(evaluate_model(trained.model, trained.data, seed, iwae_samples))
+        tested = trained.data.some(images)
+        told = Told(partial(print, file=sys.stderr), f"{folder}: evaluation")
+        scores = _floats(evaluate_model(trained.model, tested, seed, iwae_samples, told=told))
         for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
             name, deviation = metric.name, scores.get(metric.error)
             scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
         record: dict[str, Any] = {
             "step": trained.step,
-            "images": len(trained.data.test),
+            "images": len(tested.test),
             "iwae_samples": iwae_samples,
             "seed": seed,
             "device": str(trained.device),
@@ -62,11 +70,12 @@ def evaluate(
         }
         record |= {"changes": list(changes)} if changes else {}
         if by:
-            record |= _measured(trained, by, seed, inside(folder, "neighbours.png"))
+            picture = records.picture(folder, "neighbours.png")
+            record |= _measured(trained, by, seed, picture)
             for name, x in record["measures"].items():
                 measured.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
-            print(f"{folder}: {by.about}", folder / "neighbours.png", sep="\n")
-        write(inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
+            print(f"{folder}: {by.about}", *[picture] * bool(picture), sep="\n")
+        records.keep(folder, record)
         scored.add_section()
         measured.add_section()
     for table in scored, measured:
@@ -74,10 +83,12 @@ def evaluate(
             console.print(table)
 
 
-def _measured(trained: Trained, judge: Judge, seed: int, picture: Path) -> dict[str, dict]:
+def _measured(trained: Trained, judge: Judge, seed: int, picture: Path | None) -> dict[str, dict]:
     """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
     images = judge.draw(trained.model, generator(stream(seed, "judge"), trained.device))
-    write_sheet(picture, judge.neighbours(images, NEIGHBOURS))
+    if picture:
+        caption = f"{trained.name} · update {trained.step:,} · left a sample, right the training image nearest to it"
+        write_sheet(picture, judge.neighbours(images, NEIGHBOURS), caption=caption)
     averaged = bool(getattr(trained.model, "average", 0))
     return {
         "judge": judge.record | {"averaged": averaged},

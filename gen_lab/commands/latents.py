@@ -46,8 +46,15 @@ def latents(
             "traversals": traversals(model, z, rows, steps, reach, None if known is None else known[:1]),
             "interpolations": interpolations(model, data.spec.scaled(x), z, rows, steps, known),
         }
+        widest = z.std(0).argsort(descending=True)[:rows].tolist()
+        captions = {
+            "traversals": f"rows: latents {', '.join(map(str, widest))}, which vary most among images; columns: from "
+            f"-{reach:g} to {reach:g} sigma of each",
+            "interpolations": "outermost two images, between them what the line of their codes decodes to",
+        }
         for name, images in sheets.items():
-            print(write_sheet(places[name], images, columns=steps + 2 * (name == "interpolations")))
+            across = steps + 2 * (name == "interpolations")
+            print(write_sheet(places[name], images, across, f"{trained.name} · {captions[name]}"))
         print(write_map(places["latent_map"], z, label, f"{trained.name}: {data.name}"))
 
 

@@ -1,7 +1,9 @@
 """Samples of a run's model: sheets, arrays, completed images, films."""
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +12,18 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.pixels import pictured
+from gen_lab.fit import Told, in_rows
 from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
 from gen_lab.trained.loading import Trained, load, some
-from gen_lab.types import Inpainter, ProgressiveSampler
+from gen_lab.types import Inpainter, Meaning, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.files import inside, replacing
-from rl_lab.core.randomness import generator
-from rl_lab.core.settings import Count, Natural
+from rl_lab.core.files import home, inside, replacing
+from rl_lab.core.joining import join
+from rl_lab.core.randomness import generator, stream
+from rl_lab.core.settings import Count, Natural, Positive
+
+BLOCK, SHOWN = 64, 400  # images drawn at once; on a sheet at most
 
 
 def sample(
@@ -28,38 +34,59 @@ def sample(
     label: Natural | None,  # the class to draw; None: all of them in turn, if the model is conditional
     inpaint: str | None,  # given of test images: top, bottom, left, right, or a picture's white pixels
     film: bool,
+    temperature: Positive,  # of the draws: below 1 likelier and less varied images
+    columns: Count | None,  # of the sheet; None: 8, or as many as each class has samples
+    out: str | None,  # a folder for the files; None: the run's own
     device: str,
     changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> None:
-    """Leaves a sheet (png) to look at and the images [N, C, H, W] uint8, below levels, (npz) to work with.
+    """Leaves a sheet (png) of at most 400 to look at and the images [N, C, H, W] uint8, below levels, (npz) to work
+    with. The first images of a seed are the same whatever the count.
 
-    Named samples_seed<k>, or inpainted_seed<k>: triples of the given pixels, the completed image and the true one.
-    With `film`, a gif of the samples being drawn beside them.
+    Named samples_seed<k>, or inpainted_seed<k>: triples of the given pixels, the completed image and the true one; of
+    a model that draws pixels one by one around what it means, means_seed<k> too. With `film`, a gif of the first 64
+    samples being drawn beside them.
     """
     if film and inpaint:
         raise UserError("film=true shows samples from scratch; leave out inpaint=")
     for folder in some(runs, "sample"):
         trained = load(folder, device, changes)
         stem = "inpainted" if inpaint else "samples"
-        stem_of_files = f"{stem}_seed{seed}{'' if label is None else f'_label{label}'}"
-        made = [inside(folder, f"{stem_of_files}.{kind}") for kind in ("png", "npz", *["gif"] * film)]
-        path = made[0]
+        which = f"seed{seed}{'' if label is None else f'_label{label}'}"
+        which += "" if temperature == 1 else f"_temperature{temperature:g}"
+        place, first = (folder, "") if out is None else (home(out), f"{trained.name}_")
+        place.mkdir(parents=True, exist_ok=True)
+        path, arrays_path, film_path, means_path = (
+            inside(place, f"{first}{name}_{which}.{kind}")
+            for name, kind in ((stem, "png"), (stem, "npz"), (stem, "gif"), ("means", "png"))
+        )
         afford(trained, count, film)
-        arrays, shown, frames = _drawn(trained, count, generator(seed, trained.device), label, inpaint, film)
-        write_sheet(path, shown, columns=9 if inpaint else 8)
-        with replacing(made[1]) as beside:
-            np.savez_compressed(beside, **arrays, levels=trained.data.levels)
-        if frames:
-            write_film(made[2], frames)
+        warm(trained, temperature)
+        drawn = _drawn(trained, count, seed, label, inpaint, film)
+        across = columns or drawn.columns
+        caption = f"{trained.name} · update {trained.step:,} · {which.replace('_', ' · ')}"
+        made = [write_sheet(path, drawn.shown, across, f"{caption}{drawn.says}"), arrays_path]
+        with replacing(arrays_path) as beside:
+            np.savez_compressed(beside, **drawn.arrays, levels=trained.data.levels)
+        if drawn.means is not None:
+            made.append(write_sheet(means_path, drawn.means, across, f"{caption} · means, not draws"))
+        if drawn.frames:
+            made.append(write_film(film_path, drawn.frames, across, caption))
         print(*made, sep="\n")
-        config = {"runs": [str(folder)], "count": count, "seed": seed, "label": label, "inpaint": inpaint}
-        if tracked := tracker and tracker(name=path.stem, group=trained.name, job_type="sample", config=config):
-            import wandb
+        films = {f"{path.stem}_film": film_path} if drawn.frames else {}
+        join(tracker, folder, {path.stem: path, **films})
 
-            films = {"film": wandb.Video(str(made[2]))} if frames else {}
-            tracked.log({"step": trained.step, stem: wandb.Image(str(path)), **films})
-            tracked.finish()
+
+def warm(trained: Trained, temperature: float) -> None:
+    """From here on the model draws at this temperature. Raises UserError where it knows none."""
+    if temperature != 1:
+        if not hasattr(trained.model, "temperature"):
+            raise UserError(
+                f"temperature={temperature:g}: the model of {trained.name} has none; autoregressive models, VAEs, "
+                "VQ-VAEs and GANs have one"
+            )
+        trained.model.temperature = temperature
 
 
 def afford(trained: Trained, count: int, film: bool = False) -> None:
@@ -73,36 +100,73 @@ class Drawn(NamedTuple):
     arrays: dict[str, Any]  # for the npz
     shown: Tensor  # [M, C, H, W] in [0, 1], for the sheet
     frames: list[Tensor]  # of the film, each [N, C, H, W] in [0, 1]
+    columns: int
+    means: Tensor | None = None  # [M, C, H, W] in [0, 1], what `shown` was drawn around
+    says: str = ""
 
 
-def _drawn(
-    trained: Trained, count: int, rng: torch.Generator, label: int | None, inpaint: str | None, film: bool
-) -> Drawn:
+def blocks(count: int, seed: int, device: torch.device) -> Iterator[tuple[int, torch.Generator]]:
+    """Where each 64 images begin, and random numbers of their own: the first images do not depend on the count."""
+    for start in range(0, count, BLOCK):
+        yield start, generator(stream(seed, f"images from {start}") if start else seed, device)
+
+
+def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: str | None, film: bool) -> Drawn:
     """Raises UserError if the model cannot do it."""
-    model, data, frames = trained.model, trained.data, []
-    labels = _labels(trained, label, count)
+    model, spec, classes, device = trained.model, trained.data.spec, trained.model.spec.classes, trained.device
+    labels = trained.labels(label, count)
     if inpaint:
-        return _inpainted(trained, count, rng, labels, inpaint)
-    if film:
-        if not isinstance(model, ProgressiveSampler):
-            raise UserError("film=true needs a model that samples pixel by pixel, and this one does not; leave it out")
-        frames = thinned(x.cpu() for x in model.draw(count, rng, labels))
-    images = frames[-1] if film else model.sample(count, rng, labels)
-    return Drawn({"images": images.cpu().numpy()}, data.spec.scaled(images), [data.spec.scaled(x) for x in frames])
+        return _inpainted(trained, count, seed, labels, inpaint)
+    if film and not isinstance(model, ProgressiveSampler):
+        raise UserError("film=true needs a model that samples pixel by pixel, and this one does not; leave it out")
+    images: list[Tensor] = []
+    means: list[Tensor] = []
+    frames: list[Tensor] = []
+    told = Told(partial(print, file=sys.stderr), f"{trained.name}: sampling")
+    for start, rng in blocks(count, seed, device):
+        turn = torch.arange(start, start + BLOCK, device=device) % classes if classes else None
+        turn = turn if label is None else torch.full((BLOCK,), label, device=device)
+        before = rng.get_state()
+        if film and not start and isinstance(model, ProgressiveSampler):
+            frames = thinned(x.cpu() for x in model.draw(BLOCK, rng, turn))
+            images.append(frames[-1].to(device))
+        else:
+            images.append(model.sample(BLOCK, rng, turn))
+        if isinstance(model, Meaning) and start < SHOWN:
+            rng.set_state(before)
+            means.append(model.pixel_means(BLOCK, rng, turn))
+        told(min(count, start + BLOCK), count)
+    drawn = torch.cat(images)[:count]
+    rows, columns = in_rows(0 if label is not None else classes, min(count, SHOWN))
+    order = torch.arange(min(count, SHOWN))
+    if rows is not None:  # class after class in turn: the j-th of class k is number j * classes + k
+        order = (torch.arange(columns) * classes + torch.arange(classes)[:, None]).flatten()
+    filmed = order[order < min(count, BLOCK)]
+    return Drawn(
+        {"images": drawn.cpu().numpy()},
+        spec.scaled(drawn[order.to(device)]),
+        [spec.scaled(x[filmed]) for x in frames],
+        columns,
+        torch.cat(means)[order.to(device)] if means else None,
+    )
 
 
-def _inpainted(trained: Trained, count: int, rng: torch.Generator, labels: Tensor | None, inpaint: str) -> Drawn:
+def _inpainted(trained: Trained, count: int, seed: int, labels: Tensor | None, inpaint: str) -> Drawn:
     """The first test images; their known pixels are kept."""
     model, data = trained.model, trained.data
     if not isinstance(model, Inpainter):
         raise UserError(f"inpaint={inpaint}: this model cannot complete an image; an autoregressive one can")
-    x = data.test[:count].to(data.device)
-    known = known_pixels(inpaint, *x.shape[2:]).to(x.device)
-    if labels is None and data.test_labels is not None:
-        labels = data.test_labels[:count].to(x.device)
-    images = model.inpaint(x, known, rng, None if labels is None else labels[: len(x)])
+    known = known_pixels(inpaint, *data.spec.shape[1:]).to(data.device)
+    given = data.test_labels if labels is None else labels[:1].expand(len(data.test))
+    parts = []
+    for start, rng in blocks(min(count, len(data.test)), seed, trained.device):
+        x = data.test[start : start + BLOCK].to(data.device)
+        label = None if given is None else given[start : start + BLOCK].to(x.device)
+        parts.append((x, model.inpaint(x, known, rng, label)))
+    x, images = (torch.cat(part)[:count] for part in zip(*parts, strict=True))
     arrays, scaled = {"images": images.cpu().numpy(), "known": known.cpu().numpy()}, data.spec.scaled
-    return Drawn(arrays, side_by_side(torch.where(known, scaled(x), 0.5), scaled(images), scaled(x)), [])
+    shown = side_by_side(torch.where(known, scaled(x), 0.5), scaled(images), scaled(x))[: 3 * SHOWN]
+    return Drawn(arrays, shown, [], 9, says=" · what is given, completed, the image")
 
 
 def known_pixels(what: str, height: int, width: int) -> Tensor:
@@ -128,14 +192,3 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
             f"inpaint={what} is of {' x '.join(map(str, mask.shape))} pixels, and the images of {height} x {width}"
         )
     return mask
-
-
-def _labels(trained: Trained, label: int | None, count: int) -> Tensor | None:
-    """`count` times the given class, [N]. Raises UserError if the model does not know it."""
-    if label is None:
-        return None
-    classes = trained.model.spec.classes
-    if label >= classes:
-        known = f"label must be one of its classes 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise UserError(f"label={label} is not known to the model of {trained.name}: {known}")
-    return torch.full((count,), label, device=trained.device)

@@ -1,4 +1,4 @@
-"""Images of one's own as arrays in an npz file."""
+"""Images of one's own as arrays in an npz file, or as the one array of an npy file."""
 
 import math
 import zipfile
@@ -13,48 +13,89 @@ from torch import Tensor
 
 from gen_lab.data.cache import kept, map_paths
 from gen_lab.data.images import Binarised, Images, Protocol
+from gen_lab.data.published import ALIASES
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home
-from rl_lab.core.settings import NonNegative
+from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 
 MOST_CLASSES = 65_536
+RIGHT = (  # what makes any arrays right
+    "x = np.load('yours.npz'); train, test = (np.uint8(np.round(x[name])) for name in ('train', 'test')); "
+    "np.savez('images.npz', train=train, test=test, levels=256)  # times 255 where 1 is white"
+)
 
 
-def npz(*, path: str, protocol: Protocol, resident_gb: NonNegative, root: str | None) -> Images:
-    """Arrays `train` and `test` uint8 [N, C, H, W], [N, H, W, C] or [N, H, W], C = 1 or 3, and `levels`; if labelled,
-    `train_labels` and `test_labels` [N].
+def npz(
+    *,
+    path: str,
+    protocol: Protocol,
+    held_out: Unit,
+    validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
+    subset: Count | None,  # training images to learn from; None: all
+    flip: bool,  # each showing mirrored, or not
+    resident_gb: NonNegative,
+    root: str | None,
+) -> Images:
+    """Arrays `train` and `test` (or Keras's `x_train` and `x_test`), uint8 or bool, [N, C, H, W], [N, H, W, C] or
+    [N, H, W], C = 1 or 3; `levels`, else 256, of bool 2; if labelled, `train_labels` and `test_labels` [N].
 
-    Images of more than `resident_gb` are unpacked once under `root` and mapped from there.
+    Of an npy file, which is one array, `held_out` are drawn at random to test on. Images of more than `resident_gb`
+    are unpacked once under `root` and mapped from there.
     """
     file = home(path)
     try:
-        with room.regular(file) as opened, room.archive(opened, file) as archive:
-            small = {name: _small(archive, file, name) for name in ("levels", "train_labels", "test_labels")}
-            levels = _levels(file, small["levels"])
-            parts = [_member(archive, file, name) for name in ("train", "test")]
-            if parts[0].shape[1:] != parts[1].shape[1:]:
-                of = [list(part.shape[1:]) for part in parts]
-                raise UserError(f"{file}: train is of {of[0]} and test of {of[1]}")
-            labels, classes = _labels(file, small, *(part.shape[0] for part in parts))
-            binarised = Binarised(protocol, levels, file.stem)
-            stat = file.stat()
-            what = str(file.absolute()), stat.st_size, stat.st_mtime_ns, protocol
-            mapped = sum(math.prod(part.shape) for part in parts) > resident_gb * 1e9
-            maps = map_paths(root, what) if mapped else (None, None)
-            train, test = (
-                kept(_checked(part.chunks(), file, name, levels, shown), part.shape, at)
-                for part, name, shown, at in zip(
-                    parts, ("train", "test"), (binarised.train, binarised.test), maps, strict=True
-                )
-            )
+        with room.regular(file) as opened:
+            if file.suffix == ".npy":
+                whole = _images(file, _split(file, held_out), {}, protocol, resident_gb, root, held_out)
+                return whole.parted(validation, subset, flip)
+            with room.archive(opened, file) as archive:
+                small = {name: _small(archive, file, name) for name in ("levels", "train_labels", "test_labels")}
+                parts = _member(archive, file, "train"), _member(archive, file, "test")
+                return _images(file, parts, small, protocol, resident_gb, root).parted(validation, subset, flip)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{file} cannot be read as an npz file ({' '.join(str(error).split())})") from error
+        kind = "npy" if file.suffix == ".npy" else "npz"
+        raise UserError(f"{file} cannot be read as an {kind} file ({' '.join(str(error).split())})") from error
+
+
+def _images(
+    file: Path,
+    parts: tuple["Member", "Member"],
+    small: dict[str, np.ndarray | None],
+    protocol: Protocol,
+    resident_gb: float,
+    root: str | None,
+    *what: object,
+) -> Images:
+    train, test = parts
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(f"{file}: train is of {[*train.shape[1:]]} and test of {[*test.shape[1:]]}")
+    levels, remark = _levels(file, small.get("levels"), train.dtype)
+    labels, classes = _labels(file, small, *(part.shape[0] for part in parts))
+    binarised = Binarised(protocol, levels, file.stem)
+    stat = file.stat()
+    what = str(file.absolute()), stat.st_size, stat.st_mtime_ns, protocol, *what
+    mapped = sum(math.prod(part.shape) for part in parts) > resident_gb * 1e9
+    maps = map_paths(root, what) if mapped else (None, None)
+    shown = binarised.train, binarised.test
+    train_pixels, test_pixels = (
+        kept(_checked(part.chunks(), file, name, levels, show), part.shape, at)
+        for part, name, show, at in zip(parts, ("train", "test"), shown, maps, strict=True)
+    )
     name = f"{file.stem}-{'x'.join(map(str, train.shape[1:]))}-{levels}{binarised.suffix}"
     return Images(
-        name, train, test, binarised.levels, labels[0], labels[1], classes, resampled=binarised.resampled, mapped=mapped
+        name,
+        train_pixels,
+        test_pixels,
+        binarised.levels,
+        labels[0],
+        labels[1],
+        classes,
+        resampled=binarised.resampled,
+        mapped=mapped,
+        remark=remark,
     )
 
 
@@ -62,31 +103,32 @@ class Member(NamedTuple):
     """An array of images in an archive: its shape [N, C, H, W], and all of them, a few at a time."""
 
     shape: tuple[int, int, int, int]
+    dtype: np.dtype  # as it is stored: uint8 or bool
     chunks: Callable[[], Iterator[np.ndarray]]
 
 
 def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, bool, np.dtype, IO[bytes]] | None:
     """Shape, Fortran order, dtype and what follows, of an array that is as long as it says; None: there is none."""
-    if f"{name}.npy" not in archive.namelist():
+    there = {*archive.namelist()}
+    stored = next((f"{alias}.npy" for alias in ALIASES.get(name, (name,)) if f"{alias}.npy" in there), None)
+    if stored is None:
         return None
-    member = archive.open(f"{name}.npy")
+    member = archive.open(stored)
     version = np.lib.format.read_magic(member)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = reader(member)
-    if (
-        not dtype.hasobject
-        and archive.getinfo(f"{name}.npy").file_size != member.tell() + math.prod(shape) * dtype.itemsize
-    ):
+    if not dtype.hasobject and archive.getinfo(stored).file_size != member.tell() + math.prod(shape) * dtype.itemsize:
         raise UserError(f"{file}: '{name}' says it is {dtype} {list(shape)}, and has another number of bytes")
     return shape, fortran, dtype, member
 
 
 def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None:
-    """An array of whole numbers, of one axis at most; None where there is none. Raises UserError for one of another
-    kind, before it is unpacked."""
+    """An array of whole numbers, of one axis at most ([N, 1] is [N]); None where there is none. Raises UserError for
+    one of another kind, before it is unpacked."""
     if (header := _header(archive, file, name)) is None:
         return None
     shape, _, dtype, member = header
+    shape = shape[:1] if len(shape) == 2 and shape[1] == 1 and name != "levels" and dtype.kind in "iu" else shape
     if dtype.kind not in "iu" or len(shape) > 1:
         raise UserError(
             f"{file}: '{name}' is {dtype} {list(shape)}; it must be whole numbers{' [N]' * (name != 'levels')}"
@@ -99,25 +141,64 @@ def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None
 def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
     """Raises UserError where it is none of images."""
     if (header := _header(archive, file, name)) is None:
-        raise UserError(f"{file} has no array '{name}'; it needs train and test, uint8 [N, C, H, W], and levels")
+        raise UserError(
+            f"{file} has no array '{name}' ({', '.join(archive.namelist()[:6])}); it needs train and test: {RIGHT}"
+        )
     shape, fortran, dtype, member = header
-    said = f"{file}: '{name}' is {dtype} {list(shape)}{' in Fortran order' * fortran}"
-    if dtype != np.uint8 or len(shape) not in (3, 4) or fortran or not all(shape):
-        raise UserError(f"{said}; it must be uint8 [N, C, H, W], [N, H, W, C] or [N, H, W]")
-    shape = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
-    last = shape[1] not in (1, 3) and shape[3] in (1, 3)  # colours
-    if not last and shape[1] not in (1, 3):
-        raise UserError(f"{said}, of {shape[1]} colours (or {shape[3]}, were they last); images have 1 or 3")
+
+    def rows(count: int) -> np.ndarray:
+        data = member.read(count * math.prod(shape[1:]) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
     def chunks() -> Iterator[np.ndarray]:
-        size, at_once = math.prod(shape[1:]), max(1, 2**24 // math.prod(shape[1:]))
         with member:
-            for start in range(0, shape[0], at_once):
-                count = min(at_once, shape[0] - start)
-                pixels = np.frombuffer(member.read(count * size), np.uint8).reshape(count, *shape[1:])
-                yield np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) if last else pixels
+            if fortran:
+                room.memory(2 * math.prod(shape), f"{file}: '{name}', in Fortran order,")
+                whole = np.frombuffer(member.read(), dtype).reshape(shape, order="F")
+                yield from (whole[start : start + count] for start, count in _runs(shape))
+            else:
+                yield from (rows(count) for _, count in _runs(shape))
 
-    return Member((shape[0], shape[3], *shape[1:3]) if last else shape, chunks)
+    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks)
+
+
+def _split(file: Path, held_out: float) -> tuple[Member, Member]:
+    """Those to train on and those to test on, chosen at random, always the same, of the array that an npy file is."""
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    order, cut = np.random.default_rng(0).permutation(len(array)), round(held_out * len(array))
+    if not 0 < cut < len(array):
+        raise UserError(f"{file} has {len(array)} images, too few to test on some (data.held_out={held_out:g})")
+
+    def part(index: np.ndarray) -> Member:
+        shape = len(index), *array.shape[1:]
+        chunks = lambda: (array[index[start : start + count]] for start, count in _runs(shape))  # noqa: E731
+        return _laid_out(str(file), shape, array.dtype, chunks)
+
+    return part(np.sort(order[cut:])), part(np.sort(order[:cut]))
+
+
+def _runs(shape: tuple) -> Iterator[tuple[int, int]]:
+    """Where each run of images begins and how many it has: some 16 MB at once."""
+    at_once = max(1, 2**24 // math.prod(shape[1:]))
+    return ((start, min(at_once, shape[0] - start)) for start in range(0, shape[0], at_once))
+
+
+def _laid_out(said: str, shape: tuple, dtype: np.dtype, chunks: Callable[[], Iterator[np.ndarray]]) -> Member:
+    """Its images as [N, C, H, W] uint8, whichever axis was the colours'. Raises UserError where it has none."""
+    said = f"{said} is {dtype} {list(shape)}"
+    if dtype not in (np.uint8, bool) or len(shape) not in (3, 4) or not all(shape):
+        raise UserError(f"{said}; it must be uint8 or bool [N, C, H, W], [N, H, W, C] or [N, H, W]: {RIGHT}")
+    full = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
+    last = full[1] not in (1, 3) and full[3] in (1, 3)  # colours
+    if not last and full[1] not in (1, 3):
+        raise UserError(f"{said}, of {full[1]} colours (or {full[3]}, were they last); images have 1 or 3")
+
+    def laid_out() -> Iterator[np.ndarray]:
+        for x in chunks():
+            pixels = x.view(np.uint8).reshape(len(x), *full[1:])
+            yield np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if last else pixels)
+
+    return Member((full[0], full[3], *full[1:3]) if last else full, dtype, laid_out)
 
 
 def _checked(chunks: Iterator[np.ndarray], file: Path, name: str, levels: int, shown: Callable[[Tensor], Tensor]):
@@ -130,16 +211,19 @@ def _checked(chunks: Iterator[np.ndarray], file: Path, name: str, levels: int, s
         yield shown(torch.from_numpy(pixels.copy())).numpy()
 
 
-def _levels(file: Path, levels: np.ndarray | None) -> int:
-    if levels is None or levels.size != 1 or not 2 <= int(levels.item()) <= 256:
+def _levels(file: Path, levels: np.ndarray | None, dtype: np.dtype) -> tuple[int, str]:
+    """How many, and what is to be said where the file does not."""
+    if levels is None:
+        return (2, "") if dtype.kind == "b" else (256, "no 'levels' in the file, so 256")
+    if levels.size != 1 or not 2 <= int(levels.item()) <= 256:
         raise UserError(f"{file} has no 'levels' between 2 and 256")
-    return int(levels.item())
+    return int(levels.item()), ""
 
 
 def _labels(file: Path, arrays: dict, *counts: int) -> tuple[list, int]:
     """Of train and test, int64, and how many classes they name: both parts have labels, or neither."""
     names = "train_labels", "test_labels"
-    if all(arrays[name] is None for name in names):
+    if all(arrays.get(name) is None for name in names):
         return [None, None], 0
     for name, count in zip(names, counts, strict=True):
         x = arrays[name]

@@ -33,12 +33,23 @@ class File(NamedTuple):
     sha256: str
 
 
+class Part(NamedTuple):
+    """One array of a data set, whatever it is packed in."""
+
+    name: str  # train, train_labels, test, test_labels; or valid
+    shape: tuple[int, ...]
+    sha256: str  # of its bytes; of a text the text's
+
+
 class Source(NamedTuple):
     """Files of one data set, and where they can be had: each mirror is a URL that a file's name completes."""
 
     name: str  # of their folder in the cache
     mirrors: tuple[str, ...]
     files: tuple[File, ...]
+    parts: tuple[Part, ...] = ()  # what they hold, in their order; it may lie in any other wrapping
+    hints: tuple[str, ...] = ()  # in the names of archives of it
+    kinds: tuple[str, ...] = ()  # in the names of its files
 
 
 def cache(root: str | None) -> Path:
@@ -141,7 +152,7 @@ def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: P
     if path:
         room.disk(math.prod(shape), path.parent, "a memory map of these images")
     else:
-        room.memory(2 * math.prod(shape), "a set of images as large as this")
+        room.memory(2 * math.prod(shape), "a set of images as large as this (data.resident_gb=0 maps it from disk)")
     try:
         if not path:
             return torch.from_numpy(_filled(np.empty(shape, np.uint8), chunks))

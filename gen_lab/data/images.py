@@ -33,6 +33,9 @@ class Images(NamedTuple):
     mapped: bool = False  # memory-mapped: the images stay on disk, batches are moved to the device
     device: torch.device = CPU
     remark: str = ""  # what of the files was left out, or taken for what
+    validation: Tensor | None = None  # [N, C, H, W], kept from training: evaluations before the last are of these
+    validation_labels: Tensor | None = None
+    flipped: bool = False  # half of the images that training shows are mirrored, left to right
 
     @property
     def spec(self) -> Spec:
@@ -44,6 +47,59 @@ class Images(NamedTuple):
             return self._replace(device=device)
         tensors: dict[str, Any] = {k: x.to(device) for k, x in self._asdict().items() if isinstance(x, Tensor)}
         return self._replace(**tensors, device=device)
+
+    def parted(self, validation: int, subset: int | None, flip: bool) -> "Images":
+        """With `validation` of the training images kept from it, drawn at random, always the same, and of the others
+        `subset` alone to train on. Raises UserError.
+        """
+        changed = self._replace(flipped=flip)
+        if not (validation or subset):
+            return changed
+        if self.mapped and not subset:
+            raise UserError(
+                "data.validation is for images in memory (raise data.resident_gb); in a folder of pictures the folders "
+                "train, val and test say it"
+            )
+        if validation and self.validation is not None:
+            raise UserError("data.validation must be 0: the images bring a validation set of their own")
+        kept, count = len(self.train) - validation, min(subset or len(self.train), len(self.train) - validation)
+        if kept < 1 or (subset or 0) > kept:
+            raise UserError(
+                f"data.validation={validation} and data.subset={subset} are more than the {len(self.train)} training "
+                f"images of {self.name}"
+            )
+        order = torch.randperm(len(self.train), generator=generator(stream(0, "validation"), CPU))
+        labels = self.train_labels
+        trained, held = order[:count].sort().values, order[kept:].sort().values
+        if validation:
+            pixels = self.train[held]
+            changed = changed._replace(
+                validation=bits(pixels, generator(stream(0, f"{self.name} validation set"), CPU))
+                if self.resampled
+                else pixels,
+                validation_labels=None if labels is None else labels[held],
+            )
+        return changed._replace(
+            train=self.train[trained], train_labels=None if labels is None else labels[trained], mapped=False
+        )
+
+    def some(self, count: int | None) -> "Images":
+        """With `count` of the test images, chosen at random, always the same; all of them with None."""
+        if count is None or count >= len(self.test):
+            return self
+        chosen = torch.randperm(len(self.test), generator=generator(stream(0, "some"), CPU))[:count].sort().values
+        chosen = chosen.to(self.test.device)
+        labels = self.test_labels
+        return self._replace(test=self.test[chosen], test_labels=None if labels is None else labels[chosen])
+
+    @property
+    def validated(self) -> "Images":
+        """With the validation images, where there are any, in place of the test set; the name says so."""
+        if self.validation is None:
+            return self
+        return self._replace(
+            name=f"{self.name}-validation", test=self.validation, test_labels=self.validation_labels, validation=None
+        )
 
     def tested(self, at_once: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The whole test set once: levels [B, C, H, W] and labels [B], at most `at_once` at a time."""
@@ -59,8 +115,10 @@ class Images(NamedTuple):
         shape, where = " x ".join(map(str, self.spec.shape)), f"resident on {self.device}"
         labels = f", {self.classes} classes" if self.classes else ""
         remark = f"; {self.remark}" if self.remark else ""
+        kept = "" if self.validation is None else f" (and {len(self.validation):,} to validate on)"
         return (
-            f"{self.name}: {len(self.train):,} + {len(self.test):,} images of {shape}, {self.levels} levels{labels}; "
+            f"{self.name}: {len(self.train):,} + {len(self.test):,} images{kept} of {shape}, {self.levels} levels"
+            f"{labels}{', half of them mirrored' * self.flipped}; "
             f"{size:,.3g} MB {'memory-mapped from disk' if self.mapped else where}{remark}"
         )
 
@@ -83,6 +141,7 @@ class Batches:
         self._rng = generator(seed, CPU)  # the same order on every device
         rank = f" {distributed.rank()}" if distributed.rank() else ""
         self._noise = generator(stream(seed, f"binarisation{rank}"), data.device)
+        self._mirror = generator(stream(seed, f"flips{rank}"), data.device)
         self._shuffle()
 
     def _shuffle(self) -> None:
@@ -97,13 +156,17 @@ class Batches:
         index = self._order[self._next + distributed.rank() * self.batch_size :][: self.batch_size]
         self._next += self.drawn
         x, labels = self.data.train[index].to(self.data.device), self.data.train_labels
+        if self.data.flipped:
+            mirrored = torch.rand(len(x), 1, 1, 1, generator=self._mirror, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
         if self.data.resampled:
             x = bits(x, self._noise)
         return x, None if labels is None else labels[index].to(self.data.device)
 
     def state_dict(self) -> dict:
         noise = {"noise": self._noise.get_state()} if self.data.resampled else {}
-        return {"rng": self._before, "next": self._next, **noise}
+        flips = {"flips": self._mirror.get_state()} if self.data.flipped else {}
+        return {"rng": self._before, "next": self._next, **noise, **flips}
 
     def load_state_dict(self, state: dict) -> None:
         self._rng.set_state(state["rng"])
@@ -111,6 +174,8 @@ class Batches:
         self._next = state["next"]
         if self.data.resampled:
             restore_generator(self._noise, state["noise"])
+        if self.data.flipped:
+            restore_generator(self._mirror, state["flips"])
 
 
 def bits(pixels: Tensor, rng: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home
-from rl_lab.core.settings import Count, NonNegative, Unit
+from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 
 TEST = "test", "val", "valid", "validation"  # names of folders with held-out pictures; the first that exists is used
 MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than was meant
@@ -29,16 +29,19 @@ def folder(
     protocol: Protocol,
     background: Background,  # what transparent pixels show
     held_out: Unit,  # of the pictures, chosen at random; unused where a folder holds those to test on
+    validation: Natural,  # training images that evaluations before the last are of; a folder val beside test is that
+    subset: Count | None,  # training images to learn from; None: all
+    flip: bool,  # each showing mirrored, or not
     resident_gb: NonNegative,  # more is mapped from disk
     root: str | None,  # of the cache that holds such maps
 ) -> Images:
     """Every picture under `path`; where all of them lie in folders, the topmost folder's name is its class.
 
-    Folders `train` and `test` (or `val`, `valid`, `validation`) under `path` are the split, and their own folders the
-    classes.
+    Folders `train` and `test` under `path` are the split, and their own folders the classes; of `val` (or `valid`,
+    `validation`) are the evaluations before the last, and where there is no `test` all.
     """
-    train, test, remark = split(home(path), held_out)
-    names = {name for _, name in train + test}
+    train, test, validated, remark = split(home(path), held_out)
+    names = {name for _, name in train + test + validated}
     if None in names and len(names) > 1:
         raise UserError(f"{path} holds pictures beside folders of them; a class folder for each, or none at all")
     if unseen := names - {name for _, name in train}:
@@ -64,9 +67,13 @@ def folder(
         kept((shown(torch.from_numpy(x)).numpy() for x in read(part)), full, at)
         for part, shown, full, at in zip((train, test), (binarised.train, binarised.test), shapes, maps, strict=True)
     )
-    train_labels, test_labels = (
-        torch.tensor([classes.index(str(name)) for _, name in part]) if classes else None for part in (train, test)
+    train_labels, test_labels, its_labels = (
+        torch.tensor([classes.index(str(name)) for _, name in part]) if classes else None
+        for part in (train, test, validated)
     )
+    again = Binarised(protocol, levels, f"{name} validation set")
+    chunks = (again.test(torch.from_numpy(x)).numpy() for x in read(validated))
+    its_pixels = kept(chunks, (len(validated), *shape), None) if validated else None
     name += binarised.suffix + f"-on-{background}" * (background != "white")
     return Images(
         name,
@@ -79,15 +86,17 @@ def folder(
         resampled=binarised.resampled,
         mapped=mapped,
         remark=remark,
-    )
+        validation=its_pixels,
+        validation_labels=its_labels if validated else None,
+    ).parted(validation, subset, flip)
 
 
 Pictures = list[tuple[Path, str | None]]  # and the class of each
 
 
-def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, str]:
-    """Those to train on, those to test on, and what is to be said of the rest. Raises UserError where a part is empty
-    or the folders' names contradict one another.
+def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, Pictures, str]:
+    """Those to train on, to test on, to validate on, and what is to be said of the rest. Raises UserError where a part
+    is empty or the folders' names contradict one another.
     """
     whole, remarks = found(path)
     parts = {
@@ -96,7 +105,7 @@ def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, str]:
     tests = [name for name in TEST if parts[name]]
     if not tests and (not parts["train"] or len(parts["train"]) < len(whole)):
         _refuse_splits_below(path, whole)
-        return *_both(path, _drawn(whole, held_out), held_out), "; ".join(remarks)
+        return *_both(path, _drawn(whole, held_out), held_out), [], "; ".join(remarks)
     if not parts["train"]:
         raise UserError(f"{path} has a folder {tests[0]} and none called train, which holds what is to be learned")
     if len(others := [p for p, part in whole if part is None or part.lower() not in parts]):
@@ -109,13 +118,17 @@ def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, str]:
         _refuse_splits_below(path, part)
     if not tests:
         remarks.append(f"no folder {', '.join(TEST)}: {held_out:.0%} of train are held out")
-        return *_both(path, _drawn(below["train"], held_out), held_out), "; ".join(remarks)
+        return *_both(path, _drawn(below["train"], held_out), held_out), [], "; ".join(remarks)
+    validated = tests[1:2] if tests[0] == "test" else []
     remarks += [
-        f"{len(below[name]):,} pictures in {name} left out, for those in {tests[0]} are tested on" for name in tests[1:]
+        f"{len(below[name]):,} pictures in {name} left out, for those in {tests[0]} are tested on"
+        for name in tests[1:]
+        if name not in validated
     ]
     if tests[0] != "test":
         remarks.append(f"tested on those in {tests[0]}")
-    return *_both(path, (below["train"], below[tests[0]]), held_out), "; ".join(remarks)
+    train, test = _both(path, (below["train"], below[tests[0]]), held_out)
+    return train, test, [picture for name in validated for picture in below[name]], "; ".join(remarks)
 
 
 def _drawn(pictures: Pictures, held_out: float) -> tuple[Pictures, Pictures]:
@@ -159,14 +172,17 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
     if not path.is_dir():
         raise UserError(f"data.path={path} is not a folder")
     others: Counter[str] = Counter()
-    paths, seen = [], set()
+    paths, seen, unseen = [], set(), 0
     for place, folders, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not hidden(name)]
         for p in (Path(place, name) for name in names):
-            if p.suffix.lower() not in SUFFIXES:
+            if hidden(p.name):
+                unseen += 1
+            elif p.suffix.lower() not in SUFFIXES:
                 others[p.suffix.lower() or p.name] += 1
                 if others.total() > MOST_OTHERS:
                     raise UserError(
@@ -178,7 +194,13 @@ def found(path: Path) -> tuple[Pictures, list[str]]:
             else:
                 paths.append(p)
     left_out = [f"left out, being no pictures: {', '.join(f'{n} {kind}' for kind, n in others.most_common(5))}"]
-    return [(p, _top(p.relative_to(path).parts)) for p in sorted(paths)], left_out * bool(others)
+    left_out = left_out * bool(others) + [f"{unseen:,} hidden files passed over"] * bool(unseen)
+    return [(p, _top(p.relative_to(path).parts)) for p in sorted(paths)], left_out
+
+
+def hidden(name: str) -> bool:
+    """What systems leave beside files: ._x.png and .DS_Store of macOS, its __MACOSX in archives, @eaDir of a NAS."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def _chunks(

@@ -1,22 +1,29 @@
 """Samples compared with training images, beside held-out images compared with them in the same way."""
 
+import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gen_lab.data.cache import cache
 from gen_lab.data.images import CPU, Images, bits
 from gen_lab.judging import distances
 from gen_lab.judging.classes import class_coverage
 from gen_lab.judging.features import AT_ONCE, Features, Seen, seen
 from gen_lab.judging.pictures import side_by_side
 from gen_lab.types import Model
-from rl_lab.core import room
+from rl_lab.core import checkpoint, room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count
+
+KEPT_FROM = 5_000  # training images: fewer are seen in seconds
 
 
 class Judge:
@@ -33,6 +40,7 @@ class Judge:
         samples: Count | None,  # images; None: as many as are held out, whose distances have the same bias
         at_most: Count,  # images of each split
         k: Count,  # of the neighbour that a radius of precision, recall, density and coverage reaches
+        root: str | None,  # of the cache that keeps what the net sees in many images
     ):
         taught, reference, held_out = three_splits(data, at_most)
         self.data, self.k, self.samples = data, k, samples or len(held_out)
@@ -41,9 +49,9 @@ class Judge:
         pixels = math.prod(data.spec.shape)
         room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
         self.net = features(lesson(data, taught))
-        self.train = seen(self.net, training_images(data))
+        path = cache(root) / "judges" / f"{_key(self.net.name, data, reference, held_out)}_seen.pt"
+        self.train, self.held_out = self.prepared(path, held_out)
         self.reference = self.train.some(reference)
-        self.held_out = seen(self.net, (x.to(data.device) for x in data.test[held_out].split(AT_ONCE)))
         self.held_out_nearest, _ = distances.nearest(self.held_out.features, self.train.features)
         self.floor = self.measured(self.held_out)
         self.record = {
@@ -60,6 +68,23 @@ class Judge:
         if self.held_out.classes is not None and data.test_labels is not None:
             right = self.held_out.classes == data.test_labels[held_out].to(data.device)
             self.record["accuracy"] = right.double().mean().item()
+
+    def prepared(self, path: Path, held_out: Tensor) -> tuple[Seen, Seen]:
+        """What the net sees in all training images and in those held out; of many it is kept."""
+        data, many = self.data, len(self.data.train) >= KEPT_FROM
+        if many and path.exists():
+            found: dict[str, Any] = checkpoint.read(path)
+            names = "train", "train_classes", "held_out", "held_out_classes"
+            parts: list[Any] = [None if found[name] is None else found[name].to(data.device) for name in names]
+            return Seen(*parts[:2]), Seen(*parts[2:])
+        train = seen(self.net, training_images(data))
+        held = seen(self.net, (x.to(data.device) for x in data.test[held_out].split(AT_ONCE)))
+        if many:
+            with contextlib.suppress(OSError):  # what cannot be kept is seen again
+                path.parent.mkdir(parents=True, exist_ok=True)
+                checkpoint.write(path, {"train": train.features, "train_classes": train.classes,
+                                        "held_out": held.features, "held_out_classes": held.classes})  # fmt: skip
+        return train, held
 
     @property
     def about(self) -> str:
@@ -116,6 +141,14 @@ class Judge:
         pixels, spec = self.data.train[index[first].to(self.data.train.device)].to(self.data.device), self.data.spec
         closest = spec._replace(levels=256) if self.data.resampled else spec  # the greys that bits are drawn from
         return side_by_side(spec.scaled(images[first]), closest.scaled(pixels))
+
+
+def _key(net: str, data: Images, *chosen: Tensor) -> str:
+    """Of all that shapes what a net sees: its name says its parameters."""
+    digest = hashlib.sha256(repr((net, data.name, data.device.type, data.resampled)).encode())
+    for x in data.train, data.test, *chosen:
+        digest.update(x.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def nothing(data: Images) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rl_lab.core import room
@@ -16,15 +16,18 @@ from rl_lab.core.files import opened, replacing
 GAP = 2  # pixels between images
 GROUND = 96, 120, 160  # of neither black nor white images
 WIDTH = 48  # pixels: smaller images are enlarged to about this, each pixel a square
+LETTERS = 11  # pixels high, of a caption
 SIDE, POINT = 384, 3  # pixels of a plane, and of a point in it
 FILM_FRAMES, FRAME_MS, SHEET_MS, LAST_MS = 240, 40, 250, 2_000  # frames at most; milliseconds
 
 
-def sheet(images: Tensor, columns: int = 8) -> Image.Image:
-    """Images [N, C, H, W] in [0, 1], C = 1 or 3, in reading order; those of two values as points of a plane."""
+def sheet(images: Tensor, columns: int = 8, caption: str = "") -> Image.Image:
+    """Images [N, C, H, W] in [0, 1], C = 1 or 3, in reading order; those of two values as points of a plane. The
+    caption stands below them.
+    """
     n, c, h, w = images.shape
     if c * h * w == 2:
-        return plane(images)
+        return captioned(plane(images), caption)
     zoom = max(1, round(WIDTH / w))
     room.memory(12 * n * (h * zoom + GAP) * (w * zoom + GAP), f"a sheet of {n:,} images")
     h, w, columns = h * zoom + GAP, w * zoom + GAP, min(columns, n)
@@ -33,6 +36,22 @@ def sheet(images: Tensor, columns: int = 8) -> Image.Image:
     whole = Image.new("RGB", (columns * w + GAP, -(-n // columns) * h + GAP), GROUND)
     for i, image in enumerate(pixels.numpy()):
         whole.paste(Image.fromarray(image), (GAP + i % columns * w, GAP + i // columns * h))
+    return captioned(whole, caption)
+
+
+def captioned(picture: Image.Image, caption: str) -> Image.Image:
+    """With the caption below, in as many lines as it needs; the same picture where there is none."""
+    if not caption:
+        return picture
+    font = ImageFont.load_default(LETTERS)
+    lines, words = [""], caption.split(" ")
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= picture.width - 2 * GAP else [*lines, word]
+    lines = [line for line in lines if line]
+    whole = Image.new("RGB", (picture.width, picture.height + len(lines) * (LETTERS + 3) + GAP), (0, 0, 0))
+    whole.paste(picture, (0, 0))
+    ImageDraw.Draw(whole).multiline_text((GAP, picture.height), "\n".join(lines), (255, 255, 255), font, spacing=2)
     return whole
 
 
@@ -45,14 +64,14 @@ def plane(images: Tensor) -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
 
-def write_sheet(path: Path, images: Tensor, columns: int = 8) -> Path:
+def write_sheet(path: Path, images: Tensor, columns: int = 8, caption: str = "") -> Path:
     """Writes a sheet; returns the path."""
-    return _saved(path, sheet(images, columns))
+    return _saved(path, sheet(images, columns, caption))
 
 
-def write_film(path: Path, frames: Iterable[Tensor], columns: int = 8) -> Path:
+def write_film(path: Path, frames: Iterable[Tensor], columns: int = 8, caption: str = "") -> Path:
     """Writes a gif of sheets of images [N, C, H, W] as they grow, the last of them held; returns the path."""
-    return _write_gif(path, [_indexed(sheet(x, columns), grey=x.shape[1] == 1) for x in frames], FRAME_MS)
+    return _write_gif(path, [_indexed(sheet(x, columns, caption), grey=x.shape[1] == 1) for x in frames], FRAME_MS)
 
 
 def write_training_film(path: Path, sheets: Iterable[Path]) -> Path:

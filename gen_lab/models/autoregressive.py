@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gen_lab.losses import bits_per_dim
 from gen_lab.networks import averaging, labels
 from gen_lab.networks.causal import sampling
-from gen_lab.networks.causal.heads import Head
+from gen_lab.networks.causal.heads import Head, Tempered
 from gen_lab.networks.causal.weight_norm import start
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
@@ -22,6 +22,7 @@ class Autoregressive(Learner):
 
     saved: tuple[str, ...] = "network", "optimizer", "learns"
     parallel = True
+    temperature = 1.0  # of samples: below 1 likelier ones than the model's own
 
     def __init__(
         self,
@@ -77,7 +78,11 @@ class Autoregressive(Learner):
         norm = descend(self.optimizer, nll, self.max_grad_norm)
         self.learns += 1
         averaging.follow(self.averaged, self.network, self.average, self.learns)
-        return {"autoregressive/nll_nats": nll.detach(), "autoregressive/grad_norm": norm}
+        bits = bits_per_dim(nll.detach(), self.spec.shape)
+        return {
+            "autoregressive/nll_nats": nll.detach(), "autoregressive/bits_per_dim": bits,
+            "autoregressive/grad_norm": norm,
+        }  # fmt: skip
 
     def part_ways(self, seed: int) -> None:
         self.seed = seed  # of dropout
@@ -115,4 +120,5 @@ class Autoregressive(Learner):
 
     def _drawn(self, count: int, generator: torch.Generator, label: Tensor | None, known=None) -> Iterator[Tensor]:
         condition = self.condition(labels.sampled(self.spec, label, count, self.device))
-        return sampling.draw(self.averaged, self.head, count, generator, condition=condition, known=known)
+        head = Tempered(self.head, self.temperature) if self.temperature != 1 else self.head
+        return sampling.draw(self.averaged, head, count, generator, condition=condition, known=known)

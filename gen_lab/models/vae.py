@@ -29,6 +29,7 @@ class VAE(Learner):
 
     saved: tuple[str, ...] = "encoder", "decoder", "optimizer", "rng"
     parallel = True
+    temperature = 1.0  # of samples: times the spread of z
 
     def __init__(
         self,
@@ -91,7 +92,8 @@ class VAE(Learner):
         recon, kl = self.elbo_terms(x, self.rng, label)
         weight = self.beta * (min(1.0, self.updates / self.warm_up) if self.warm_up else 1.0)
         loss = recon + weight * kl.clamp(min=self.free_nats)
-        return loss, {self.likelihood.improper or "recon_nats": recon, "kl_nats": kl}
+        bound = {} if self.likelihood.improper else {"bound_nats": recon + kl}
+        return loss, {self.likelihood.improper or "recon_nats": recon, "kl_nats": kl, **bound}
 
     def iwae_loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """What is descended [B], and beside it the KL."""
@@ -127,9 +129,18 @@ class VAE(Learner):
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """x ~ p(x|z), z ~ p(z); a conditional model without labels samples class after class in turn."""
+        return self.likelihood.sample(self.drawn(count, generator, label), generator)
+
+    @torch.no_grad()
+    def pixel_means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """The mean [N, C, H, W] of p(x|z) for the z that `sample` draws."""
+        return self.likelihood.mean(self.drawn(count, generator, label))
+
+    def drawn(self, count: int, generator: torch.Generator, label: Tensor | None) -> Tensor:
+        """Of p(x|z), z ~ p(z) with `temperature` times its spread, [N, P, H, W]."""
         label = labels.sampled(self.spec, label, count, self.device)
         z = torch.randn(count, self.latents, generator=generator, device=self.device)
-        return self.likelihood.sample(self.params(z, label), generator)
+        return self.params(z * self.temperature, label)
 
     @torch.no_grad()
     def code(self, x: Tensor, label: Tensor | None = None) -> Tensor:

@@ -66,6 +66,7 @@ class VQVAE(Learner):
             metrics = self.learn_codes(x)
         else:
             metrics = self.prior.update(self.codes(x).unsqueeze(1), label)
+            metrics.pop("autoregressive/bits_per_dim")  # of codes, not of pixels
         self.updates += 1
         return metrics
 
@@ -109,8 +110,24 @@ class VQVAE(Learner):
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """x ~ p(x | codes), codes ~ the prior, pixel by pixel."""
-        code = self.prior.sample(count, generator, label).squeeze(1)
-        return self.likelihood.sample(self.decode(code), generator)
+        return self.likelihood.sample(self.drawn(count, generator, label), generator)
+
+    @torch.no_grad()
+    def pixel_means(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
+        """The mean [N, C, H, W] of p(x | codes) for the codes that `sample` draws."""
+        return self.likelihood.mean(self.drawn(count, generator, label))
+
+    def drawn(self, count: int, generator: torch.Generator, label: Tensor | None) -> Tensor:
+        """Of p(x | codes), codes ~ the prior, [N, P, H, W]."""
+        return self.decode(self.prior.sample(count, generator, label).squeeze(1))
+
+    @property
+    def temperature(self) -> float:
+        return self.prior.temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self.prior.temperature = temperature
 
     def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         return self.likelihood.mean(self.decode(self.codes(x)))

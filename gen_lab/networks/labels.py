@@ -18,7 +18,10 @@ from rl_lab.core.errors import UserError
 def conditioned(spec: Spec, conditional: bool) -> Spec:
     """The spec of a model of these images, without classes unless it is `conditional`. Raises UserError."""
     if conditional and not spec.classes:
-        raise UserError("model.conditional must be false: the images have no labels")
+        raise UserError(
+            "model.conditional must be false: the images have no labels (an npz file gives them as train_labels and "
+            "test_labels, a folder of pictures by a folder for each class)"
+        )
     return spec if conditional else spec._replace(classes=0)
 
 

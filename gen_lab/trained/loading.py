@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import hydra
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from gen_lab.data import Images
 from gen_lab.parts import PARTS
-from gen_lab.types import Model
-from rl_lab.core import checking, checkpoint, devices, reading, settings
+from gen_lab.types import LatentModel, Model
+from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
-from rl_lab.core.settings import Threads
+from rl_lab.core.randomness import generator
 
 
 class Trained(NamedTuple):
@@ -26,6 +27,46 @@ class Trained(NamedTuple):
     data: Images
     device: torch.device
     step: int  # updates
+
+    def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:
+        """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same images.
+
+        Raises UserError if the model does not know the class.
+        """
+        return self.model.sample(count, generator(seed, self.device), self.labels(label, count))
+
+    def score(
+        self, x: Tensor, seed: int = 0, iwae_samples: int = 0, label: int | Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Named scores [B] of levels [B, C, H, W], such as nll_nats; {} of a model without a likelihood."""
+        x = x.to(self.device)
+        return self.model.score(x, generator(seed, self.device), iwae_samples, self.labels(label, len(x)))
+
+    def code(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """Levels [B, C, H, W] to codes z [B, Z]. Raises UserError if the model has none."""
+        return self._latent_model.code(x.to(self.device), self.labels(label, len(x)))
+
+    def decode(self, z: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """Codes z [B, Z] to means [B, C, H, W] in [0, 1]. Raises UserError if the model has none."""
+        return self._latent_model.decode(z.to(self.device), self.labels(label, len(z)))
+
+    def labels(self, label: int | Tensor | None, count: int) -> Tensor | None:
+        """[N], of one class or of several. Raises UserError if the model does not know them."""
+        if label is None:
+            return None
+        found = torch.as_tensor(label, device=self.device).expand(count)
+        classes = self.model.spec.classes
+        if ((found < 0) | (found >= classes)).any():
+            known = f"label must be one of its classes 0 to {classes - 1}"
+            known = known if classes else "it was trained without labels"
+            raise UserError(f"label={label} is not known to the model of {self.name}: {known}")
+        return found
+
+    @property
+    def _latent_model(self) -> LatentModel:
+        if not isinstance(self.model, LatentModel):
+            raise UserError(f"{self.name}: this model has no codes of its own; an autoencoder has them")
+        return self.model
 
 
 def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
@@ -45,7 +86,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     reading.refuse(resolved, parts)
     chosen = torch.device(devices.chosen(device, config=resolved, exact=PARTS.exact))
     state = checkpoint.read(path)
-    torch.set_num_threads(settings.conform("threads", cfg.get("threads", 1), Threads))
+    torch.set_num_threads(threads.kept(cfg.get("threads", 1)))
     data = hydra.utils.instantiate(resolved["data"]).to(chosen)
     model = hydra.utils.instantiate(resolved["model"])
     try:

@@ -19,7 +19,7 @@ class SB3Agent:
     """An SB3 model that acts and is looked at like an agent of ours."""
 
     def __init__(self, model: BaseAlgorithm):
-        self.model = model
+        self.model, self.network = model, model.policy
 
     def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
         action, _ = self.model.predict(obs.cpu().numpy(), deterministic=greedy)
@@ -75,7 +75,8 @@ class AsVecEnv(VecEnv):
                 "terminal_observation": step.next_obs[i].cpu().numpy(),
                 "TimeLimit.truncated": bool(truncated[i]),
             }
-        reward = step.reward.clamp(-self._max_abs_reward, self._max_abs_reward)
+        reward = step.reward if step.signal is None else step.signal
+        reward = reward.clamp(-self._max_abs_reward, self._max_abs_reward)
         return step.obs.cpu().numpy(), reward.cpu().numpy(), done, infos
 
     def close(self) -> None:

@@ -1,16 +1,13 @@
 """What is wrong with an environment or an agent? Probes of known answer, and the exit code of their verdict."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rl_lab.core import imports
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.building import parts
 from rl_lab.core.launching.composition import parsed
@@ -18,8 +15,9 @@ from rl_lab.core.randomness import stream
 from rl_lab.core.settings import Positive
 from rl_lab.doctor import agent_probes, cost_probes, env_probes, gym_probes, problems
 from rl_lab.doctor.courses import Candidate, Course
-from rl_lab.doctor.report import examined, raised
+from rl_lab.doctor.report import examined
 from rl_lab.doctor.worlds import World
+from rl_lab.playing import guests
 
 OF_ENV = (
     env_probes.runs,
@@ -37,8 +35,8 @@ OF_ENV = (
     env_probes.buffers,
     cost_probes.pictures,
     cost_probes.speed,
-    cost_probes.memory,
     cost_probes.left_behind,
+    cost_probes.memory,
 )
 
 
@@ -58,8 +56,10 @@ OF_AGENT = (
     agent_probes.observation_suffices,
 )
 
+OF_ALL, OF_EACH = 20.0, 30.0  # seconds of the processor: all probes of an environment; each probe of an agent
 
-def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Positive) -> int:
+
+def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Positive | None) -> int:
     """1 where a probe fails, else 0. Raises UserError where there is nothing to examine."""
     groups = {setting.partition("=")[0] for setting in settings} & {"env", "agent"}
     if runs or len(groups) != 1:
@@ -67,15 +67,16 @@ def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Posit
             "the doctor sees one environment, rl-lab doctor env=<name>, or one agent, rl-lab doctor agent=<name>"
         )
     title = " ".join(settings)
-    return of_env(title, settings, seconds) if "env" in groups else of_agent(title, settings, seconds)
+    return (
+        of_env(title, settings, seconds or OF_ALL) if "env" in groups else of_agent(title, settings, seconds or OF_EACH)
+    )
 
 
 def of_env(title: str, settings: Sequence[str], seconds: float) -> int:
     (node,), seed, _ = parts("rl", settings, "env")
     world = World(node, seed, seconds / len(OF_ENV))
-    with closing(world.built(1)):  # what cannot be built at all is a mistake in the settings
-        pass
-    return examined(title, OF_ENV, world)
+    checked_first(lambda: world.kind)
+    return examined(title, OF_ENV, world, seconds)
 
 
 def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
@@ -92,30 +93,34 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
             raise UserError("this agent is fitted to recordings and acts in no world while it learns; take another one")
     torch.set_num_threads(1)
     candidate = Candidate(make, typed, stream(seed, "agent"), device, seconds)
-    Course(candidate, problems.CONSTANT)  # what cannot be built at all is a mistake in the settings
+    checked_first(lambda: Course(candidate, problems.CONSTANT))
     changed = " ".join(f"agent.{key}={value}" for key, value in candidate.caps.items())
     return examined(f"{title}{f' (for the probes {changed})' if changed else ''}", OF_AGENT, candidate)
 
 
-def class_of(name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
-    """`module:Class`, of the working directory too, with these settings. Raises UserError where it is no agent."""
-    module, _, kind = name.partition(":")
-    imports.place(imports.local([module]))
+def checked_first(build: Callable[[], Any]) -> None:
+    """What cannot be built is a mistake in the settings, a UserError; what else is wrong the first probe says."""
     try:
-        home = importlib.import_module(module)
-    except Exception as error:
-        raise UserError(f"agent={name}: {module} cannot be imported ({raised(error)})") from error
-    found = getattr(home, kind, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(home).items() if isinstance(value, type)]
-        raise UserError(f"agent={name}: {module} has no class {kind}{nearest(kind, classes)}")
-    if not callable(getattr(found, "act", None)):
-        raise UserError(f"agent={name} is no agent: it lacks act(obs); see Agent in rl_lab/types.py")
+        build()
+    except UserError:
+        raise
+    except Exception:
+        pass
+
+
+def class_of(name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
+    """`module:Class`, with these settings. Raises UserError where it is no agent, or takes others."""
+    found = guests.class_named(name)
     known = inspect.signature(found).parameters
-    if unknown := [key for key in settings if key not in known]:
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    if unknown := [key for key in settings if key not in known and not takes_any]:
         raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], known)}")
     given = {"spec", "device", "seed", "gamma"} | set(settings)
-    needs = [k for k, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and k not in given]
+    needs = [
+        k
+        for k, p in known.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and k not in given
+    ]
     if needs:
         raise UserError(f"agent.{needs[0]} is missing; give it a value: agent.{needs[0]}=...")
     return partial(found, **settings)

@@ -29,6 +29,7 @@ from rl_lab.playing import guests, scenes
 from rl_lab.playing.player import Player, load
 from rl_lab.playing.stage import Stage, of_world
 
+WHOLE = 10_000  # columns of a pipe, in which no path is cut
 FILM = {"episodes": 3, "max_steps": 2_000}  # of a guest's film: how many, and where each is cut
 
 
@@ -39,7 +40,7 @@ def evaluate(
     agent: Mapping[str, Any],  # name (module:Class, or sb3), path and algorithm: a guest
     policy: str | None,  # an npz, as a guest
     film: bool,
-    out: str | None,  # a guest's run folder
+    out: str | None,  # a guest's run folder; of runs, a .json of all records in place of evaluation.json in each
     episodes: Judged,
     seed: Natural,
     device: str,
@@ -49,13 +50,15 @@ def evaluate(
     """Of runs, or of a guest in a world of ours. Raises UserError."""
     if unknown := [str(key) for key in agent if key not in Asked._fields[:3]]:
         raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], Asked._fields[:3])}")
+    if wrong := [key for key, value in agent.items() if not isinstance(value, str | None)]:
+        raise UserError(f"agent.{wrong[0]}={agent[wrong[0]]} must be a text")
     asked = Asked(agent.get("name"), agent.get("path"), agent.get("algorithm"), policy)
     if runs or (env is None and not any(asked)):
         if any(asked) or env is not None:
             raise UserError("evaluate runs, or one guest in one world: agent=my_agent:Mine env=four_rooms")
-        if film or out:
-            raise UserError("film=true and out= are for agent= and policy=; rl-lab render films a run")
-        return evaluate_runs(runs, episodes=episodes, seed=seed, device=device, changes=changes)
+        if film:
+            raise UserError("film=true is for agent= and policy=; rl-lab render films a run")
+        return evaluate_runs(runs, episodes=episodes, seed=seed, device=device, out=out, changes=changes)
     asked.check()
     if env is None:
         raise UserError("in which world? rl-lab evaluate agent=my_agent:Mine env=four_rooms")
@@ -87,21 +90,24 @@ def evaluate_runs(
     episodes: Judged,
     seed: Natural,
     device: str,
+    out: str | None = None,  # a .json
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
-    """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json.
+    """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json, or
+    those of all in `out`.
 
     Each of the run's environments plays equally many episodes, so that they may be a few more than asked for.
     """
     if not runs:
         raise UserError("which run? rl-lab evaluate run=<folder>")
+    records = files.Records(out, "evaluation.json")
     found = []
     for folder in runs:
         player = load(folder, max_envs=episodes, device=device, seed=seed, changes=changes)
         with Console(stderr=True).status(f"{folder}: at least {episodes:,} episodes"):
             record = evaluation(player, episodes, seed)
         player.env.close()
-        files.write(files.inside(folder, "evaluation.json"), json.dumps(record, indent=2) + "\n")
+        records.keep(folder, record)
         found.append((player, record))
     show(found, f"with {' '.join(changes)}" if changes else None)
 
@@ -125,7 +131,9 @@ def show(found: Sequence[tuple[Player, dict]], title: str | None = None) -> None
         )
         checkpoint = f"{player.step:,} {player.unit}" if player.unit else "-"
         table.add_row(Text(str(player.folder)), checkpoint, *figures)
-    Console(width=max(120, Console().width)).print(table)
+    console = Console()
+    console.width = max(120, console.width) if console.is_terminal else WHOLE
+    console.print(table)
 
 
 def evaluation(player: Player, episodes: int, seed: int) -> dict:
@@ -172,11 +180,8 @@ class Asked(NamedTuple):
             raise UserError("who? one of agent=my_agent:Mine, agent=sb3 agent.path=model.zip, policy=<npz>")
         if self.name != "sb3" and (self.path or self.algorithm):
             raise UserError("agent.path and agent.algorithm are for agent=sb3")
-        if self.name and self.name != "sb3" and not all(map(str.isidentifier, self.name.replace(":", ".").split("."))):
-            raise UserError(f"agent={self.name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
-        if self.name and self.name != "sb3" and self.name.count(":") != 1:
-            raise UserError(f"agent={self.name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
-                            "trained here is evaluated by run=<folder>")  # fmt: skip
+        if self.name and self.name != "sb3":
+            guests.check_name(self.name)
 
     def invited(self, stage: Stage, seed: int) -> Player:
         """Raises UserError."""
@@ -249,7 +254,7 @@ def film_guest(guest: Player, regret: Regret | None, env: Mapping, seed: int) ->
             plan = Planned(regret.best.q.to(world.device), regret.best.policy.to(world.device), world.states)
             players.append(Player("optimum", "optimum", folder, world, plan, 0, "", exact))
         rate = scenes.rate_of(players[0], None)
-        films = [scenes.film(player, rate, seed=seed, saliency=None, **FILM) for player in players]
+        films = scenes.films(players, [rate] * len(players), seed=seed, saliency=None, **FILM)
         path = files.inside(folder, f"videos/{guest.group}_step{guest.step}.mp4")
         for line in write(path, watched(scenes.together(films)), rate, gif=True):
             print(line)

@@ -20,6 +20,7 @@ from rl_lab.agents.planned import Planned
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
+from rl_lab.envs.abilities import Normalising
 from rl_lab.playing.player import Player, load
 
 COMPARED = 1_000  # observations on which the file must act as the agent does
@@ -36,6 +37,7 @@ class Greedy(nn.Module):
         self.agent, self.is_model = agent, hasattr(agent, "model")
         within = vars(agent.model if self.is_model else agent)  # of a model of Stable-Baselines3
         self.parts = nn.ModuleDict({name: part for name, part in within.items() if isinstance(part, nn.Module)})
+        self.requires_grad_(False)  # its answers are numbers, which NumPy takes
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         bars = self.agent.view(obs).bars
@@ -67,6 +69,8 @@ def export(runs: Sequence[Path], *, to: str | None) -> None:
     finally:
         player.env.close()
     words = "" if batch is None else ", one observation at a time"
+    if isinstance(player.env, Normalising) and player.env.statistics.obs:
+        words += "; it takes observations normalised, by the mean and deviation in the file's own description"
     print(f"{path}: {player.words}; the same actions on {same:,} of {len(seen):,} observations{words}")
     if same < len(seen):
         raise UserError(f"{path} is not quite the policy of {runs[0]}: it acts otherwise on the rest")
@@ -118,7 +122,8 @@ def described(player: Player, batch: int | None) -> dict[str, Any]:
     spec = player.env.spec
     with torch.no_grad():
         kind = player.view(player.env.observe()).kind
-    obs = {"shape": list(spec.obs_shape), "dtype": str(spec.obs_dtype).removeprefix("torch.")}
+    obs: dict[str, Any] = {"shape": list(spec.obs_shape), "dtype": str(spec.obs_dtype).removeprefix("torch.")}
+    obs |= player.env.statistics.described() if isinstance(player.env, Normalising) else {}
     return {"run": player.name, "step": player.step, "unit": player.unit, "actions": list(spec.actions), "obs": obs,
             "batch": batch, "outputs": ["action", kind.replace(" ", "_")]}  # fmt: skip
 

@@ -54,8 +54,7 @@ def play(
         player = guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
-        foot = legend(player.env.spec.actions, keys)
-        with open_screen(view, [player], port=port, foot=foot, listens=True) as screen:
+        with open_screen(view, [player], port=port, keys=legend(player.env.spec.actions, keys)) as screen:
             own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
             tape: list[Transition] = []
@@ -144,7 +143,7 @@ class Hand:
 def bindings(actions: Sequence[str]) -> dict[str, int]:
     """Which action each key stands for; actions of unknown names have their number's digit, or a letter."""
     keys: dict[str, int] = {}
-    for i, action in enumerate(actions):
+    for i, action in enumerate(map(str.lower, actions)):
         plain = action.removesuffix("fire")
         wanted = KEYS.get(action) or (tuple(k.upper() for k in KEYS[plain][-1:]) if plain in KEYS else ())
         keys |= {key: i for key in wanted if key not in keys}
@@ -157,12 +156,11 @@ def bindings(actions: Sequence[str]) -> dict[str, int]:
     return keys
 
 
-def legend(actions: Sequence[str], keys: Mapping[str, int]) -> str:
-    words = [
-        f"{action}: {' '.join(ARROWS.get(key, key) for key, i in keys.items() if i == number)}"
-        for number, action in enumerate(actions)
-    ]
-    return "   ".join([*words, "as the agent would: enter", "leave: q"])
+def legend(actions: Sequence[str], keys: Mapping[str, int]) -> dict[str, list[str]]:
+    """The keys that there are, by what they do."""
+    of = lambda number: [ARROWS.get(key, key) for key, i in keys.items() if i == number]
+    rows = {action: of(number) for number, action in enumerate(actions)}
+    return rows | {"as the agent would": [HAND_OVER], "leave": [LEAVE[0]]}
 
 
 def alone(player: Player, seed: int, max_steps: int) -> tuple[float, int, str]:

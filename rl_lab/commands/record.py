@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from rl_lab.core import files, locks, provenance, recording
 from rl_lab.core.errors import UserError
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
 from rl_lab.core.settings import Count, Natural, Positive, Unit
+from rl_lab.memory.episodes import newest
 from rl_lab.playing.player import load, settings_of
 from rl_lab.playing.stage import Stage, of_world
 
@@ -109,7 +112,8 @@ class Goal(NamedTuple):
 def described(stage: Stage, seed: int, frames: bool) -> dict:
     """What recording.json holds about all shards."""
     spec, env = stage.env.spec, {k: v for k, v in stage.settings.items() if k not in NO_COPIES}
-    shape = list(spec.obs_shape[1:] if spec.frame_stack > 1 else spec.obs_shape)
+    seen = torch.empty(1, *spec.obs_shape, device="meta")
+    shape = list(newest(seen, spec.frame_stack).shape[1:])
     obs = {"shape": shape, "dtype": str(spec.obs_dtype).removeprefix("torch.")}
     size = "own" if stage.size is None else list(stage.size)
     return {

@@ -10,15 +10,19 @@ from PIL import Image
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import label, read_run
+from rl_lab.core.joining import join
 from rl_lab.core.settings import Bound, Count, Natural
+from rl_lab.envs.abilities import Filmed, Tabular
 from rl_lab.envs.frames import FASTEST, SLOWEST
 from rl_lab.looking import panels
 from rl_lab.looking.films import watched, write, write_still
 from rl_lab.playing.player import Player, load
 from rl_lab.playing.saliency import Saliency
-from rl_lab.playing.scenes import at_rate, board_of, film, rate_of, scenery, together
+from rl_lab.playing.scenes import BLANK, at_rate, board_of, films, on_one_scale, play, rate_of, together
 
-STILL, PAGE = 240, 1_200  # pixels, about: a gridworld in a still of several, and the width of all
+STILL, PAGE = 240, 1_100  # pixels, about: a gridworld in a still of several, and the width of all
+MOMENTS, MOMENT = 4, 240  # of an episode in a row, and the pixels across of each
+OWN = "Each panel has a colour scale of its own: these are different worlds."
 
 
 def render(
@@ -35,7 +39,9 @@ def render(
     changes: Sequence[str] = (),  # of the runs' settings
     tracker: Callable | None = None,  # a partial of tracking.wandb_run
 ) -> Path:
-    """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. Raises UserError."""
+    """Films greedy episodes of each run, side by side, as an mp4 and a gif; or draws a still. It joins the W&B run of
+    the first, whose folder it is in. Raises UserError.
+    """
     if not runs:
         raise UserError("which run? rl-lab render run=<folder>")
     with ExitStack() as stack:
@@ -46,26 +52,16 @@ def render(
             stack.callback(player.env.close)
         path = place(out, players)
         if path.suffix == ".png":
-            write_still(path, still(players, seed, saliency))
+            write_still(path, still(on_one_scale(players), seed, saliency, max_steps))
         else:
             rates = [rate_of(p, fps) for p in players]
             shown: dict[str, Any] = dict(episodes=episodes, seed=seed, max_steps=max_steps, saliency=saliency)
-            films = [at_rate(film(p, rate, **shown), rate, max(rates)) for p, rate in zip(players, rates, strict=True)]
-            for line in write(path, watched(together(films)), max(rates), gif=gif):
+            shows = zip(films(players, rates, **shown), rates, strict=True)
+            frames = together([at_rate(show, rate, max(rates)) for show, rate in shows])
+            for line in write(path, watched(frames), max(rates), gif=gif):
                 print(line)
-    if tracker:
-        _track(tracker, path, players, {"episodes": episodes, "seed": seed, "changes": list(changes)})
+    join(tracker, players[0].folder, {"picture" if path.suffix == ".png" else "video": path})
     return path
-
-
-def _track(tracker: Callable, path: Path, players: list[Player], settings: dict) -> None:
-    config = {"runs": [str(p.folder) for p in players], **settings}
-    if run := tracker(name=path.stem, group=players[0].group, job_type="render", config=config):
-        import wandb
-
-        media = {"picture": wandb.Image(str(path))} if path.suffix == ".png" else {"video": wandb.Video(str(path))}
-        run.log({"step": players[0].step, **media})
-        run.finish()
 
 
 def place(out: str | None, players: list[Player]) -> Path:
@@ -86,17 +82,45 @@ def place(out: str | None, players: list[Player]) -> Path:
 # -- from runs to a still
 
 
-def still(players: Sequence[Player], seed: int, saliency: Saliency | None = None) -> Image.Image:
-    """The first picture of each run, in rows, each under the settings that distinguish it."""
+def still(
+    players: Sequence[Player], seed: int, saliency: Saliency | None = None, max_steps: int = 2_000
+) -> Image.Image:
+    """Of each run, under the settings that distinguish it: what it has learned on its map, in rows; or else moments
+    of an episode.
+    """
     pages = []
     for player, words in zip(players, distinctions([p.folder for p in players]), strict=True):
-        board = None if saliency else board_of(player, STILL if len(players) > 1 else panels.SIZE)
-        if board is None:
-            obs = player.env.reset(seed)
-        picture = board.picture if board else scenery(player, saliency)(obs)
+        several = len(players) > 1
+        board = None if saliency else board_of(player, STILL if several else panels.SIZE)
+        if board:
+            picture = board.picture
+        else:
+            picture = strip(player, seed, saliency, max_steps, MOMENTS if several else 2 * MOMENTS)
         below = f"{player.group}, {player.words}" if words else player.words
         pages.append(panels.titled(picture, words or player.name, below))
+    own = len(players) > 1 and not any(p.scale for p in players) and not saliency
+    sheet = panels.in_rows(pages, PAGE)
+    return panels.noted(sheet, OWN) if own and any(isinstance(p.env, Tabular) for p in players) else sheet
+
+
+def strip(player: Player, seed: int, saliency: Saliency | None, max_steps: int, count: int) -> Image.Image:
+    """Up to `count` moments of an episode, from the first to the last, evenly apart."""
+    how: dict[str, Any] = dict(episodes=1, seed=seed, max_steps=max_steps)
+    last = max(moment.step for moment in play(player, **how, drawn=()))
+    if isinstance(player.env, Filmed):  # the last picture it has is of the last action
+        last -= 1
+    steps = {round(i * last / (count - 1)) for i in range(count)}
+    found = [m for m in play(player, **how, saliency=saliency, drawn=steps) if m.picture is not BLANK]
+    found = [
+        m for m, after in zip(found, [*found[1:], None], strict=True) if not (after and after.picture is m.picture)
+    ]
+    pages = [panels.captioned(shrunk(m.picture), f"step {m.step:,}", f"reward {m.reward:,.4g}") for m in found]
     return panels.in_rows(pages, PAGE)
+
+
+def shrunk(picture: Image.Image) -> Image.Image:
+    height = round(picture.height * MOMENT / picture.width)
+    return picture.resize((MOMENT, height), Image.Resampling.LANCZOS) if picture.width > MOMENT else picture
 
 
 def distinctions(folders: Sequence[Path]) -> list[str]:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab.core import distributed, precision
 from rl_lab.core.errors import NotFinite
+from rl_lab.core.interrupts import Halted
 from rl_lab.core.learner import Metrics
 from rl_lab.core.ranks import Part
 
@@ -27,6 +28,7 @@ class Kept(Protocol):
     leads: bool  # whether this process evaluates and writes
     final: dict[str, float]  # the newest of each figure
 
+    def choose_threads(self, weights: int, lanes: int = ...) -> None: ...
     def restore(self, parts: dict[str, Part]) -> int: ...
     def begin(self, total: int, unit: str = ...) -> None: ...
     def pause(self, step: int, parts: dict[str, Part]) -> None: ...
@@ -69,6 +71,7 @@ class Book:
         episodes: Meter | None = None,  # of the episodes that ended
         stop_at: float | None = None,  # the mean return of the last 20 episodes that is enough
         unit: str = "steps",
+        lanes: int = 1,  # threads of the loop's own in which networks compute at the same time
     ):
         self.run, self.evaluate, self.total, self.unit = run, evaluate, total, unit
         self.means: Meter = means or Means()
@@ -78,6 +81,7 @@ class Book:
         self.rows.due(0)
         self.parts = {**parts, **({"episodes": episodes} if episodes else {})}
         self.parts |= {"means": self.means, "rows": self.rows, "evaluations": self.evaluations}
+        run.choose_threads(max(map(weights, parts.values())), lanes)
         self.step = run.restore(self.parts)
 
     def steps(self, stride: int = 1, learner: Stepper | None = None) -> Iterator[int]:
@@ -102,8 +106,15 @@ class Book:
     def pause(self) -> None:
         """Saves and evaluates if that is due. Raises Stopped when a signal asked for it."""
         self.run.pause(self.step, self.parts)
+        before = self.evaluations.next
         if self.step < self.total and self.evaluations.due(self.step) and self.run.leads:
-            self.run.log(self.evaluate(), self.step, True)
+            try:
+                row = self.evaluate()
+            except Halted:  # it is due again when the run is resumed
+                self.evaluations.next = before
+                self.run.save(self.step, self.parts)
+                raise
+            self.run.log(row, self.step, True)
 
     def add(self, metrics: Metrics, reward: Tensor | None = None, last: Tensor | None = None) -> None:
         """The metrics of an update; rewards [N] and ends of episodes [N]. Writes a row if one is due.
@@ -138,6 +149,12 @@ class Book:
     def stop(self) -> None:
         """Makes the current step the last one."""
         self.total = self.step
+
+
+def weights(part: Part) -> int:
+    """Of the largest network that a part of a run learns."""
+    networks = (x for x in vars(part).values() if isinstance(x, nn.Module))
+    return max((sum(p.numel() for p in network.parameters()) for network in networks), default=0)
 
 
 class Every:

@@ -49,7 +49,7 @@ def locate(target: str) -> Any:
             if not f"{module}.".startswith(f"{error.name}."):
                 raise UserError(f"{target} needs {error.name}; pip install {error.name}") from error
             continue
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if parts[0] in imports.OURS:
                 raise
             raise imports.failed(module, target, error) from error

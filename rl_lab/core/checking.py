@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rl_lab.core import calls
+from rl_lab.core import calls, conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit, conform
 
@@ -31,6 +31,7 @@ FOREIGN = {
     "gradient_steps": int,
     "policy": str,
 }
+MOST = 3  # choices that a hint names
 
 
 def check(node: DictConfig, path: str = "") -> None:
@@ -60,7 +61,7 @@ def check(node: DictConfig, path: str = "") -> None:
             continue
         if key not in parameters and not open_ended:
             settable = [calls.join(path, name) for name in parameters.keys() - filled]
-            raise UserError(f"no setting '{where}'{nearest(where, settable)}")
+            raise UserError(f"no setting '{where}'{of_another(where) or nearest(where, settable)}")
         if key in filled:
             raise UserError(f"{where} is set by the lab itself; leave it out")
         reference = re.fullmatch(r"\$\{(\w+)\}", str(written[name]))
@@ -73,6 +74,26 @@ def check(node: DictConfig, path: str = "") -> None:
     for key in parameters.keys() - filled:
         if key not in node and _is_needed(parameters[key]):
             raise UserError(f"{calls.join(path, key)} is missing; give it a value: ++{calls.join(path, key)}=...")
+
+
+def of_another(key: str) -> str:
+    """`; env=gym has it` for env.id, where a file in conf/env has such a setting; "" where none has. Those that say
+    what is called come before those that rest on them.
+    """
+    group, _, rest = key.partition(".")
+    files = sorted((conf_dir() / group).glob("*.yaml")) if rest else ()
+    having = {path.stem: node for path in files if _has(node := OmegaConf.load(path), rest)}
+    names = [name for name, node in having.items() if "_target_" in node] or list(having)
+    if group == "loop":
+        return "; the chosen loop takes none, leave it out" if names else ""
+    choices = ", ".join(f"{group}={name}" for name in names[:MOST])
+    return f"; it is a setting of {choices}" if names else ""
+
+
+def _has(node: Any, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(node, parent) if parent else node
+    return isinstance(node, DictConfig) and last in [*node]  # `in` alone denies what is missing, ???
 
 
 def _hints(call: calls.Call) -> dict[str, Any]:

@@ -1,13 +1,18 @@
 """Files of a run folder: regular ones inside it, replaced whole. Nothing is read or written through a link."""
 
+import errno
+import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from rl_lab.core.errors import UserError
+
+READ_ONLY = errno.EACCES, errno.EPERM, errno.EROFS
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -53,6 +58,21 @@ def fresh(folder: Path) -> Path:
     raise UserError(f"{folder} is taken, and so are the names after it; choose another")
 
 
+def remove_empty(folder: Path, above: int = 2) -> None:
+    """Takes away a folder that nothing was written into, and of those above it, runs/<name>, the ones that are left
+    empty; not the working directory.
+    """
+    for place in (folder, *folder.parents[:above]):
+        if Path.cwd().is_relative_to(place.resolve()):
+            return
+        try:
+            place.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # it holds something
+            return
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh file beside `path` to write into; at the end it is on disk and takes its place. Raises OSError.
@@ -77,6 +97,40 @@ def write(path: Path, text: str | bytes) -> Path:
     with replacing(path) as beside:
         beside.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
+
+
+class Records:
+    """What was found of each run: in a file of its folder, or all in one file elsewhere; whole after each."""
+
+    def __init__(self, out: str | None, name: str):
+        """Raises UserError where `out` is no .json."""
+        self.out, self.name = None if out is None else home(out), name
+        self.found: dict[str, Any] = {}
+        if self.out and (self.out.suffix != ".json" or self.out.is_dir()):
+            raise UserError(f"out={out} must end in .json, as what is found of each run goes there")
+
+    def picture(self, folder: Path, name: str) -> Path | None:
+        """Where a picture of a run goes: into its folder, or beside the one file; None where neither may be."""
+        if self.out:
+            return self.out.with_name(f"{self.out.stem}_{folder.name}_{name}")
+        return inside(folder, name) if os.access(folder, os.W_OK) else None
+
+    def keep(self, folder: Path, record: dict[str, Any]) -> None:
+        """A folder that cannot be written to is said, and stays as it is. Raises OSError."""
+        self.found[str(folder)] = record
+        if self.out:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            write(self.out, json.dumps(self.found, indent=2) + "\n")
+            return
+        try:
+            write(inside(folder, self.name), json.dumps(record, indent=2) + "\n")
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            print(
+                f"{folder} cannot be written to, so that {self.name} is left out; out=<x>.json keeps the figures",
+                file=sys.stderr,
+            )
 
 
 def opened(path: Path, largest: float = float("inf")) -> BinaryIO:

@@ -71,6 +71,17 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
     return list(found.values())
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """The runs below a folder that have a checkpoint; the folder alone where it is a run of one seed, or holds none."""
+
+    def is_run(path: Path) -> bool:
+        return (path / "config.yaml").is_file() and not any(path.glob("seed*/config.yaml"))
+
+    if is_run(folder):
+        return [folder]
+    return sorted(path.parent for path in folder.rglob("checkpoint.pt") if is_run(path.parent)) or [folder]
+
+
 def read_run(folder: Path) -> RunFiles:
     """Settings, and every metric as a curve. Raises UserError."""
     config = plain(folder / "config.yaml")
@@ -145,6 +156,35 @@ def _flatten(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]
             yield from _flatten(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def records(runs: Iterable[RunFiles], settings: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """A record for each step that has a row: run, name and seed, the names chosen (agent, env, ...), the `settings`
+    asked for, step, seconds, and the metrics of that row. Raises UserError where no run has such a setting.
+    """
+    found: list[dict[str, Any]] = []
+    runs = list(runs)
+    for key in settings:
+        if not any(key in run.settings for run in runs):
+            raise UserError(f"no setting '{key}'{nearest(key, (k for run in runs for k in run.settings))}")
+    for run in runs:
+        head = {"run": str(run.folder), "name": run.name, "seed": run.seed, **run.choices}
+        head |= {key: _value(run.settings[key]) if key in run.settings else None for key in settings}
+        rows: dict[float, dict[str, Any]] = {}
+        for metric, curve in run.curves.items():
+            for step, seconds, value in zip(*(x.tolist() for x in curve), strict=True):
+                row = rows.setdefault(step, {"step": int(step), "seconds": seconds})
+                row |= {"seconds": max(seconds, row["seconds"]), metric: value}
+        found += [head | rows[step] for step in sorted(rows)]
+    return found
+
+
+def _value(text: str) -> Any:
+    """What a setting was, before `read_run` made it a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:

@@ -77,19 +77,20 @@ def named(module: str, setting: str) -> ModuleType:
         if f"{module}.".startswith(f"{error.name}."):
             raise UserError(f"{setting}: no module {error.name}, neither installed nor in {os.getcwd()}") from error
         raise UserError(f"{setting}: {module} needs {error.name}; pip install {error.name}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         raise failed(module, setting, error) from error
 
 
-def failed(module: str, setting: str, error: Exception) -> UserError:
+def failed(module: str, setting: str, error: BaseException) -> UserError:
     """What an import says that fails, and where."""
     return UserError(f"{setting}: importing {module} failed ({told(error)})")
 
 
-def told(error: Exception) -> str:
-    """What somebody else's code says as it fails, and where it stands, in one line."""
+def told(error: BaseException) -> str:
+    """What somebody else's code says as it fails, and where it stands, in one line; a call of ours is no such place."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-    where = f", {os.path.relpath(frames[-1].filename)} line {frames[-1].lineno}" if frames else ""
+    is_theirs = frames and not Path(frames[-1].filename).is_relative_to(Path(__file__).parents[1])
+    where = f", {os.path.relpath(frames[-1].filename)} line {frames[-1].lineno}" if is_theirs else ""
     if isinstance(error, SyntaxError):
         where = f", {os.path.relpath(error.filename or '')} line {error.lineno}"
     words = " ".join(f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".split())

@@ -15,6 +15,10 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class Halted(Stopped):
+    """The same, in the middle of work that changes nothing of the run: it is left undone."""
+
+
 class Interrupts:
     """Answers signals while a run lasts: the first one asks it to stop, the same one again stops it at once."""
 
@@ -22,6 +26,7 @@ class Interrupts:
         """`numbers` are the signals to answer; None: those of `heard`."""
         self._say, self._numbers = say, numbers
         self._received: list[int] = []
+        self._readily = False
         self._handlers: dict[int, signal._HANDLER] = {}
         self._terminals: list[int] = []
 
@@ -35,6 +40,17 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             numbers = heard() if self._numbers is None else self._numbers
             self._handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, the first signal stops too: for long work that changes nothing of the run. Raises Halted."""
+        self._readily = True
+        try:
+            if self.asked:
+                raise Halted(self.asked)
+            yield
+        finally:
+            self._readily = False
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -52,13 +68,17 @@ class Interrupts:
             raise Stopped(number)
         self._received.append(number)
         leave(self._terminals)
+        if self._readily:
+            raise Halted(number)
         self._say("stopping at the next whole step; the same signal again stops at once")
 
 
 def heard() -> list[signal.Signals]:
-    """The signals that a run answers: Ctrl-C, SIGTERM and, unless under nohup, SIGHUP of a terminal that closes."""
+    """The signals that a run answers: Ctrl-C, SIGTERM, those that a batch system sends before a time limit (`sbatch
+    --signal=USR1@120`) and, unless under nohup, SIGHUP of a terminal that closes.
+    """
     nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *[signal.SIGHUP] * (not nohup)]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, *[signal.SIGHUP] * (not nohup)]
 
 
 def terminals() -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import NamedTuple
 
 
@@ -11,10 +12,13 @@ class Known(NamedTuple):
     lower: bool = False  # whether lower is better
     objective: bool = False  # whether it says how well a run does: the progress bar shows it, a search optimises it
     optimum: float | None = None  # the best value there can be
+    shown: bool = False  # whether the progress line shows it all the same
 
 
 LOWER = Known(lower=True)
 OBJECTIVE, LOWER_OBJECTIVE = Known(objective=True), Known(lower=True, objective=True)
+
+SHOWN, LOWER_SHOWN = Known(shown=True), Known(lower=True, shown=True)
 
 KNOWN = {  # by stage/quantity in lower case, * for any text; the first that fits counts, and higher is better elsewhere
     "eval/return": OBJECTIVE,
@@ -28,6 +32,9 @@ KNOWN = {  # by stage/quantity in lower case, * for any text; the first that fit
     "eval/nll_bound_nats": LOWER_OBJECTIVE,
     "eval/bits_per_dim": LOWER_OBJECTIVE,
     "eval/bits_per_dim_bound": LOWER_OBJECTIVE,
+    **dict.fromkeys(("eval/frechet", "autoregressive/bits_per_dim", "vae/bound_nats"), LOWER_SHOWN),
+    **dict.fromkeys(("gan/d(x)", "gan/d(g(z))", "gan/logit_real", "gan/logit_fake"), SHOWN),
+    **dict.fromkeys(("gan/discriminator_loss", "gan/generator_loss", "vqvae/recon_nats"), LOWER_SHOWN),
     **dict.fromkeys(
         ("*nats", "*nll", "*/bits", "*/kl", "*loss", "*error", "*mse", "*_bce", "*residual", "*perplexity"), LOWER
     ),
@@ -72,9 +79,16 @@ def is_lower_better(name: str) -> bool:
     return Metric.of(name).known.lower
 
 
+@cache  # it is asked of every figure of every row
 def is_objective(name: str) -> bool:
     metric = Metric.of(name)
     return metric.known.objective and not metric.is_error
+
+
+def is_shown(name: str) -> bool:
+    """Whether the progress line has room for it."""
+    metric = Metric.of(name)
+    return (metric.known.objective or metric.known.shown) and not metric.is_error
 
 
 def objective(names: Iterable[str]) -> str | None:

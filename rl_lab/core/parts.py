@@ -30,6 +30,7 @@ class Parts(NamedTuple):
     younger: Mapping[str, Mapping[str, Any]]  # settings that older run folders give no value, and what they mean by it
     imports: Mapping[str, Imports] = {}  # parts that import modules which their settings name
     typed: Typed = Typed()  # allowed for this once
+    then: Mapping[str, tuple[str, ...]] = {}  # what to type after a run, by what its loop is, or else under ""
     exact: tuple[str, ...] = ()  # how the names of those begin that compute in float64 on the device
 
 

@@ -1,18 +1,19 @@
-"""What is shown during a run: a bar on a terminal, plain lines elsewhere."""
+"""What is shown during a run: a bar on a terminal, plain lines elsewhere; neither is wider than 80 columns."""
 
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from rl_lab.core.metrics import is_objective
+from rl_lab.core.metrics import Metric, is_shown
 
-LINE_EVERY = 10.0  # seconds between plain lines
+WIDTH, NAME, BAR = 80, 26, 12  # columns of a line, and at most of the name in it; of the bar on a terminal
+SOONEST, LATEST = 5.0, 60.0  # seconds between plain lines: a twentieth of the time so far, within these
 
 
 class Progress:
-    """Rate, step, newest return and remaining time."""
+    """Step, remaining time, newest return and rate."""
 
     def __init__(self, name: str, quiet: bool = False):
         self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
@@ -21,36 +22,43 @@ class Progress:
         self._bar: Bar | None = None
         self._drawn = 0.0
 
-    def begin(self, total: int, unit: str, step: int) -> None:
+    def begin(self, total: int | None, unit: str, step: int) -> None:
         self._total, self._unit, self._first = total, unit, step
         self._start = self._drawn = time.monotonic()
         if self.console.is_terminal and not self.console.quiet:
-            columns = "[bold]{task.description}", BarColumn(), "{task.fields[text]}", TimeRemainingColumn()
+            columns = [TextColumn("{task.description}", style="bold", markup=False), BarColumn(BAR)]
+            columns += [TextColumn("{task.fields[text]}", markup=False)]
             self._bar = Bar(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task(self.name, total=total, completed=step, text="")
+            self._task = self._bar.add_task(shortened(self.name, NAME), total=total, completed=step, text="")
             self._bar.start()
 
     def advance(self, step: int, now: float) -> None:
         """Cheap enough for every step: it draws ten times a second at most."""
         if self._bar and now - self._drawn > 0.1:
             self._drawn = now
-            self._bar.update(self._task, completed=step, text=self._line(step, now))
-        elif not self._bar and now - self._drawn > LINE_EVERY:
+            room = min(WIDTH, self.console.width) - min(len(self.name), NAME) - BAR - 2
+            self._bar.update(self._task, completed=step, text=self._line("", step, now, room))
+        elif not self._bar and now - self._drawn > min(LATEST, max(SOONEST, (now - self._start) / 20)):
             self._drawn = now
-            self.say(f"{self.name}: {self._line(step, now)}")
+            self.say(self._line(f"{shortened(self.name, NAME)}: ", step, now, WIDTH))
 
-    def _line(self, step: int, now: float) -> str:
-        rate = (step - self._first) / max(now - self._start, 1e-9)
-        left = (self._total - step) / rate if rate else float("inf")
-        words = [f"{step:,}/{self._total:,} {self._unit}", f"{rate:,.0f}/s"]
-        words += [
-            f"{name.split('/', 1)[-1] if name.startswith('episode') else name} {x:.4g}"
-            for name, x in self._shown.items()
-        ]
-        return " · ".join(words) + ("" if self._bar else f" · {left:,.0f} s left")
+    def _line(self, words: str, step: int, now: float, room: int) -> str:
+        """`words`, and behind them what has room, the most important first; of the first steps nothing is foretold."""
+        done = step - self._first
+        rate = done / max(now - self._start, 1e-9)
+        words += f"{step:,}{'' if self._total is None else f'/{self._total:,}'} {self._unit}"
+        parts = []
+        if self._total and done * 1_000 >= self._total:
+            parts.append(f"{duration(max(0, self._total - step) / rate)} left")
+        for name, x in self._shown.items():
+            stage, quantity, _ = Metric.of(name)
+            parts.append(f"{quantity if stage == 'episode' else f'{stage}/{quantity}'} {x:.4g}")
+        for part in [*parts, f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"]:
+            words += f" · {part}" * (len(words) + len(part) + 3 <= room)
+        return words
 
     def show(self, values: dict[str, float], step: int) -> None:
-        self._shown |= {k: v for k, v in values.items() if is_objective(k)}
+        self._shown |= {k: v for k, v in values.items() if is_shown(k)}
 
     def say(self, text: str, once: bool = False) -> None:
         if not (once and text in self._said):
@@ -60,3 +68,15 @@ class Progress:
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """As one says it: 4.2 s, 42 s, 17 min, 3.5 h, 22 days."""
+    for unit, size, most, digits in (("s", 1, 10, 1), ("s", 1, 100, 0), ("min", 60, 100, 0), ("h", 3_600, 48, 1)):
+        if (number := seconds / size) < most:
+            return f"{number:.{digits}f} {unit}"
+    return f"{seconds / 86_400:,.0f} days"
+
+
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"

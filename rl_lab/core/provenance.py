@@ -1,11 +1,14 @@
 """Which code made a run: the versions of the libraries that matter, and the git revision."""
 
 import functools
+import hashlib
 import importlib.metadata
+import os
 import subprocess
 from pathlib import Path
 
 PACKAGES = "torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "hydra-core", "wandb"
+CODE = "*.py", "*.yaml", "*.toml"
 
 
 @functools.cache
@@ -20,12 +23,23 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def revision() -> str | None:
-    """The git revision of the code, marked + where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+def revision(home: Path = Path(__file__).parent) -> str | None:
+    """The git revision of the code in `home`; 1a2b3c4+dirty.5d6e7f80 where it differs, with a digest of the difference
+    and of code that git does not know. None where git knows nothing of it: where it is installed, for one.
+    """
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
+        if not _git(home, "ls-files"):
+            return None
+        folder, head = _git(home, "rev-parse", "--show-toplevel", "--short", "HEAD").decode().splitlines()
+        difference = _git(top := Path(folder), "diff", "--binary", "--no-ext-diff", "HEAD")
+        new = _git(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *CODE).split(b"\0")[:-1]
+        contents = [name + b"\0" + (top / os.fsdecode(name)).read_bytes() for name in new]
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.returncode == 1 else "") if head.returncode == 0 else None
+    digest = hashlib.sha256(b"\0".join([difference, *contents])).hexdigest()
+    return f"{head}+dirty.{digest[:8]}" if difference or new else head
+
+
+def _git(folder: Path, *command: str) -> bytes:
+    """What it prints. Raises OSError or SubprocessError."""
+    return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, timeout=5, check=True).stdout

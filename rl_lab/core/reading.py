@@ -90,7 +90,7 @@ def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConf
     ):
         raise UserError(f"{path} is damaged: choices must be names, such as agent: dqn")
     if "tracker" in found:
-        found["tracker"] = _tracker(found["tracker"], path)
+        found["tracker"] = tracker(found["tracker"], path)
     for setting, place in places:
         print(f"{path} sets {setting}={place}, which is ignored; type {setting}=... to use it", file=sys.stderr)
     here = imports.local([*typed.modules, *(target.rpartition(".")[0] for target in typed.targets)])
@@ -118,7 +118,7 @@ def _followed(target: str, config: dict[str, Any]) -> str:
     return node if isinstance(node, str) else target
 
 
-def _tracker(found: Any, path: Path) -> dict[str, Any]:
+def tracker(found: Any, path: Path) -> dict[str, Any]:
     """The tracker of that name as conf/ has it, and the names that the folder gives to its runs."""
     target = str(found.get("_target_")) if isinstance(found, dict) else str(found)
     kinds = {tracker["_target_"]: tracker for tracker in map(plain, sorted((conf_dir() / "tracker").glob("*.yaml")))}

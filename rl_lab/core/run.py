@@ -6,13 +6,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl_lab.core import distributed, provenance, tracking
+from rl_lab.core import distributed, provenance, threads, tracking
 from rl_lab.core.devices import double
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.interrupts import Interrupts, Stopped
@@ -49,6 +50,7 @@ class Run:
         max_memory_gb: float = 2.0,  # a larger replay is left out of the checkpoint and refilled
         upload: bool = False,  # the last checkpoint goes to W&B as an artifact
         lock: int | None = None,  # of the folder, where the caller holds it already
+        beside: int = 1,  # runs that share this machine, this one included
         progress: Progress | None = None,  # None: a bar of its own
         interrupts: Interrupts | None = None,  # None: the signals that usually stop a run
     ):
@@ -56,6 +58,7 @@ class Run:
         self.names, self.config, self.job_type = names, config, job_type
         self.leads = distributed.rank() == 0
         self.checkpoint_every, self.max_memory_gb, self.upload = checkpoint_every, max_memory_gb, upload
+        self.beside = beside * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self.folder = RunFolder(self.dir, written, lock, places)
         self.progress = progress or Progress(names.get("name", ""), quiet=not self.leads)
         self.interrupts = interrupts or Interrupts(self.say)
@@ -65,6 +68,7 @@ class Run:
         self._resumes = bool(self._saved)
         self.state = "running"
         self._total: int | None = None
+        self.unit = "steps"
         self._identity: dict[str, str] | None = None
         self.take_up(self._saved)
 
@@ -126,15 +130,26 @@ class Run:
         """The same, another in each rank."""
         return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
 
-    def begin(self, total: int, unit: str = "steps", rows: bool = True) -> None:
+    def choose_threads(self, weights: int, lanes: int = 1) -> None:
+        """Of torch, as they suit networks of so many weights that compute in so many lanes at once, if threads=auto."""
+        if self.config.get("threads") == "auto":
+            torch.set_num_threads(threads.suited(weights, self.beside * lanes))
+            self.say(f"threads=auto: {torch.get_num_threads()}, of {threads.cores()} cores, for {weights:,} weights")
+
+    def begin(self, total: int | None, unit: str = "steps", rows: bool = True) -> None:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.
 
-        rows: whether it has any of its own, or leaves them to the runs within its folder.
+        total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
+        the runs within its folder.
         """
-        self._total = total
+        self._total, self.unit = total, unit
+        if self.config.get("threads") == "auto":  # the number is kept: with another the rounding would differ
+            self.config = self.config | {"threads": torch.get_num_threads()}
+            auto, chosen = "\nthreads: auto\n", f"\nthreads: {torch.get_num_threads()}\n"
+            self.folder.written = self.folder.written.replace(auto, chosen, 1)
         if self.leads:
             self._open(rows)
-        if self.step >= total:
+        if total is not None and self.step >= total:
             self.say(f"nothing left to do: the run stands at step {self.step:,}, and the total is {total:,}")
         self.progress.begin(total, unit, self.step)
 
@@ -171,11 +186,19 @@ class Run:
                                     f"this one ({reason})") from error  # fmt: skip
         if self.step:
             self.say(f"resumed at step {self.step:,}")
+        elif self.folder.before and not self._resumes:
+            self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Within, a signal stops the work without waiting for its end; several ranks wait for one another. Raises
+        Halted."""
+        return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:
         """Raises Stopped when a signal asked for it; for loops with nothing to save."""
         self.step = step
+        self.progress.advance(step, time.monotonic())
         if self.interrupts.asked:
             raise Stopped(self.interrupts.asked)
 
@@ -219,12 +242,13 @@ class Run:
         return part.state_dict()
 
     def log(self, metrics: Metrics, step: int, keep: bool = False) -> None:
-        """One row, to the file and to W&B; the only place where a metric leaves the device.
+        """One row, to the file and to W&B, where there is anything to tell; the only place where a metric leaves the
+        device.
 
         Beyond 1,000 rows at once and 10 a second after that, rows not marked `keep` are left out of both.
         Raises NotFinite, naming metric and step.
         """
-        if not self.leads:
+        if not self.leads or not metrics:
             return
         values = dict(zip(metrics, _numbers(metrics.values()), strict=True))
         for name, value in values.items():

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from rl_lab.core.errors import UserError
+from rl_lab.core.imports import told
 from rl_lab.doctor.problems import COPIES, Problem, ProblemEnv
 from rl_lab.types import Transition, VectorEnv, View
 
 FIRST, MOST = 64, 16_384  # steps of all copies after which values are looked at first, and last
 GAMMA = 0.5  # unless another is typed: where the future counts half, each fault in it shows
 # Settings with which an agent learns in seconds, at most as large; and those that show seams often. Typed ones stay.
-CAPS = {"gamma": GAMMA, "n_steps": 64, "replay_ratio": 32, "batch_size": 64}
+# A plan of more than one step imagines rewards beyond an end, of which VPN's model knows nothing (Oh et al., 2017): it
+# tells what was imagined there, not what was learned.
+CAPS = {"gamma": GAMMA, "n_steps": 64, "replay_ratio": 32, "batch_size": 64, "depth": 1, "eval_depth": 1}
 SEAMS = {"rollout_length": 2, "n_steps": 2, "minibatches": 1, "batch_size": 32, "replay.n_step": 3}
 
 
@@ -58,7 +61,10 @@ class Candidate:
         given = {"spec": env.spec, "device": env.device, "seed": self.seed}
         given |= {"gamma": GAMMA} if "gamma" not in self.typed else {}
         known = inspect.signature(self.make).parameters
-        return self.make(**{key: value for key, value in given.items() if key in known})
+        try:
+            return self.make(**{key: value for key, value in given.items() if key in known})
+        except Exception as error:
+            raise UserError(f"the agent cannot be built ({told(error)})") from error
 
     @property
     def is_sb3(self) -> bool:

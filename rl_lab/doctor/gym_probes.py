@@ -24,6 +24,8 @@ STEPS = 300  # of each copy
 
 def interface(world: World) -> Finding:
     """Gymnasium's own check_env; what it warns of is not a fault."""
+    if not world.kind.is_gymnasium:
+        return NO_GYMNASIUM
     with world.singles(1) as envs, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for env in envs:
@@ -31,8 +33,6 @@ def interface(world: World) -> Finding:
                 check_env(env, skip_render_check=True, skip_close_check=True)
             except Exception as error:
                 return failed(f"Gymnasium's check_env: {raised(error)}")
-        if not envs:
-            return NO_GYMNASIUM
     remarks = [" ".join(str(w.message).split()) for w in told if "different from the unwrapped" not in str(w.message)]
     remarks = [words.removeprefix("\x1b[33mWARN: ").removesuffix("\x1b[0m") for words in remarks]
     more = f"; it remarks: {remarks[0][:150]}" if remarks else ""
@@ -41,20 +41,17 @@ def interface(world: World) -> Finding:
 
 def spaces_(world: World) -> Finding:
     """What it shows and answers, against what its spaces and Gymnasium's interface state."""
-    with world.singles(1) as envs:
-        for env in envs:
-            for t, row in enumerate(by_hand(env, world.seed, script(world.seed, 0, env, STEPS), world.seconds)):
-                for obs in (row.obs, row.next_obs):
-                    if fault := outside(env.observation_space, obs):
-                        return failed(f"step {t}: {fault}; what is scaled or stored by the space is wrong")
-                for name in ("terminated", "truncated"):
-                    if not isinstance(getattr(row, name), bool | np.bool_):
-                        return failed(f"step {t}: {name} is {getattr(row, name)!r}, not true or false")
-        return (
-            passed(f"{t + 1} observations lie in {' '.join(str(env.observation_space).split())}")
-            if envs
-            else NO_GYMNASIUM
-        )
+    if not world.kind.is_gymnasium:
+        return NO_GYMNASIUM
+    with world.singles(1) as (env,):
+        for t, row in enumerate(by_hand(env, world.seed, script(world.seed, 0, env, STEPS), world.seconds)):
+            for obs in (row.obs, row.next_obs):
+                if fault := outside(env.observation_space, obs):
+                    return failed(f"step {t}: {fault}; what is scaled or stored by the space is wrong")
+            for name in ("terminated", "truncated"):
+                if not isinstance(getattr(row, name), bool | np.bool_):
+                    return failed(f"step {t}: {name} is {getattr(row, name)!r}, not true or false")
+        return passed(f"{t + 1} observations lie in {' '.join(str(env.observation_space).split())}")
 
 
 spaces_.__name__ = "spaces"
@@ -78,28 +75,35 @@ def outside(space: spaces.Space, obs: Any) -> str:
 
 
 def autoreset(world: World) -> Finding:
-    """The same transitions by hand, in each of Gymnasium's three modes, and as our loops see them; none is made up."""
-    with world.singles(1) as envs:
-        if not envs:
-            return NO_GYMNASIUM
-    if not world.repeats:
-        return not_applicable("the same seed shows something else each time (see seeding)")
-    actions = [script(world.seed, i, envs[0], STEPS) for i in range(2)]
-    hand = []
-    with world.singles(2) as envs:
-        for i, env in enumerate(envs):
-            rows = by_hand(own(env), world.seed + i, actions[i], world.seconds)
-            hand.append([row._replace(reward=float(row.reward)) for row in rows])
+    """The same transitions by hand and in each of Gymnasium's three modes; none is made up."""
+    found = twins(world)
+    if isinstance(found, Finding):
+        return found
+    actions, hand = found
     ways = {mode.value: partial(through, mode=mode) for mode in AutoresetMode}
     for name, way in ways.items():
         with world.singles(2) as envs:
             tapes = way([own(env) for env in envs], world.seed, actions)
-        if found := parted(hand, tapes):
-            return failed(f"in mode {name} {found} from the same by hand: learners in that mode meet another world")
+        if words := parted(hand, tapes):
+            return failed(f"in mode {name} {words} from the same by hand: learners in that mode meet another world")
     ended = sum(row.terminated or row.truncated for tape in hand for row in tape)
     if not ended:
-        return cut_short(autoreset, world) or not_applicable(f"no episode ended in {STEPS} steps")
+        return cut_short(autoreset, world) or not_applicable(f"no episode ended in {len(hand[0])} steps")
     return passed(f"{ended} ends: by hand, {', '.join(ways)} give the same transitions")
+
+
+def twins(world: World) -> Finding | tuple[list[list[int]], list[list[Row]]]:
+    """Actions of two copies, equally many, and what either shows by hand; or why there is nothing to be held by it."""
+    if not world.kind.is_gymnasium:
+        return NO_GYMNASIUM
+    if not world.repeats:
+        return not_applicable("the same seed shows something else each time (see seeding)")
+    with world.singles(2) as envs:
+        actions = [script(world.seed, i, env, STEPS) for i, env in enumerate(envs)]
+        rows = [by_hand(own(env), world.seed + i, actions[i], world.seconds / 2) for i, env in enumerate(envs)]
+        hand = [[row._replace(reward=float(row.reward)) for row in tape] for tape in rows]
+    length = min(map(len, hand))
+    return [tape[:length] for tape in actions], [tape[:length] for tape in hand]
 
 
 def own(env: gymnasium.Env) -> Own:
@@ -108,13 +112,11 @@ def own(env: gymnasium.Env) -> Own:
 
 def by_loop(world: World) -> Finding:
     """Returns, lengths and ends of episodes as training here sees them, beside a twin driven by hand."""
-    with world.singles(2) as envs:
-        if not envs:
-            return NO_GYMNASIUM
-        if not world.repeats:
-            return not_applicable("the same seed shows something else each time (see seeding)")
-        actions = [script(world.seed, i, env, STEPS) for i, env in enumerate(envs)]
-        hand = [list(by_hand(own(env), world.seed + i, actions[i])) for i, env in enumerate(envs)]
+    found = twins(world)
+    if isinstance(found, Finding):
+        return found
+    actions, hand = found
+    with world.singles(1) as envs:
         first = int(envs[0].action_space.start)  # type: ignore[attr-defined]
     with closing(world.built(2)) as env:
         ours = episodes(seen_by_loop(env, world.seed, np.array(actions) - first))
@@ -127,7 +129,7 @@ def by_loop(world: World) -> Finding:
         if len(a) != len(b):
             return failed(f"copy {i} ends {len(a)} episodes in training and {len(b)} by hand")
     if not (count := sum(map(len, twin))):
-        return cut_short(by_loop, world) or not_applicable(f"no episode ended in {STEPS} steps")
+        return cut_short(by_loop, world) or not_applicable(f"no episode ended in {len(hand[0])} steps")
     both = sum(bool(row.terminated and row.truncated) for tape in hand for row in tape)
     more = f"; {both} ends are both terminated and truncated, and taken as terminated" if both else ""
     return passed(f"{count} episodes have the return, length and end of a twin driven by hand{more}")

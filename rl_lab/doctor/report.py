@@ -1,15 +1,20 @@
 """What probes find: a line each, a summary, and the exit code."""
 
+import math
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
-PASS, FAIL, NONE = "pass", "FAIL", "-"  # the last: not applicable
-STYLES = {PASS: "green", FAIL: "bold red", NONE: "dim"}
+PASS, FAIL, NONE, LATE = "pass", "FAIL", "-", "late"  # not applicable; left out, as time was up
+SLACK = 3  # times as many seconds on the clock as of the processor, where other programs use it, too
+STYLES = {PASS: "green", FAIL: "bold red", NONE: "dim", LATE: "yellow"}
 
 
 class Finding(NamedTuple):
@@ -47,40 +52,81 @@ def name(probe: Probe) -> str:
     return getattr(probe, "__name__", "probe").replace("_", " ")
 
 
-def probed(probe: Probe, subject: Any) -> Finding:
-    """A probe that raises has found a fault."""
+def probed(probe: Probe, subject: Any, seconds: float = math.inf) -> Finding:
+    """A probe that raises has found a fault; one that takes more `seconds` has not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return probe(subject)
-        except Exception as error:
+            with _at_most(seconds):
+                return probe(subject)
+        except TimeIsUp:
+            return Finding(LATE, f"left out: it takes more than {seconds:.1f} s")
+        except (Exception, SystemExit) as error:
             return failed(f"raises {raised(error)}; nothing can be learned like that")
 
 
-def raised(error: Exception) -> str:
+class TimeIsUp(BaseException):
+    """Not an Exception, which an environment's own code may catch."""
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeIsUp in here, even in code that does not come back by itself, once it has used the processor so long.
+
+    Other programs do not make a probe late, unless it takes SLACK times as long.
+    """
+    if not math.isfinite(seconds) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise TimeIsUp
+
+    clocks = (signal.ITIMER_PROF, signal.SIGPROF, 1), (signal.ITIMER_REAL, signal.SIGALRM, SLACK)
+    before = [signal.signal(number, stop) for _, number, _ in clocks]
+    try:
+        for clock, _, times in clocks:
+            signal.setitimer(clock, max(seconds, 1e-3) * times)
+        yield
+    finally:
+        for (clock, number, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
+
+
+def raised(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
-def examined(title: str, probes: Sequence[Probe], subject: Any) -> int:
-    """Prints what each probe finds, the first one first: where that fails, no other is asked. Returns the exit code."""
-    console, begun, found = Console(), time.monotonic(), dict[str, Finding]()
+def examined(title: str, probes: Sequence[Probe], subject: Any, seconds: float = math.inf) -> int:
+    """Prints what each probe finds, the first one first: where that does not pass, no other is asked.
+
+    All use the processor for at most about so many `seconds`, each for half of those left. Returns the exit code.
+    """
+    console, begun, found = Console(), (time.monotonic(), time.process_time()), dict[str, Finding]()
     width = max(len(name(probe)) for probe in probes)
     console.print(Text(title), soft_wrap=True)
     for probe in probes:
-        stopped = found and next(iter(found.values())).outcome == FAIL
+        left = seconds - max((time.monotonic() - begun[0]) / SLACK, time.process_time() - begun[1])
         with console.status(name(probe)):
-            finding = not_applicable(f"not tried: {next(iter(found))} fails") if stopped else probed(probe, subject)
+            if found and next(iter(found.values())).outcome != PASS:
+                finding = not_applicable(f"not tried: {next(iter(found))} fails")
+            else:
+                finding = probed(probe, subject, max(left, 0.0) / 2)
+        if not found and finding.outcome == LATE:
+            finding = failed(f"a few steps take more than {left / 2:.1f} s: nothing can be learned like that")
         found[name(probe)] = finding
         line = Text(f"  {finding.outcome:<5}", STYLES[finding.outcome])
         console.print(line + Text(f"{name(probe):<{width}}  {finding.words}", ""), soft_wrap=True)
-    print(summary(found, time.monotonic() - begun))
+    print(summary(found, time.monotonic() - begun[0], seconds))
     return int(any(finding.outcome == FAIL for finding in found.values()))
 
 
-def summary(found: dict[str, Finding], seconds: float) -> str:
+def summary(found: dict[str, Finding], seconds: float, allowed: float) -> str:
     outcomes = [finding.outcome for finding in found.values()]
-    faults = ", ".join(name for name, finding in found.items() if finding.outcome == FAIL)
+    faults, late = (", ".join(name for name, x in found.items() if x.outcome == kind) for kind in (FAIL, LATE))
     return (
         f"{len(found)} probes in {seconds:.1f} s: {outcomes.count(PASS)} pass, {outcomes.count(NONE)} not applicable, "
-        f"{outcomes.count(FAIL)} fail{f' ({faults})' if faults else ''}"
+        + (f"{outcomes.count(LATE)} left out for time ({late}; seconds={3 * allowed:g} gives it), " if late else "")
+        + f"{outcomes.count(FAIL)} fail{f' ({faults})' if faults else ''}"
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from rl_lab.core import calls
 from rl_lab.core.randomness import generator
-from rl_lab.envs.abilities import OfGymnasium
+from rl_lab.envs.abilities import OfGymnasium, Tabular
 from rl_lab.types import Step, VectorEnv
 
 FEWEST, SHORT = 10, 20  # steps, however slow; steps of an episode cut short
@@ -25,22 +26,29 @@ LARGE = 10_000  # bytes of an observation from where on a few copies are enough
 
 
 class World:
-    """Who is examined: the settings of an environment, the seed of the probes, and the seconds that each may take."""
+    """Who is examined: the settings of an environment, the seed of the probes, and the seconds that each may play."""
 
     def __init__(self, node: Mapping[str, Any], seed: int, seconds: float):
         self.node, self.seed, self.seconds = node, seed, seconds
         self.num_envs: int = node["num_envs"]  # as it is trained in
 
     def built(self, num_envs: int, **more: Any) -> VectorEnv:
-        env: VectorEnv = hydra.utils.instantiate(dict(self.node) | {"num_envs": num_envs} | more)
-        return env
+        try:
+            env: VectorEnv = hydra.utils.instantiate(dict(self.node) | {"num_envs": num_envs} | more)
+            return env
+        except hydra.errors.InstantiationException as error:
+            raise error.__cause__ or error from None
 
     @cached_property
     def few(self) -> int:
         """Copies for what does not measure speed."""
+        return min(self.num_envs, 2 if self.kind.size > LARGE else 64)
+
+    @cached_property
+    def kind(self) -> "Kind":
         with closing(self.built(1)) as env:
             size = math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize
-        return min(self.num_envs, 3 if size > LARGE else 64)
+            return Kind(size, isinstance(env, Tabular), isinstance(env, OfGymnasium) and bool(env.copies()))
 
     @cached_property
     def shorter(self) -> "World | None":
@@ -54,6 +62,11 @@ class World:
             node["options"] = dict(node["options"] or {}) | {"max_episode_steps": steps}
         return None if node == dict(self.node) else World(node, self.seed, self.seconds)
 
+    def ticks(self, least: int, most: int) -> Iterator[int]:
+        """Numbers from 0 on as long as a probe may play, but some."""
+        end = time.monotonic() + self.seconds
+        yield from takewhile(lambda i: i < least or time.monotonic() < end, range(most))
+
     @contextmanager
     def singles(self, count: int, **more: Any) -> Iterator[Sequence[gymnasium.Env]]:
         """Fresh environments of Gymnasium's, as they are beneath our vector; none where there are none."""
@@ -66,8 +79,8 @@ class World:
 
     @cached_property
     def streams(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each of three seeds, 0 the first, what two fresh ones show."""
-        return [(self.stream(seed), self.stream(seed)) for seed in range(3)]
+        """Of each of two or three seeds, 0 the first, what two fresh ones show."""
+        return [(self.stream(seed), self.stream(seed)) for seed in self.ticks(2, 3)]
 
     @property
     def repeats(self) -> bool:
@@ -78,6 +91,12 @@ class World:
         """All that two copies of a fresh one see in 100 steps."""
         with closing(self.built(2)) as env:
             return stream(played(env, seed, 100, self.seconds / 4))
+
+
+class Kind(NamedTuple):
+    size: int  # bytes of an observation
+    is_tabular: bool
+    is_gymnasium: bool  # whether single environments of Gymnasium's lie beneath it
 
 
 class Moment(NamedTuple):

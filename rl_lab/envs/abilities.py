@@ -1,15 +1,19 @@
 """What a world may be beyond a VectorEnv. A world declares it by having the members; its class is never checked."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.core.errors import UserError
+from rl_lab.envs.lens import Statistics
 from rl_lab.envs.tabular.mdp import MDP, Layout
 from rl_lab.types import VectorEnv
+
+if TYPE_CHECKING:  # a gridworld is planned without it
+    import gymnasium
 
 
 @runtime_checkable
@@ -36,7 +40,33 @@ class Filmed(VectorEnv, Protocol):
 class OfGymnasium(VectorEnv, Protocol):
     """A vector of Gymnasium's environments."""
 
-    def copies(self) -> Sequence[gymnasium.Env]: ...  # each as Gymnasium makes it, to be driven by hand; maybe none
+    def copies(self) -> "Sequence[gymnasium.Env]": ...  # each as Gymnasium makes it, to be driven by hand; maybe none
+
+
+@runtime_checkable
+class Normalising(VectorEnv, Protocol):
+    """A world that keeps statistics of what it shows, to normalise it by; `share`d ones it sees by and leaves alone."""
+
+    statistics: Statistics
+
+    def share(self, statistics: Statistics) -> None: ...
+
+
+def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
+    """`eval_env` sees by the statistics that `env` gathers; they are returned for the checkpoint, {} without any."""
+    if not isinstance(env, Normalising) or not isinstance(eval_env, Normalising) or not env.statistics.parts:
+        return {}
+    eval_env.share(env.statistics)
+    return {"statistics": env.statistics}
+
+
+def refuse_statistics(env: VectorEnv, loop: str) -> None:
+    """Raises UserError where the env keeps some: this loop steps in other threads than the one that learns."""
+    if isinstance(env, Normalising) and env.statistics.parts:
+        raise UserError(
+            f"env.normalise_obs and env.normalise_reward are for loop=train and loop=sb3, not for loop={loop}; "
+            "choose loop=train"
+        )
 
 
 @runtime_checkable
@@ -53,6 +83,7 @@ class Map(NamedTuple):
     agent: tuple[int, int] | None  # None: off the map
     goals: tuple[tuple[int, int], ...] = ()  # to be collected
     time_left: float | None = None  # share of the episode's; None: not shown
+    clock: str = ""  # the same in words
 
 
 @runtime_checkable

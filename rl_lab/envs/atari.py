@@ -1,6 +1,6 @@
 """ale-py's vector env behind our protocol (Bellemare et al., 2013): numpy and autoreset end in this file."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from rl_lab.core import threads
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.settings import Count, Natural, Objects, PixelSide, Unit
@@ -35,11 +36,12 @@ class Atari:
         noop_max: Natural,  # idle frames, at most, at the start of an episode
         fire_reset: bool,
         life_loss_terminal: bool,  # a lost life ends the future for the learner, not the episode
+        point_terminal: bool,  # and so does a point, won or lost (Karpathy, 2016, "Pong from pixels")
         full_actions: bool,
         max_frames: Count,  # after the start; then the episode is truncated
         height: PixelSide,
         width: PixelSide,
-        num_threads: Natural,  # 0: one a core
+        num_threads: Natural | Literal["auto"],  # auto: of this process's cores; 0: one for each of the machine's
         camera: bool = False,
         device: Device,
     ):
@@ -57,11 +59,12 @@ class Atari:
             use_fire_reset=fire_reset,
             full_action_space=full_actions,
             max_num_frames_per_episode=UNLIMITED,
-            num_threads=num_threads,
+            num_threads=threads.of_emulators(num_envs) if num_threads == "auto" else num_threads,
         )
         self._env = AtariVectorEnv(**arguments, img_height=height, img_width=width)
         colour: dict[str, Any] = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
         self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
+        self.point_terminal = point_terminal
         self.num_envs, self.device, self.frames_per_second = num_envs, torch.device(device), 60 / frame_skip
         self.time_limit = -(-max_frames // frame_skip)  # steps
         names = tuple(action.name.lower() for action in self._env.ale.get_action_set())
@@ -92,7 +95,8 @@ class Atari:
             next_obs = self._tensor(np.where(over[:, None, None, None], info["final_obs"], obs))
         if cut.any():
             self._obs = self._tensor(self._begin(cut))
-        score, discount = self._tensor(reward.astype(np.float32)), self._tensor(1.0 - terminated.astype(np.float32))
+        ended = terminated | (reward != 0) if self.point_terminal else terminated
+        score, discount = self._tensor(reward.astype(np.float32)), self._tensor(1.0 - ended.astype(np.float32))
         return Step(score, discount, self._tensor(over | cut), next_obs, self._obs, torch.ones_like(score))
 
     def _begin(self, cut: np.ndarray) -> np.ndarray:

@@ -17,10 +17,12 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_lab.core import imports
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Objects
-from rl_lab.envs import frames, wrapping
+from rl_lab.core.settings import Count, Objects, Positive, Unit
+from rl_lab.envs import frames, naming, wrapping
+from rl_lab.envs.lens import Lens, Statistics
 from rl_lab.types import Spec, Step
 
 # Where an exception comes from, if an answer of an environment could not be used.
@@ -43,13 +45,18 @@ class Gym:
         options: dict | None,  # go to gymnasium.make_vec
         channels: Literal["first", "last"] | None,  # of images; None: the side that is shorter than both others
         imports: Annotated[Any, wrapping.modules_of],  # that register environments; `<module>:<id>` names one, too
-        wrappers: Annotated[list, wrapping.named],  # around each environment, the innermost first
+        wrappers: Annotated[Any, wrapping.named],  # around each environment, the innermost first
         planes: bool,  # whether a Box of three sides that are no bytes is an image, too
+        time_limit: Count | None,  # steps; None: the environment's own
+        normalise_obs: bool,  # by their running mean and deviation
+        normalise_reward: Unit | None,  # by the running deviation of returns of this discount; None: not
+        clip_obs: Positive | None,  # None: 10 where they are normalised
+        frame_stack: Count,  # observations that an agent sees at once
         camera: bool = False,
         device: Device,
     ):
         id = wrapping.register(imports, id)
-        options = wrapping.plain(options)
+        options = wrapping.limited(wrapping.plain(options), time_limit)
         known = gymnasium.registry.get(id)
         if "world" in (options or {}) and known and "world" in known.kwargs:
             raise UserError(f"env.options.world is refused: env.id={id} names its world; choose another env.id")
@@ -70,7 +77,18 @@ class Gym:
         limit = made_by and made_by.kwargs.get("max_episode_steps", made_by.max_episode_steps)
         limits = [x for x in (limit, limited) if x and x > 0]
         self.time_limit = min(limits, default=None)  # steps; None: an episode may never end
-        self.spec = Spec(self._shape(), self._dtype, tuple(str(a) for a in range(int(actions.n))))
+        copies = self.copies()
+        names = naming.of_actions(copies[0] if copies else None, int(actions.n))
+        self._lens = Lens(
+            Spec(self._shape(), self._dtype, names),
+            num_envs,
+            self.device,
+            normalise_obs=normalise_obs,
+            normalise_reward=normalise_reward,
+            clip_obs=clip_obs,
+            frame_stack=frame_stack,
+        )
+        self.spec, self.statistics = self._lens.spec, self._lens.statistics
 
     def _shape(self) -> tuple[int, ...]:
         if isinstance(self._space, spaces.Discrete):
@@ -81,7 +99,7 @@ class Gym:
     def reset(self, seed: int) -> Tensor:
         with answers_checked(self._id, "reset"):
             obs, _ = self._env.reset(seed=seed)
-        self._obs = self._tensor(obs.copy())
+        self._obs = self._lens.begin(self._tensor(obs.copy()))
         return self._obs
 
     def step(self, action: Tensor) -> Step:
@@ -89,7 +107,7 @@ class Gym:
             answer = self._env.step(action.cpu().numpy() + self._first_action)
         obs, reward, terminated, truncated, info = answer
         last = terminated | truncated
-        self._obs = next_obs = self._tensor(obs.copy())
+        now = next_obs = self._tensor(obs.copy())
         if last.any():
             true = obs.copy()
             for i in np.flatnonzero(last):
@@ -98,7 +116,10 @@ class Gym:
         numbers = np.empty((2, self.num_envs), np.float32)
         numbers[0], numbers[1] = reward, ~terminated
         paid, discount = torch.from_numpy(numbers).to(self.device).unbind()
-        return Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, self._obs, self._durations)
+        step = Step(paid, discount, torch.from_numpy(last).to(self.device), next_obs, now, self._durations)
+        step = self._lens(step)
+        self._obs = step.obs
+        return step
 
     def observe(self) -> Tensor:
         return self._obs
@@ -128,6 +149,11 @@ class Gym:
         return {}
 
     def load_state_dict(self, state: dict) -> None: ...
+
+    def share(self, statistics: Statistics) -> None:
+        """From here on it sees by these, and adds nothing to them."""
+        self.statistics = self._lens.statistics = statistics
+        self._lens.frozen = True
 
     def close(self) -> None:
         self._env.close()
@@ -175,13 +201,15 @@ def made(
         raise
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(wrapping.unknown(id)) from error
+    except ImportError as error:  # of the module that the id names, or that its environment needs
+        raise UserError(f"env.id={id}: {imports.told(error)}") from error
     except (gymnasium.error.Error, TypeError) as error:
         raise UserError(f"env.id={id}: {' '.join(str(error).split())}") from error
     except Exception as error:
-        if not options:
+        if not options and _of_its_own(error):
             raise
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"env.id={id} with env.options {options}: {words}") from error
+        raise UserError(f"env.id={id}{f' with env.options {options}' if options else ''}: {words}") from error
     if (mode := env.metadata.get("autoreset_mode")) is not AutoresetMode.SAME_STEP:
         env.close()
         raise UserError(
@@ -220,14 +248,18 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if any(not _of_interface(file) for file in files):
+        if _of_its_own(error):
             raise
         words = " ".join(str(error).split())[:200]
         raise UserError(
             f"env.id={id}: its {method}() does not return what Gymnasium {gymnasium.__version__} expects "
             f"({words}); see gymnasium.utils.env_checker"
         ) from error
+
+
+def _of_its_own(error: Exception) -> bool:
+    """Whether it came up in the environment's own code, and not in Gymnasium's, which was given what it cannot use."""
+    return any(not _of_interface(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _of_interface(file: str) -> bool:

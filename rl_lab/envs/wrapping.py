@@ -68,7 +68,7 @@ def register(imported: Sequence[str] | str, id: str) -> str:
 def unknown(id: str) -> str:
     """What to say of an id that no module has registered."""
     words = f"no Gymnasium environment '{id}'"
-    if package := next((package for package in KNOWN if re.match(package.ids, id)), None):
+    if package := next((package for package in KNOWN if re.match(package.ids, id, re.IGNORECASE)), None):
         if any(re.match(package.ids, there) for there in gymnasium.registry):
             return words + nearest(id, (there for there in gymnasium.registry if re.match(package.ids, there)))
         missing = importlib.util.find_spec(package.module.partition(".")[0]) is None
@@ -83,12 +83,28 @@ def unknown(id: str) -> str:
     return words + (near or f"; env.id=<module>:{id} imports the package that registers it")
 
 
+def limited(options: Mapping[str, Any] | None, steps: int | None) -> dict[str, Any]:
+    """The options, with a time limit among them unless it is None. Raises UserError."""
+    found = dict(options or {})
+    if steps is None:
+        return found
+    if "max_episode_steps" in found:
+        raise UserError("env.time_limit and env.options.max_episode_steps both set the time limit; give one of them")
+    return found | {"max_episode_steps": steps}
+
+
 # -- wrappers
 
 
 def named(value: Any, path: str) -> Any:
-    """A list of wrappers as it is written: a name, or {name: settings}. `_target_` is another way to say a name."""
-    entries = [_named(entry, f"{path}[{i}]") for i, entry in enumerate(plain(value))]
+    """A list of wrappers as it is written: a name, or {name: settings}. `_target_` is another way to say a name.
+
+    Raises UserError where it is no list, nor a single name.
+    """
+    found = [value] if isinstance(value, str) and value else plain(value)
+    if not isinstance(found, list | tuple):
+        raise UserError(f"{path}={one_line(value)} must be a list of wrappers, such as [FlattenObservation]")
+    entries = [_named(entry, f"{path}[{i}]") for i, entry in enumerate(found)]
     return value if entries == plain(value) else entries
 
 

@@ -1,13 +1,14 @@
-"""A screen in the browser: pictures as a stream that any <img> plays (MJPEG), from a server on this machine alone."""
+"""A screen in the browser: a page that asks for one picture after another, from a server on this machine alone."""
 
 import html
 import io
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 from PIL import Image
 
@@ -18,23 +19,57 @@ HOST = "127.0.0.1"
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}  # names that no page of another machine has
 LONGEST_KEY, PATIENCE, VIEWERS = 32, 10.0, 32  # bytes, seconds of a silent viewer, requests at once
 PAGE = """<!doctype html>
+<html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{title}</title>
+<link rel="icon" href="data:,">
 <style>
-  body {{ margin: 0; min-height: 100vh; display: grid; place-content: center; justify-items: center;
-          background: #e9ebef; color: #6e7781; font: 14px system-ui, sans-serif }}
-  img {{ max-width: 98vw; max-height: 90vh; border-radius: 6px; box-shadow: 0 2px 12px #0003 }}
+  body {{ margin: 0; min-height: 100vh; display: flex; flex-wrap: wrap; place-content: center; align-items: center;
+          gap: 16px 32px; background: #e9ebef; color: #57606a; font: 15px system-ui, sans-serif }}
+  canvas {{ max-width: 96vw; max-height: 94vh; border-radius: 6px; box-shadow: 0 2px 12px #0003 }}
+  .over canvas {{ opacity: 0.6 }}
+  th, td {{ padding: 3px 8px; text-align: left; font-weight: normal }}
+  th {{ color: #24292f }}
+  kbd {{ padding: 1px 7px; border: 1px solid #c4cad1; border-bottom-width: 2px; border-radius: 5px; background: #fff;
+         color: #24292f; font: inherit }}
+  p {{ flex-basis: 100%; margin: 0; text-align: center; visibility: hidden }}
+  .over p {{ visibility: visible }}
 </style>
-<img id="picture" src="frames" alt="{title}">
-<p>{foot}</p>
+<canvas hidden role="img" aria-label="{title}"></canvas>
+{keys}
+<p>Over, or out of reach: the terminal says more.</p>
 <script>
-  const picture = document.getElementById("picture")
-  picture.onerror = () => setTimeout(() => picture.src = "frames?" + Date.now(), 1000)
-  addEventListener("keydown", event => {{
-    if ({listens} && !event.ctrlKey && !event.metaKey && !event.altKey) {{
-      event.preventDefault()
-      fetch("key", {{ method: "POST", body: event.key }})
+  const canvas = document.querySelector("canvas")
+  let seen = 0, keyed = -1, sent = Promise.resolve()
+
+  // What is asked for is the newest picture after the one that is seen, which a slow viewer is never behind of.
+  async function look() {{
+    for (;;) try {{
+      const answer = await fetch("picture/" + seen)
+      if (answer.status == 200) {{
+        const picture = await createImageBitmap(await answer.blob())
+        Object.assign(canvas, {{ hidden: false, width: picture.width, height: picture.height }})
+        canvas.getContext("2d").drawImage(picture, 0, 0)
+        seen = Number(answer.headers.get("Number"))
+      }}
+      document.body.classList.toggle("over", answer.status >= 400)
+      if (answer.status >= 400) return
+    }} catch {{
+      document.body.classList.add("over")
+      await new Promise(later => setTimeout(later, 1000))
     }}
+  }}
+  look()
+
+  // In order; while a key is held down, its next repetition waits until the last one is seen.
+  addEventListener("keydown", event => {{
+    const named = event.key.length == 1 || /^(Arrow|Enter$|Escape$)/.test(event.key)
+    if (!document.querySelector("kbd") || !named || event.ctrlKey || event.metaKey || event.altKey) return
+    event.preventDefault()
+    if (event.repeat && keyed == seen) return
+    keyed = seen
+    sent = sent.then(() => fetch("key", {{ method: "POST", body: event.key }})).catch(() => {{}})
   }})
 </script>
 """
@@ -50,11 +85,10 @@ class Browser:
 
     fps = float("inf")
 
-    def __init__(self, title: str, draw: Callable, *, port: int = 0, foot: str = "", listens: bool = False):
-        """`draw(player)` makes what draws the moments of a player; `foot` stands below the pictures."""
+    def __init__(self, title: str, draw: Callable, *, port: int = 0, keys: Mapping[str, Sequence[str]] | None = None):
+        """`draw(player)` makes what draws the moments of a player; `keys` to press, by what they do."""
         self.draw, self.wanted, self.token = draw, port, secrets.token_urlsafe(16)
-        words = dict(title=html.escape(title), foot=html.escape(foot), listens=str(listens).lower())
-        self.page = PAGE.format(**words).encode()
+        self.page = PAGE.format(title=html.escape(title), keys=table(keys) if keys else "").encode()
         self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._turn, self._picture = threading.Condition(), Image.new("RGB", (2, 2))
         self._number, self._jpeg, self._closed = 0, (0, b""), False
@@ -94,16 +128,27 @@ class Browser:
         self._keys.put(KEYS.get(name, name if len(name) == 1 else name.lower()))
 
     def newer(self, seen: int) -> tuple[int, bytes] | None:
-        """The number and the JPEG of the newest picture after number `seen`, once there is one; None at the end."""
+        """The number and the JPEG of the newest picture after number `seen`; no bytes where none comes for a while,
+        None at the end.
+        """
         with self._turn:
-            self._turn.wait_for(lambda: self._closed or self._number > seen)
+            self._turn.wait_for(lambda: self._closed or self._number > seen, PATIENCE)
             if self._closed:
                 return None
+            if self._number <= seen:
+                return seen, b""
             if self._jpeg[0] < self._number:
                 file = io.BytesIO()
                 self._picture.save(file, "jpeg", quality=90, subsampling=0)
                 self._jpeg = self._number, file.getvalue()
             return self._jpeg
+
+
+def table(keys: Mapping[str, Sequence[str]]) -> str:
+    """A row for each thing to do, and the keys that do it."""
+    caps = lambda names: " ".join(f"<kbd>{html.escape(name)}</kbd>" for name in names)
+    rows = [f"<tr><th>{html.escape(what)}</th><td>{caps(names)}</td></tr>" for what, names in keys.items()]
+    return "\n".join(["<table>", *rows, "</table>"])
 
 
 class Server(ThreadingHTTPServer):
@@ -131,24 +176,26 @@ class Server(ThreadingHTTPServer):
 
 
 class Viewer(BaseHTTPRequestHandler):
-    """One request of one viewer."""
+    """The requests of one viewer, one after another."""
 
-    timeout = PATIENCE
+    protocol_version, timeout = "HTTP/1.1", PATIENCE
+    disable_nagle_algorithm = True  # it would hold back what follows the headers
 
     def __init__(self, screen: Browser, *request):
         self.screen = screen
         super().__init__(*request)
 
     def do_GET(self) -> None:
-        match self._asked():
-            case "":
-                self._answer(200, "text/html; charset=utf-8", self.screen.page)
-            case "frames":
-                self._stream()
-            case None:
-                self._answer(403, "text/plain", b"open the address that was printed, with its token\n")
-            case _:
-                self._answer(404, "text/plain", b"")
+        asked = self._asked()
+        what, _, seen = (asked or "").partition("/")
+        if asked is None:
+            self._answer(403, "text/plain", b"open the address that was printed, with its token\n")
+        elif asked == "":
+            self._answer(200, "text/html; charset=utf-8", self.screen.page)
+        elif what == "picture" and seen.isdecimal():
+            self._picture(int(seen[:18]))
+        else:
+            self._answer(404, "text/plain", b"")
 
     def do_POST(self) -> None:
         """A key that the page sends; of another page's request nothing is read."""
@@ -174,27 +221,22 @@ class Viewer(BaseHTTPRequestHandler):
     def _own_origin(self) -> str:
         return f"http://{self.headers.get('Host', '')}"
 
-    def _stream(self) -> None:
-        """A browser draws a part when the boundary after it arrives, so that it is sent at once."""
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(b"--frame\r\n")
-        seen = 0
-        while newest := self.screen.newer(seen):
-            seen, jpeg = newest
-            head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-            self.wfile.write(head.encode() + jpeg + b"\r\n--frame\r\n")
+    def _picture(self, seen: int) -> None:
+        newest = self.screen.newer(seen)
+        if newest is None:
+            return self._answer(410, "text/plain", b"")
+        number, jpeg = newest
+        self._answer(200 if jpeg else 204, "image/jpeg", jpeg, {"Number": str(number), "Cache-Control": "no-store"})
 
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
+    def _answer(self, status: int, kind: str, body: bytes, more: Mapping[str, str] = MappingProxyType({})) -> None:
+        """After a refusal the connection is closed, as what else was sent is not read."""
+        headers = {"Content-Type": kind, "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", **more}
+        headers |= {"Connection": "close"} if status >= 400 else {}
+        headers |= {"Content-Length": str(len(body))} if status != 204 else {}
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Frame-Options", "DENY")
-        self.send_header("Referrer-Policy", "no-referrer")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-        self.close_connection = True
 
     def log_message(self, *words) -> None: ...

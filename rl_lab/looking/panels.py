@@ -72,6 +72,24 @@ def titled(picture: Image.Image, title: str, subtitle: str, margin: int = 16) ->
     return page
 
 
+def captioned(picture: Image.Image, left: str, right: str) -> Image.Image:
+    """The picture, and below it two words of what it shows."""
+    page = Image.new("RGB", (picture.width + 12, picture.height + 30), PAPER)
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    draw.text((0, picture.height + 18), left, INK, font(15), "ls")
+    draw.text((picture.width, picture.height + 18), right, FAINT, font(15), "rs")
+    return page
+
+
+def noted(picture: Image.Image, words: str, margin: int = 16) -> Image.Image:
+    """The picture over a line of words."""
+    page = Image.new("RGB", (picture.width, picture.height + 26), PAPER)
+    page.paste(picture, (0, 0))
+    ImageDraw.Draw(page).text((margin, picture.height + 14), words, FAINT, font(14), "ls")
+    return page
+
+
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """From left to right, tops aligned, on paper of even width and height."""
     width, height = sum(p.width for p in pictures), max(p.height for p in pictures)
@@ -79,6 +97,14 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     for picture in pictures:
         page.paste(picture, (x, 0))
         x += picture.width
+    return page
+
+
+def above(picture: Image.Image, panel: Image.Image, gap: int = 12) -> Image.Image:
+    """The picture, and the panel below it."""
+    page = Image.new("RGB", (max(picture.width, panel.width), picture.height + gap + panel.height), PAPER)
+    page.paste(picture, (0, 0))
+    page.paste(panel, (0, picture.height + gap))
     return page
 
 
@@ -117,26 +143,46 @@ def enlarged(pixels: np.ndarray) -> Image.Image:
 
 
 class Panel:
-    """Facts as words, then a bar for each action.
+    """Facts as words, then a bar for each action, on one axis: probabilities from 0 to 1, action values as `axis` says.
 
-    Probabilities are drawn from 0 to 1, action values from the least to the greatest that this panel has shown.
+    Beside a picture it is narrow and as high as it; below, with a `width`, as wide, the facts in two columns. Bars
+    begin at 0 where 0 is on the axis. Elsewhere dots stand for them: from another number a bar measures nothing.
     """
 
-    def __init__(self, facts: Sequence[str], actions: Sequence[str], kind: str, height: int):
+    def __init__(
+        self,
+        facts: Sequence[str],
+        actions: Sequence[str],
+        kind: str,
+        height: int = 0,
+        width: int | None = None,
+        limits: tuple[float, float] | None = None,  # of all action values to be shown; None: of those shown so far
+    ):
         self.is_share = kind == "probabilities"
         self.low, self.high = (0.0, 1.0) if self.is_share else (np.inf, -np.inf)
-        self.row = max(15, min(28, (height - TOP - 28) // len(actions)))
+        if limits and not self.is_share:
+            self.low, self.high = limits
+        self.columns, self.width = (1, PANEL) if width is None else (2, width)
+        self.top = TOP if width is None else TOP - 24 * (len(facts) // 2)
+        self.row = max(15, min(28, (height - TOP - 28) // len(actions))) if width is None else 24
         self.size = min(14, self.row - 3)
         names = [shortened(a, self.size, 104) for a in actions]
-        self.left = 28 + int(max(font(self.size).getlength(n) for n in names))
-        self.right = PANEL - 58
-        self.picture = Image.new("RGB", (PANEL, max(height, TOP + 28 + self.row * len(actions))), PAPER)
+        self.margin = 18 if width is None else 4
+        self.left = self.margin + 10 + int(max(font(self.size).getlength(n) for n in names))
+        self.right = self.width - (58 if width is None else 72)
+        self.picture = Image.new("RGB", (self.width, max(height, self.top + 28 + self.row * len(actions))), PAPER)
         draw = ImageDraw.Draw(self.picture)
         for i, fact in enumerate(facts):
-            draw.text((18, 16 + 24 * i), fact, FAINT, font(14), "ls")
-        draw.text((18, TOP - 14), kind, INK, font(15), "ls")
+            draw.text((self._at(i)[0], self._at(i)[2]), fact, FAINT, font(14), "ls")
+        draw.text((self.margin, self.top - 14), kind, INK, font(15), "ls")
         for i, name in enumerate(names):
-            draw.text((self.left - 10, TOP + (i + 0.5) * self.row), name, INK, font(self.size), "rm")
+            draw.text((self.left - 10, self.top + (i + 0.5) * self.row), name, INK, font(self.size), "rm")
+
+    def _at(self, i: int) -> tuple[int, int, int]:
+        """Left, right and base of the i-th fact."""
+        wide = (self.width - self.margin - 8) // self.columns
+        left = self.margin + i % self.columns * wide
+        return left, left + wide - 24 * (self.columns - 1 - i % self.columns), 16 + 24 * (i // self.columns)
 
     def draw(self, facts: Sequence[str], note: str, bars: Sequence[float], action: int) -> Image.Image:
         """`note` stands above the numbers; the bar of `action` is the one in colour."""
@@ -144,17 +190,39 @@ class Panel:
         draw = ImageDraw.Draw(picture)
         if not self.is_share:
             self.low, self.high = min(self.low, *bars), max(self.high, *bars)
+        low, high = axis(self.low, self.high)
+        place = lambda x: self.left + round((self.right - self.left) * (x - low) / (high - low or 1.0))
         for i, fact in enumerate(facts):
-            draw.text((PANEL - 8, 16 + 24 * i), fact, INK, font(14), "rs")
-        draw.text((PANEL - 8, TOP - 14), note, AGENT, font(14), "rs")
+            draw.text(self._at(i)[1:], fact, INK, font(14), "rs")
+        draw.text((self.width - 8, self.top - 14), note, AGENT, font(14), "rs")
+        has_zero = low <= 0 <= high
         for i, bar in enumerate(bars):
-            middle = TOP + (i + 0.5) * self.row
-            top = round(middle - thickness / 2)
-            filled = (self.right - self.left) * (bar - self.low) / (self.high - self.low or 1.0)
-            for x, colour in ((self.right, GROOVE), (self.left + max(1, round(filled)), AGENT if i == action else BAR)):
-                draw.rectangle((self.left, top, x, top + thickness - 1), colour)
-            draw.text((PANEL - 8, middle), f"{bar:.2f}" if self.is_share else number(bar), INK, font(self.size), "rm")
-        for x, end, anchor in ((self.left, self.low, "ls"), (self.right, self.high, "rs")):
-            text = f"{end:g}" if self.is_share else number(end)
-            draw.text((x, TOP + 14 + self.row * len(bars)), text, FAINT, font(11), anchor)
+            middle, colour = self.top + (i + 0.5) * self.row, AGENT if i == action else BAR
+            top, end = round(middle - thickness / 2), place(bar)
+            draw.rectangle((self.left, top, self.right, top + thickness - 1), GROOVE)
+            if has_zero:
+                start, end = sorted((place(0.0), end))
+                draw.rectangle((start, top, max(end, start + 1), top + thickness - 1), colour)
+            else:
+                radius = thickness // 2
+                box = (end - radius, middle - radius, end + radius, middle + radius)
+                draw.ellipse(box, colour)
+            text = f"{bar:.2f}" if self.is_share else number(bar)
+            draw.text((self.width - 8, middle), text, INK, font(self.size), "rm")
+        bottom = self.top + self.row * len(bars)
+        if has_zero and low < 0 < high:
+            draw.line((place(0.0), self.top, place(0.0), bottom), FAINT)
+        for x, end, anchor in ((self.left, low, "ls"), (self.right, high, "rs")):
+            draw.text(
+                (x, bottom + 14), f"{end:g}" if self.is_share or not end else number(end), FAINT, font(12), anchor
+            )
+        if has_zero and self.left + 52 < place(0.0) < self.right - 52:
+            draw.text((place(0.0), bottom + 14), "0", FAINT, font(12), "ms")
         return picture
+
+
+def axis(low: float, high: float) -> tuple[float, float]:
+    """From `low` to `high`, on to 0 where that leaves them at least half of the axis."""
+    if 0 < low <= high / 2:
+        return 0.0, high
+    return (low, 0.0) if low / 2 <= high < 0 else (low, high)

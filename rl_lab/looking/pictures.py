@@ -42,10 +42,13 @@ class Board:
         *,
         scale: Scale | None = None,  # None: from the least to the greatest value
         size: int = SIZE,  # pixels, about
+        known: np.ndarray | None = None,  # [S] bool: others are pale, and count in no scale; None: all
         word: str = "value",  # of what the colours are
     ):
         self.layout, self.actions, self.grid, self.word = layout, actions, Grid(layout, size, largest=96), word
         self.cell, self.scale = self.grid.cell, scale
+        self.known = np.ones(len(self.grid.free), bool) if known is None else known[self.grid.free]
+        self.limits: Scale = (0.0, 0.0)  # of the values that are shown
         self._looks: list[Look] = []
         self.show(value, bars)
         self._disc = sprites.disc(max(9, int(self.cell * 0.62) // 2 * 2 + 1), INK, PAPER, AGENT)
@@ -56,13 +59,15 @@ class Board:
         texts = [""] * len(grid.free)
         shades = np.full((len(grid.free), 3), _rgb(FLOOR), np.uint8)
         if value is not None:
-            scale = scale or limits(value[grid.free])
-            shades = viridis(value[grid.free], *scale)
+            self.limits = limits(value[grid.free][self.known])
+            scale = scale or self.limits
+            shades = np.where(self.known[:, None], viridis(value[grid.free], *scale), shades)
             if grid.cell >= NUMBERS:
                 found, height = figures(value[grid.free], 0.84 * grid.cell, min(17, grid.cell // 5))
-                texts = found or texts
+                texts = [text if known else "" for text, known in zip(found or texts, self.known, strict=True)]
         large = grid.cell >= ARROWS
         good = best(bars[grid.free]) if bars is not None and large else np.zeros((len(grid.free), 0), bool)
+        good = good & self.known[:, None]
         cells = zip(map(bytes, shades), map(bytes, good), texts, strict=True)
         looks = [(*look, height) for look in cells] if large else [(bytes(shades), b"", "", 0)]
         changed = [i for i, (look, before) in enumerate(zip_longest(looks, self._looks)) if look != before]
@@ -80,7 +85,8 @@ class Board:
         self._looks = looks
         board = self._bare.copy()
         grid.mark(board)
-        self.picture, self.left = framed(board, scale, self.word)
+        pale = "" if scale is None or self.known.all() else "pale: never visited"
+        self.picture, self.left = framed(board, scale, self.word, pale)
         return True
 
     def centre(self, y: int, x: int) -> tuple[int, int]:
@@ -214,6 +220,8 @@ def _draw_policy(
     height = (0.41 if raised else 0.5) * cell
     for (y, x), shade, row in zip(grid.places[which].tolist(), shades[which], good[which], strict=True):
         names = [actions[a] for a in np.flatnonzero(row).tolist()]
+        if not names:
+            continue
         if moves := tuple(MOVES[name] for name in names if name in MOVES):
             board.paste(ink(shade), (x * cell, y * cell), sprites.arrows(cell, moves, raised))
         else:
@@ -256,18 +264,19 @@ def _ring(draw: ImageDraw.ImageDraw, place: tuple[int, int], cell: int, colour: 
         draw.ellipse(box, None, line, width)
 
 
-def framed(board: Image.Image, scale: Scale | None, word: str) -> tuple[Image.Image, int]:
-    """The board in a rim of wall, the scale of its colours below, and where its cells begin."""
+def framed(board: Image.Image, scale: Scale | None, word: str, note: str = "") -> tuple[Image.Image, int]:
+    """The board in a rim of wall, the scale of its colours below, with a note; and where its cells begin."""
     board = ImageOps.expand(board, RIM, WALL)
     if scale is None:
         return board, RIM
-    page = Image.new("RGB", (max(board.width, LEGEND), board.height + 34), PAPER)
+    page = Image.new("RGB", (max(board.width, LEGEND), board.height + 34 + 20 * bool(note)), PAPER)
     left, draw = (page.width - board.width) // 2, ImageDraw.Draw(page)
     page.paste(board, (left, 0))
-    y, x, width = page.height - 16, page.width // 2 - 60, 120
+    y, x, width = board.height + 18, page.width // 2 - 60, 120
     page.paste(Image.fromarray(viridis(np.linspace(0, 1, width), 0, 1)[None].repeat(10, 0)), (x, y))
-    draw.text((x - 8, y + 9), f"{word}  {number(scale[0])}", FAINT, font(12), "rs")
-    draw.text((x + width + 8, y + 9), number(scale[1]), FAINT, font(12), "ls")
+    draw.text((x - 8, y + 10), f"{word}  {number(scale[0])}", FAINT, font(14), "rs")
+    draw.text((x + width + 8, y + 10), number(scale[1]), FAINT, font(14), "ls")
+    draw.text((page.width // 2, y + 30), note, FAINT, font(14), "ms")
     return page, left + RIM
 
 

@@ -6,7 +6,7 @@ import select
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -28,13 +28,16 @@ class Terminal:
 
     fps = 10.0  # a picture is up to 125 kB
 
-    def __init__(self, draw: Callable, *, foot: str = "", listens: bool = False):
-        """`draw(player)` makes what draws the moments of a player, as a picture and lines of words."""
-        self.draw, self.foot, self.listens = draw, foot, listens
+    def __init__(self, draw: Callable, *, keys: Mapping[str, Sequence[str]] | None = None):
+        """`draw(player)` makes what draws the moments of a player, as a picture and lines of words; `keys` to press,
+        by what they do.
+        """
+        self.draw, self.listens = draw, bool(keys)
+        self.foot = "   ".join(f"{what}: {' '.join(names)}" for what, names in (keys or {}).items())
         self._lines: list[str] = []
         self._size: os.terminal_size | None = None
         self._typed = ""
-        if not (sys.stdout.isatty() and (sys.stdin.isatty() or not listens)):
+        if not (sys.stdout.isatty() and (sys.stdin.isatty() or not self.listens)):
             raise UserError("view=terminal needs a terminal to draw in, not a pipe or a file; take view=browser")
 
     def __enter__(self) -> "Terminal":

@@ -13,9 +13,9 @@ from rl_lab.looking.pictures import limits, viridis
 from rl_lab.looking.worlds import board_of
 
 FINE = 3  # lines are drawn this many times larger, then averaged
-LEFT, STEP, TOP, BELOW = 26, 96, 34, 112  # pixels: of the root, between depths, above the tree, below it
-LEAST = 360  # pixels high
-ROWS = "option", "reward", "steps", "value"
+LEFT, STEP, TOP, BELOW = 26, 96, 62, 156  # pixels: of the root, between depths, above the tree, below it
+LEAST = 400  # pixels high
+ROWS = "option", "reward", "steps", "value then"
 
 
 def tree(plan: Sequence[Level], actions: Sequence[str], height: int = SIZE) -> Image.Image:
@@ -25,17 +25,33 @@ def tree(plan: Sequence[Level], actions: Sequence[str], height: int = SIZE) -> I
     room = height - TOP - BELOW
     picture.paste(_branches(plan, chosen, room), (0, TOP))
     draw = ImageDraw.Draw(picture)
-    draw.text((LEFT - 12, 16), "what it imagines", INK, font(15), "ls")
+    draw.text((LEFT - 12, 16), "what it imagines", INK, font(16), "ls")
+    _draw_key(picture, plan)
     for option, q in zip(plan[0].option[0, 0].tolist(), plan[0].q[0, 0].tolist(), strict=True):
         _name_branch(draw, plan, actions[option], q, option == _option(plan[0], chosen[0]), room)
     _draw_expected(draw, plan, actions, chosen, height)
     return picture
 
 
+def _scale(plan: Sequence[Level]) -> tuple[float, float]:
+    return limits(np.concatenate([level.q[0].flatten().cpu() for level in plan]))
+
+
+def _draw_key(picture: Image.Image, plan: Sequence[Level]) -> None:
+    """What the colours of the branches stand for."""
+    draw, (low, high) = ImageDraw.Draw(picture), _scale(plan)
+    x, y, width = LEFT + 200, 32, 50
+    draw.text((LEFT - 12, y + 9), "branches by their value", FAINT, font(14), "ls")
+    draw.text((x - 4, y + 9), number(low), FAINT, font(14), "rs")
+    picture.paste(Image.fromarray(viridis(np.linspace(0, 1, width), 0, 1)[None].repeat(10, 0)), (x + 2, y))
+    draw.text((x + width + 8, y + 9), number(high), FAINT, font(14), "ls")
+    draw.text((x + width + 64, y + 9), "best", AGENT, font(14), "ls")
+
+
 def _branches(plan: Sequence[Level], chosen: Sequence[int], room: int) -> Image.Image:
     """Every branch as a line; the best path over the others."""
     fine = Image.new("RGB", ((LEFT + STEP * len(plan) + 78) * FINE, room * FINE), PAPER)
-    draw, scale = ImageDraw.Draw(fine), limits(np.concatenate([level.q[0].flatten().cpu() for level in plan]))
+    draw, scale = ImageDraw.Draw(fine), _scale(plan)
     lines = []  # (on the path, what it promises, its ends, its colour)
     for depth, level in enumerate(plan):
         q = level.q[0].cpu().numpy()
@@ -64,7 +80,7 @@ def _name_branch(draw: ImageDraw.ImageDraw, plan: Sequence[Level], name: str, q:
     options = plan[0].option[0, 0].tolist()
     child = plan[0].q[0, 0].tolist().index(q)
     x, y = _place(1, child, len(options), room)
-    box = draw.textbbox((x, TOP + y - 11), text := f"{name} {number(q)}", letters := font(12), "mm")
+    box = draw.textbbox((x, TOP + y - 11), text := f"{name} {number(q)}", letters := font(14), "mm")
     draw.rectangle((box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1), PAPER)
     draw.text((x, TOP + y - 11), text, AGENT if best else INK, letters, "mm")
 
@@ -73,16 +89,17 @@ def _draw_expected(
     draw: ImageDraw.ImageDraw, plan: Sequence[Level], actions: Sequence[str], chosen: Sequence[int], height: int
 ) -> None:
     """A column below each depth: the option taken, its reward and steps, and the value of where it leads."""
-    top = height - BELOW + 34
-    draw.line((LEFT - 12, top - 20, LEFT + STEP * len(plan) + 66, top - 20), EDGE)
+    top = height - BELOW + 66
+    draw.line((LEFT - 12, top - 52, LEFT + STEP * len(plan) + 66, top - 52), EDGE)
+    draw.text((LEFT - 12, top - 28), "the best path, as its model expects it", INK, font(16), "ls")
     for row, word in enumerate(ROWS):
-        draw.text((LEFT - 12, top + 20 * row), word, FAINT, font(12), "ls")
+        draw.text((LEFT - 12, top + 22 * row), word, FAINT, font(14), "ls")
     for depth, (level, child) in enumerate(zip(plan, chosen, strict=True)):
         reward, steps, value = (float(x[0].flatten()[child]) for x in (level.reward, level.duration, level.value))
         texts = actions[_option(level, child)], f"{reward:+.2f}", f"{steps:.1f}", number(value)
         for row, text in enumerate(texts):
-            at = LEFT + STEP * (depth + 1), top + 20 * row
-            draw.text(at, text, INK if row else AGENT, font(12), "ms")
+            at = LEFT + STEP * (depth + 1) + 20, top + 22 * row
+            draw.text(at, text, INK if row else AGENT, font(14), "ms")
 
 
 def way(world: Map, plan: Sequence[Level], actions: Sequence[str]) -> list[list[tuple[int, int]]]:

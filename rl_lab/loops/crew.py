@@ -18,6 +18,7 @@ from rl_lab.core.learner import Learner, Metrics, step
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
+from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Transition, VectorEnv
@@ -86,6 +87,7 @@ def train(
 ) -> A2C:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
     check(envs, agent)
+    refuse_statistics(envs[0], "crew")
     learner = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
     if learner.standardise:
         raise UserError("agent.standardise=true is not for loop=crew, whose groups learn apart; set it to false, "
@@ -106,6 +108,7 @@ def train(
         log_every=log_every,
         episodes=episodes,
         stop_at=stop_at,
+        lanes=len(members),
     )
     if book.step and not envs[0].state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")

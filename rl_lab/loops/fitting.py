@@ -111,7 +111,8 @@ def recorded(folder: str, env: VectorEnv) -> Transition:
 def check_recorded(recording: Recording, obs: Tensor, spec: Spec) -> None:
     """Raises UserError where actions or observations [B, ...] are not those of this spec."""
     folder, actions = recording.folder, recording.about["actions"]
-    if tuple(actions) != spec.actions:
+    numbered = [str(a) for a in range(spec.num_actions)]  # as older recordings have actions that have names by now
+    if tuple(actions) != spec.actions and actions != numbered:
         raise UserError(f"{folder} has the actions {', '.join(actions)}, and this environment "
                         f"{', '.join(spec.actions)}; choose the env it was recorded in")  # fmt: skip
     if obs.shape[1:] != spec.obs_shape or obs.dtype != spec.obs_dtype:

@@ -39,9 +39,8 @@ class Judge:
                 say(f"eval/regret is left out: with the world's own gamma there is no best policy ({error})")
 
     def __call__(self, actor: Actor) -> Metrics:
-        returns, lengths = play(self.env, partial(actor.act, greedy=True), self.episodes, self.seed)
-        metrics = {"eval/return": returns.mean(), "eval/length": lengths.mean()}
-        return metrics | self.drawing(actor) | self.exact(actor)
+        played = play(self.env, partial(actor.act, greedy=True), self.episodes, self.seed)
+        return scores(*played) | self.drawing(actor) | self.exact(actor)
 
     def drawing(self, actor: Actor) -> Metrics:
         """The mean return of the policy itself, where the actor has one: greedy play may run in circles."""
@@ -64,6 +63,12 @@ class Judge:
             self.regret = None
             return {}
         return {"eval/regret": self.regret(actor.probabilities(self.env.all_observations()))}
+
+
+def scores(returns: Tensor, lengths: Tensor) -> Metrics:
+    """Of episodes [E]: means, the standard error of the return, which a single episode has not, and their number."""
+    error = {"eval/return_se": returns.std() / len(returns) ** 0.5} if len(returns) > 1 else {}
+    return {"eval/return": returns.mean(), **error, "eval/length": lengths.mean(), "eval/episodes": len(returns)}
 
 
 def drawn_from(actor: Viewed, rng: torch.Generator, obs: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from rl_lab.core.learner import Learner
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
+from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Transition, VectorEnv
@@ -77,6 +78,7 @@ def train(
 ) -> PPO:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not PPO."""
     check(agent)
+    refuse_statistics(env, "overlapped")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
     learner.announce(env.num_envs)
     collector = Collector(learner, env, run.own_stream("collector"))
@@ -92,6 +94,7 @@ def train(
         log_every=log_every,
         episodes=episodes,
         stop_at=stop_at,
+        lanes=2,
     )
     if book.step and not env.state_dict():
         run.say("this environment's state cannot be saved: its episodes start anew")

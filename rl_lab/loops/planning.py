@@ -45,7 +45,7 @@ def plan(
         run.say("planning starts from the beginning, and finds the same plan")
     run.anew()
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
-    run.begin(1, "plans")
+    run.begin(None, "sweeps")
     sweeps = plan_pictures.Sweeps(layout, actions)
     policy, spent, start = torch.zeros_like(env.mdp.terminal, dtype=torch.int64), 0.0, perf_counter()
     for sweep, plan in enumerate(planner(env.mdp), 1):

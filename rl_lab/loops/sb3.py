@@ -10,9 +10,10 @@ from stable_baselines3.common.logger import Logger
 from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
+from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural, Positive
-from rl_lab.envs.abilities import WithOptions
+from rl_lab.envs.abilities import WithOptions, shared
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import VectorEnv
@@ -45,7 +46,8 @@ def train_sb3(
         run.say("SB3 applies agent.gamma once per option, not once per step of it as our agents do")
     player.model.set_logger(Logger(None, []))  # its own would write a folder of its own
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
-    book = Book(run, {"agent": player}, partial(judge, player), total=total_steps, eval_every=eval_every,
+    parts: dict[str, Part] = {"agent": player, **shared(env, eval_env)}
+    book = Book(run, parts, partial(judge, player), total=total_steps, eval_every=eval_every,
                 log_every=log_every, episodes=episodes, stop_at=stop_at)  # fmt: skip
     if first := book.step:
         episodes.reset()

@@ -1,6 +1,7 @@
 """The loop of every agent of ours: act, step, update."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
+from rl_lab.envs.abilities import shared
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Agent, Spec, Transition, VectorEnv
@@ -44,7 +46,7 @@ def train(
     obs, episodes = env.reset(run.own_stream("env")), Episodes(env.num_envs, env.device)
     book = Book(
         run,
-        {"agent": learner, "env": env},
+        {"agent": learner, "env": env, **shared(env, eval_env)},
         partial(judge, learner),
         total=total_steps,
         eval_every=eval_every,
@@ -69,7 +71,8 @@ def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
     try:
         return agent(spec, **given)
     except TypeError as error:
-        if error.__traceback__ and error.__traceback__.tb_next:  # of its own code
+        last = [*traceback.walk_tb(error.__traceback__)][-1][0].f_globals["__name__"]
+        if last != __name__ and not last.startswith("hydra."):  # of its own code
             raise
         kind = getattr(agent, "func", agent)
         raise UserError(f"{kind.__name__} is no agent: {error}; its constructor is "

@@ -40,8 +40,13 @@ def play_episodes(
 
 
 def newest(obs: Tensor, frame_stack: int) -> Tensor:
-    """Of stacked frames [N, K, H, W] the last [N, H, W]; other observations as they are."""
-    return obs[:, -1] if frame_stack > 1 else obs
+    """Of stacked frames [N, K, ...] the last [N, ...], of K images of C channels, [N, K C, H, W], the last C of them;
+    other observations as they are.
+    """
+    if frame_stack == 1:
+        return obs
+    channels = obs.shape[1] // frame_stack
+    return obs[:, -1] if channels == 1 else obs[:, -channels:]
 
 
 def episode_of(tape: list[tuple], final: np.ndarray) -> Episode:
@@ -68,9 +73,10 @@ def transitions(episodes: Iterable[Episode], frame_stack: int = 1) -> Transition
 
 
 def stacked(frames: np.ndarray, count: int) -> np.ndarray:
-    """[T, H, W] -> [T, count, H, W], a view of a padded copy."""
+    """[T, ...] -> [T, count, ...], a view of a padded copy; images of channels, [T, C, H, W] -> [T, count C, H, W]."""
     padded = np.concatenate([np.zeros((count - 1, *frames.shape[1:]), frames.dtype), frames])
-    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(padded, count, axis=0), -1, 1)
+    found = np.moveaxis(np.lib.stride_tricks.sliding_window_view(padded, count, axis=0), -1, 1)
+    return found.reshape(len(frames), -1, *frames.shape[2:]) if frames.ndim == 4 else found
 
 
 def _numpy(*tensors: Tensor) -> list[np.ndarray]:

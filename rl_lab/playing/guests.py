@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rl_lab import exploration
 from rl_lab.core import imports
+from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Tabular
@@ -77,7 +78,7 @@ class Guest:
                 return getattr(self.agent, method)(obs, **how)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{self.name}.{method} failed ({imports.told(error)})") from error
 
 
@@ -118,6 +119,21 @@ class Known:
 
 def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
     """my_agent:Mine, built without arguments or with (spec, device, seed). Raises UserError."""
+    return Guest(_built(class_named(name), name, env, seed), env, name.partition(":")[2])
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where it is not written as a class of a module is."""
+    if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
+        raise UserError(f"agent={name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
+    if name.count(":") != 1:
+        raise UserError(f"agent={name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
+                        "trained here is evaluated by run=<folder>")  # fmt: skip
+
+
+def class_named(name: str) -> type:
+    """my_agent:Mine, of the working directory too. Raises UserError where it is no class that has `act`."""
+    check_name(name)
     module, _, path = name.partition(":")
     imports.place(imports.local([module]))
     kind: Any = imports.named(module, f"agent={name}")
@@ -130,7 +146,7 @@ def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
         raise UserError(f"agent={name}: {path} is no class")
     if not callable(getattr(kind, "act", None)):
         raise UserError(f"agent={name}: {path} has no act(obs), which gives an action for each of N observations")
-    return Guest(_built(kind, name, env, seed), env, path)
+    return kind
 
 
 def _built(kind: type, name: str, env: VectorEnv, seed: int) -> Any:
@@ -178,16 +194,17 @@ def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Gue
 def _misfit(model: Any, env: VectorEnv) -> str:
     """In what a model's spaces differ from the world's; "" where they fit."""
     theirs, spec = model.observation_space, env.spec
+    shown = one_line(theirs)
     if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):
         return f"it chooses from {model.action_space}, and here are {spec.num_actions if count else 'discrete'} actions"
     if not spec.obs_shape and hasattr(theirs, "n"):
         states = len(env.mdp.start) if isinstance(env, Tabular) else 0
-        return "" if theirs.n == states else f"it observes {theirs}, and here are {states} states"
+        return "" if theirs.n == states else f"it observes {shown}, and here are {states} states"
     kind = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
     if hasattr(theirs, "n"):
-        return f"it observes {theirs}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
+        return f"it observes {shown}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
     if theirs.shape != spec.obs_shape or (theirs.dtype == np.uint8) != (kind == np.uint8):
-        return f"it observes {theirs}, and here are {spec.obs_shape} of {np.dtype(kind)}"
+        return f"it observes {shown}, and here are {spec.obs_shape} of {np.dtype(kind)}"
     return ""
 
 

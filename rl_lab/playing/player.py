@@ -13,13 +13,13 @@ from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
-from rl_lab.core import checking, checkpoint, devices, reading, settings
+from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
-from rl_lab.core.settings import Count, Threads
-from rl_lab.envs.abilities import Tabular
+from rl_lab.core.settings import Count
+from rl_lab.envs.abilities import Normalising, Tabular
 from rl_lab.parts import PARTS
 from rl_lab.playing.stage import has_camera
 from rl_lab.types import VectorEnv, View, Viewed
@@ -36,6 +36,8 @@ class Player(NamedTuple):
     step: int  # of the checkpoint
     unit: str  # of that step; "" where nothing was learned here
     changes: Sequence[str] = ()  # of the run's settings, for this player only
+    visited: Tensor | None = None  # [S] bool, the states of its world in which it has acted; None: not known
+    scale: tuple[float, float] | None = None  # of its values' colours; None: its own
 
     @property
     def is_random(self) -> bool:
@@ -85,7 +87,7 @@ def load(
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
     loop = _loop(cfg, parts, changes, device, max_envs, camera)
     state = checkpoint.read(path, mapped=True)
-    torch.set_num_threads(min(settings.conform("threads", cfg.get("threads", 1), Threads), max_envs))
+    torch.set_num_threads(min(threads.kept(cfg.get("threads", 1)), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
     try:
         env = hydra.utils.instantiate(loop.get("eval_env") or loop["env"])
@@ -95,6 +97,9 @@ def load(
         reason = " ".join(str(error.__cause__ or error).split())[:120]
         raise UserError(f"the environment of {asked} cannot be built ({reason})") from error
     try:
+        if isinstance(env, Normalising):
+            env.statistics.load_state_dict(state.get("statistics", {}))
+            env.share(env.statistics)
         step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
@@ -104,7 +109,18 @@ def load(
     units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
              "reward_design.design": "designs"}  # fmt: skip
     unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")
-    return Player(f"{cfg.name} · seed {cfg.seed}", str(cfg.name), folder, env, agent, step, unit, changes)
+    visited = state.get("env", {}).get("visited")
+    known = visited if visited is not None and visited.any() else None  # a planner walks nowhere
+    return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes, known)
+
+
+def titled(cfg: DictConfig) -> str:
+    """A run's name and seed; between them the agent and the environment, where the name does not say both."""
+    choices, env = cfg.get("choices") or {}, cfg.get("env") or {}
+    who = choices.get("planner") or choices.get("agent")
+    where = env.get("id") or env.get("game") or choices.get("env")
+    told = not (who and where) or (str(who) in str(cfg.name) and str(where).lower() in str(cfg.name))
+    return " · ".join([str(cfg.name), *[f"{who} in {where}"] * (not told), f"seed {cfg.seed}"])
 
 
 def _loop(

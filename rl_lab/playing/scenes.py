@@ -1,7 +1,7 @@
 """What there is to see of an agent at play: the world as it is drawn, the numbers of the moment, whole frames."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,16 +12,18 @@ from rl_lab.agents.vpn.planner import Level
 from rl_lab.core.errors import UserError
 from rl_lab.envs.abilities import Filmed, Tabular
 from rl_lab.envs.frames import FASTEST, SLOWEST
+from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import panels, pictures, trees, worlds
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.heat import Box, glowing
 from rl_lab.looking.terminal import Terminal, Words
 from rl_lab.playing.player import Player
 from rl_lab.playing.saliency import Saliency, saliency_of
-from rl_lab.types import Transition, View
+from rl_lab.types import Drawing, Transition, View
 
 FREEZE = 0.7  # seconds on the last picture of an episode
 GRIDWORLD_FPS = 6.0
+BLANK = Image.new("RGB", (2, 2))  # of a moment that is not drawn
 
 Where = Literal["browser", "terminal"]
 Screen = Browser | Terminal
@@ -47,19 +49,22 @@ def play(
     seed: int,
     max_steps: int,
     saliency: Saliency | None = None,
+    drawn: Container[int] | None = None,  # the steps of each episode that are drawn; None: all
     tape: list[Transition] | None = None,
 ) -> Generator[Moment, int | None, None]:
     """Greedy episodes of one environment, one after another; each ends with its last picture and its whole reward.
 
     The caller may `send` the action to take instead of the moment's. Each step is added to the `tape`.
     """
-    env, scene = player.env, scenery(player, saliency)
+    env, draw = player.env, scenery(player, saliency) if drawn is None or drawn else None
+    scene = lambda obs, step: draw(obs) if draw and (drawn is None or step in drawn) else BLANK
     plain = None if isinstance(env, Tabular) else worlds.mapped(env)  # a map that shows no values
     obs = env.reset(seed)
     for episode in range(1, episodes + 1):
         reward, step, last = 0.0, 0, False
         while not last and step < max_steps:
-            action, plan, picture = player.act(obs), player.plan(obs), scene(obs)
+            action, picture = player.act(obs), scene(obs, step)
+            plan = None if picture is BLANK else player.plan(obs)
             if plan and plain:
                 picture = trees.with_way(picture, next(plain.maps(obs)), plan, env.spec.actions)
             moment = Moment(picture, player.view(obs), int(action), reward, step, episode, "", plan)
@@ -70,7 +75,7 @@ def play(
                 tape.append(Transition.of(obs, action, answer))
             obs, reward, step, last = answer.obs, reward + float(answer.reward), step + 1, bool(answer.last)
         shows_next = last and isinstance(env, Filmed)  # its picture is of the next episode already
-        picture = moment.picture if shows_next else scene(answer.next_obs)
+        picture = moment.picture if shows_next else scene(answer.next_obs, step)
         ending = f"cut at {step:,}" if not last else "time limit" if answer.discount > 0 else "terminated"
         yield moment._replace(picture=picture, reward=reward, step=step, ending=ending)
         if not last:
@@ -101,7 +106,25 @@ def board_of(player: Player, size: int = panels.SIZE) -> pictures.Board | None:
         return None
     view = player.view(env.all_observations())
     value, bars = view.value.cpu().numpy(), view.bars.cpu().numpy()
-    return pictures.Board(env.mdp.layout, env.spec.actions, value, bars, size=size)
+    known = None if player.visited is None else player.visited.cpu().numpy()
+    return pictures.Board(env.mdp.layout, env.spec.actions, value, bars, scale=player.scale, size=size, known=known)
+
+
+def on_one_scale(players: Sequence[Player]) -> list[Player]:
+    """With the colours of one scale where all have values on the map of one world; else as they are."""
+    boards = [None if p.is_random else board_of(p, panels.SIZE) for p in players]
+    worlds = [p.env.mdp for p in players if isinstance(p.env, Tabular)]
+    if len(players) < 2 or None in boards or not all(same_world(worlds[0], mdp) for mdp in worlds[1:]):
+        return list(players)
+    scales = [board.limits for board in boards if board]
+    scale = min(low for low, _ in scales), max(high for _, high in scales)
+    return [p._replace(scale=scale) for p in players]
+
+
+def same_world(a: MDP, b: MDP) -> bool:
+    """Whether values mean the same there."""
+    parts = (a.next_state, b.next_state), (a.probability, b.probability), (a.reward, b.reward)
+    return a.layout == b.layout and all(torch.equal(x.cpu(), y.cpu()) for x, y in parts)
 
 
 def with_saliency(player: Player, scene: Callable[[Tensor], Image.Image], method: Saliency) -> Callable:
@@ -127,9 +150,30 @@ def with_saliency(player: Player, scene: Callable[[Tensor], Image.Image], method
 # -- whole frames
 
 
-def film(player: Player, rate: float, *, episodes: int, **how) -> Iterator[Image.Image]:
+def films(players: Sequence[Player], rates: Sequence[float], **how) -> list[Iterator[Image.Image]]:
+    """A film of each, to be seen side by side: the colours and the bars of one world are on one scale. `how` goes to
+    `play`.
+    """
+    players = on_one_scale(players)
+    limits = [limits_of(player, **how) for player in players]
+    known = [of for of in limits if of]
+    if players[0].scale and len(known) == len(limits):
+        limits = [(min(low for low, _ in known), max(high for _, high in known))] * len(known)
+    each = zip(players, rates, limits, strict=True)
+    return [film(p, rate, limits=of, abreast=len(players) > 1, **how) for p, rate, of in each]
+
+
+def film(
+    player: Player,
+    rate: float,
+    *,
+    episodes: int,
+    limits: pictures.Scale | None = None,  # of the bars; None: found by playing the episodes beforehand, undrawn
+    abreast: bool = False,  # of others, and narrow
+    **how,
+) -> Iterator[Image.Image]:
     """Whole frames, `rate` a second; the end of an episode is shown for a while. `how` goes to `play`."""
-    page = Page(player)
+    page = Page(player, limits or limits_of(player, episodes=episodes, **how), abreast)
     for moment in play(player, episodes=episodes, **how):
         frame = page(moment, f"{moment.episode} of {episodes}")
         for _ in range(stay(moment, rate)):
@@ -141,20 +185,39 @@ def stay(moment: Moment, rate: float) -> int:
     return max(1, round(FREEZE * rate)) if moment.ending else 1
 
 
-class Page:
-    """What draws a moment whole: title, picture, what the agent imagines if it does, panel."""
+def limits_of(player: Player, **how) -> pictures.Scale | None:
+    """The least and the greatest action value that `play` will show; None of probabilities."""
+    rng = player.agent.rng if isinstance(player.agent, Drawing) else None
+    state, low, high = rng.get_state() if rng else None, math.inf, -math.inf
+    for moment in play(player, **how | {"saliency": None, "drawn": ()}):
+        if moment.view.kind == "probabilities":
+            break
+        low, high = min(low, float(moment.view.bars.min())), max(high, float(moment.view.bars.max()))
+    if rng and state is not None:
+        rng.set_state(state)
+    return (low, high) if low <= high else None
 
-    def __init__(self, player: Player):
-        self.player = player
+
+class Page:
+    """What draws a moment whole: title, picture, panel, and what the agent imagines if it does.
+
+    The panel stands beside the picture; below it where there is a third thing, or another page beside this one.
+    """
+
+    def __init__(self, player: Player, limits: pictures.Scale | None = None, abreast: bool = False):
+        self.player, self.limits, self.abreast = player, limits, abreast
         self.panel: panels.Panel | None = None
 
     def __call__(self, moment: Moment, episode: str) -> Image.Image:
         player, picture, view, facts = self.player, moment.picture, moment.view, facts_of(moment, episode)
-        actions = player.env.spec.actions
-        panel = self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, picture.height)
-        beside = panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
-        tree = [trees.tree(moment.plan, actions, picture.height)] if moment.plan else []
-        return panels.titled(panels.side_by_side([picture, *tree, beside]), player.name, player.words)
+        actions, below = player.env.spec.actions, self.abreast or moment.plan is not None
+        size = {"width": picture.width} if below else {"height": picture.height}
+        self.panel = self.panel or panels.Panel(list(facts), actions, view.kind, limits=self.limits, **size)
+        drawn = self.panel.draw(list(facts.values()), moment.ending, view.bars[0].tolist(), moment.action)
+        shown = panels.above(picture, drawn) if below else panels.side_by_side([picture, drawn])
+        if moment.plan:
+            shown = panels.side_by_side([shown, trees.tree(moment.plan, actions, shown.height)])
+        return panels.titled(shown, player.name, player.words)
 
 
 class Lines:
@@ -212,9 +275,10 @@ def abreast(films: Sequence[Iterator]) -> Iterator[list]:
         frames = [old if new is None else new for old, new in zip(frames, following, strict=True)]
 
 
-def open_screen(where: Where, players: Sequence[Player], *, port: int, foot: str = "", listens: bool = False) -> Screen:
-    """Where moments are shown, and where keys are read if it `listens`. Raises UserError."""
-    title = ", ".join(dict.fromkeys(player.name for player in players))
-    if where == "browser":
-        return Browser(title, Page, port=port, foot=foot, listens=listens)
-    return Terminal(Lines, foot=foot, listens=listens)
+def open_screen(
+    where: Where, players: Sequence[Player], *, port: int, keys: Mapping[str, Sequence[str]] | None = None
+) -> Screen:
+    """Where moments are shown, and where `keys` are read if there are any. Raises UserError."""
+    if where == "terminal":
+        return Terminal(Lines, keys=keys)
+    return Browser(", ".join(dict.fromkeys(player.name for player in players)), Page, port=port, keys=keys)

@@ -37,7 +37,7 @@ def filled(capacity: int, device: torch.device) -> Replay:
     zeros = torch.zeros(FILL, device=device)
     for _ in range(-(-capacity // FILL)):
         last = torch.rand(FILL, generator=rng, device=device) < 1e-3
-        replay.add(Transition(stacks[0], zeros.long(), zeros, 1.0 - last.float(), last, stacks[1]))
+        replay.add(Transition(stacks[0], zeros.long(), zeros, 1.0 - last.float(), last, stacks[1], zeros + 1))
     return replay
 
 

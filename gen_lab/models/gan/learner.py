@@ -34,6 +34,7 @@ class GAN(Learner):
         "updates",
     )
     parallel = True
+    temperature = 1.0  # of samples: times the spread of z
 
     def __init__(
         self,
@@ -122,6 +123,8 @@ class GAN(Learner):
             "gan/logit_real": on_real.detach().mean(),
             "gan/logit_fake": on_fake.detach().mean(),
         }
+        if self.loss in ("minimax", "non_saturating"):  # logits of a probability
+            metrics |= {"gan/D(x)": on_real.detach().sigmoid().mean(), "gan/D(G(z))": on_fake.detach().sigmoid().mean()}
         if self.penalty:  # in float32
             penalty = gradient_penalty(partial(self.discriminator, label=label), real, fake, self.rng).mean()
             loss = loss + self.penalty * penalty
@@ -147,7 +150,8 @@ class GAN(Learner):
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """One image for each label; a conditional model without labels samples class after class in turn."""
         label = labels.sampled(self.spec, label, count, self.device)
-        return self.spec.nearest((self.averaged(self.latent(count, generator), label) + 1) / 2)
+        z = self.latent(count, generator) * self.temperature
+        return self.spec.nearest((self.averaged(z, label) + 1) / 2)
 
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None

@@ -3,6 +3,7 @@
 Shapes: P parameters a step, U uniform numbers a step, L levels, K mixtures.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -123,3 +124,24 @@ class LogisticMixture:
                 pair += 1
             colours.append(self.spec.nearest((mean + scales[:, c] * noise[:, c] + 1) / 2))
         return torch.stack(colours, 1)
+
+
+class Tempered:
+    """A head that draws from p(level)^(1/T), normalised: of logits from those over T; of a logistic mixture its choice
+    and its scales so.
+    """
+
+    def __init__(self, head: Head, temperature: float):
+        self.head, self.temperature = head, temperature
+        self.steps, self.outputs, self.uniforms = head.steps, head.outputs, head.uniforms
+
+    def nll(self, params: Tensor, x: Tensor) -> Tensor:
+        return self.head.nll(params, x)
+
+    def draw(self, params: Tensor, u: Tensor) -> Tensor:
+        if not isinstance(self.head, LogisticMixture):
+            return self.head.draw(params / self.temperature, u)
+        head = self.head
+        parts = list(params.unflatten(1, (head.mixtures, -1)).split([1, head.colours, head.colours, head.pairs], 2))
+        parts[0], parts[2] = parts[0] / self.temperature, parts[2] + math.log(self.temperature)
+        return head.draw(torch.cat(parts, 2).flatten(1), u)

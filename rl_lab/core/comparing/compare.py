@@ -1,7 +1,9 @@
 """Comparison of runs from their files alone: tables, csv, pictures, and one page with all of them."""
 
+import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from rl_lab.core.comparing.groups import arrange, chosen
 from rl_lab.core.comparing.results import Results, Row, find
 from rl_lab.core.comparing.statistics import Resamples
 from rl_lab.core.folders import choose_metric, read_runs
+from rl_lab.core.tracking import wandb_run
 
 
 def compare(
@@ -25,16 +28,17 @@ def compare(
     out: Path | None,  # None: runs/compare/<timestamp>
     resamples: Resamples,
     report: bool,  # as a W&B report too
-    tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
+    tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run: of a report
 ) -> list[Row]:
     """Prints and writes the comparison of run folders, or folders of them, best first. Raises UserError."""
     project = wandb_report.project(tracker) if report else None
     results, notes = analyse(runs, metric, by, where, normalise, threshold, resamples)
     out = folder(out)
     publish(results, out, notes)
-    track(tracker, results, out)
     if project:
         print(wandb_report.save(results, list(tables.captions(results)), project))
+    else:
+        untracked(tracker, out)
     return results.rows
 
 
@@ -77,19 +81,10 @@ def publish(results: Results, out: Path, notes: list[str], before: Iterable[page
     tables.show(results, [*captions, *notes], written)
 
 
-def track(tracker: Callable[..., Any] | None, results: Results, out: Path) -> None:
-    """The table, the curves and the page, as a W&B run of their own."""
-    config = {"metric": results.metric, "groups": results.groups}
-    if run := tracker and tracker(name="compare", group="compare", job_type="compare", config=config):
-        import wandb
-
-        cells = [tables.cells(row) for row in results.rows]
-        table = wandb.Table(columns=list(cells[0]), data=[list(c.values()) for c in cells])
-        run.log(
-            {
-                "compare/table": table,
-                "compare/curves": wandb.Image(str(out / "compare.png")),
-                "compare/page": wandb.Html((out / "index.html").read_text()),
-            }
+def untracked(tracker: Callable[..., Any] | None, out: Path) -> None:
+    """Says why W&B does not get it, to those who would look there."""
+    if isinstance(tracker, partial) and tracker.func is wandb_run:
+        print(
+            f"not sent to W&B: a comparison is of many runs, and belongs to none; {out / 'index.html'} is all of it",
+            file=sys.stderr,
         )
-        run.finish()

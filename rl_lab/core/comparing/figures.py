@@ -3,13 +3,14 @@
 import io
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rl_lab.core.comparing.results import Line, Results
+from rl_lab.core.comparing.statistics import Estimate
 from rl_lab.core.files import replacing
 from rl_lab.core.style import COLORS, DASHES, STYLE
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # matplotlib is slow to import, and a table needs none of it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKS = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin: single seeds"
+MARKS = "line: interquartile mean over seeds    band: 95 % bootstrap interval    thin, and points: single seeds"
 COLUMNS = 3  # of panels, where there are several tasks
 
 
@@ -58,7 +59,7 @@ def look(results: Results, group: str) -> dict[str, Any]:
 
 
 def curves(results: Results) -> "Figure":
-    """One task: over steps and over seconds. Several: a panel each, over steps."""
+    """One task: its scores, and curves over steps and over seconds. Several: a panel each, over steps."""
     from matplotlib.figure import Figure
 
     places = [(task, axis) for task, _, axis in dict.fromkeys((t, "", a) for t, _, a in results.curves)]
@@ -70,17 +71,18 @@ def curves(results: Results) -> "Figure":
     lines = [line for label in labels.values() for line in label.splitlines()]
     columns = max(1, min(4, 135 // (10 + max(map(len, lines)))))
     rows = math.ceil(len(places) / COLUMNS) if several else 1
-    across = math.ceil(len(places) / rows) if several else 2
+    across = math.ceil(len(places) / rows) if several else 1 + len(places)
     height = (2.9 * rows if several else 3.9) + 0.5 + 0.22 * math.ceil((len(lines) + 1) / columns)  # inches
     figure = Figure(figsize=(11, height))
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)  # inches
-    panels = figure.subplots(rows, across, sharey=not several, squeeze=False).ravel()
+    panels = [*figure.subplots(rows, across, squeeze=False).ravel()]
+    if not several:
+        scores(panels.pop(0), results, places[0][0])
     for spare in panels[len(places) :]:
         spare.remove()
     for axes, (task, axis) in zip(panels, places, strict=False):
         learning(axes, results, task, axis)
-        if several:
-            axes.set_title(textwrap.shorten(task, 50), fontsize=10, loc="left")
+        axes.set_title(textwrap.shorten(task, 50) if several else f"over {axis}", fontsize=10, loc="left")
     figure.suptitle(title(results), x=0.012, ha="left", weight="bold")
     handles = {str(h.get_label()): h for axes in panels[: len(places)] for h in axes.get_legend_handles_labels()[0]}
     order = [name for name in results.groups if name in handles] + [k for k in handles if k not in results.groups]
@@ -98,7 +100,20 @@ def curves(results: Results) -> "Figure":
 
 
 def title(results: Results) -> str:
-    return results.metric + " (lower is better)" * results.lower
+    return f"{results.metric}, {better(results.lower)}"
+
+
+def better(lower: bool) -> str:
+    return f"{'lower' if lower else 'higher'} is better"
+
+
+def scores(axes: "Axes", results: Results, task: str) -> None:
+    """For each group a line at its final score, the interval as a bar, and its seeds as points."""
+    estimates = {row.group: row.final for row in results.rows if row.task == task}
+    seeds = {name: [float(run.curves[results.metric].values[-1]) for run in runs]
+             for name, runs in results.tasks[task].items()}  # fmt: skip
+    _bars(axes, results, estimates, seeds)
+    axes.set_title("final score", fontsize=10, loc="left")
 
 
 def learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
@@ -128,7 +143,20 @@ def learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     if results.lower and 0 < 100 * lowest < highest:
         axes.set_yscale("log")
     else:
+        _limit(axes, [results.curves[task, name, axis].y.point for name in results.tasks[task]])
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+
+
+def _limit(axes: "Axes", lines: list[np.ndarray]) -> None:
+    """Up and down as far as the lines go, but for those of an outlier; seeds and bands no further than half of that
+    beyond.
+    """
+    low, high = edges([x for line in lines for x in (np.min(line), np.max(line))])
+    least, greatest = axes.dataLim.intervaly
+    room = 0.5 * (high - low) or math.inf
+    low, high = max(least, low - room), min(greatest, high + room)
+    margin = 0.05 * (high - low) or 0.5
+    axes.set_ylim(low - margin, high + margin)
 
 
 def _line(axes: "Axes", results: Results, name: str, line: Line) -> None:
@@ -145,7 +173,7 @@ def aggregates(results: Results) -> "Figure":
     from matplotlib.figure import Figure
 
     names = list(next(iter(results.aggregates.values())))
-    figure = Figure(figsize=(11, 1.1 + 0.34 * len(results.aggregates)), layout="constrained")
+    figure = Figure(figsize=(11, 1.3 + 0.34 * len(results.aggregates)), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, names, strict=True):
         intervals(axes, results, key)
@@ -153,26 +181,51 @@ def aggregates(results: Results) -> "Figure":
 
 
 def intervals(axes: "Axes", results: Results, key: str) -> None:
-    axes.use_sticky_edges = False
-    for y, (name, of_group) in enumerate(results.aggregates.items()):
-        style, estimate = look(results, name), of_group[key]
+    _bars(axes, results, {name: of_group[key] for name, of_group in results.aggregates.items()})
+    axes.set_title(f"{key}\nnormalised score, {better(key == 'optimality gap')}", fontsize=10, loc="left")
+
+
+def _bars(
+    axes: "Axes", results: Results, estimates: dict[str, Estimate], seeds: dict[str, list[float]] | None = None
+) -> None:
+    """A row for each group, within the edges of what all show; an arrow and its number where one lies beyond."""
+    ends = [[x for x in map(float, estimate) if not math.isnan(x)] for estimate in estimates.values()]
+    low, high = edges([x for of in ends for x in of] + [x for of in (seeds or {}).values() for x in of])
+    margin = 0.06 * (high - low) or 0.5
+    axes.set_xlim(low - margin, high + margin)
+    for y, (name, estimate) in enumerate(estimates.items()):
+        style, point = look(results, name), float(estimate.point)
         if not math.isnan(estimate.low):
-            axes.barh(
-                y,
-                estimate.high - estimate.low,
-                0.6,
-                left=estimate.low,
-                color=style["color"],
-                alpha=0.35,
-                linewidth=0,
-                gid=style["gid"],
-            )
-        axes.plot([estimate.point] * 2, [y - 0.3, y + 0.3], color=style["color"], linewidth=2, gid=style["gid"])
-    axes.set_yticks(range(len(results.aggregates)), [textwrap.fill(name, 30) for name in results.aggregates])
-    axes.set_ylim(len(results.aggregates) - 0.5, -0.5)
+            width = estimate.high - estimate.low
+            axes.barh(y, width, 0.6, left=estimate.low, color=style["color"], alpha=0.35, linewidth=0, gid=style["gid"])
+        axes.plot([point] * 2, [y - 0.3, y + 0.3], color=style["color"], linewidth=2, gid=style["gid"])
+        for x in (seeds or {}).get(name, ()):
+            beyond = "<" * (x < low) or ">" * (x > high)
+            place = min(max(x, low - 0.6 * margin), high + 0.6 * margin)
+            axes.plot(place, y, beyond or "o", markersize=3.5, color=style["color"], gid=style["gid"], zorder=4)
+        if not low <= point <= high:
+            edge, words = (low, f"\u25c2 {number(point)}") if point < low else (high, f"{number(point)} \u25b8")
+            axes.text(edge, y, words, color=style["color"], fontsize=9, va="center", gid=style["gid"],
+                      ha="left" if point < low else "right")  # fmt: skip
+    axes.set_yticks(range(len(estimates)), [textwrap.fill(name, 30) for name in estimates])
+    axes.set_ylim(len(estimates) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_title(f"{key} (lower is better)" if key == "optimality gap" else key, fontsize=10, loc="left")
+
+
+def edges(values: Iterable[float]) -> tuple[float, float]:
+    """The least and the greatest; where the others would fill less than a quarter of that, three times the distance
+    of the quartiles beyond them (Tukey's outer fences).
+    """
+    x = np.array([*values], float)
+    x = x[np.isfinite(x)]
+    if not len(x):
+        return 0.0, 1.0
+    first, third = np.quantile(x, (0.25, 0.75))
+    inner = x[(x >= first - 3 * (third - first)) & (x <= third + 3 * (third - first))]
+    is_squashed = np.ptp(x) > 4 * np.ptp(inner) > 0
+    x = inner if is_squashed else x
+    return float(x.min()), float(x.max())
 
 
 def distributions(results: Results) -> "Figure":
@@ -196,7 +249,7 @@ def profile(axes: "Axes", results: Results) -> None:
         _line(axes, results, name, line)
     below = results.lower and not results.meaning
     axes.set(
-        xlabel="normalised score" if results.meaning else results.metric,
+        xlabel=f"{'normalised score' if results.meaning else results.metric}, {better(below)}",
         ylabel=f"fraction of runs {'below' if below else 'above'}",
         ylim=(-0.02, 1.02),
     )
@@ -205,7 +258,8 @@ def profile(axes: "Axes", results: Results) -> None:
 def efficiency(axes: "Axes", results: Results) -> None:
     for name, line in results.efficiency.items():
         _line(axes, results, name, line)
-    axes.set(xlabel=results.along, ylabel="IQM of normalised scores")
+    _limit(axes, [line.y.point for line in results.efficiency.values()])
+    axes.set(xlabel=results.along, ylabel=f"IQM of normalised scores, {better(False)}")
     axes.xaxis.set_major_formatter(_tick)
 
 

@@ -31,8 +31,6 @@ INK = {
     "#e8e8e8": "var(--grid)",
 }
 THEME = INK | {color.lower(): f"var(--c{i})" for i, color in enumerate(COLORS)}
-
-
 WORDS = dict.fromkeys(("group", "task", "folder", "state"), ' class="text"')  # columns of text
 
 
@@ -68,10 +66,24 @@ def lead(results: Results) -> str:
 
 
 def sections(results: Results, captions: list[str], notes: list[str]) -> Iterator[Section]:
+    """Over several tasks what sums them up comes first; of one task its scores and curves."""
+    alone = [_scores_section(results), _curves_section(results)]
     yield Section("Groups, best first", _legend(results))
+    if len(results.tasks) == 1:
+        yield from [*alone, *_summed_up(results)]
+    else:
+        yield from [*_summed_up(results), *reversed(alone)]
+    yield Section("What these numbers are", _list([*captions, *notes]))
+    if found := differing(results.tasks):
+        yield Section("Settings that differ", _settings(results, found), "But for those that make the task.", True)
+    yield Section("Runs", _runs(results), "final: at the run's last row.", True)
+
+
+def _summed_up(results: Results) -> Iterator[Section]:
+    """Aggregates over tasks, the distribution of final scores, probabilities of improvement."""
     if results.meaning and results.aggregates:
         names = next(iter(results.aggregates.values()))
-        height = 0.8 + 0.3 * len(results.aggregates)  # inches
+        height = 1.0 + 0.3 * len(results.aggregates)  # inches
         shown = [picture(partial(figures.intervals, results=results, key=key), key, 3.4, height) for key in names]
         yield Section(
             "Over all tasks",
@@ -80,7 +92,7 @@ def sections(results: Results, captions: list[str], notes: list[str]) -> Iterato
                 f"Final scores over {len(results.scales)} tasks, {results.meaning}. Line and number: the aggregate; "
                 "bar and brackets: its 95 % bootstrap interval, runs drawn with replacement within each task. IQM: "
                 "mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: by how "
-                "much runs fall short of 1 on average."
+                "much runs fall short of 1 on average. An arrow: far past the edge, at the number beside it."
             ),
         )
     yield Section(
@@ -98,26 +110,27 @@ def sections(results: Results, captions: list[str], notes: list[str]) -> Iterato
                 "n=1: one of the two has a single run, from which there is no interval."
             ),
         )
-    yield Section(
-        "Learning curves",
-        _panels(_curves(results)),
-        (
-            "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: "
-            "single seeds; dotted: the threshold of the table below."
-        ),
+
+
+def _curves_section(results: Results) -> Section:
+    caption = (
+        "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: "
+        "single seeds, which may leave the panel; dotted: the threshold of the table."
     )
-    yield Section(
-        "Scores by task" if len(results.tasks) > 1 else "Scores",
-        _rows(results),
-        (
-            f"{figures.title(results)}. Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap "
-            "interval. A heading sorts."
-        ),
+    return Section("Learning curves", _panels(_curves(results)), caption)
+
+
+def _scores_section(results: Results) -> Section:
+    caption = (
+        f"{figures.title(results)}. Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap "
+        "interval. A heading sorts."
     )
-    yield Section("What these numbers are", _list([*captions, *notes]))
-    if found := differing(results.tasks):
-        yield Section("Settings that differ", _settings(results, found), "But for those that make the task.", True)
-    yield Section("Runs", _runs(results), "final: at the run's last row.", True)
+    if len(results.tasks) > 1:
+        return Section("Scores by task", _rows(results), caption)
+    draw = partial(figures.scores, results=results, task=next(iter(results.tasks)))
+    drawn = _panels([picture(draw, "final scores", 5.4, 0.9 + 0.34 * len(results.groups))])
+    caption += " Above: the line is the score, the bar its interval, each point a seed, at the edge one beyond it."
+    return Section("Scores", drawn + _rows(results), caption)
 
 
 def picture(draw: Callable[["Axes"], None], name: str, width: float = 4.6, height: float = 3.0) -> str:
@@ -234,7 +247,8 @@ def _curves(results: Results) -> Iterator[str]:
 
 def _learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     figures.learning(axes, results, task, axis)
-    axes.set_title(task if len(results.tasks) > 1 else results.metric, fontsize=10, loc="left")
+    axes.set_title(task if len(results.tasks) > 1 else f"over {axis}", fontsize=10, loc="left")
+    axes.set_ylabel(figures.title(results))
 
 
 def _rows(results: Results) -> str:

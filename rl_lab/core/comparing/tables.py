@@ -79,7 +79,7 @@ def _table(title: str | None, columns: list[str]) -> Table:
 
 
 def _task_table(results: Results, task: str) -> Table:
-    table = _table(task if len(results.tasks) > 1 else None, ["n", "final", "best", "area", "to threshold"])
+    table = _table(task or None, ["n", "final", "best", "area", "to threshold"])
     for row in (row for row in results.rows if row.task == task):
         estimates = [f"{number(e.point)}\n{escape(interval(e, row.seeds))}" for e in (row.final, row.best, row.area)]
         reached = f"{row.reached}/{row.seeds}"

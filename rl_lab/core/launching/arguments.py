@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
-from omegaconf import OmegaConf
+from hydra.types import RunMode
 
 from rl_lab.core import conf_dir, registry
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import groups, is_group, parsed
+from rl_lab.core.launching.composition import base, groups, is_group, parsed
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
@@ -93,6 +94,32 @@ def lazy_help() -> Iterator[None]:
         parser._check_help = check
 
 
+@contextmanager
+def composed_once() -> Iterator[None]:
+    """Within, a run's config is composed once. Hydra does so twice: first to see whether `hydra.mode` makes a sweep of
+    it, and where it makes none, once more.
+    """
+    usual = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        try:
+            cfg = self.compose_config(config_name, overrides, RunMode.RUN)
+        except Exception:
+            if any(parsed(override).is_sweep_override() for override in overrides):  # each value may make a job
+                return usual(self, config_name, overrides)
+            raise
+        if cfg.hydra.mode in (None, RunMode.RUN):
+            vars(self.config_loader)["load_configuration"] = lambda **_: cfg
+        return cfg.hydra.mode or RunMode.RUN
+
+    app: Any = Hydra
+    app.get_mode = get_mode
+    try:
+        yield
+    finally:
+        app.get_mode = usual
+
+
 def checked(overrides: list[str], root: str) -> list[str]:
     """What was typed for a new run, Hydra's flags first, as it wants them. Raises UserError.
 
@@ -122,8 +149,8 @@ def checked(overrides: list[str], root: str) -> list[str]:
         raise UserError(
             f"--config-dir={flags.config_dir} is not a folder; give it one that holds agent/, env/ and so on"
         )
-    base = OmegaConf.load(conf_dir() / f"{root}.yaml")
-    check_settings(flags.overrides, {*groups(root), "study/env", "study/agent"}, {*base, *groups(root)} - OPTIONAL)
+    needed = {*map(str, base(root)), *groups(root)} - OPTIONAL
+    check_settings(flags.overrides, {*groups(root), "study/env", "study/agent"}, needed)
     return typed
 
 

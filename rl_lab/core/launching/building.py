@@ -1,6 +1,9 @@
-"""From Python: the parts that a command line would train with, by the same settings."""
+"""From Python: the parts that a command line would train with, by the same settings, or its whole run."""
 
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -8,8 +11,10 @@ from omegaconf import OmegaConf
 
 from rl_lab.core import checking, conf_dir, devices
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.arguments import checked
+from rl_lab.core.launching import launch
+from rl_lab.core.launching.arguments import checked, split
 from rl_lab.core.launching.composition import as_dict, compose, parts_of
+from rl_lab.core.launching.execution import find_wanted
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.randomness import stream
 
@@ -22,6 +27,7 @@ def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int,
     overrides = checked(list(typed), root)
     with plain_errors(conf_dir(), root, overrides):
         cfg = compose(conf_dir(), root, overrides)
+        find_wanted(cfg, parts_of(f"{root}-lab"))
         cfg.device = devices.chosen(cfg.device, config=as_dict(cfg), exact=parts_of(f"{root}-lab").exact)
         for name in names:
             checking.check(cfg[name], name)
@@ -43,3 +49,24 @@ def world_and_agent(typed: Sequence[str]) -> tuple[Any, Any]:
         return env, agent(env.spec, device=env.device, seed=stream(seed, "agent"))
     except TypeError as error:
         raise UserError(f"this agent is trained by a loop of its own, with rl-lab train ({error})") from error
+
+
+def trained(prog: str, root: str, typed: Sequence[str]) -> Path:
+    """The folder of the run that `train` makes of these settings, or resumes. Raises UserError."""
+    for word in typed:
+        if word.startswith(("-", "study=")):
+            raise UserError(f"{word} is for the command line, {prog} train; from Python each call is one run")
+    folders, before = split(list(typed))[0], sys.argv
+    try:
+        launch.train(prog, root, list(typed), begun=folders.append)
+    finally:
+        sys.argv = before
+    return Path(os.path.relpath(folders[0]))
+
+
+def run_of(path: str | Path) -> Path:
+    """One run folder, as `run=` names it on the command line: a path, a pattern or wandb:... Raises UserError."""
+    found = split([f"run={path}"])[0]
+    if len(found) > 1:
+        raise UserError(f"{path} is {len(found)} folders, and this takes one run; name one of them, such as {found[0]}")
+    return found[0]

@@ -3,7 +3,6 @@
 import atexit
 import gc
 import os
-import re
 import signal
 import sys
 from importlib.util import find_spec
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import WINDOWS, UserError, nearest, printable
-from rl_lab.core.launching.composition import compose, groups, loops, parts_of
+from rl_lab.core.launching.composition import groups, loops, parts_of
+from rl_lab.core.launching.listing import LISTS, experiments, listing
 
 
 def program(prog: str, root: str, commands: dict[str, str]) -> int:
@@ -35,6 +35,9 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(overview(prog, root, commands))
             return 0
+        if arguments[0] in ("-V", "--version", "version"):
+            print(version(prog))
+            return 0
         name, rest = arguments[0], arguments[1:]
         if name not in commands:
             raise UserError(f"no command '{name}'{nearest(name, commands)}")
@@ -42,6 +45,12 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
             typed = [word for word in rest if not word.startswith("-")]
             print(train_help(prog, root, typed) if name == "train" else command_help(prog, root, name, commands[name]))
             return 0
+        if name in LISTS:
+            more, given = _command_yaml(root, name).is_file(), any("=" in word for word in rest)
+            if not (more and given):
+                print(listing(prog, root, name, rest))
+            if not more or (rest and not given):
+                return 0
         from rl_lab.core.launching import launch  # here, as Hydra takes long to import
 
         if name == "train":
@@ -63,7 +72,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
 def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     """The commands, and every experiment with the first line of its YAML's comment."""
     lines = [f"{prog} <command> [setting=value ...]", ""]
-    lines += [f"  {name:<10} {text}" for name, text in commands.items()]
+    lines += [f"  {name:<12} {text}" for name, text in commands.items()]
     lines += ["", f"experiments ({prog} train experiment=<name>)", ""]
     found = list(experiments(root))
     width = max((len(name) for name, _ in found), default=0)
@@ -76,21 +85,40 @@ def overview(prog: str, root: str, commands: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def version(prog: str) -> str:
+    """Of the program, and the revision of its checkout where it has one."""
+    from importlib import metadata
+
+    from rl_lab.core.provenance import revision
+
+    number, commit = metadata.version("rl-lab"), revision()
+    return f"{prog} {number}" + f" ({commit})" * bool(commit)
+
+
 def command_help(prog: str, root: str, name: str, what: str) -> str:
-    settings = (conf_dir() / f"command/{root}/{name}.yaml").read_text().rstrip("\n")
+    words = f"{prog} {name} [word ...]    {what}\n\nWith words, only the lines that hold all of them."
+    if name in LISTS and not _command_yaml(root, name).is_file():
+        return words
+    settings = _command_yaml(root, name).read_text().rstrip("\n")
+    if name in LISTS:
+        return f"{words}\n\n{settings}"
     examples = [line for line in settings.splitlines() if line.startswith(f"#   {prog} {name}")]
-    folder = "" if examples and not any("run" in line for line in examples) else "run=<folder> "
+    of_one = not examples or any("run=<folder>" in line for line in examples)
+    folder = "run=<folder> " if of_one else "<folder> ... " if any("<folder>" in line for line in examples) else ""
     return f"{prog} {name} {folder}[setting=value ...]    {what}\n\n{settings}"
+
+
+def _command_yaml(root: str, name: str) -> Path:
+    return conf_dir() / f"command/{root}/{name}.yaml"
 
 
 def train_help(prog: str, root: str, overrides: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with `overrides`."""
-    from omegaconf import OmegaConf
-
+    from rl_lab.core.launching.annotated import annotated
     from rl_lab.core.launching.explain import plain_errors
 
     with plain_errors(conf_dir(), root, overrides):
-        settings = OmegaConf.to_yaml(compose(conf_dir(), root, overrides))
+        settings = annotated(root, overrides)
     lines = [
         f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
         f"{prog} train run=<folder> [setting=value ...]           resume one",
@@ -115,25 +143,6 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
             settings,
         ]
     )
-
-
-def experiments(root: str) -> list[tuple[str, str]]:
-    """Name and first sentence of those that choose from groups of this root alone."""
-    found, known = [], set(groups(root))
-    for path in sorted((conf_dir() / "experiment").glob("*.yaml")):
-        lines = path.read_text().splitlines()
-        comment = next((line for line in lines if line.startswith("# ") and "@package" not in line), "# ")
-        if _chosen(path) <= known:
-            found.append((path.stem, comment[2:]))
-    return found
-
-
-def _chosen(path: Path) -> set[str]:
-    """The groups that an experiment chooses from, with those of the one that it rests on."""
-    text = path.read_text()
-    base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
-    below = _chosen(path.with_name(f"{base[1]}.yaml")) if base else set()
-    return below | set(re.findall(r"^\s*- override /(\w+)", text, re.MULTILINE))
 
 
 def complete(prog: str, root: str, commands: dict[str, str], arguments: list[str]) -> int:

@@ -9,19 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import GROUPS, as_dict, groups, loops, parts_of
+from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of
 from rl_lab.core.settings import folder_name
 
 
 def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
     """A misspelt key at the top of a YAML would otherwise be added and never read; `noted` are keys of run folders."""
-    base: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
-    known = {str(k) for k in base if k not in ("defaults", "hydra")} | {"choices", *noted}
+    top = base(root)
+    known = {str(k) for k in top if k not in ("defaults", "hydra")} | {"choices", *noted}
     known |= {*groups(root)} - {"experiment"}
     for key in "checkpoint", "loop", "tracker":
         if not isinstance(cfg.get(key), DictConfig):
             raise UserError(f"{key}={cfg.get(key)} must be a mapping of settings")
-    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, base.checkpoint)})):
+    for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, top.checkpoint)})):
         for key in map(str, node):
             if key not in allowed:
                 raise UserError(f"no setting '{path}{key}'{nearest(path + key, (path + k for k in allowed))}")
@@ -32,6 +32,19 @@ def check_loop(prog: str, choices: dict[str, Any]) -> None:
     chosen = choices.get("loop")
     if (conf_dir() / f"loop/{chosen}.yaml").is_file() and chosen not in (own := loops(parts_of(prog))):
         raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
+
+
+def check_planner(choices: dict[str, Any], typed: Sequence[str]) -> None:
+    """An experiment of a learner sets what planning has not."""
+    experiment, planner = choices.get("experiment"), choices.get("planner")
+    path = conf_dir() / f"experiment/{experiment}.yaml"
+    chosen = {setting.lstrip("+").partition("=")[0] for setting in typed}
+    plans = planner not in (None, "null") and "planner" in chosen
+    if plans and path.is_file() and "override /planner" not in path.read_text():
+        raise UserError(
+            f"experiment={experiment} is about learning, and planner={planner} learns nothing; leave the "
+            f"experiment out: planner={planner} env={choices.get('env')}"
+        )
 
 
 def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
@@ -98,18 +111,17 @@ def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
 
 def check_values(cfg: DictConfig) -> None:
     """The settings at the top, which belong to no call."""
-    from rl_lab.core import settings
+    from rl_lab.core import settings, threads
 
     cfg.name = folder_name(cfg.name)
     cfg.device = settings.conform("device", cfg.get("device", "auto"), str)
-    hints: dict[str, Any] = {"seed": settings.Natural, "threads": settings.Threads}
-    for key, hint in hints.items():
-        cfg[key] = settings.conform(key, cfg.get(key, 1), hint)
+    cfg.seed = settings.conform("seed", cfg.get("seed", 1), settings.Natural)
+    cfg.threads = threads.setting(cfg.get("threads", 1))
     if "precision" in cfg:
         cfg.precision = settings.conform("precision", cfg.precision, settings.Precision)
     checkpoint = cfg.get("checkpoint")
     if not isinstance(checkpoint, DictConfig):
         raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")
-    hints = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
+    hints: dict[str, Any] = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
     for key, hint in hints.items():
         checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)

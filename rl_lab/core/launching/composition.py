@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,28 +14,59 @@ from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
+from rl_lab.core.threads import cores
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-OmegaConf.register_new_resolver("first", lambda *choices: next((c for c in choices if c not in (None, "null")), None))
+OmegaConf.register_new_resolver("composed", lambda *, _root_: name_of(_root_))
 OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
 OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
 GROUPS = "experiment", "agent", "planner", "env", "teacher", "model", "data"
+WORLDS = {"gym": "id", "toy_text": "id", "atari": "game"}  # an env= that stands for any of them, and what says which
 
 
-def at_once(threads: int, device: str, jobs_on_a_gpu: int = 4) -> int:
-    """How many jobs of this many threads keep this machine busy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def name_of(cfg: DictConfig) -> str:
+    """Of a run without a name of its own, as Hydra composed it: the experiment's, as long as no other agent or world is
+    chosen beside it; otherwise who learns or plans, and where: ppo_mlp_lunar_lander.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = cfg.get("hydra") or HydraConfig.get()
+    choices = {group: name for group, name in chosen.runtime.choices.items() if name not in (None, "null")}
+    typed = {setting.lstrip("+").partition("=")[0] for setting in chosen.overrides.task}
+    if choices.get("experiment") and not typed & ({*GROUPS[1:], "env.id", "env.game"} - {"teacher"}):
+        return str(choices["experiment"])
+    who = next((choices[group] for group in ("planner", "agent", "model") if group in choices), None)
+    where = choices.get("env", choices.get("data"))
+    of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(str(where)))
+    return f"{who}_{snake(cfg.env[of_world]) if of_world else where}"
+
+
+def snake(id: str) -> str:
+    """lunar_lander for LunarLander-v3, min_atar_breakout for MinAtar/Breakout-v1."""
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])|\W+", "_", re.sub(r"^.*:|-v\d+$", "", str(id))).lower()
+
+
+def at_once(threads: int | str, device: str, jobs_on_a_gpu: int = 4) -> int:
+    """How many jobs of this many threads keep this machine busy; with threads=auto each has one."""
+    busy = 1 if threads == "auto" else int(threads)
     gpu = device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia/gpus").exists()
-    return max(1, min(cores // threads, jobs_on_a_gpu if gpu else cores))
+    return max(1, min(cores() // busy, jobs_on_a_gpu if gpu else cores()))
+
+
+@cache
+def base(root: str) -> DictConfig:
+    """conf/<root>.yaml by itself, to be read only."""
+    settings: Any = OmegaConf.load(conf_dir() / f"{root}.yaml")
+    return DictConfig(settings, flags={"readonly": True})
 
 
 def groups(root: str) -> list[str]:
     """The config groups that the root's defaults choose from."""
-    defaults = OmegaConf.load(conf_dir() / f"{root}.yaml").defaults
-    return [group for choice in defaults if not isinstance(choice, str) for group in choice if " " not in group]
+    chosen = (choice for choice in base(root).defaults if not isinstance(choice, str))
+    return [group for choice in chosen for group in choice if " " not in group]
 
 
 def parts_of(prog: str) -> Parts:
@@ -65,6 +97,20 @@ def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(source), version_base="1.3"):
         return hydra.compose(config_name, overrides)
+
+
+def composed_with_choices(source: Path, config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """And which name was chosen of each group, agent/network=mlp among them."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(source), version_base="1.3"):
+        cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
+    choices = {str(group): str(choice) for group, choice in cfg.hydra.runtime.choices.items() if choice is not None}
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")
+    return cfg, choices
 
 
 def as_dict(cfg: DictConfig) -> dict[str, Any]:

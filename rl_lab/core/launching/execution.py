@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import files, imports, metrics, ownership, reading, wanted
+from rl_lab.core import files, imports, metrics, outcome, ownership, reading, wanted
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_loop,
+    check_planner,
     check_protocol,
     check_root,
     check_values,
@@ -23,6 +25,7 @@ from rl_lab.core.launching.composed import (
 )
 from rl_lab.core.launching.composition import as_dict, parts_of
 from rl_lab.core.parts import Parts
+from rl_lab.core.progress import duration
 from rl_lab.core.studies.jobs import Value
 
 if TYPE_CHECKING:
@@ -32,18 +35,19 @@ if TYPE_CHECKING:
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
     """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now by the user."""
     chosen = HydraConfig.get().runtime
-    if trusted:
-        find_wanted(cfg, parts_of(prog))
     folder = Path(chosen.output_dir)
     with _held(folder) as lock:
+        if trusted:
+            find_wanted(cfg, parts_of(prog))
         if not _follows():
             _check_new(prog, folder)
         check_root(cfg, root)
         check_loop(prog, chosen.choices)
+        check_planner(chosen.choices, HydraConfig.get().overrides.task)
         complete_eval_env(cfg, chosen.choices)
         keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         check_protocol(cfg, chosen.choices)
-        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock)
+        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock, _beside())
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
@@ -78,16 +82,24 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
     lock = locks.of_run(folder.absolute())
     try:
         yield lock
-    except Exception:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()  # a mistake found before the first step leaves no litter behind
+    except BaseException:
+        if made:
+            files.remove_empty(folder, above=0)  # a mistake found before the first step leaves no litter behind
         raise
     finally:
         if lock is not None:
             locks.let_go(lock)
 
 
-def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None) -> Value:
+def _beside() -> int:
+    """How many runs share this machine, this one included: jobs of a study that are started together."""
+    chosen = HydraConfig.get()
+    return int(chosen.launcher.get("n_jobs") or 1) if chosen.mode == RunMode.MULTIRUN else 1
+
+
+def _carry_out(
+    cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None, beside: int = 1
+) -> Value:
     """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import checking, devices, distributed, room, settings
 
@@ -109,21 +121,24 @@ def _carry_out(cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lo
     if not distributed.rank():
         distributed.told(str(folder))
     wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
-    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None)
+    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None, beside)
     shown = Path(os.path.relpath(folder))
     try:
         with run:
             if wants and ownership.key(made=True) is None:
                 run.say(f"this run imports {', '.join(dict.fromkeys(wants))}, and there is no place for a key that "
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
-            with distributed.in_turn(), _fitting(folder, parts is not None):
+            with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
-        run.say(f"stopped; {prog} train run={shown}{again} resumes it")
+        begun = run.folder.rows or run.folder.before
+        run.say(f"stopped; {prog} train run={shown}{again} resumes it" if begun else "stopped before it began")
         raise
-    run.say(f"finished: {shown}")
+    took, then = f"{run.step:,} {run.unit} in {duration(run.seconds)}", parts_of(prog).then
+    for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):
+        run.say(line)
     return objective(run.final)
 
 
@@ -194,16 +209,21 @@ def _check_new(prog: str, folder: Path) -> None:
 
 
 def _open_run(
-    written: dict[str, Any], resolved: dict[str, Any], folder: Path, lock: int | None, places: dict[str, str] | None
+    written: dict[str, Any],
+    resolved: dict[str, Any],
+    folder: Path,
+    lock: int | None,
+    places: dict[str, str] | None,
+    beside: int,
 ) -> "Run":
     import torch
 
-    from rl_lab.core import distributed, precision, run
+    from rl_lab.core import distributed, precision, run, threads
 
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order if k in written} | {k: v for k, v in written.items() if k not in order}
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}
-    torch.set_num_threads(resolved["threads"])
+    torch.set_num_threads(threads.kept(resolved["threads"]))
     names = {"name": resolved["name"], **(resolved.get("choices") or {}), "seed": resolved["seed"]}
     references = [
         key
@@ -232,7 +252,11 @@ def _open_run(
         max_memory_gb=checkpoint["max_memory_gb"],
         upload=checkpoint["upload"],
         lock=lock,
+        beside=beside,
     )
     if words:
         opened.say(words)
+    env = resolved.get("env")
+    if isinstance(env, dict) and env.get("num_threads") == "auto":
+        opened.say(f"env.num_threads=auto: {threads.of_emulators(env['num_envs'])}")
     return opened

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from rl_lab.core import conf_dir
+from rl_lab.core.checking import of_another
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import compose, flatten, groups, is_group
 
@@ -99,11 +100,25 @@ class plain_errors:
             return f"'{found[1]}' is a choice; write {found[1]}=... without the +"
         if found := re.match(r"You must specify '([\w/]+)'", lines[0]):
             return f"{found[1]} has no choice; make one: {found[1]}=..., one of {', '.join(lines[2:])}"
+        if found := re.match(r"In '(\w+)/(.+)': Could not override '([\w/]+)'", lines[0]):
+            lab = self._lab_with(found[3].partition("/")[0])
+            return f"{found[1]}={found[2]} is for {lab}: {lab} train {found[1]}={found[2]}" if lab else lines[0]
         if "Could not override" in lines[0]:
-            return unknown(self._composed(), lines[0].split("'")[1], self._choices())
+            key = lines[0].split("'")[1]
+            return self._of_other_lab(key) or unknown(self._composed(), key, self._choices())
         if type(error).__name__ == "OverrideParseException":
             return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
+
+    def _lab_with(self, group: str) -> str:
+        """The other lab, if it has this group, and the one at hand has not."""
+        roots = [path.stem for path in sorted(conf_dir().glob("*.yaml"))]
+        mine = self._is_command() or group in groups(self.config_name)
+        return "" if mine else next((f"{root}-lab" for root in roots if group in groups(root)), "")
+
+    def _of_other_lab(self, key: str) -> str:
+        lab = self._lab_with(re.split(r"[./]", key)[0])
+        return f"no setting '{key}' in {self.config_name}-lab; {lab} has it: {lab} train" if lab else ""
 
     def _is_command(self) -> bool:
         return "/" in self.config_name
@@ -160,16 +175,26 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         return f"{key} is not for the chosen {key.partition('/')[0]}; leave it out"
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
+    if parent and "." in parent and node is None and parent in set(flatten(cfg)):
+        return f"{parent} is null; give it as a whole: '{parent}={{{name}: ...}}'"
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if parent == "loop.eval_env" and not target:  # its differences from env
         target = OmegaConf.select(cfg, "env._target_")
-    parameters = inspect.signature(calls.locate(target)).parameters if target else ()
+    parameters = inspect.signature(call := calls.locate(target)).parameters if target else {}
+    if target:
+        partial = bool(isinstance(node, DictConfig) and node.get("_partial_"))
+        by_lab = calls.filled(parameters, calls.annotations(call), parent, partial)
+        if name in by_lab:
+            return f"{key} is set by the lab itself; leave it out"
+        parameters = {of: p for of, p in parameters.items() if of not in by_lab}
     if name in parameters:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
         return f"'{key}' is not in the YAML; write +{key}=... to add it"
-    known = [*(k for k in flatten(cfg) if not k.startswith("_")), *(f"{parent}.{p}" for p in parameters), *more]
-    return f"no setting '{key}'{nearest(key, known)}"
+    there = (k for k in flatten(cfg) if not k.rpartition(".")[2].startswith("_"))
+    known = [*there, *(f"{parent}.{p}" for p in parameters), *more]
+    beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]
+    return f"no setting '{key}'{of_another(key) or nearest(key, beside or known)}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import conf_dir
+from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.arguments import check_settings, checked, lazy_help, split
+from rl_lab.core.folders import runs_below
+from rl_lab.core.launching.arguments import check_settings, checked, composed_once, lazy_help, split
 from rl_lab.core.launching.composition import compose, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
@@ -25,8 +27,15 @@ from rl_lab.core.studies.report import account
 from rl_lab.core.studies.study import Study, runs_of
 
 
-def train(prog: str, root: str, arguments: list[str], study: Study | None = None) -> int:
-    """Runs the loop of the composed config in a new folder, or resumes the run that `run=` names.
+def train(
+    prog: str,
+    root: str,
+    arguments: list[str],
+    study: Study | None = None,
+    begun: Callable[[Path], object] = lambda folder: None,
+) -> int:
+    """Runs the loop of the composed config in a new folder, of which `begun` is told, or resumes the run that `run=`
+    names.
 
     Of several jobs it keeps a study, a new one or the `study` that goes on. Returns the exit code.
     """
@@ -44,16 +53,21 @@ def train(prog: str, root: str, arguments: list[str], study: Study | None = None
     def main(cfg: DictConfig) -> None:
         try:
             with plain():
+                begun(Path(HydraConfig.get().runtime.output_dir))
                 begin(cfg, prog, root)
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
+        finally:
+            files.remove_empty(Path(HydraConfig.get().runtime.output_dir))
 
     mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]
     starting = lambda cfg: (
         study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
     )
-    with recording(starting, partial(job, prog=prog, root=root, ours=study is None)) as studies:
+    ours = study is None or study.ours
+    once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
+    with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies, once:
         code = _counted(prog, studies, plain, main)
     if mistakes:
         raise mistakes[0]
@@ -103,6 +117,8 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
         raise
     codes = []
     for study in studies:
+        for found in study.jobs():  # now that no other job makes a folder beside
+            files.remove_empty((study.folder / (found.folder or "")).resolve())
         words, code = account(study, prog)
         print(words, file=sys.stderr)
         codes.append(code)
@@ -115,6 +131,7 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     if len(folders) != 1:
         raise UserError(f"{prog} study resume resumes one study: name its folder, runs/studies/<name>/<time>")
     study = Study(folders[0].resolve())
+    overrides = [o for o in overrides if o != "tracker=none" or o not in study.about["arguments"]]
     if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
         raise UserError(f"{fixed[0]} would make it another study; a resumed study takes hydra.* settings alone")
     replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
@@ -135,7 +152,7 @@ def job(
     cfg: DictConfig,
     prog: str,
     root: str,
-    ours: bool,  # whether the settings were typed just now, or read from a study.yaml that may be a stranger's
+    ours: bool,  # whether this user typed the settings, or a study.yaml that may be a stranger's names them
     study: Study,
     launcher: int,
 ) -> float | None:
@@ -155,8 +172,7 @@ def job(
 
     number = int(chosen.job.name.rpartition("-")[2])
     value = run_job(study, number, folder, prog, work, launcher)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    files.remove_empty(folder, above=0)
     return value and value[1]
 
 
@@ -172,10 +188,10 @@ def _study_name(cfg: DictConfig) -> str:
 def command(root: str, name: str, arguments: list[str]) -> int:
     """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
 
-    A study's folder stands for its runs. Beside run folders agent.*, env.* and loop.* are settings of theirs, and go to
-    a command that has `changes` among its parameters; to one that has `choices`, the groups chosen and their names. A
-    command that has `settings` takes those of `train`, beside its own. Returns the exit code, 0 where the call returns
-    none.
+    A study's folder stands for its runs, and any other that is no run for those below it. Beside run folders agent.*,
+    env.* and loop.* are settings of theirs, and go to a command that has `changes` among its parameters; to one that
+    has `choices`, the groups chosen and their names. A command that has `settings` takes those of `train`, beside its
+    own. Returns the exit code, 0 where the call returns none.
     """
     from rl_lab.core import calls, checking
 
@@ -186,7 +202,10 @@ def command(root: str, name: str, arguments: list[str]) -> int:
         raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
     changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data."))]
     own = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
-    composes = "settings" in inspect.signature(calls.locate(own._target_)).parameters
+    taken = inspect.signature(calls.locate(own._target_)).parameters
+    composes = "settings" in taken
+    if "tracker" not in taken:  # it tracks nothing anyway
+        given = [o for o in given if o != "tracker=none"]
     settings = [o for o in given if composes and parsed(o).key_or_group not in own]
     overrides = [_as_mapping(o, config_name) for o in given if o not in changes + settings]
     with plain_errors(conf_dir(), config_name, overrides):
@@ -197,6 +216,8 @@ def command(root: str, name: str, arguments: list[str]) -> int:
         if changes and "changes" not in parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
+        if name not in ("study", "compare"):  # which reads runs without a checkpoint too
+            runs = [run for folder in runs for run in runs_below(folder)]
         more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}
         if "choices" in parameters:
             chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]

@@ -14,6 +14,7 @@ from typing import Any
 
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
+from rl_lab.core.studies import slurm
 from rl_lab.core.studies.study import Study
 
 Value = tuple[str, float] | None  # what a run came to: the name of a metric, and its last figure
@@ -38,22 +39,26 @@ def run_job(study: Study, number: int, folder: Path, prog: str, work: Callable[[
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         start = time.monotonic()
         with printing_to(study.log(number), apart):
-            outcome = _outcome(prog, lambda: work(begun))
+            outcome = _outcome(prog, study, lambda: work(begun))
         study.note(number, **outcome, seconds=round(time.monotonic() - start, 1))
         if outcome["state"] == "mistake" and not (folder / "config.yaml").exists() and study.shares(outcome["reason"]):
             study.share_mistake(outcome["reason"])
         if outcome["state"] == "interrupted" and not apart:
             study.stop()
+        if outcome["state"] == "waiting":
+            sys.exit(1)  # without a result, for which the launcher waits on
         return outcome.get("value")
 
 
-def _outcome(prog: str, work: Callable[[], Value]) -> dict[str, Any]:
+def _outcome(prog: str, study: Study, work: Callable[[], Value]) -> dict[str, Any]:
     try:
         return {"state": "finished", "value": work()}
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return {"state": "mistake", "reason": str(error)}
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if not study.stopping and slurm.starts_again(stop):
+            return {"state": "waiting", "reason": "saved; Slurm starts it again"}
         return {"state": "interrupted"}
     except Exception as error:
         traceback.print_exc()

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +14,18 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from rl_lab.core import interrupts
-from rl_lab.core.studies.report import follow
+from rl_lab.core.studies import report, slurm
 from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
+PATIENCE = 10.0  # seconds without a job that begins, before the first word
+BEGINNING = {
+    "RayLauncher": "Ray starts its workers, which takes a minute or two at first",
+    "SlurmLauncher": "squeue --me shows what they wait for in Slurm's queue",
+}
 
 
 @contextmanager
@@ -40,7 +46,7 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> 
         with read_write(config):
             config.hydra.sweep.dir = str(study.folder)  # where sweepers and launchers leave files of their own
         task = partial(job, study=study, launcher=os.getpid())
-        return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study)
+        return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study, config)
 
     vars(plugins)["instantiate_launcher"] = instantiate_launcher  # before the class's own method
     try:
@@ -52,8 +58,12 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> 
 class Recorded(Launcher):
     """Launches, of the jobs it is given, those that the study misses."""
 
-    def __init__(self, launcher: Launcher, study: Study):
+    def __init__(self, launcher: Launcher, study: Study, config: DictConfig):
         self.launcher, self.study = launcher, study
+        self.trials: int = OmegaConf.select(config, "hydra.sweeper.n_trials") or 0  # of a search, in many batches
+        one = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher")
+        self.at_once: int = OmegaConf.select(config, "hydra.launcher.n_jobs") or int(one)
+        self.start, self.already = 0.0, 0
 
     def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
@@ -64,7 +74,13 @@ class Recorded(Launcher):
         self.study.share_mistake(None)
         for number in missing:
             self.study.note(number, state="waiting")
-        with _followed(self.study, numbers), _stoppable(self.study) as stopped:
+        total = max(self.trials, len(self.study.about["jobs"]))
+        if not self.start:
+            self.start, self.already = time.monotonic(), len(numbers) - len(missing)
+            print(report.announcement(self.study, missing, total, self.at_once), file=sys.stderr)
+        who = BEGINNING.get(type(self.launcher).__name__, "its processes start")
+        follows = _followed(self.study, numbers, total, self.already, self.start, who)
+        with follows, _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
         if stopped or self.study.stopping:
@@ -73,6 +89,7 @@ class Recorded(Launcher):
 
     def _attempt(self, missing: list[int], stopped: list[int]) -> list[int]:
         """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""
+        slurm.attend(self.launcher)
         try:
             self.launcher.launch([self._overrides(number) for number in missing], initial_job_idx=missing[0])
             return []
@@ -98,16 +115,30 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _followed(study: Study, numbers: list[int]) -> Iterator[None]:
+def _followed(study: Study, numbers: list[int], total: int, already: int, start: float, who: str) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
-    reporter = threading.Thread(target=follow, args=(study, numbers, sys.stderr, done), daemon=True)
-    reporter.start()
+    known = study, numbers, total, already, start, sys.stderr, done
+    reporters = [
+        threading.Thread(target=report.follow, args=known, daemon=True),
+        threading.Thread(target=_reassure, args=(study, numbers, who, done), daemon=True),
+    ]
+    for reporter in reporters:
+        reporter.start()
     try:
         yield
     finally:
         done.set()
-        reporter.join()
+        for reporter in reporters:
+            reporter.join()
+
+
+def _reassure(study: Study, numbers: list[int], who: str, done: threading.Event) -> None:
+    """Says ever less often, until the first job begins, that it is waited for."""
+    begun, pause = time.monotonic(), PATIENCE
+    while not done.wait(pause) and all(study.job(number).state == "waiting" for number in numbers):
+        print(f"no job has begun after {time.monotonic() - begun:.0f} s: {who}", file=sys.stderr, flush=True)
+        pause *= 2
 
 
 @contextmanager

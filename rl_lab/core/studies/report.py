@@ -1,8 +1,14 @@
-"""What a person sees of a study: a line as a job starts and ends, the failures at the end, the table at any time."""
+"""What a person sees of a study: how many runs and about how long, a line as a job starts and ends, where the study
+stands, failures and the best settings at the end, the table at any time.
+"""
 
+import math
 import os
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -11,32 +17,105 @@ from rich.table import Table
 from rich.text import Text
 
 from rl_lab.core.folders import summary
+from rl_lab.core.metrics import is_lower_better
+from rl_lab.core.progress import duration
 from rl_lab.core.studies.study import STATES, Job, Study
 
-POLL = 0.3  # seconds between looks at the files of the jobs
+POLL, QUIET = 0.3, 60.0  # seconds between looks at the files of the jobs, and without a line
+NEWEST = 500  # runs that are looked through for how long they took
+BESIDE = "seed=", "name=", "tracker", "hydra", "checkpoint"  # settings on which the time of a run does not depend
 
 
-def follow(study: Study, numbers: list[int], out: TextIO, done: threading.Event) -> None:
-    """Says what becomes of the jobs until `done` is set; those that need nothing are not mentioned."""
-    total = len(study.about["jobs"])
+def announcement(study: Study, missing: list[int], total: int, at_once: int) -> str:
+    """Before the start: how many runs, and about how long, by earlier runs of the same settings; `at_once` is 0 where
+    the launcher does not say it.
+    """
+    left = total - len(study.about["jobs"]) + len(missing)
+    words = f"{left} runs" if left == total else f"{left} of {total} runs"
+    words += f", {min(at_once, total)} at a time" if at_once > 0 else ""
+    known = _earlier(study.root)
+    spent = [known[key] for n in missing if (key := _settings(study.job(n).overrides)) in known]
+    if not spent:
+        return f"{words}; how long they take is known when the first has ended"
+    each = sum(spent) / len(spent)
+    about = f"about {duration(each * math.ceil(left / at_once))}, as " if at_once > 0 else ""
+    return f"{words}; {about}earlier runs of these settings took {duration(each)} each"
+
+
+def _earlier(root: Path) -> dict[frozenset[str], float]:
+    """Seconds of the newest finished run of each settings, of those under runs/."""
+    summaries = sorted(root.glob("*/*/summary.json"), key=lambda path: path.stat().st_mtime)[-NEWEST:]
+    found = [about for path in summaries if (about := summary(path.parent)).get("state") == "finished"]
+    return {_settings(str(about.get("command")).split()[2:]): float(about["seconds"]) for about in found}
+
+
+def _settings(words: Iterable[str]) -> frozenset[str]:
+    """Of a command those on which its time depends."""
+    return frozenset(word for word in words if "=" in word and not word.lstrip("+").startswith(BESIDE))
+
+
+def follow(
+    study: Study, numbers: list[int], total: int, already: int, start: float, out: TextIO, done: threading.Event
+) -> None:
+    """Says what becomes of the jobs until `done` is set; those that need nothing are not mentioned. Of `total` jobs
+    `already` were done at the `start`.
+    """
+    say = partial(print, file=out, flush=True)
     shown = {n: state for n in numbers if (state := study.job(n).state) in ("finished", "running")}
-    ended = Counter(shown.values())["finished"] + numbers[0] if numbers else 0
+    earlier = numbers[0] if numbers else 0  # jobs of the batches before
+    ended = earlier + Counter(shown.values())["finished"]
     if shown:
-        print(f"{len(shown)} of these jobs are finished or running", file=out, flush=True)
-    last = False
+        say(f"{len(shown)} of these jobs are finished or running")
+    last, spoke = False, time.monotonic()
     while True:
+        before = ended
         for number in numbers:
             job = study.job(number) if shown.get(number) != "finished" else None
-            if job and job.state not in ("waiting", shown.get(number)):
-                ended += job.state != "running"
-                if job.state == "running":
-                    print(f"started: {study.label(number)}", file=out, flush=True)
-                elif shown.get(number) != job.state and not _spared(job):
-                    print(f"[{ended}/{total}] {sentence(study, job)}", file=out, flush=True)
+            if job and job.state != shown.get(number, "waiting"):
                 shown[number] = job.state
+                ended = earlier + sum(state not in ("running", "waiting") for state in shown.values())
+                if job.state == "running":
+                    say(f"started: {study.label(number)}")
+                elif not _spared(job):
+                    say(f"[{ended}/{total}] {sentence(study, job)}")
+        if ended < total and (ended > before or time.monotonic() - spoke > QUIET):
+            spoke = time.monotonic()
+            say(standing(study, ended, Counter(shown.values())["running"], total, already, spoke - start))
         if last:
             return
         last = done.wait(POLL)
+
+
+def standing(study: Study, ended: int, running: int, total: int, already: int, seconds: float) -> str:
+    """`3 of 12 done, 4 running, 5 to go; about 2 min left; best so far eval/return 0.95: agent=ppo (2 seeds)`"""
+    words = f"{ended} of {total} done, {running} running, {total - ended - running} to go"
+    if ended > already:
+        words += f"; about {duration(seconds * (total - ended) / (ended - already))} left"
+    return words + (f"; best so far {found}" if (found := best(study)) else "")
+
+
+def best(study: Study) -> str:
+    """Settings and score of the best jobs, means over the seeds; "" before there are any, and of several worlds."""
+    scores: dict[tuple[str, ...], list[float]] = {}
+    measured = [job for job in study.jobs() if job.state == "finished" and job.value]
+    kinds = {(job.value and job.value[0], _world(study, job)) for job in measured}
+    if len(kinds) != 1:
+        return ""
+    for job in measured:
+        settings = tuple(o for o in study.differing(job.number) if not o.startswith("seed="))
+        scores.setdefault(settings, []).append(job.value[1] if job.value else math.nan)
+    ((name, _),) = kinds
+    means = {settings: sum(values) / len(values) for settings, values in scores.items()}
+    chosen = (min if is_lower_better(str(name)) else max)(means, key=means.__getitem__)
+    seeds = f" ({len(scores[chosen])} seeds)" if len(scores[chosen]) > 1 else ""
+    return f"{name} {means[chosen]:.4g}: {' '.join(chosen)}".rstrip(": ") + seeds
+
+
+def _world(study: Study, job: Job) -> tuple[str, ...]:
+    """What a job's score is about: scores of two worlds are not one better than the other."""
+    about = summary(study.folder / (job.folder or ""))
+    settings = [o for o in study.differing(job.number) if o.lstrip("+").startswith(("env.", "data."))]
+    return str(about.get("env")), str(about.get("data")), *settings
 
 
 def _spared(job: Job) -> bool:
@@ -71,6 +150,8 @@ def account(study: Study, prog: str) -> tuple[str, int]:
         if not _spared(job):
             more = spared.pop(job.reason, 0)
             lines.append(f"  {sentence(study, job)}" + f", as would {more} more" * (more > 0))
+    if len(jobs) > 1 and (found := best(study)):
+        lines.append(f"best {found}")
     if len(jobs) > counts["finished"]:
         lines.append(f"{prog} study resume {_near(study.folder)} runs what is missing")
     else:
@@ -112,7 +193,7 @@ def _table(study: Study) -> Table:
 def _steps(study: Study, job: Job) -> str:
     try:
         about = summary(study.folder / (job.folder or ""))
-        return f"{about['step']:,}" + (f" of {about['total']:,}" if about["total"] >= about["step"] else "")
+        return f"{about['step']:,}" + (f" of {about['total']:,}" if (about["total"] or 0) >= about["step"] else "")
     except (TypeError, ValueError, KeyError):
         return ""
 

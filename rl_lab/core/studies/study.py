@@ -1,6 +1,7 @@
 """A study: many jobs, and one folder that says which they are and what came of each.
 
     study.yaml      what was asked for: the command line, the git revision, the settings of every job
+    seal.json       a digest of study.yaml by the user's own key: whose study it is (see ownership.py)
     jobs/3.json     what came of job 3: its run's folder, its state, seconds, value and reason
     jobs/3.log      what it printed; locked while it runs, which shows whether the process is alive
     mistake         what one job found wrong and every other would, so that none of them tries
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rl_lab.core import files
+from rl_lab.core import files, ownership
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import LARGEST, plain
 from rl_lab.core.launching.composition import is_group
@@ -61,7 +62,10 @@ class Job(NamedTuple):
 
 
 class Study:
-    """The files of one study. Raises UserError where the folder holds none."""
+    """The files of one study. Raises UserError where the folder holds none.
+
+    `ours`: this user began it here, and nobody has changed what was asked for; it is repeated as it was typed then.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -69,6 +73,7 @@ class Study:
         if not (self.folder / "study.yaml").exists():
             raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")
         self.about = plain(self.folder / "study.yaml")
+        self.ours = ownership.of(self.folder, _sealed(_yaml(self.about)).encode()) is not None
         jobs, texts = self.about.get("jobs"), [self.about.get("arguments"), [self.about.get("directory")]]
         texts += jobs if isinstance(jobs, list) else [None]
         if not all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in texts):
@@ -90,7 +95,7 @@ class Study:
             "git": revision,
             "jobs": [],
         }
-        files.write(folder / "study.yaml", _yaml(about))
+        _write(folder, about, True)
         return cls(folder)
 
     @property
@@ -104,12 +109,14 @@ class Study:
     def directory(self) -> Path | None:
         """Where its jobs begin, if that is there and holds the study: a stranger's study starts nothing elsewhere."""
         directory = Path(self.about["directory"])
+        if self.ours:
+            return directory if directory.is_dir() else None
         holds = os.path.isdir(directory) and self.folder.resolve().is_relative_to(directory.resolve())
         return directory if holds else None
 
     def forget(self) -> None:
         """Of a study that came to no job nothing stays."""
-        for path in (self.folder / "study.yaml", self.folder / "multirun.yaml"):
+        for path in (self.folder / name for name in ("study.yaml", ownership.NAME, "multirun.yaml")):
             path.unlink(missing_ok=True)
         for folder in (self.folder / "jobs", self.folder, *self.folder.parents[:2]):
             if any(folder.iterdir()):
@@ -117,12 +124,12 @@ class Study:
             folder.rmdir()
 
     def replayed(self, another_launcher: bool = False) -> list[str]:
-        """The recorded arguments that are used again: none by which Hydra could be made to run code."""
+        """The recorded arguments that are used again: of a stranger's none by which Hydra could be made to run code."""
         of_launcher = ("hydra/launcher", "hydra.launcher")
         return [
             a
             for a in self.about["arguments"]
-            if _is_followed(a) and not (another_launcher and a.startswith(of_launcher))
+            if (self.ours or _is_followed(a)) and not (another_launcher and a.startswith(of_launcher))
         ]
 
     # -- jobs
@@ -138,7 +145,7 @@ class Study:
                     f"job {number} of {self.folder} was {shlex.join(known[number])} and would now be "
                     f"{shlex.join(settings)}; start a new study"
                 )
-        files.write(files.inside(self.folder, "study.yaml"), _yaml(self.about))
+        _write(self.folder, self.about, self.ours)
         return list(numbers)
 
     def jobs(self) -> list[Job]:
@@ -270,6 +277,19 @@ def runs_of(folders: list[Path]) -> list[Path]:
             raise UserError(f"{folder} has no run with rows in metrics.jsonl yet; wait for them or leave it out")
         found += runs
     return found
+
+
+def _write(folder: Path, about: dict[str, Any], ours: bool) -> None:
+    """study.yaml, and whose it is."""
+    text = _yaml(about)
+    files.write(files.inside(folder, "study.yaml"), text)
+    if ours:
+        ownership.seal(folder, _sealed(text), {})
+
+
+def _sealed(text: str) -> str:
+    """What a seal says of study.yaml can be said of no config.yaml."""
+    return f"study: {text}"
 
 
 def _yaml(about: dict[str, Any]) -> str:

@@ -238,7 +238,9 @@ class Collect:
         for walls, agent, goals, left in obs.cpu().numpy():
             rows = tuple("".join("#" if wall else "." for wall in row) for row in walls)
             [(y, x)], places = np.argwhere(agent).tolist(), np.argwhere(goals).tolist()
-            yield Map(maze_of(rows), (y, x), tuple((y, x) for y, x in places), float(left[0, 0]))
+            share = float(left[0, 0])
+            clock = f"{round(share * self.time_limit)} of {self.time_limit} steps left"
+            yield Map(maze_of(rows), (y, x), tuple((y, x) for y, x in places), share, clock)
 
     # -- stopping and going on
 

@@ -57,6 +57,7 @@ class MDPEnv:
         self._durations = torch.ones(num_envs, device=self.device)  # every action takes one step
         kept = obs != "index" and 4 * len(mdp.start) * math.prod(self.spec.obs_shape) <= AT_HAND
         self._sights = self.form.draw(all_states) if kept else None
+        self.visited = torch.zeros(len(mdp.start), dtype=torch.bool, device=self.device)  # [S] where one has acted
 
     def reset(self, seed: int) -> Tensor:
         self.seed(seed)
@@ -74,6 +75,7 @@ class MDPEnv:
         return Walkers(first.repeat(self.num_envs // first.numel()), self._limit.repeat(self.num_envs))
 
     def step(self, action: Tensor) -> Step:
+        self.visited.index_fill_(0, self.walkers.state, True)
         self.walkers, successor, reward, discount, last, _ = self.advance(self.walkers, action, *self.draw())
         return Step(reward, discount, last, self.look(successor), self.observe(), self._durations)
 
@@ -126,7 +128,7 @@ class MDPEnv:
             yield from (Map(layout, layout.cell(state)) for state in self.states(obs).tolist())
 
     def state_dict(self) -> dict:
-        return {**self.walkers._asdict(), "rng": self.rng.get_state()}
+        return {**self.walkers._asdict(), "rng": self.rng.get_state(), "visited": self.visited.clone()}
 
     def load_state_dict(self, state: dict) -> None:
         if len(state["state"]) != self.num_envs:
@@ -135,5 +137,7 @@ class MDPEnv:
             raise ValueError("walkers in states that this world does not have")
         self.walkers = Walkers(state["state"].to(self.device), state["left"].to(self.device))
         restore_generator(self.rng, state["rng"])
+        seen = state.get("visited", torch.ones_like(self.visited))  # older checkpoints do not say
+        self.visited = seen.to(self.device).clone()
 
     def close(self) -> None: ...

@@ -16,15 +16,10 @@ from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Envs, Unit
 from rl_lab.envs import wrapping
+from rl_lab.envs.naming import KNOWN
 from rl_lab.envs.tabular.mdp import MDP, Layout, checked
 from rl_lab.envs.tabular.stepper import MDPEnv
 
-# What Gymnasium's toy texts call their actions in prose.
-ACTIONS = {
-    "FrozenLakeEnv": ("left", "down", "right", "up"),
-    "CliffWalkingEnv": ("up", "right", "down", "left"),
-    "TaxiEnv": ("south", "north", "east", "west", "pickup", "dropoff"),
-}
 ARRAYS = {"next_state": "int64", "probability": "float64", "reward": "float64", "terminal": "bool", "start": "float64"}
 
 
@@ -128,7 +123,7 @@ def toy_text(id: str, *, options: Mapping | None, gamma: Unit) -> MDP:
         reward,
         terminal,
         start,
-        ACTIONS.get(kind),
+        KNOWN.get(kind),
         gamma=gamma,
         name=id,
         layout=_layout(env, kind, rows, terminal),

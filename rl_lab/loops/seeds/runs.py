@@ -10,6 +10,7 @@ from rl_lab.core import files
 from rl_lab.core.errors import NotFinite
 from rl_lab.core.interrupts import Interrupts
 from rl_lab.core.learner import Metrics
+from rl_lab.core.metrics import Metric
 from rl_lab.core.progress import Progress
 from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
@@ -33,7 +34,7 @@ class Aside(Progress):
             self._say(text)
         self._said.add(text)
 
-    def begin(self, total: int, unit: str, step: int) -> None: ...
+    def begin(self, total: int | None, unit: str, step: int) -> None: ...
     def show(self, values: dict[str, float], step: int) -> None: ...
     def advance(self, step: int, now: float) -> None: ...
     def close(self) -> None: ...
@@ -92,8 +93,11 @@ class Runs:
     def restore(self, parts: dict[str, Part]) -> int:
         return self.whole.restore(parts | {"runs": self})
 
+    def choose_threads(self, weights: int, lanes: int = 1) -> None:
+        self.whole.choose_threads(weights, lanes)
+
     def begin(self, total: int, unit: str = "steps") -> None:
-        self.whole.begin(total, f"{unit} of each of {len(self.each)} seeds", rows=False)
+        self.whole.begin(total, f"{unit} of {len(self.each)} seeds", rows=False)
         for _, run in self.running():
             run.begin(total)
 
@@ -118,7 +122,7 @@ class Runs:
             except NotFinite as error:
                 self.fail(i, error)
         kept = [rows[i] for i, _ in self.running() if rows[i]]
-        shared = set(kept[0]).intersection(*kept) if kept else ()
+        shared = {name for name in set(kept[0]).intersection(*kept) if not Metric.of(name).is_error} if kept else ()
         means = {name: sum(float(row[name]) for row in kept) / len(kept) for name in shared}
         self.whole.final |= means
         self.whole.progress.show(means, step)

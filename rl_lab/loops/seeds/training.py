@@ -16,7 +16,7 @@ from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Seeds
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.episodes import Episodes
-from rl_lab.loops.judging import Judge, play
+from rl_lab.loops.judging import Judge, play, scores
 from rl_lab.loops.seeds.runs import Rows, Runs
 from rl_lab.loops.seeds.stacking import Stackable, share, stacked
 from rl_lab.types import Actor, Step, Transition, VectorEnv
@@ -111,7 +111,7 @@ class Worlds:
         return self._apart(self.env.reset(seeds))  # type: ignore[arg-type]  # one for each stream
 
     def step(self, action: Tensor) -> Step:
-        return Step(*map(self._apart, self.env.step(action.flatten())))
+        return Step(*(None if x is None else self._apart(x) for x in self.env.step(action.flatten())))  # type: ignore[arg-type]
 
     def observe(self) -> Tensor:
         return self._apart(self.env.observe())
@@ -135,8 +135,8 @@ class Judges:
             return actor.act(obs.unflatten(0, (count, -1)), greedy=True).flatten()
 
         played = play(self.env, policy, self.episodes, self.seeds)  # type: ignore[arg-type]  # one for each stream
-        returns, lengths = (x.view(-1, count, self.env.num_envs // count).mean((0, 2)).tolist() for x in played)
-        rows = [{"eval/return": r, "eval/length": n} for r, n in zip(returns, lengths, strict=True)]
+        returns, lengths = (x.view(-1, count, self.env.num_envs // count).transpose(0, 1) for x in played)
+        rows = [scores(*of_seed) for of_seed in zip(returns.flatten(1), lengths.flatten(1), strict=True)]
         if self.regret:
             sights = self.env.all_observations()
             with torch.no_grad():

@@ -54,17 +54,17 @@ def infer(
         episodes = list(recording.episodes())
         for episode in episodes:
             check_recorded(recording, torch.from_numpy(episode.obs), env.spec)
-        found, policy = walks_of(episodes, env.states), None
+        found, policy = walks_of(episodes, env.states, env.device), None
     else:
         policy = torch.nn.functional.one_hot(judge.regret.best.policy, len(mdp.actions)).double()
         if expert == "soft":
             policy = soft_plan(_paid(mdp), dynamics(mdp, float(mdp.gamma)), temperature).policy
         found = play(policy, demonstrations, seed)
     check_walks(found, mdp)
-    run.anew()
-    run.begin(1, "inferences")
     run.say(f"{found.episodes:,} demonstrations of {len(found.state):,} steps")
     answer = planner(mdp, Expert(found, policy, play, seed + demonstrations))
+    run.anew()
+    run.begin(1, "inferences")
     metrics: dict[str, Any] = {"wanted/demonstrations": found.episodes, **answer.metrics}
     agent: Planned | Tabled
     if answer.reward is None:
@@ -89,7 +89,7 @@ def walks(env: VectorEnv, policy: Tensor, episodes: int, seed: int) -> Walks:
     assert isinstance(env, Tabular)
     actor = Tabled(policy.to(env.device), env.states, env.device, seed)
     quotas = [episodes // env.num_envs + (i < episodes % env.num_envs) for i in range(env.num_envs)]
-    return walks_of(play_episodes(env, actor.act, quotas, seed % 2**31), env.states)
+    return walks_of(play_episodes(env, actor.act, quotas, seed % 2**31), env.states, env.device)
 
 
 def _keep(run: Run, mdp: MDP, shown: Walks, answer: Found, policy: Tensor) -> None:

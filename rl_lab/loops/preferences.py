@@ -76,8 +76,7 @@ def train(
         episodes=episodes,
         stop_at=stop_at,
     )
-    if not book.step and not model.asked:
-        watch_random(env, model, run)
+    understood = watch_random(env, model, run) if not book.step and not model.asked else {}
     obs = resumed(env, book.step, episodes, run) if book.step else env.reset(run.stream("env"))
     if words := learner.announce(env.num_envs):
         run.say(words)
@@ -85,9 +84,9 @@ def train(
         action = learner.act(obs)
         step = env.step(action)
         transition = Transition.of(obs, action, step)
-        metrics = model.update(transition)
-        book.add(metrics | learner.update(model.rewarded(transition)), step.reward, step.last)
-        obs = step.obs
+        understood |= model.update(transition)
+        book.add(understood | learner.update(model.rewarded(transition)), step.reward, step.last)
+        obs, understood = step.obs, {}
     draw(run, model, env)
     return learner
 
@@ -105,8 +104,8 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
                         "choose a shorter clip")  # fmt: skip
 
 
-def watch_random(env: VectorEnv, model: Preferences, run: Run) -> None:
-    """The first questions, about random play: so many steps as the tape holds."""
+def watch_random(env: VectorEnv, model: Preferences, run: Run) -> Metrics:
+    """The first questions, about random play: as many steps as the tape holds."""
     actor = Random(env.spec, env.device, run.stream("random"))
     obs = env.reset(run.stream("random/env"))
     for _ in range(model.tape.length):
@@ -114,7 +113,7 @@ def watch_random(env: VectorEnv, model: Preferences, run: Run) -> None:
         step = env.step(action)
         model.tape.add(Transition.of(obs, action, step))
         obs = step.obs
-    model.ask(model.first)
+    return model.ask(model.first)
 
 
 def learned_world(model: Preferences, env: VectorEnv) -> MDP | None:

@@ -60,11 +60,11 @@ class Found(NamedTuple):
     metrics: dict[str, float]
 
 
-def walks_of(episodes: Iterable[Episode], states: Callable[[Tensor], Tensor]) -> Walks:
-    """`states` reads their numbers off observations. Raises UserError where there are no episodes."""
+def walks_of(episodes: Iterable[Episode], states: Callable[[Tensor], Tensor], device: torch.device) -> Walks:
+    """`states` reads their numbers off observations on `device`. Raises UserError where there are no episodes."""
     rows = []
     for episode in episodes:
-        seen = states(torch.from_numpy(np.asarray(episode.obs))).cpu()
+        seen = states(torch.from_numpy(np.asarray(episode.obs)).to(device)).cpu()
         rows.append((seen[:-1], torch.from_numpy(episode.action), seen[1:], torch.arange(len(episode.action))))
     if not rows:
         raise UserError("there are no demonstrations; record some, or set loop.demonstrations")

@@ -114,7 +114,8 @@ def test_mistakes(learning, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert line() == "rl-lab: which run? rl-lab watch run=<folder>\n"
-    assert line(f"run={tmp_path}") == f"rl-lab: {tmp_path} is not a run folder: it has no config.yaml\n"
+    (empty := tmp_path / "empty").mkdir()
+    assert line(f"run={empty}") == f"rl-lab: {empty} is not a run folder: it has no config.yaml\n"
     pipe = "view=terminal needs a terminal to draw in, not a pipe or a file; take view=browser"
     assert line(f"run={learning}", "view=terminal") == f"rl-lab: {pipe}\n"
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -659,7 +659,7 @@ def test_a_sheet_is_not_read_through_a_link_nor_from_anything_else(tmp_path):
     ("arguments", "says"),
     [
         (["sample", "count=1e9", "tracker=none"], "count=1000000000 needs .* of memory, and .* are free"),
-        (["evaluate", "iwae_samples=1e9"], "iwae_samples=1000000000, of 8 images at once, needs"),
+        (["evaluate", "judge=none", "iwae_samples=1e9"], "iwae_samples=1000000000, of 8 images at once, needs"),
         (["latents", "steps=1e9"], "rows=8 of steps=1000000000 needs"),
         (["evaluate", "judge=random", "judge.samples=1e12"], "judge.samples=1000000000000 needs"),
         ([*TRAIN, "data=xor_chain", "data.train=1e12"], "data.train=1000000000000 and data.test=4000 needs"),

@@ -186,16 +186,31 @@ def test_what_a_reward_is_of(input):
 @pytest.mark.parametrize("normalise", ["scale", "standard"])
 def test_each_member_is_normalised_before_the_mean(normalise):
     model = ensemble(SPEC, CPU, 0, normalise=normalise, deviation=0.5, members=2)
-    model.members = torch.nn.ModuleList([Paid(2.0), Paid(2.0, times=100.0)])
+    model.members = torch.nn.ModuleList([Paid(2.0), Paid(-1.0, times=100.0)])
     clips, other = some_clips(0), some_clips(1)
-    steps = torch.cat([clips.obs[:, 1:, 0].flatten(), other.obs[:, 1:, 0].flatten()]) + 2
+    steps = torch.cat([clips.obs[:, 1:, 0].flatten(), other.obs[:, 1:, 0].flatten()])
     model.renormalise(clips, other)
-    level = steps.mean() if normalise == "standard" else 0.0
-    rms = (steps - level).square().mean().sqrt().item()
-    assert model.scale.tolist() == pytest.approx([rms, 100 * rms])
-    next_obs = tensor([[1.0, 0, 0]])
+    next_obs, by_hand = tensor([[1.0, 0, 0]]), []
+    for more, times, scale in zip((2.0, -1.0), (1.0, 100.0), model.scale.tolist(), strict=True):
+        paid = times * (steps + more)
+        level = paid.mean() if normalise == "standard" else 0.0
+        assert scale == pytest.approx((paid - level).square().mean().sqrt().item())
+        by_hand.append(0.5 * (times * (1 + more) - float(level)) / scale)
     t = transition(next_obs, tensor([0]), tensor([math.nan]), tensor([1.0]), tensor([False]), next_obs)
-    assert model.rewards(t).item() == pytest.approx(0.5 * (3 - float(level)) / rms, rel=1e-5)
+    assert model.rewards(t).item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+
+
+def test_an_answer_counts_as_often_as_a_member_drew_it():
+    model, (left, right), answer = (
+        ensemble(SPEC, CPU, 0, penalty=0.5),
+        (some_clips(0), some_clips(1)),
+        tensor([1.0, 0, 0.5, 1, 0, 1]),
+    )
+    member = model.members[0]
+    torch.nn.init.constant_(member.head.weight, 2.0)
+    each = preference_loss(model.difference(member, left, right), answer, 0.1)
+    found = model.loss(member, left, right, answer, tensor([2.0, 0, 1, 0, 0, 0]))
+    assert found.item() == pytest.approx(((2 * each[0] + each[2]) / 3).item() + 0.25 * 3 * 4, rel=1e-6)
 
 
 def test_what_a_member_holds_out_teaches_it_nothing():

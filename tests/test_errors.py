@@ -119,7 +119,7 @@ TRAIN = {
     "or leave it out",
     "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' has its default and is not in the YAML; "
     "write +loop.eval_env.slip=... to set it",
-    "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, fit_q, overlapped, plan, sb3, seeds, train",
+    "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, demonstrated, fit_q, overlapped, plan, preferences, reward_design, sb3, seeds, train",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
     "agent.network=mlp": "agent.network=mlp must be a call, a mapping with _target_; agent/network=... chooses "
     "one by its name",
@@ -132,7 +132,7 @@ TRAIN = {
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is not a choice; --help lists them",
-    "tracker=/": "tracker=/ is not a choice; choose from none, wandb",
+    "tracker=/": "tracker=/ is not a choice; choose from csv, none, tensorboard, wandb",
     "protocol=machado": "protocol=machado sets env.frame_skip, and env=four_rooms has no such setting; leave the protocol out, "
     "or choose env=atari",
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
@@ -146,7 +146,7 @@ TRAIN = {
     "~checkpoint": "~checkpoint takes away what every run needs; leave it out",
     "~agent": "~agent takes away what every run needs; choose another agent=... instead",
     "~env._target_": "~env._target_ takes away what every run needs; leave it out",
-    "tracker=???": "tracker has no choice; make one: tracker=..., one of none, wandb",
+    "tracker=???": "tracker has no choice; make one: tracker=..., one of csv, none, tensorboard, wandb",
     "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or [1,2] for a list, or add -m for a run of each",
     "seed=range(0,3)": "seed=range(0,3) is several values; give one, or add -m for a run of each",
     "name=é": "cannot read the setting: name=é; a value with such signs is written in quotes: name='é'",

@@ -531,7 +531,7 @@ def test_evaluate_command(folder, capsys):
     ("arguments", "says"),
     [
         (["evaluate"], r"which run\? gen-lab evaluate run=<folder>"),
-        (["sample", "run={tmp}"], "is not a run folder"),
+        (["sample", "run={empty}"], "is not a run folder"),
         (["sample", "run={rl}"], "not a run of gen-lab train"),
         (["evaluate", "run={other}", "iwae_samples=1"], r"other/checkpoint.pt does not fit"),
         (["evaluate", "run={evil}"], r"_target_=os.mkdir is refused"),
@@ -565,8 +565,9 @@ def test_a_mistake_is_one_line(tmp_path, folder, conditional, capsys, arguments,
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
         (tmp_path / name / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes())
+    (tmp_path / "empty").mkdir()
     places = {
-        "tmp": tmp_path,
+        "empty": tmp_path / "empty",
         "folder": folder,
         "conditional": conditional,
         **{name: tmp_path / name for name in changed},

@@ -16,7 +16,7 @@ from stopping import equal
 
 from rl_lab.core import checkpoint
 
-QUICK = ["tracker=none", "device=cpu"]
+QUICK = ["tracker=none", "device=cpu", "threads=1"]
 A2C = ["experiment=a2c_four_rooms", *QUICK, "env.num_envs=4", "loop.total_steps=8_000", "loop.eval_every=4_000",
        "loop.eval_episodes=8", "checkpoint.every=0.1"]  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_hydra_is_read_by_an_argparse_that_looks_into_help(looks_into_help, caps
     with lazy_help(), pytest.raises(ValueError, match="badly formed help string"):
         argparse.ArgumentParser().add_argument("--odd", help="%(nothing)s")
     assert cli.main("rl-lab", "rl", RL, ["train", "experiment=dqn_cartpole", "--cfg=job"]) == 0
-    assert "name: dqn_cartpole" in capsys.readouterr().out
+    assert "\n  total_steps: 60000\n" in capsys.readouterr().out
     assert cli.main("rl-lab", "rl", RL, ["train", "agent=dqnn"]) == 2
     assert capsys.readouterr().err == "rl-lab: no choice 'dqnn' for agent; did you mean agent=dqn?\n"
     with pytest.raises(ValueError, match="badly formed help string"):

@@ -55,7 +55,7 @@ def test_a_tracker_that_fails_stops_no_run(tmp_path, capsys):
 def test_without_tensorboard_a_line_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert run("train", *TRAIN, "tracker=tensorboard", "loop.total_steps=100") == 2
-    said = capsys.readouterr().err.strip()
+    said = capsys.readouterr().err.splitlines()[-1]
     assert (
         said.endswith('tracker=tensorboard needs tensorboard; pip install "rl-lab[tensorboard]"') and "\n" not in said
     )

@@ -91,9 +91,13 @@ def of_another(key: str) -> str:
 
 
 def _has(node: Any, key: str) -> bool:
-    parent, _, last = key.rpartition(".")
-    node = OmegaConf.select(node, parent) if parent else node
-    return isinstance(node, DictConfig) and last in [*node]  # `in` alone denies what is missing, ???
+    """References are not followed: a file by itself does not hold what they name."""
+    found: Any = OmegaConf.to_container(node)
+    for name in key.split("."):
+        if not isinstance(found, dict) or name not in found:
+            return False
+        found = found[name]
+    return True
 
 
 def _hints(call: calls.Call) -> dict[str, Any]:

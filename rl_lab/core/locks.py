@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from rl_lab.core import files
 from rl_lab.core.errors import WINDOWS, UserError
 
 try:
@@ -46,6 +47,22 @@ def of_run(folder: Path, doing: str = "trained") -> int | None:
         if _is_at(handle, folder):
             return handle
         os.close(handle)  # what was locked is no longer there: another folder may stand in its place
+
+
+def remove_empty(folder: Path) -> None:
+    """`files.remove_empty`, but for a folder in which another process has just begun a run."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # it is gone already; what is above it may be empty
+        files.remove_empty(folder)
+        return
+    try:
+        free = lock(handle, ALONE)
+    except OSError:  # a disk without locks
+        free = True
+    if free:
+        files.remove_empty(folder)
+    os.close(handle)
 
 
 def let_go(handle: int) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rl_lab.core.comparing import tables
-from rl_lab.core.comparing.figures import number, title
+from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.errors import UserError
 
@@ -82,7 +82,7 @@ def build(results: Results, captions: list[str], project: str, entity: str) -> "
     return wr.Report(
         project=project,
         entity=entity,
-        title=title(results),
+        title=results.metric,
         blocks=blocks,
         width="fluid",
         description=f"{len(results.groups)} groups, {len(results.runs)} runs",

@@ -58,7 +58,9 @@ def train(
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
         finally:
-            files.remove_empty(Path(HydraConfig.get().runtime.output_dir))
+            from rl_lab.core import locks
+
+            locks.remove_empty(Path(HydraConfig.get().runtime.output_dir))
 
     mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]

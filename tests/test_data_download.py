@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stated import stated
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.commands import data as command
-from gen_lab.data import cifar, cifar10, fashion_mnist, idx, mnist
+from gen_lab.data import cifar, idx
 from gen_lab.data.cache import File, Part, Source, fetch
 from gen_lab.data.idx import amat_arrays, idx_arrays
 from gen_lab.data.images import CPU, bits
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.randomness import generator, stream
+
+cifar10, fashion_mnist, mnist = (stated(f"data/{name}") for name in ("cifar10", "fashion_mnist", "mnist"))
 
 
 @pytest.fixture(autouse=True)

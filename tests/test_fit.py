@@ -567,6 +567,7 @@ def test_a_mistake_is_one_line(tmp_path, folder, conditional, capsys, arguments,
         (tmp_path / name / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes())
     (tmp_path / "empty").mkdir()
     places = {
+        "tmp": tmp_path,
         "empty": tmp_path / "empty",
         "folder": folder,
         "conditional": conditional,

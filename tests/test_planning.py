@@ -392,7 +392,7 @@ PLANNERS = [
 ]
 
 
-@pytest.mark.parametrize("planner", sorted(PLANNERS))
+@pytest.mark.parametrize("planner", sorted(CHOICES))
 def test_every_planner_is_a_choice(tmp_path, planner):
     arguments = ["train", "env=russell_norvig_transition", f"planner={planner}", "tracker=none", "loop.film=false",
                  "loop.eval_episodes=1", f"hydra.run.dir={tmp_path}"]  # fmt: skip

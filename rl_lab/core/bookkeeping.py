@@ -81,7 +81,7 @@ class Book:
         self.rows.due(0)
         self.parts = {**parts, **({"episodes": episodes} if episodes else {})}
         self.parts |= {"means": self.means, "rows": self.rows, "evaluations": self.evaluations}
-        run.choose_threads(max(map(weights, parts.values())), lanes)
+        run.choose_threads(max(map(weights, parts.values()), default=0), lanes)
         self.step = run.restore(self.parts)
 
     def steps(self, stride: int = 1, learner: Stepper | None = None) -> Iterator[int]:

@@ -385,7 +385,7 @@ def test_a_plan_leaves_what_there_is_to_look_at(tmp_path):
     assert {p.name for p in (tmp_path / "videos").iterdir()} == {"sweeps.mp4", "sweeps.gif"}
 
 
-PLANNERS = [
+CHOICES = [
     p.stem
     for p in (composition.conf_dir() / "planner").glob("*.yaml")
     if "\n_target_: rl_lab.planning." in p.read_text()

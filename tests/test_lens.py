@@ -114,6 +114,11 @@ def test_stacks_begin_with_zeros_and_the_replay_gives_them_back(normalise):
         assert any(torch.equal(torch.cat([a, b]).flatten(), x) for x in known)
 
 
+def test_bytes_are_not_clipped():
+    with pytest.raises(UserError, match=r"^env\.clip_obs=10 is for numbers"):
+        Gym("minigrid:MiniGrid-Empty-5x5-v0", 1, clip_obs=10.0, wrappers=[{"minigrid.wrappers.ImgObsWrapper": {}}])
+
+
 def test_images_of_channels_are_stacked_and_taken_apart():
     env = Gym("minigrid:MiniGrid-Empty-5x5-v0", 2, frame_stack=2, time_limit=3,
               wrappers=[{"minigrid.wrappers.ImgObsWrapper": {}}])  # fmt: skip

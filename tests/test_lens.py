@@ -227,3 +227,9 @@ def test_what_does_not_fit_is_refused_in_a_line(words, fault, tmp_path, monkeypa
     assert run([*TRAIN, "env.frame_stack=1", "loop.total_steps=40", *words]) == 2
     said = capsys.readouterr().err.strip()
     assert fault in said and "\n" not in said
+
+
+def test_fitted_q_iteration_would_not_keep_the_statistics(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "experiment=fitted_q_cartpole", "env.normalise_obs=true", "tracker=none"]) == 2
+    assert "not for loop=fit_q; choose loop=train, or leave them out" in capsys.readouterr().err

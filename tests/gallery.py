@@ -69,7 +69,7 @@ GALLERY = {
     ),
     "pong.gif": Picture(
         FILMS,
-        {"pong": "rl-lab train experiment=pong"},
+        {"pong": "rl-lab train experiment=pong seed=1"},
         f"rl-lab render {RUNS}/pong episodes=1 max_steps=600 out={HOME}/pong.mp4",
     ),
     "collect.gif": Picture(

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed  ## run every part of both labs once, in under 5 minutes of CPU
+demo: $(VENV)/.installed  ## run every part of both labs once, in minutes of CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
 test: $(VENV)/.installed-dev lint  ## lint, and run the tests that take seconds

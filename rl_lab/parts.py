@@ -205,7 +205,7 @@ IMPORTS = {
 }
 
 EXACT = ("rl_lab.envs.tabular.", "rl_lab.envs.classic.", "rl_lab.agents.collectors.", "rl_lab.agents.fitted_q.",
-         "rl_lab.memory.Priorities")  # fmt: skip
+         "rl_lab.memory.Priorities", "rl_lab.wanted.")  # fmt: skip
 
 THEN = {
     "": ("rl-lab evaluate run={run} episodes=100", "rl-lab render run={run}"),

@@ -352,6 +352,9 @@ def test_one_array_is_split(tmp_path):
     np.save(tmp_path / "floats.npy", every / 39)
     with pytest.raises(UserError, match=r"floats.npy is float64 \[.*, 1, 1\]; it must be uint8 or bool"):
         npz(path=str(tmp_path / "floats.npy"))
+    np.save(tmp_path / "one.npy", np.uint8(3))
+    with pytest.raises(UserError, match="one.npy cannot be read as an npy file"):
+        npz(path=str(tmp_path / "one.npy"))
 
 
 @pytest.mark.parametrize("gigabytes", [8, 0])

@@ -19,7 +19,7 @@ from rl_lab.loops.demonstrated import walks
 from rl_lab.planning import Regret
 from rl_lab.planning.soft import dynamics, soft_plan, visits
 from rl_lab.wanted.demonstrations import Expert, Walks, features, first_states, left_off
-from rl_lab.wanted.inverse import dual, likelihood, rationalised
+from rl_lab.wanted.inverse import check_walks, dual, likelihood, rationalised
 from rl_lab.wanted.tables import as_table, exact_plan, expected, rewarded, starc
 
 MDPEnv = stated("env/base/tabular")
@@ -181,6 +181,22 @@ def test_a_time_limit_is_no_end():
     start, end = first_states(walk, 2), left_off(walk, world)
     loss = dual(reward, tensor(1.25).double(), world, 1.0, start, end)
     assert float(loss) == pytest.approx(1.25 * np.log(4))  # nats of the steps that were seen, discounted
+    found = maximum_entropy(gridworld("S.", rewards={}, gamma=0.5), Expert(walk, None, None, 0), form="state",
+                            fit="features", penalty=1e-3)  # fmt: skip
+    table = as_table(found.reward, "state")
+    assert found.metrics["wanted/feature_gap"] == pytest.approx(1e-3 * float(table.abs().max()), rel=0.01)
+
+
+def test_what_never_ends_is_worth_no_plan():
+    world = dynamics(gridworld("S.", rewards={}, gamma=0.5), 1.0)
+    with pytest.raises(UserError, match="^alpha=1 is too large for gamma=1: "):
+        soft_plan(torch.zeros(2, 4).double(), world, 1.0)
+
+
+def test_demonstrations_of_a_larger_world_are_refused():
+    walk = Walks(tensor([0]), tensor([1]), tensor([7]), tensor([0]))
+    with pytest.raises(UserError, match="they come to state 7, and here are 2, numbered from 0"):
+        check_walks(walk, gridworld("S.", rewards={}, gamma=0.5))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -114,6 +114,11 @@ def test_stacks_begin_with_zeros_and_the_replay_gives_them_back(normalise):
         assert any(torch.equal(torch.cat([a, b]).flatten(), x) for x in known)
 
 
+def test_bytes_are_not_clipped():
+    with pytest.raises(UserError, match=r"^env\.clip_obs=10 is for numbers"):
+        Gym("minigrid:MiniGrid-Empty-5x5-v0", 1, clip_obs=10.0, wrappers=[{"minigrid.wrappers.ImgObsWrapper": {}}])
+
+
 def test_images_of_channels_are_stacked_and_taken_apart():
     env = Gym("minigrid:MiniGrid-Empty-5x5-v0", 2, frame_stack=2, time_limit=3,
               wrappers=[{"minigrid.wrappers.ImgObsWrapper": {}}])  # fmt: skip
@@ -222,3 +227,9 @@ def test_what_does_not_fit_is_refused_in_a_line(words, fault, tmp_path, monkeypa
     assert run([*TRAIN, "env.frame_stack=1", "loop.total_steps=40", *words]) == 2
     said = capsys.readouterr().err.strip()
     assert fault in said and "\n" not in said
+
+
+def test_fitted_q_iteration_would_not_keep_the_statistics(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "experiment=fitted_q_cartpole", "env.normalise_obs=true", "tracker=none"]) == 2
+    assert "not for loop=fit_q; choose loop=train, or leave them out" in capsys.readouterr().err

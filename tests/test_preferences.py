@@ -11,6 +11,7 @@ from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.a2c import A2C
+from rl_lab.core import checkpoint
 from rl_lab.core.interrupts import Stopped
 from rl_lab.core.launching import cli
 from rl_lab.core.randomness import generator
@@ -135,10 +136,12 @@ def test_the_tape_keeps_the_newest():
     assert {*begins.int().tolist()} == {*range(5, 12)}
 
 
-def test_stacked_frames_are_kept_once():
-    frames = torch.arange(7 * 4, dtype=torch.uint8).view(1, 7, 2, 2)
-    stacks = torch.stack([frames[:, t : t + 3] for t in range(5)], 1)
-    assert packed(stacks, 3).shape == (1, 7, 2, 2) and torch.equal(unpacked(packed(stacks, 3), 3), stacks)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stacked_frames_are_kept_once(channels):
+    frames = torch.arange(7 * channels * 4, dtype=torch.uint8).view(1, 7, channels, 2, 2)
+    stacks = torch.stack([frames[:, t : t + 3].flatten(1, 2) for t in range(5)], 1)
+    kept = packed(stacks, 3)
+    assert kept.shape == (1, 7 * channels, 2, 2) and torch.equal(unpacked(kept, 3, channels), stacks)
 
 
 # -- predictors
@@ -299,6 +302,7 @@ def test_the_agent_never_sees_the_true_reward_and_a_stopped_run_goes_on(tmp_path
             "loop.clip=300 is longer than an episode, which has 200 steps at most; choose a shorter clip",
         ),
         ("loop.labels=1", "asks nothing before training; raise one of them"),
+        ("loop.predictor.hidden_rows=2", "loop.predictor.hidden_rows=2 hides rows of a picture"),
         ("loop.predictor.input=all", "loop.predictor.input=all is not a choice"),
         ("agent/network@loop.predictor.network=cnn", "needs frames of at least"),
         ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=oracle?"),
@@ -308,3 +312,14 @@ def test_what_cannot_be_asked(setting, words, tmp_path, capsys):
     arguments = [x for x in SMALL if not setting.startswith(x.partition("=")[0] + "=")]
     assert rl_lab("train", *arguments, setting, f"hydra.run.dir={tmp_path / 'run'}") == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_teacher_judges_by_the_games_own_reward_and_statistics_are_kept(tmp_path):
+    """CartPole pays 1 a step, whatever a learner of normalised rewards would see."""
+    given = [x for x in SMALL if not x.startswith(("env=", "agent="))]
+    world = ["env=gym", "env.num_envs=8", "env.normalise_obs=true", "env.normalise_reward=0.9", "agent=a2c_mlp"]
+    assert rl_lab("train", *given, *world, f"hydra.run.dir={tmp_path / 'run'}") == 0
+    state = checkpoint.read(tmp_path / "run/checkpoint.pt")
+    assert state["statistics"]["obs"]["count"] > 3_200
+    answers = state["preferences"]["answers"]
+    assert len(answers["answer"]) == 40 and torch.equal(answers["left/true"], answers["left/length"].double())

@@ -165,6 +165,8 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
 def _split(file: Path, held_out: float) -> tuple[Member, Member]:
     """Those to train on and those to test on, chosen at random, always the same, of the array that an npy file is."""
     array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or not array.ndim:
+        raise ValueError("it is no array of images")
     order, cut = np.random.default_rng(0).permutation(len(array)), round(held_out * len(array))
     if not 0 < cut < len(array):
         raise UserError(f"{file} has {len(array)} images, too few to test on some (data.held_out={held_out:g})")

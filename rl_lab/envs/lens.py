@@ -102,6 +102,8 @@ class Lens:
                 f"env.normalise_obs=true is for vectors of numbers, and these observations are {spec.obs_shape}; "
                 "of images, agent.network.standardise=true with agent/network=cnn does it"
             )
+        if clip_obs is not None and spec.obs_dtype == torch.uint8:
+            raise UserError(f"env.clip_obs={clip_obs:g} is for numbers, and these observations are bytes; leave it out")
         if (normalise_obs or normalise_reward is not None) and distributed.size() > 1:
             raise UserError("env.normalise_obs and env.normalise_reward are kept by one process; start it "
                             "without torchrun")  # fmt: skip

@@ -93,7 +93,9 @@ def walks(env: VectorEnv, policy: Tensor, episodes: int, seed: int) -> Walks:
 
 
 def _keep(run: Run, mdp: MDP, shown: Walks, answer: Found, policy: Tensor) -> None:
-    """inferred.npz: both rewards [S, A], how often each state was and would be acted in [S], the policy [S, A]."""
+    """inferred.npz: both rewards [S, A]; how often each state was acted in [S], and would be, discounted; the policy
+    [S, A].
+    """
     world = dynamics(mdp, below_one(mdp, 0.95))
     arrays = {"policy": policy, "demonstrated": shown.counts(mdp).sum(-1).double() / shown.episodes,
               "visits": visits(world, policy), "true": _paid(mdp)}  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from rl_lab.agents.random import Random
 from rl_lab.core import distributed, files
@@ -12,20 +13,21 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural, Unit
-from rl_lab.envs.abilities import Tabular
+from rl_lab.envs.abilities import Tabular, shared
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import reward_pictures
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop, checked, made, resumed
 from rl_lab.planning import Regret
-from rl_lab.types import Agent, Transition, VectorEnv
+from rl_lab.types import Agent, Step, Transition, VectorEnv
 from rl_lab.wanted.learner import Preferences
 from rl_lab.wanted.predictors import Ensemble
 from rl_lab.wanted.tables import exact_plan, starc
 from rl_lab.wanted.teachers import Oracle
 
-LARGEST = 100_000  # state, action and successor: what the learned reward is planned for
+LARGEST = 100_000  # state, action and successor: what the learned reward is planned for,
+DENSE = 20_000_000  # and state, action and state, as matrices hold them
 
 
 def train(
@@ -62,13 +64,11 @@ def train(
         run.stream("preferences"), total_steps=total_steps, labels=labels, first=first, kept=kept, clip=clip,
         recent=recent, select=select, candidates=candidates,
     )  # fmt: skip
-    judge, episodes = (
-        Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn),
-        Episodes(env.num_envs, env.device),
-    )
+    judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
+    episodes = Episodes(env.num_envs, env.device)
     book = Book(
         run,
-        {"agent": learner, "env": env, "preferences": model},
+        {"agent": learner, "env": env, "preferences": model, **shared(env, eval_env)},
         lambda: judge(learner) | believed(model, env, judge.regret),
         total=total_steps,
         eval_every=eval_every,
@@ -83,7 +83,7 @@ def train(
     for _ in book.steps(env.num_envs, learner):
         action = learner.act(obs)
         step = env.step(action)
-        transition = Transition.of(obs, action, step)
+        transition = truly(obs, action, step)
         understood |= model.update(transition)
         book.add(understood | learner.update(model.rewarded(transition)), step.reward, step.last)
         obs, understood = step.obs, {}
@@ -104,6 +104,11 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
                         "choose a shorter clip")  # fmt: skip
 
 
+def truly(obs: Tensor, action: Tensor, step: Step) -> Transition:
+    """What came of `action` [N] at obs [N, ...], with the reward as the game gave it, by which the teacher judges."""
+    return Transition.of(obs, action, step._replace(signal=None))
+
+
 def watch_random(env: VectorEnv, model: Preferences, run: Run) -> Metrics:
     """The first questions, about random play: as many steps as the tape holds."""
     actor = Random(env.spec, env.device, run.stream("random"))
@@ -111,17 +116,20 @@ def watch_random(env: VectorEnv, model: Preferences, run: Run) -> Metrics:
     for _ in range(model.tape.length):
         action = actor.act(obs)
         step = env.step(action)
-        model.tape.add(Transition.of(obs, action, step))
+        model.tape.add(truly(obs, action, step))
         obs = step.obs
     return model.ask(model.first)
 
 
 def learned_world(model: Preferences, env: VectorEnv) -> MDP | None:
     """The world as it would be if it paid what is believed; None where it is not known, or too large."""
-    if not isinstance(env, Tabular) or env.mdp.next_state.numel() > LARGEST:
+    if not isinstance(env, Tabular):
         return None
     mdp = env.mdp.to("cpu")
-    sights, shape = env.all_observations(), mdp.next_state.shape
+    shape = mdp.next_state.shape
+    if shape.numel() > LARGEST or shape[0] ** 2 * shape[1] > DENSE:
+        return None
+    sights = env.all_observations()
     state = torch.arange(shape[0])[:, None, None].expand(shape).flatten()
     action = torch.arange(shape[1])[:, None].expand(shape).flatten()
     fill = torch.zeros(len(state), device=env.device)

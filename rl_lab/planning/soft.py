@@ -62,7 +62,10 @@ class _SoftValues(torch.autograd.Function):
             log_policy = ((reward + world.ahead @ v) / alpha).log_softmax(-1)
             policy = log_policy.exp()
             earned = (policy * (reward - alpha * log_policy)).sum(-1)  # with alpha times the entropy
-            before, v = v, torch.linalg.solve(within(world, policy), earned * world.live)
+            try:
+                before, v = v, torch.linalg.solve(within(world, policy), earned * world.live)
+            except torch.linalg.LinAlgError:  # gamma is 1, and some state is never left
+                break
             if (v - before).abs().max() <= 1e-11 * (1 + v.abs().max()):
                 ctx.save_for_backward(policy)
                 ctx.world = world

@@ -75,10 +75,13 @@ class Tape:
 
 
 def packed(obs: Tensor, frame_stack: int) -> Tensor:
-    """[B, T, C, H, W] -> [B, C + T - 1, H, W] of stacks that each add one frame; others as they are."""
-    return torch.cat([obs[:, 0], obs[:, 1:, -1]], 1) if frame_stack > 1 else obs
+    """[B, T, k C, ...] of stacks of k frames that each add one -> [B, (k + T - 1) C, ...]; others as they are."""
+    if frame_stack == 1:
+        return obs
+    channels = obs.shape[2] // frame_stack
+    return torch.cat([obs[:, 0], obs[:, 1:, -channels:].flatten(1, 2)], 1)
 
 
-def unpacked(obs: Tensor, frame_stack: int) -> Tensor:
-    """[B, T, ...] again, as the agent saw it."""
-    return obs.unfold(1, frame_stack, 1).movedim(-1, 2) if frame_stack > 1 else obs
+def unpacked(obs: Tensor, frame_stack: int, channels: int) -> Tensor:
+    """[B, T, ...] again, as the agent saw it; `channels` are those of a frame."""
+    return obs.unfold(1, frame_stack * channels, channels).movedim(-1, 2) if frame_stack > 1 else obs

@@ -61,7 +61,7 @@ def maximum_entropy(
 
     table, least = minimised(loss, states)
     plan = soft_plan(expected(table, form, world), world, alpha)
-    gap = _entries(visits(world, plan.policy, start), plan.policy, world, form) - demonstrated
+    gap = _entries(visits(world, plan.policy, start - end), plan.policy, world, form) - demonstrated
     metrics = {"wanted/loss": least, "wanted/feature_gap": float(gap.abs().max())}
     return Found(None, rewarded(mdp, table, form), metrics)
 
@@ -145,11 +145,17 @@ def rationalised(world: Dynamics, policy: Tensor, seen: Tensor, penalty: float) 
 
 
 def _gamma(mdp: MDP, gamma: float | None) -> float:
-    return below_one(mdp, 0.95) if gamma is None else gamma
+    found = below_one(mdp, 0.95) if gamma is None else gamma
+    if not found:
+        raise UserError("with gamma 0 no action has a consequence, and nothing can be inferred; set planner.gamma")
+    return found
 
 
 def check_walks(walks: Walks, mdp: MDP) -> None:
     """Raises UserError where a step leads where none of this world's does: it was recorded in another one."""
+    if (highest := int(torch.cat([walks.state, walks.successor]).max())) >= len(mdp.start):
+        raise UserError(f"the demonstrations are of another world: they come to state {highest}, and here are "
+                        f"{len(mdp.start)}, numbered from 0")  # fmt: skip
     led = mdp.next_state[walks.state, walks.action]
     possible = ((led == walks.successor[:, None]) & (mdp.probability[walks.state, walks.action] > 0)).any(-1)
     if not possible.all():

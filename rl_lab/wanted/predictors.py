@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rl_lab.core.errors import UserError
 from rl_lab.core.learner import OptimizerFn, build_optimizer
 from rl_lab.core.randomness import permutation, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
@@ -40,7 +41,7 @@ class Predictor(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """r^ is the mean of members, each normalised on its own (section 2.2.1)."""
+    """r^ is the mean of members, each normalised on its own (section 2.2.1). Raises UserError."""
 
     shift: Tensor
     scale: Tensor
@@ -64,6 +65,9 @@ class Ensemble(nn.Module):
         hidden_rows: Natural,  # at the top of a frame, where the score stands
     ):
         super().__init__()
+        if hidden_rows and (len(spec.obs_shape) != 3 or hidden_rows >= spec.obs_shape[1]):
+            raise UserError(f"loop.predictor.hidden_rows={hidden_rows} hides rows of a picture, and these observations "
+                            f"are {list(spec.obs_shape)}; choose fewer, or 0")  # fmt: skip
         with seeded(seed, device):
             found = [Predictor(spec, network, input).to(device) for _ in range(members)]
         for member in found:
@@ -75,6 +79,7 @@ class Ensemble(nn.Module):
         self.optimizer, self.epochs, self.batch_size, self.error = optimizer, epochs, batch_size, error
         self.penalty, self.normalise, self.deviation, self.hidden_rows = penalty, normalise, deviation, hidden_rows
         self.frame_stack = spec.frame_stack
+        self.channels = spec.obs_shape[0] // spec.frame_stack if spec.frame_stack > 1 else 1
         self.eval()
 
     def seen(self, obs: Tensor) -> Tensor:
@@ -93,7 +98,7 @@ class Ensemble(nn.Module):
 
     def of_clip(self, member: Predictor, clips: Clips) -> Tensor:
         """[B, k], the rewards of each step; 0 where the episode is over."""
-        obs = self.seen(unpacked(clips.obs, self.frame_stack))
+        obs = self.seen(unpacked(clips.obs, self.frame_stack, self.channels))
         action = clips.action
         found = member(obs[:, :-1].flatten(0, 1), action.flatten(), obs[:, 1:].flatten(0, 1))
         return found.view(action.shape) * clips.counts

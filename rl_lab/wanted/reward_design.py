@@ -15,7 +15,7 @@ from torch import Tensor
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, NonNegative
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.planning.soft import Dynamics, dynamics, within
+from rl_lab.planning.soft import Dynamics, dynamics, visits
 
 MOST = 1_000_000  # hypotheses
 
@@ -183,5 +183,4 @@ def reward_design(
 
 def entered(policy: Tensor, phi: Tensor, world: Dynamics) -> Tensor:
     """[L], the discounted features of a policy [S, A]."""
-    visited = torch.linalg.solve(within(world, policy).T, world.start * world.live) * world.live
-    return torch.einsum("s,sa,sal->l", visited, policy, phi)
+    return torch.einsum("s,sa,sal->l", visits(world, policy), policy, phi)

@@ -127,8 +127,8 @@ class LogisticMixture:
 
 
 class Tempered:
-    """A head that draws from p(level)^(1/T), normalised: of logits from those over T; of a logistic mixture its choice
-    and its scales so.
+    """A head that draws at temperature T: it divides logits by T, which gives p(level)^(1/T), normalised; of a logistic
+    mixture it divides the logits of the choice, and multiplies the scales.
     """
 
     def __init__(self, head: Head, temperature: float):

@@ -211,6 +211,7 @@ def test_episode_returns_are_as_the_game_gave_them(tmp_path, monkeypatch):
     [
         (["loop=crew", "agent=a2c_mlp"], "are for loop=train and loop=sb3, not for loop=crew; choose loop=train"),
         (["loop=overlapped", "agent=ppo_mlp"], "not for loop=overlapped; choose loop=train"),
+        (["loop=preferences"], "not for loop=preferences; choose loop=train, or leave them out"),
         (["env.id=FrozenLake-v1", "env.normalise_reward=true"], "env.normalise_reward=True must be a number"),
         (["env.clip_obs=0"], "env.clip_obs=0 must be above 0"),
         (["env.id=minigrid:MiniGrid-Empty-5x5-v0", "env.wrappers=[minigrid.wrappers.ImgObsWrapper]"],
@@ -222,3 +223,10 @@ def test_what_does_not_fit_is_refused_in_a_line(words, fault, tmp_path, monkeypa
     assert run([*TRAIN, "env.frame_stack=1", "loop.total_steps=40", *words]) == 2
     said = capsys.readouterr().err.strip()
     assert fault in said and "\n" not in said
+
+
+def test_fitted_q_whose_evaluations_would_see_otherwise_refuses_normalised_observations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ["env=gym", "env.normalise_obs=true", "agent=fitted_q_linear", "loop.random_steps=40", "tracker=none"]
+    assert run(["train", *settings]) == 2
+    assert "not for loop=fit_q; choose loop=train, or leave them out" in capsys.readouterr().err

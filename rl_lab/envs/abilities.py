@@ -61,11 +61,11 @@ def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
 
 
 def refuse_statistics(env: VectorEnv, loop: str) -> None:
-    """Raises UserError where the env keeps some: this loop steps in other threads than the one that learns."""
+    """Raises UserError where the env keeps some, which this loop does not share with its evaluations."""
     if isinstance(env, Normalising) and env.statistics.parts:
         raise UserError(
             f"env.normalise_obs and env.normalise_reward are for loop=train and loop=sb3, not for loop={loop}; "
-            "choose loop=train"
+            "choose loop=train, or leave them out"
         )
 
 

@@ -20,6 +20,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, NonNegative, Unit
+from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop
 from rl_lab.losses import pick
@@ -76,6 +77,7 @@ def fit_q(
 ) -> FittedQ:
     """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
     check_loop(agent, "fit_q")
+    refuse_statistics(env, "fit_q")
     if not env.spec.obs_shape:
         raise UserError("env.obs=index is a bare number, and regressions need a vector; use env.obs=one_hot")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))

@@ -12,7 +12,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural, Unit
-from rl_lab.envs.abilities import Tabular
+from rl_lab.envs.abilities import Tabular, refuse_statistics
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import reward_pictures
 from rl_lab.loops.episodes import Episodes
@@ -55,6 +55,7 @@ def train(
     Raises UserError.
     """
     check_loop(agent, "train")
+    refuse_statistics(env, "preferences")
     check(env, labels, first, clip)
     learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
     model = Preferences(

@@ -87,13 +87,13 @@ def runs_below(folder: Path, lab: str) -> list[Path]:
 
 
 def _lab(run: Path) -> str:
-    """Whose loop it is; "" where its config.yaml does not say it."""
+    """Whose loop it is; "" where its config.yaml does not say it, or where it is no lab's."""
     try:
         with files.opened(run / "config.yaml", LARGEST) as file:
             text = file.read().decode(errors="replace")
     except (OSError, UserError):
         return ""
-    found = re.search(r"^loop:\n(?: .*\n)*?  _target_: (rl_lab|gen_lab)\.", text, re.MULTILINE)
+    found = re.search(r"^loop:\n(?: .*\n)*?  _target_: (\w+_lab)\.", text, re.MULTILINE)
     return found[1] if found else ""
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def test_a_folder_stands_for_the_runs_below_it_and_paths_are_whole(here, capsys)
     for folder, record in records.items():
         found = rl_lab.evaluate(folder, episodes=2, device="cpu")
         assert found == record
+
+
+def test_of_a_folder_with_runs_of_both_labs_those_of_one_are_meant(here, tmp_path, capsys):
+    shutil.copytree(here / "runs/b", tmp_path / "runs/b")
+    (images := tmp_path / "runs/vae/1").mkdir(parents=True)
+    config = "name: vae\nseed: 0\nloop:\n  judge:\n    seed: 0\n  _target_: gen_lab.fit.fit\n"
+    (images / "config.yaml").write_text(config)
+    (images / "checkpoint.pt").touch()
+    assert evaluate(str(tmp_path / "runs")) == 0
+    assert [*tmp_path.rglob("evaluation.json")] == [tmp_path / "runs/b/1/evaluation.json"]
+    assert evaluate(str(images)) == 2
+    assert "is a run of gen-lab; gen-lab evaluate and gen-lab sample read it" in capsys.readouterr().err
 
 
 def test_the_figures_of_all_may_go_to_one_file(here, capsys):

@@ -1,6 +1,8 @@
 """Rewards and policies from demonstrations: literal numbers, worlds that can be counted out, and exact regret."""
 
 import json
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from torch import tensor
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core.errors import UserError
+from rl_lab.core.interrupts import Stopped
 from rl_lab.core.launching import cli
+from rl_lab.core.run import Run
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.loops.demonstrated import walks
+from rl_lab.loops.demonstrated import infer, walks
+from rl_lab.loops.reward_design import design
 from rl_lab.planning import Regret
 from rl_lab.planning.soft import dynamics, soft_plan, visits
 from rl_lab.wanted.demonstrations import Expert, Walks, features, first_states, left_off
@@ -281,3 +286,19 @@ def test_demonstrations_that_were_recorded(tmp_path, capsys):
         assert rl_lab(*inference, *changes, f"hydra.run.dir={tmp_path / 'no'}") == 2
         assert words in capsys.readouterr().err, words
     assert not Path(tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("loop", ["demonstrated", "reward_design"])
+def test_ctrl_c_stops_the_inference_at_once(loop, tmp_path):
+    """Nothing is found yet, and so nothing is written."""
+
+    def planner(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was not answered")
+
+    env, how = MDPEnv(mdp=BOOK, time_limit=200), {}
+    if loop == "demonstrated":
+        how = {"data": None, "expert": "optimal", "temperature": 0.02, "demonstrations": 4}
+    with pytest.raises(Stopped), Run(tmp_path, 0, "cpu", names={"name": "x", "env": "y"}, config={}) as run:
+        {"demonstrated": infer, "reward_design": design}[loop](env, planner, run, eval_episodes=1, **how)
+    assert not [*tmp_path.iterdir()]

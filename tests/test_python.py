@@ -72,6 +72,7 @@ def test_a_frame_without_pandas_names_the_extra(planned, monkeypatch):
         (lambda run: rl_lab.train("agent=dqnn"), "no choice 'dqnn' for agent; did you mean agent=dqn?"),
         (lambda run: rl_lab.train("-m", "seed=0,1"), "-m is for the command line, rl-lab train; from Python each call is one run"),
         (lambda run: rl_lab.train("study=gridworlds"), "study=gridworlds is for the command line"),
+        (lambda run: rl_lab.train("hydra.mode=MULTIRUN", "seed=0,1"), "hydra.mode=MULTIRUN is for the command line"),
         (lambda run: rl_lab.load(f"{run}s"), "no run folder"),
         (lambda run: rl_lab.load(f"{run}/*"), "this takes one run"),
         (lambda run: rl_lab.load(run, num_envs=0), "num_envs=0"),

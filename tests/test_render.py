@@ -3,6 +3,7 @@
 import itertools
 import json
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
-from rl_lab.commands.render import distinctions, shrunk, still
+from rl_lab.agents.random import Random
+from rl_lab.commands.render import distinctions, shrunk, still, strip
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.looking import panels, pictures, trees
@@ -220,6 +222,17 @@ def test_a_still_of_cartpole_is_a_strip_of_moments(runs):
     player.env.close()
 
 
+def test_a_still_of_who_draws_its_actions_shows_its_episode_to_the_end(runs, monkeypatch):
+    player = load(runs / "cartpole", max_envs=1, device="cpu", camera=True)
+    drawing = lambda: player._replace(agent=Random(player.env.spec, player.env.device, 0))
+    *_, end = play(drawing(), episodes=1, seed=0, max_steps=2_000, drawn=())
+    said = []
+    monkeypatch.setattr(panels, "captioned", lambda picture, step, reward: said.append(step) or picture)
+    strip(drawing(), 0, None, 2_000, 4)
+    assert len(said) == 4 and said[-1] == f"step {end.step}"
+    player.env.close()
+
+
 def test_runs_of_one_world_share_a_scale_and_of_several_say_that_they_do_not(runs):
     load_all = lambda *names: on_one_scale([load(runs / n, max_envs=1, device="cpu") for n in names])
     one, other = load_all("plan", "plan")
@@ -242,7 +255,7 @@ def test_the_bars_of_runs_in_one_world_share_an_axis_too(runs, monkeypatch):
         assert {*axes} == expected
 
 
-def test_cells_that_were_never_visited_are_pale_and_count_in_no_scale(runs):
+def test_cells_that_were_never_visited_are_pale_and_count_in_no_scale(runs, tmp_path):
     player = load(runs / "dqn", max_envs=1, device="cpu")
     saved = torch.load(runs / "dqn/checkpoint.pt", weights_only=True)["env"]["visited"]
     assert torch.equal(player.visited, saved) and 0 < saved.sum() < len(saved)
@@ -257,6 +270,10 @@ def test_cells_that_were_never_visited_are_pale_and_count_in_no_scale(runs):
         and board.picture.height > board_of(player._replace(visited=None)).picture.height
     )
     assert load(runs / "plan", max_envs=1, device="cpu").visited is None  # a planner has walked nowhere
+    other = shutil.copytree(runs / "dqn", tmp_path / "dqn") / "checkpoint.pt"
+    state = torch.load(other, weights_only=True)
+    torch.save(state | {"env": {**state["env"], "visited": torch.ones(len(saved) + 1, dtype=torch.bool)}}, other)
+    assert load(other.parent, max_envs=1, device="cpu").visited is None  # of a world of other states
 
 
 def test_the_bars_keep_one_axis_over_a_film(runs):

@@ -171,6 +171,9 @@ def test_it_says_how_many_runs_how_long_and_what_was_best(here, capsys):
     assert [line for line in lines if line.startswith("best eval/return ") and ": agent.gamma=0." in line]
     words = report.announcement(study, [0, 1], total=2, at_once=1)
     assert re.fullmatch(r"2 runs, 1 at a time; about .* s, as earlier runs of these settings took .* s each", words)
+    (here / "runs/odd/1").mkdir(parents=True)
+    (here / "runs/odd/1/summary.json").symlink_to("nowhere")
+    assert report.announcement(study, [0, 1], total=2, at_once=1) == words
     study.add([[*study.about["jobs"][0][:-1], "agent.gamma=0.1"]], 2)
     words = report.announcement(study, [2], total=3, at_once=0)
     assert words == "1 of 3 runs; how long they take is known when the first has ended"

@@ -8,6 +8,7 @@ import pytest
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core.launching import cli
+from rl_lab.core.local_trackers import tensorboard_run
 
 TRAIN = ["env=gym", "env.num_envs=4", "agent=a2c_mlp", "loop.eval_episodes=4", "loop.eval_every=100",
          "loop.log_every=100", "hydra.run.dir=run"]  # fmt: skip
@@ -84,3 +85,9 @@ def test_tensorboard_reads_rows_pictures_films_and_settings(tmp_path):
         known = [(row["step"], pytest.approx(row[name])) for row in rows(tmp_path / "run") if name in row]
         assert [(event.step, event.value) for event in seen.Scalars(name)] == known
     assert {name for row in rows(tmp_path / "run") for name in row} == {*seen.Tags()["scalars"], "step", "seconds"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_of_a_run_that_never_began_ends_quietly():
+    pytest.importorskip("tensorboard")
+    tensorboard_run(config={}, id="x").finish()

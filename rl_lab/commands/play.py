@@ -54,6 +54,9 @@ def play(
         player = guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
+        if out:  # what it holds is looked at before anyone plays
+            settings = settings_of(runs[0], changes) if runs else OmegaConf.to_container(env, resolve=True)
+            about = by_hand(Path(out), player.env, settings)
         with open_screen(view, [player], port=port, keys=legend(player.env.spec.actions, keys)) as screen:
             own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
@@ -61,8 +64,7 @@ def play(
             end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency, tape=tape)
         print(f"you: {outcome(end.reward, end.step, end.ending or 'left')}")
         if out:
-            settings = settings_of(runs[0], changes) if runs else OmegaConf.to_container(env, resolve=True)
-            print(kept(Path(out), player.env, settings, tape))
+            print(kept(Path(out), about, tape, player.env.spec.frame_stack))
         with Console(stderr=True).status(f"{player.name} plays from the same seed"):
             theirs = alone(player, seed, max_steps)
         print(f"{player.name}, {player.words}: {outcome(*theirs)}")
@@ -70,19 +72,23 @@ def play(
         player.env.close()
 
 
-def kept(folder: Path, env: VectorEnv, settings: Any, tape: Sequence[Transition]) -> str:
-    """Adds the episode to a recording by hand, as a shard of its own; what came of it. Raises UserError."""
-    if not (tape and bool(tape[-1].last)):
-        return f"not kept in {folder}: the episode was not played to its end"
+def by_hand(folder: Path, env: VectorEnv, settings: Any) -> dict[str, Any]:
+    """What recording.json says of episodes by hand, and of those there are. Raises UserError where it is another."""
     stage = Stage(env, Random(env.spec, env.device, 0), 1, settings, {"name": "by hand"})
     about = described(stage, 0, frames=False)
     earlier = earlier_recording(folder, about)
-    about = earlier.about if earlier else {**about, "shards": []}
-    count, first = len(about["shards"]), sum(shard["episodes"] for shard in about["shards"])
+    return earlier.about if earlier else {**about, "shards": []}
+
+
+def kept(folder: Path, about: dict[str, Any], tape: Sequence[Transition], frame_stack: int) -> str:
+    """Adds the episode to the recording, as a shard of its own; what came of it. Raises UserError."""
+    if not (tape and bool(tape[-1].last)):
+        return f"not kept in {folder}: the episode was not played to its end"
+    number, first = len(about["shards"]), sum(shard["episodes"] for shard in about["shards"])
     folder.mkdir(parents=True, exist_ok=True)
-    about["shards"].append(recording.write_shard(folder, count, [as_episode(tape, env.spec.frame_stack)], first))
+    about["shards"].append(recording.write_shard(folder, number, [as_episode(tape, frame_stack)], first))
     recording.write_index(folder, about)
-    return f"kept in {folder}: {count + 1} episodes"
+    return f"kept in {folder}: {first + 1} episodes"
 
 
 def as_episode(tape: Sequence[Transition], frame_stack: int) -> Episode:

@@ -18,7 +18,7 @@ from rl_lab.looking import panels
 from rl_lab.looking.films import watched, write, write_still
 from rl_lab.playing.player import Player, load
 from rl_lab.playing.saliency import Saliency
-from rl_lab.playing.scenes import BLANK, at_rate, board_of, films, on_one_scale, play, rate_of, together
+from rl_lab.playing.scenes import BLANK, at_rate, board_of, films, on_one_scale, play, rate_of, rehearsed, together
 
 STILL, PAGE = 240, 1_100  # pixels, about: a gridworld in a still of several, and the width of all
 MOMENTS, MOMENT = 4, 240  # of an episode in a row, and the pixels across of each
@@ -106,7 +106,8 @@ def still(
 def strip(player: Player, seed: int, saliency: Saliency | None, max_steps: int, count: int) -> Image.Image:
     """Up to `count` moments of an episode, from the first to the last, evenly apart."""
     how: dict[str, Any] = dict(episodes=1, seed=seed, max_steps=max_steps)
-    last = max(moment.step for moment in play(player, **how, drawn=()))
+    with rehearsed(player):
+        last = max(moment.step for moment in play(player, **how, drawn=()))
     if isinstance(player.env, Filmed):  # the last picture it has is of the last action
         last -= 1
     steps = {round(i * last / (count - 1)) for i in range(count)}

@@ -1,6 +1,7 @@
 """What run folders say, read from their files alone: settings, curves, and which runs differ by the seed only."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,15 +72,29 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
     return list(found.values())
 
 
-def runs_below(folder: Path) -> list[Path]:
-    """The runs below a folder that have a checkpoint; the folder alone where it is a run of one seed, or holds none."""
+def runs_below(folder: Path, lab: str) -> list[Path]:
+    """The runs of a lab below a folder that have a checkpoint; the folder alone where it is a run of one seed, or holds
+    none.
+    """
 
     def is_run(path: Path) -> bool:
         return (path / "config.yaml").is_file() and not any(path.glob("seed*/config.yaml"))
 
     if is_run(folder):
         return [folder]
-    return sorted(path.parent for path in folder.rglob("checkpoint.pt") if is_run(path.parent)) or [folder]
+    found = sorted(path.parent for path in folder.rglob("checkpoint.pt") if is_run(path.parent))
+    return [run for run in found if _lab(run) in (lab, "")] or [folder]
+
+
+def _lab(run: Path) -> str:
+    """Whose loop it is; "" where its config.yaml does not say it, or where it is no lab's."""
+    try:
+        with files.opened(run / "config.yaml", LARGEST) as file:
+            text = file.read().decode(errors="replace")
+    except (OSError, UserError):
+        return ""
+    found = re.search(r"^loop:\n(?: .*\n)*?  _target_: (\w+_lab)\.", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def read_run(folder: Path) -> RunFiles:

@@ -70,7 +70,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError('tracker=tensorboard needs tensorboard; pip install "rl-lab[tensorboard]"') from error
-        self._writer: Any = SummaryWriter
+        self._open: Any = SummaryWriter
+        self._writer: Any = None  # until it begins
         self._config = config
 
     def begin(self, folder: Path) -> None:
@@ -80,7 +81,7 @@ class TensorBoard:
         rows = _rows(folder)
         place = files.inside(folder, "tensorboard/events").parent
         last = int(rows[-1]["step"]) if rows else 0
-        self._writer = self._writer(str(place), purge_step=last)
+        self._writer = self._open(str(place), purge_step=last)
         for row in rows:
             if row["step"] >= last:
                 self.log(row)
@@ -107,7 +108,8 @@ class TensorBoard:
         self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def finish(self) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 def _rows(folder: Path) -> list[Row]:

@@ -62,7 +62,8 @@ def infer(
         found = play(policy, demonstrations, seed)
     check_walks(found, mdp)
     run.say(f"{found.episodes:,} demonstrations of {len(found.state):,} steps")
-    answer = planner(mdp, Expert(found, policy, play, seed + demonstrations))
+    with run.at_once():
+        answer = planner(mdp, Expert(found, policy, play, seed + demonstrations))
     run.anew()
     run.begin(1, "inferences")
     metrics: dict[str, Any] = {"wanted/demonstrations": found.episodes, **answer.metrics}

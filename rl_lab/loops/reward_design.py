@@ -26,7 +26,8 @@ def design(env: VectorEnv, planner: Callable[..., Design], run: Run, *, eval_epi
                         "use env=lavaland")  # fmt: skip
     mdp = env.mdp.to("cpu")
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
-    found = planner(mdp, run.stream("posterior"))
+    with run.at_once():
+        found = planner(mdp, run.stream("posterior"))
     run.anew()
     run.begin(1, "designs")
     agent = Tabled(found.policy.to(env.device), env.states, env.device, run.stream("agent"))

@@ -101,6 +101,11 @@ def load(
             env.statistics.load_state_dict(state.get("statistics", {}))
             env.share(env.statistics)
         step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
+        visited = state.get("env", {}).get("visited")
+        if visited is not None and not (
+            isinstance(env, Tabular) and visited.shape == env.mdp.start.shape and visited.any()
+        ):
+            visited = None  # a planner walks nowhere, and another world has other states
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         env.close()
         if isinstance(error, UserError):
@@ -109,9 +114,7 @@ def load(
     units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
              "reward_design.design": "designs"}  # fmt: skip
     unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")
-    visited = state.get("env", {}).get("visited")
-    known = visited if visited is not None and visited.any() else None  # a planner walks nowhere
-    return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes, known)
+    return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes, visited)
 
 
 def titled(cfg: DictConfig) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -187,15 +188,23 @@ def stay(moment: Moment, rate: float) -> int:
 
 def limits_of(player: Player, **how) -> pictures.Scale | None:
     """The least and the greatest action value that `play` will show; None of probabilities."""
+    low, high = math.inf, -math.inf
+    with rehearsed(player):
+        for moment in play(player, **how | {"saliency": None, "drawn": ()}):
+            if moment.view.kind == "probabilities":
+                break
+            low, high = min(low, float(moment.view.bars.min())), max(high, float(moment.view.bars.max()))
+    return (low, high) if low <= high else None
+
+
+@contextmanager
+def rehearsed(player: Player) -> Iterator[None]:
+    """An agent that draws its actions draws afterwards what it has drawn within."""
     rng = player.agent.rng if isinstance(player.agent, Drawing) else None
-    state, low, high = rng.get_state() if rng else None, math.inf, -math.inf
-    for moment in play(player, **how | {"saliency": None, "drawn": ()}):
-        if moment.view.kind == "probabilities":
-            break
-        low, high = min(low, float(moment.view.bars.min())), max(high, float(moment.view.bars.max()))
+    state = rng.get_state() if rng else None
+    yield
     if rng and state is not None:
         rng.set_state(state)
-    return (low, high) if low <= high else None
 
 
 class Page:

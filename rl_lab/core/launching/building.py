@@ -54,7 +54,7 @@ def world_and_agent(typed: Sequence[str]) -> tuple[Any, Any]:
 def trained(prog: str, root: str, typed: Sequence[str]) -> Path:
     """The folder of the run that `train` makes of these settings, or resumes. Raises UserError."""
     for word in typed:
-        if word.startswith(("-", "study=")):
+        if word.startswith(("-", "study=", "hydra.mode=")):
             raise UserError(f"{word} is for the command line, {prog} train; from Python each call is one run")
     folders, before = split(list(typed))[0], sys.argv
     try:

@@ -219,7 +219,7 @@ def command(root: str, name: str, arguments: list[str]) -> int:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         runs = folders if name == "study" else runs_of(folders)
         if name not in ("study", "compare"):  # which reads runs without a checkpoint too
-            runs = [run for folder in runs for run in runs_below(folder)]
+            runs = [run for folder in runs for run in runs_below(folder, f"{root}_lab")]
         more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}
         if "choices" in parameters:
             chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]

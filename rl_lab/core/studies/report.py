@@ -44,9 +44,20 @@ def announcement(study: Study, missing: list[int], total: int, at_once: int) -> 
 
 def _earlier(root: Path) -> dict[frozenset[str], float]:
     """Seconds of the newest finished run of each settings, of those under runs/."""
-    summaries = sorted(root.glob("*/*/summary.json"), key=lambda path: path.stat().st_mtime)[-NEWEST:]
-    found = [about for path in summaries if (about := summary(path.parent)).get("state") == "finished"]
-    return {_settings(str(about.get("command")).split()[2:]): float(about["seconds"]) for about in found}
+    found = [summary(path.parent) for path in sorted(root.glob("*/*/summary.json"), key=_written)[-NEWEST:]]
+    return {
+        _settings(str(about.get("command")).split()[2:]): about["seconds"]
+        for about in found
+        if about.get("state") == "finished" and isinstance(about.get("seconds"), int | float)
+    }
+
+
+def _written(path: Path) -> float:
+    """When; long ago where it is gone by now, or a link to nothing."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _settings(words: Iterable[str]) -> frozenset[str]:

@@ -19,7 +19,12 @@ from rl_lab.core.launching.composed import complete_eval_env
 
 CONF = composition.conf_dir()
 TINY = {
-    "rl_lab.loops.training.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.loops.training.train": [
+        "loop.total_steps=400",
+        "loop.eval_every=400",
+        "loop.eval_episodes=1",
+        "loop.eval_drawn=0",
+    ],
     "rl_lab.loops.overlapped.train": [
         "loop.total_steps=400",
         "loop.eval_episodes=1",

@@ -76,7 +76,7 @@ def test_what_was_kept_is_of_an_experiment_and_of_a_file(root):
 def test_words_look_for_lines(capsys):
     text = listed(capsys, "rl", "experiments", "pong", "sticky")
     assert "pong_sticky:" in text and "ppo_pong:" not in text
-    assert "with earlier settings); 247,808 to 490,496 steps, 156 to 183 s (tests/bench/results/pong.md)" in listed(
+    assert "(5 of 5 seeds); 148,480 to 525,312 steps, 76 to 273 s (tests/bench/results/pong.md)" in listed(
         capsys, "rl", "experiments", "minutes", "pong"
     )
     assert listed(capsys, "rl", "envs", "slips").count("\n  ") == 1

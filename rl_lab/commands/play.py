@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rl_lab.agents.random import Random
 from rl_lab.commands.record import described, earlier_recording
-from rl_lab.core import recording
+from rl_lab.core import files, recording
 from rl_lab.core.errors import UserError
 from rl_lab.core.recording import Episode
 from rl_lab.core.settings import Count, Natural, NonNegative
@@ -54,17 +54,18 @@ def play(
         player = guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
-        if out:  # what it holds is looked at before anyone plays
+        folder = files.home(out) if out else None
+        if folder:  # what it holds is looked at before anyone plays
             settings = settings_of(runs[0], changes) if runs else OmegaConf.to_container(env, resolve=True)
-            about = by_hand(Path(out), player.env, settings)
+            about = by_hand(folder, player.env, settings)
         with open_screen(view, [player], port=port, keys=legend(player.env.spec.actions, keys)) as screen:
             own = player.env.frames_per_second
             hand = Hand(screen, keys, own and min(own, screen.fps) if fps is None else fps)
             tape: list[Transition] = []
             end = sit(player, screen, hand, seed=seed, max_steps=max_steps, saliency=saliency, tape=tape)
         print(f"you: {outcome(end.reward, end.step, end.ending or 'left')}")
-        if out:
-            print(kept(Path(out), about, tape, player.env.spec.frame_stack))
+        if folder:
+            print(kept(folder, about, tape, player.env.spec.frame_stack))
         with Console(stderr=True).status(f"{player.name} plays from the same seed"):
             theirs = alone(player, seed, max_steps)
         print(f"{player.name}, {player.words}: {outcome(*theirs)}")

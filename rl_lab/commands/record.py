@@ -59,7 +59,7 @@ def record(
     probe = stage(1)
     try:
         about = described(probe, seed, frames)
-        folder = Path(out) if out else default_folder(runs, about)
+        folder = files.home(out) if out else default_folder(runs, about)
         if earlier := earlier_recording(folder, about):
             about = earlier.about
         else:
@@ -146,6 +146,8 @@ def default_folder(runs: Sequence[Path], about: dict) -> Path:
 
 def earlier_recording(folder: Path, about: dict) -> Recording | None:
     """What the folder holds of the same recording. Raises UserError where it holds something else."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={folder} is a file; choose a new folder")
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / recording.INDEX).is_file():

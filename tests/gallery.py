@@ -24,7 +24,7 @@ MADE = ROOT / HOME / "made.json"
 
 FILMS = ("rl_lab/looking/*.py", "rl_lab/playing/scenes.py", "rl_lab/commands/render.py", "rl_lab/core/style.py")
 PAGES = ("rl_lab/core/comparing/*.py", "rl_lab/core/style.py")
-SHEETS = ("gen_lab/commands/compare.py", "gen_lab/data/pictures.py", "rl_lab/core/style.py")
+SHEETS = ("gen_lab/commands/compare.py", "gen_lab/judging/pictures.py", "rl_lab/core/style.py")
 REWARDS = "-2", "-0.6", "-0.2", "-0.04", "-0.01", "0.02"
 LIVING = "rl-lab train experiment=value_iteration_russell_norvig name=living_reward env.mdp.gamma=0.999"
 IMAGES = "gen-lab train data.protocol=levels data.train=600 judge=classifier"

@@ -305,7 +305,7 @@ def test_the_agent_never_sees_the_true_reward_and_a_stopped_run_goes_on(tmp_path
         ("loop.predictor.hidden_rows=2", "loop.predictor.hidden_rows=2 hides rows of a picture"),
         ("loop.predictor.input=all", "loop.predictor.input=all is not a choice"),
         ("agent/network@loop.predictor.network=cnn", "needs frames of at least"),
-        ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=oracle?"),
+        ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=recorded?"),
     ],
 )
 def test_what_cannot_be_asked(setting, words, tmp_path, capsys):

@@ -30,7 +30,9 @@ PAGE = """<!doctype html>
   canvas {{ max-width: 96vw; max-height: 94vh; border-radius: 6px; box-shadow: 0 2px 12px #0003 }}
   .over canvas {{ opacity: 0.6 }}
   th, td {{ padding: 3px 8px; text-align: left; font-weight: normal }}
-  th {{ color: #24292f }}
+  button {{ width: 100%; padding: 4px 12px; border: 1px solid #c4cad1; border-radius: 5px; background: #f6f8fa;
+           color: #24292f; font: inherit; text-align: left; cursor: pointer }}
+  button:hover {{ background: #fff }}
   kbd {{ padding: 1px 7px; border: 1px solid #c4cad1; border-bottom-width: 2px; border-radius: 5px; background: #fff;
          color: #24292f; font: inherit }}
   p {{ flex-basis: 100%; margin: 0; text-align: center; visibility: hidden }}
@@ -62,18 +64,25 @@ PAGE = """<!doctype html>
   }}
   look()
 
+  function send(key) {{
+    sent = sent.then(() => fetch("key", {{ method: "POST", body: key }})).catch(() => {{}})
+  }}
+  for (const row of document.querySelectorAll("tr"))
+    row.querySelector("button").addEventListener("click", () => send(row.querySelector("kbd").innerText))
+
   // In order; while a key is held down, its next repetition waits until the last one is seen.
   addEventListener("keydown", event => {{
-    const named = event.key.length == 1 || /^(Arrow|Enter$|Escape$)/.test(event.key)
+    const named = event.key.length == 1 || /^(Arrow|Enter$|Escape$|Backspace$)/.test(event.key)
     if (!document.querySelector("kbd") || !named || event.ctrlKey || event.metaKey || event.altKey) return
     event.preventDefault()
     if (event.repeat && keyed == seen) return
     keyed = seen
-    sent = sent.then(() => fetch("key", {{ method: "POST", body: event.key }})).catch(() => {{}})
+    send(event.key)
   }})
 </script>
 """
-KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left", "ArrowRight": "right"}
+KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left", "ArrowRight": "right",
+        "↑": "up", "↓": "down", "←": "left", "→": "right"}  # as buttons have them  # fmt: skip
 
 
 class Browser:
@@ -147,7 +156,8 @@ class Browser:
 def table(keys: Mapping[str, Sequence[str]]) -> str:
     """A row for each thing to do, and the keys that do it."""
     caps = lambda names: " ".join(f"<kbd>{html.escape(name)}</kbd>" for name in names)
-    rows = [f"<tr><th>{html.escape(what)}</th><td>{caps(names)}</td></tr>" for what, names in keys.items()]
+    button = lambda what: f'<button tabindex="-1">{html.escape(what)}</button>'  # which keys of the keyboard pass by
+    rows = [f"<tr><th>{button(what)}</th><td>{caps(names)}</td></tr>" for what, names in keys.items()]
     return "\n".join(["<table>", *rows, "</table>"])
 
 

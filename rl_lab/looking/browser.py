@@ -35,6 +35,8 @@ PAGE = """<!doctype html>
   button:hover {{ background: #fff }}
   kbd {{ padding: 1px 7px; border: 1px solid #c4cad1; border-bottom-width: 2px; border-radius: 5px; background: #fff;
          color: #24292f; font: inherit }}
+  .across {{ flex-basis: 100% }}
+  .across tbody {{ display: flex; flex-wrap: wrap; justify-content: center; gap: 4px 12px }}
   p {{ flex-basis: 100%; margin: 0; text-align: center; visibility: hidden }}
   .over p {{ visibility: visible }}
 </style>
@@ -94,10 +96,13 @@ class Browser:
 
     fps = float("inf")
 
-    def __init__(self, title: str, draw: Callable, *, port: int = 0, keys: Mapping[str, Sequence[str]] | None = None):
-        """`draw(player)` makes what draws the moments of a player; `keys` to press, by what they do."""
+    def __init__(self, title: str, draw: Callable, *, port: int = 0, keys: Mapping[str, Sequence[str]] | None = None,
+                 across: bool = False):  # fmt: skip
+        """`draw(player)` makes what draws the moments of a player; `keys` to press, by what they do, in a column or
+        `across`.
+        """
         self.draw, self.wanted, self.token = draw, port, secrets.token_urlsafe(16)
-        self.page = PAGE.format(title=html.escape(title), keys=table(keys) if keys else "").encode()
+        self.page = PAGE.format(title=html.escape(title), keys=table(keys, across) if keys else "").encode()
         self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._turn, self._picture = threading.Condition(), Image.new("RGB", (2, 2))
         self._number, self._jpeg, self._closed = 0, (0, b""), False
@@ -153,12 +158,12 @@ class Browser:
             return self._jpeg
 
 
-def table(keys: Mapping[str, Sequence[str]]) -> str:
-    """A row for each thing to do, and the keys that do it."""
+def table(keys: Mapping[str, Sequence[str]], across: bool = False) -> str:
+    """A row for each thing to do, and the keys that do it; the rows in one line, `across`, or one below the other."""
     caps = lambda names: " ".join(f"<kbd>{html.escape(name)}</kbd>" for name in names)
     button = lambda what: f'<button tabindex="-1">{html.escape(what)}</button>'  # which keys of the keyboard pass by
     rows = [f"<tr><th>{button(what)}</th><td>{caps(names)}</td></tr>" for what, names in keys.items()]
-    return "\n".join(["<table>", *rows, "</table>"])
+    return "\n".join(["<table" + " class=across" * across + ">", *rows, "</table>"])
 
 
 class Server(ThreadingHTTPServer):

@@ -1,7 +1,7 @@
 """Two clips side by side, to be told apart: what a teacher of preferences has before their eyes."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,26 +22,38 @@ MARGIN, GAP, HEAD = 20, 28, 84
 Frame = Image.Image
 
 
-def painter(env: VectorEnv) -> Callable[[Tensor], Frame]:
-    """What draws an observation [*obs_shape]. Raises UserError where none can be drawn from that alone."""
+def painter(env: VectorEnv, side: int = CLIP) -> Callable[[Tensor], Frame | None]:
+    """What draws an observation [*obs_shape] into a square of `side` pixels, None where there is nothing on the map to
+    see. Raises UserError where it cannot be drawn from that alone.
+    """
     if world := worlds.mapped(env):
-        return lambda obs: worlds.picture(next(world.maps(obs[None])))
+        drawn = lru_cache(1024)(lambda seen: fitted(worlds.picture(seen), side) if seen.agent else None)
+        return lambda obs: drawn(next(world.maps(obs[None])))
     if isinstance(env, Redrawn):
-        return lambda obs: Image.fromarray(env.redrawn(obs))
+        return lambda obs: fitted(Image.fromarray(env.redrawn(obs)), side)
     spec = env.spec
     channels = spec.obs_shape[0] // spec.frame_stack if len(spec.obs_shape) == 3 else 0
     if channels not in (1, 3) or spec.obs_dtype != torch.uint8:
         raise UserError("teacher=person: clips of this world cannot be shown, as its observations are no pictures and "
                         "no map; choose a gridworld, env=atari, or a world such as env=cartpole_tensor")  # fmt: skip
-    return lambda obs: enlarged(np.asarray(obs[-channels:].expand(3, -1, -1).permute(1, 2, 0).cpu()))
+    pixels = lambda obs: np.asarray(obs[-channels:].expand(3, -1, -1).permute(1, 2, 0).cpu())
+    return lambda obs: fitted(enlarged(pixels(obs)), side)
 
 
-def frames_of(clips: Clips, env: VectorEnv, paint: Callable[[Tensor], Frame]) -> list[list[Frame]]:
+def frames_of(clips: Clips, env: VectorEnv, paint: Callable[[Tensor], Frame | None]) -> list[list[Frame]]:
     """Of each clip, as long as it lasts."""
     stack = env.spec.frame_stack
     obs = unpacked(clips.obs, stack, env.spec.obs_shape[0] // stack if stack > 1 else 1)
-    lengths = clips.length.tolist()
-    return [[fitted(paint(x), CLIP) for x in one[: n + 1]] for one, n in zip(obs, lengths, strict=True)]
+    return [painted(one[: int(n) + 1], paint) for one, n in zip(obs, clips.length, strict=True)]
+
+
+def painted(obs: Tensor, paint: Callable[[Tensor], Frame | None]) -> list[Frame]:
+    """Of obs [T, ...]; who has left the map is seen where it was last."""
+    found: list[Frame] = []
+    for x in obs:
+        picture = paint(x)
+        found.extend([picture] if picture else found[-1:])
+    return found
 
 
 def fitted(picture: Frame, side: int) -> Frame:
@@ -73,22 +85,21 @@ class Shown:
 
     def draw(self, step: int, time: int) -> Frame:
         """At a step of the clips; the film goes on by `time`."""
-        width = 2 * MARGIN + 2 * CLIP + 2 * GAP + FILM
-        page = Image.new("RGB", (width, HEAD + self.high + 2 * LINE // 2 + 60), PAPER)
-        draw = ImageDraw.Draw(page)
-        draw.text((MARGIN, 34), shortened(self.words.question, 24, width - 2 * MARGIN), INK, font(24), "ls")
-        draw.text((MARGIN, 58), shortened(self.words.below, 14, 2 * CLIP + GAP), FAINT, font(14), "ls")
         right = MARGIN + 2 * CLIP + GAP
-        draw.rounded_rectangle((MARGIN, 68, right, 72), 2, GROOVE)
-        if self.words.share > 0:
-            draw.rounded_rectangle((MARGIN, 68, MARGIN + max(4, self.words.share * (right - MARGIN)), 72), 2, AGENT)
+        page = Image.new("RGB", (right + GAP + FILM + MARGIN, HEAD + self.high + 34 + LINE + MARGIN), PAPER)
+        draw, words = ImageDraw.Draw(page), self.words
+        draw.text((MARGIN, 34), shortened(words.question, 24, right), INK, font(24), "ls")
+        draw.text((MARGIN, 58), shortened(words.below, 14, 2 * CLIP), FAINT, font(14), "ls")
+        for share, colour in ((1.0, GROOVE), (words.share, AGENT)):
+            if share > 0:
+                draw.rounded_rectangle((MARGIN, 68, MARGIN + max(4, share * (right - MARGIN)), 72), 2, colour)
         for i, frames in enumerate(self.clips):
             self._clip(page, frames, MARGIN + i * (CLIP + GAP), step, self.believed[i : i + 1])
         if self.film:
-            left = right + GAP
-            page.paste(fitted_film := self.film[time % len(self.film)], (left, HEAD))
+            left, now = right + GAP, self.film[time % len(self.film)]
+            page.paste(now, (left, HEAD))
             draw.text((left, 58), "the agent now", INK, font(15), "ls")
-            draw.text((left, HEAD + fitted_film.height + 20), self.words.now, FAINT, font(14), "ls")
+            draw.text((left, HEAD + now.height + 20), words.now, FAINT, font(14), "ls")
         return page
 
     def _clip(self, page: Frame, frames: Sequence[Frame], left: int, step: int, believed: Sequence) -> None:
@@ -100,7 +111,9 @@ class Shown:
         page.paste(picture, (left, top))
         draw = ImageDraw.Draw(page)
         if over:
-            draw.text((left + picture.width // 2, top + picture.height // 2), "over", INK, font(22), "mm")
+            x, y = left + picture.width // 2, top + picture.height // 2
+            draw.rounded_rectangle((x - 38, y - 18, x + 38, y + 18), 8, PAPER, EDGE)
+            draw.text((x, y), "over", INK, font(20), "mm")
         for line in believed:
             box = left, HEAD + self.high + 34, left + picture.width, HEAD + self.high + 34 + LINE
             self._line(draw, box, line[: len(frames) - 1], step)
@@ -117,9 +130,9 @@ class Shown:
         draw.line((left, middle, right, middle), EDGE)
         places = [(left + (i + 0.5) * wide, middle - x / self.most * (LINE / 2 - 8)) for i, x in enumerate(rewards)]
         if len(places) > 1:
-            draw.line(places, BAR, 2, "curve")
+            draw.line(places, BAR, 3, "curve")
         if len(passed := places[: step + 1]) > 1:
-            draw.line(passed, AGENT, 2, "curve")
+            draw.line(passed, AGENT, 3, "curve")
         if places:
             x, y = places[min(step, len(places) - 1)]
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), AGENT)

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rl_lab.core.interrupts import Stopped
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Positive
 from rl_lab.wanted.clips import Clips
-from rl_lab.wanted.logs import Log
+from rl_lab.wanted.logs import Log, Row
 from rl_lab.wanted.sittings import REVOKED, Sitting, Told, as_row, changes, known_by, packed
 
 POLL, MISSING = 0.5, 0.25  # seconds between looks for answers; share of the first ones that is not waited for
@@ -47,26 +48,25 @@ class People:
         self.heard = self.sitting.used()
         self.asked, self.withdrawn = self.sitting.asked()
         self.before = {(x.who, x.pair): x.answer for told in self.heard.values() for x in told}
-        self.logs: dict[str, Log] = {}
+        self.said = False
         self.looked, self.gone, self.sizes = 0.0, False, tuple[tuple[Path, int], ...]()
         self.told = self.sitting.told()
 
-    def log(self, name: str) -> Log:
-        if name not in self.logs:
-            self.logs[name] = Log(self.sitting.path(name))
-        return self.logs[name]
+    def add(self, name: str, row: Row) -> None:
+        with closing(Log(self.sitting.path(name))) as log:
+            log.add(row)
 
     def put(self, pair: int, clips: Clips, step: int) -> None:
         """Those that an earlier life of the run has put stay as they were shown."""
         if pair not in self.asked:
             files.write(self.sitting.path(f"clips/{pair:06}.npz"), packed(clips))
             self.asked[pair] = known_by(clips)
-            self.log("pairs.jsonl").add({"pair": pair, "step": step, "of": self.asked[pair]})
+            self.add("pairs.jsonl", {"pair": pair, "step": step, "of": self.asked[pair]})
 
     def withdraw(self, pair: int, step: int) -> None:
         if pair not in self.withdrawn:
             self.withdrawn.add(pair)
-            self.log("pairs.jsonl").add({"pair": pair, "withdrawn": step})
+            self.add("pairs.jsonl", {"pair": pair, "withdrawn": step})
 
     def clips(self, pair: int) -> Clips:
         return self.sitting.clips(pair)
@@ -95,7 +95,7 @@ class People:
             if len(news) < enough:
                 return []
         if news:
-            self.log("used.jsonl").add(as_row(step, news))
+            self.add("used.jsonl", as_row(step, news))
             self.before |= {(x.who, x.pair): x.answer for x in news}
         return news
 
@@ -108,16 +108,16 @@ class People:
 
     def _until(self, left: int, drawn: int, waiting: Sequence[int]) -> list[Told]:
         """Waits until no more of them than `left` are without an answer, or nobody answers any more."""
-        began, said = time.monotonic(), False
+        began = time.monotonic()
         while True:
             before, news = self.sizes, self._news(drawn)
             missing = len({*waiting} - {x.pair for x in news if x.answer != REVOKED})
             if missing <= left or self.gone:
                 return news
-            if not said:
+            if not self.said:
                 where = os.path.relpath(self.run.dir)
                 self.run.say(f"{missing - left} answers are waited for: rl-lab teach run={where} who=<your name>")
-                said = True
+                self.said = True
             began = time.monotonic() if self.sizes != before else began
             if self.patience and time.monotonic() - began > 60 * self.patience:
                 self.run.say(f"nobody answered for {self.patience:g} minutes: it goes on, with {missing} unanswered")

@@ -251,7 +251,7 @@ def test_members_disagree_about_the_probability_not_the_sums():
     """Sums of x and 50 x: the farther they are apart, the surer both members are."""
     model = Preferences(
         ensemble(SPEC, CPU, 0, members=2), Oracle(error=0.0, laziness=0.0), SPEC, 1, CPU, 0, total_steps=1, labels=40,
-        first=0.5, kept=40, clip=3, recent=60, select="disagreement", candidates=20,
+        first=0.5, kept=40, clip=3, recent=60, select="disagreement", candidates=80,
     )  # fmt: skip
     model.ensemble.members = torch.nn.ModuleList([Paid(), Paid(times=50.0)])
     model.tape, model.answers = walk([0] * 60, [1] * 60), {"answer": torch.ones(1)}

@@ -23,7 +23,7 @@ class Preferences(Learner):
     replacement: an answer counts for it as often as a Poisson variable of mean 1 says (Oza and Russell, 2001).
     """
 
-    saved = "ensemble", "rng", "tape", "steps", "asked", "answers"
+    saved: tuple[str, ...] = ("ensemble", "rng", "tape", "steps", "asked", "answers")
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ def classifier(images: Images, seed: int, root: str | None, told: Callable[[int,
         net = Deep(images.spec).to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     path = cache(root or images.root) / "judges" / f"{_key(net, images, seed)}.pt"
     if path.exists():
-        net.load_state_dict(checkpoint.read(path))
+        net.load_state_dict({k: x for k, x in checkpoint.read(path).items() if k in net.state_dict()})
         return net.ready()
     learn(net, images._replace(flipped=images.spec.shape[0] > 1), seed, told)
     net.eval().standardise(images)

@@ -166,7 +166,7 @@ def test_one_run_of_each_says_nothing_of_how_sure_it_is(tmp_path):
     assert (row["probability_of_improvement"], row["low"], row["high"]) == ("1.0", "nan", "nan")
     text = (tmp_path / "out/index.html").read_text()
     assert "n=1" not in text and "Probability of improvement" not in text and "Distribution" not in text
-    assert "2 groups of a single run each" in text and "[1.00, 1.00]" not in text
+    assert "2 groups, 1 seed each, 2 runs" in text and "[1.00, 1.00]" not in text
 
 
 def test_the_command_prints_and_writes_them(runs, capsys):
@@ -190,7 +190,9 @@ def test_the_page_says_each_measure_in_words_and_who_is_best_of_one_protocol(run
                   "recall, share of real images ↑", "Fréchet distance of held-out images<", ">seconds<"):  # fmt: skip
         assert words in text
     best = re.findall(r'<td class="best">(.*?)</td>', text)
-    assert best == ["≤ 17.20 ± 0.10", "0.2500", "0.8000"]  # of those that several models have, never what was copied
+    assert (
+        best == ["≤ 17.20 ± 0.10", "0.2500", "0.8000"] and "d-600: samples, as net ab sees them" in text
+    )  # of those that several models have, never what was copied
 
 
 def test_all_columns_are_shown_however_narrow_the_terminal(runs, capsys, monkeypatch):

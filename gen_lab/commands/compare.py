@@ -29,6 +29,7 @@ from rl_lab.core.metrics import Metric
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
 HEAD = "data", "model", "measure", "mean", "standard_error", "is_bound", "seeds", "first_update", "last_update"
 WIDE, TAKEN, COLUMN = 240, 50, 16  # columns of letters: of a pipe, of model, updates and seconds, of a measure
+ACROSS, FRONT = 8, ("model", "updates", "seconds")  # measures in a table of the page at most; what stands before them
 COLUMNS, INCHES = 4, 2.7  # sheets of samples in a row, and how large each is
 CURVES = "nll_nats", "nll_bound_nats", "nats", "frechet"  # which to draw, the first that every run has; else any
 
@@ -84,29 +85,41 @@ def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Ite
     """Of the page: what the latest evaluations said, a table for each protocol and judge, and samples."""
     for data, rows in tables.items():
         names = columns(rows)
-        best = {name: found for name in names if (found := best_of(rows, name))}
-        cells = [
-            [
-                page.text(model),
-                page.text(updates(latest_of(row)), ""),
-                page.text(times.get(model, ""), ""),
-                *(
-                    page.text(words, "best" * (best.get(name) == model))
-                    for name, words in zip(names, in_row(row, names), strict=True)
-                ),
+        best = {name: best_of(rows, name) for name in names}
+        body = ""
+        for start in range(0, len(names), ACROSS):
+            part = names[start : start + ACROSS]
+            cells = [
+                [
+                    *(page.text(words, "" if i else "text") for i, words in enumerate(in_front(model, row, times))),
+                    *(
+                        page.text(words, "best" * (best[name] == model))
+                        for name, words in zip(part, in_row(row, part), strict=True)
+                    ),
+                ]
+                for model, row in ordered(rows)
             ]
-            for model, row in ordered(rows)
-        ]
+            body += page.table([*FRONT, *map(title, part)], cells, "measures")
         caption = (
             "Means of the latest evaluations ± standard errors: over seeds, of a single run over images; ≤ marks a "
             "bound; measured after the updates in the second column, or after those behind @. ↓ lower, ↑ higher is "
             "better; bold: the best of this table, whose data, protocol and judge are the same for all."
         )
-        head = ["model", "updates", "seconds", *map(title, names)]
-        yield page.Section(data, page.table(head, cells, "measures"), caption)
+        yield page.Section(heading(data, rows), body, caption)
     for path in pictures:
         words = "Real images, where a run has kept a sheet of them, and the last sheet of the first run of each model."
         yield page.Section("Samples", page.image(path, words))
+
+
+def in_front(model: str, row: Row, times: dict[str, str]) -> tuple[str, str, str]:
+    """What each table begins with."""
+    return model, updates(latest_of(row)), times.get(model, "")
+
+
+def heading(data: str, rows: dict[str, Row]) -> str:
+    """The data and their protocol, and the net that samples are judged by."""
+    images, _, net = data.rpartition("-")
+    return f"{images}: samples, as net {net} sees them" if any("frechet" in row for row in rows.values()) else data
 
 
 def best_of(rows: dict[str, Row], name: str) -> str:
@@ -163,11 +176,13 @@ def show(data: str, rows: dict[str, Row], times: dict[str, str]) -> None:
     room = max(1, (console.width - TAKEN) // COLUMN)
     for start in range(0, len(names), room):
         part = names[start : start + room]
-        table = Table("model", title=Text(data), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ["updates", "seconds", *map(title, part)]:
+        table = Table(
+            FRONT[0], title=Text(heading(data, rows)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for name in [*FRONT[1:], *map(title, part)]:
             table.add_column(Text(name), justify="right", overflow="fold")
         for label, row in ordered(rows):
-            table.add_row(Text(label), updates(latest_of(row)), times.get(label, ""), *in_row(row, part))
+            table.add_row(*map(Text, (*in_front(label, row, times), *in_row(row, part))))
         console.print(table)
 
 

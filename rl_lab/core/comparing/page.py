@@ -60,11 +60,11 @@ def _caption(section: Section) -> str:
 
 def lead(results: Results) -> str:
     seeds = [row.seeds for row in results.rows]
-    if results.single and len(results.tasks) == 1:
-        return f"{len(results.groups)} groups of a single run each."
     counted = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
     tasks = f"{len(results.tasks)} tasks: {', '.join(results.tasks)}" if len(results.tasks) > 1 else "one task"
-    return f"{len(results.groups)} groups, {counted} seeds each, {len(results.runs)} runs; {tasks}."
+    return (
+        f"{len(results.groups)} groups, {counted} seed{'s' * (counted != '1')} each, {len(results.runs)} runs; {tasks}."
+    )
 
 
 def sections(results: Results, captions: list[str], notes: list[str]) -> Iterator[Section]:
@@ -248,7 +248,7 @@ def _curves(results: Results) -> Iterator[str]:
 def _learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     figures.learning(axes, results, task, axis)
     axes.set_title(task if len(results.tasks) > 1 else f"over {axis}", fontsize=10, loc="left")
-    axes.set_ylabel(figures.title(results))
+    axes.set_ylabel(words if len(words := figures.title(results)) < 36 else figures.better(results.lower))
 
 
 def _rows(results: Results) -> str:

@@ -28,7 +28,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
-INSIDE = torch.device("maia:0")  # what torch is told: a kind that it lists, that autograd asks for no streams, and that nobody has
+INSIDE = torch.device(
+    "maia:0"
+)  # what torch is told: a kind that it lists, that autograd asks for no streams, and that nobody has
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim",
          "unique_consecutive", "repeat_interleave", "bincount", "_linalg_check_errors", "_pin_memory"}  # fmt: skip
 KINDS = GPU.type, INSIDE.type
@@ -74,7 +76,9 @@ class Graph:
 
     def note(self, func: Callable, args: tuple, kwargs: dict, out: Any) -> None:
         given = {x.untyped_storage()._cdata for x in leaves_of((args, kwargs)) if isinstance(x, Tensor)}
-        found = [x if isinstance(x, Tensor) and x.untyped_storage()._cdata not in given else None for x in leaves_of(out)]
+        found = [
+            x if isinstance(x, Tensor) and x.untyped_storage()._cdata not in given else None for x in leaves_of(out)
+        ]
         self.calls.append((func, args, kwargs, found))
 
     def replay(self) -> None:
@@ -154,7 +158,11 @@ class Device:
             return
         if name in WAITS:
             self.wait(name)
-        indices = [i for i in args[1] if i is not None] if name.startswith(("index", "_index_put")) and isinstance(args[1], list | tuple) else []
+        indices = (
+            [i for i in args[1] if i is not None]
+            if name.startswith(("index", "_index_put")) and isinstance(args[1], list | tuple)
+            else []
+        )
         if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
             number = name.startswith(("index_put", "_index_put")) and not args[2].ndim
             if not number:  # a number is filled in by masked_fill
@@ -181,7 +189,12 @@ class OnGPU(Tensor):
     @staticmethod
     def __new__(cls, inner: Tensor) -> "OnGPU":
         made: OnGPU = Tensor._make_wrapper_subclass(
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=INSIDE
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=INSIDE,
         )
         made.inner = inner
         return made

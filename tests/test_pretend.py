@@ -5,10 +5,6 @@ import pytest
 import torch
 
 import rl_lab
-from gen_lab.types import Spec as Images
-from rl_lab.core import conf_dir
-from rl_lab.core.calls import locate
-from rl_lab.core.launching.composition import compose
 from rl_lab.types import Transition
 
 GPU = torch.device("cuda")
@@ -112,7 +108,16 @@ def built(*settings):
     return rl_lab.build("device=cuda", *settings)
 
 
-WORLDS = "four_rooms", "lavaland", "windy", "collect_small", "collect_stochastic", "cartpole_tensor", "acrobot_tensor", "mountain_car_tensor"
+WORLDS = (
+    "four_rooms",
+    "lavaland",
+    "windy",
+    "collect_small",
+    "collect_stochastic",
+    "cartpole_tensor",
+    "acrobot_tensor",
+    "mountain_car_tensor",
+)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -140,7 +145,9 @@ AGENTS = {
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_an_agent_acts_and_learns(gpu, agent):
-    env, learner = built("env=four_rooms", *AGENTS[agent].split(), f"agent={agent}", "env.num_envs=4", "env.time_limit=6")
+    env, learner = built(
+        "env=four_rooms", *AGENTS[agent].split(), f"agent={agent}", "env.num_envs=4", "env.time_limit=6"
+    )
     obs, learned = env.reset(0), {}
     gpu.waits.clear()
     for _ in range(24):

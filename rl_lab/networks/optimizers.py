@@ -1,6 +1,9 @@
 """RMSProp in the forms that published results rest on; torch's own is neither of them."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from rl_lab.core.settings import NonNegative, Positive, Unit
 
@@ -11,6 +14,8 @@ class RMSpropTF(torch.optim.Optimizer):
     torch's own starts from s = 0 and adds eps outside the root, which takes far larger first steps. See the
     reference implementation of A2C in OpenAI Baselines.
     """
+
+    capturable = True
 
     def __init__(self, params, *, lr: Positive, alpha: Unit, eps: NonNegative):
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps})
@@ -25,7 +30,7 @@ class RMSpropTF(torch.optim.Optimizer):
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
             roots = torch._foreach_add(squares, group["eps"])
             torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+            _follow(parameters, gradients, roots, group["lr"])
 
 
 class CentredRMSprop(torch.optim.Optimizer):
@@ -34,6 +39,8 @@ class CentredRMSprop(torch.optim.Optimizer):
     The form of Graves (2013, eq. 38 to 41) that Mnih et al. (2015) used, but on the mean gradient over a batch of B:
     on the sum, as theirs, eps is B^2 times as large for the same steps.
     """
+
+    capturable = True
 
     def __init__(self, params, *, lr: Positive, decay: Unit, eps: Positive):
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
@@ -53,4 +60,14 @@ class CentredRMSprop(torch.optim.Optimizer):
             torch._foreach_clamp_min_(roots, 0.0)  # a variance, which rounding may take below
             torch._foreach_add_(roots, group["eps"])
             torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+            _follow(parameters, gradients, roots, group["lr"])
+
+
+def _follow(parameters: Sequence[Tensor], gradients: Sequence[Tensor], roots: Sequence[Tensor], lr: float) -> None:
+    """p <- p - lr g / root; a rate that is a tensor is read on its device (see rl_lab.core.graphs)."""
+    if isinstance(lr, Tensor):
+        steps = torch._foreach_div(gradients, roots)
+        torch._foreach_mul_(steps, lr)
+        torch._foreach_sub_(parameters, steps)
+    else:
+        torch._foreach_addcdiv_(parameters, gradients, roots, -lr)

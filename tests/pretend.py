@@ -184,6 +184,7 @@ class OnGPU(Tensor):
     device = property(lambda self: GPU)
     is_cuda = property(lambda self: True)
     is_cpu = property(lambda self: False)
+    data = property(lambda self: OnGPU(self.inner.detach()), lambda self, x: self._become(x))
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -198,6 +199,10 @@ class OnGPU(Tensor):
         )
         made.inner = inner
         return made
+
+    def _become(self, x: "OnGPU") -> None:
+        Tensor.data.__set__(self, x)
+        self.inner = x.inner
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -286,6 +291,11 @@ def no_wait() -> Iterator[None]:
         device.strict = before
 
 
+def _inference(on: bool) -> Any:
+    """torch.inference_mode, in which torch lets nobody wrap a tensor."""
+    return torch.no_grad() if on else contextlib.nullcontext()
+
+
 STREAM = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
 CUDA: dict[str, Any] = {
     "_lazy_init": lambda: None, "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
@@ -335,6 +345,7 @@ def gpu() -> Iterator[Device]:
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(torch, "autocast", _autocast))
+        stack.enter_context(mock.patch.object(torch._C, "_InferenceMode", _inference))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, before)

@@ -14,7 +14,6 @@ from torch import Tensor
 from gen_lab.types import Spec as Images
 from gpu_parts.common import CPU, built, compiling, expect, gap, lived, network, same_draws
 from rl_lab.core import precision
-from rl_lab.core.graphs import Captured
 from rl_lab.core.launching.composition import compose, conf_dir
 from rl_lab.types import Transition
 
@@ -212,8 +211,8 @@ def compiled(device: torch.device, seconds: float, note: Note, small: bool) -> N
         for how in "eager", backend:
             env, agent = few_words(on, name)
             if how == backend:
-                for captured in (part for part in vars(agent).values() if isinstance(part, Captured)):
-                    captured.call = torch.compile(captured.call, backend=backend)
+                network(agent).compile(backend=backend)
+                agent._improve.call = torch.compile(agent.improve, backend=backend)
             with same_draws():
                 lived(agent, env, 24, on)
             learned.append(network(agent).state_dict())

@@ -69,16 +69,16 @@ def grid(device: torch.device, seconds: float, note: Note, small: bool) -> None:
 
 def collect(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Steps of Collect a second, eager and as a CUDA graph."""
-    stepping(device, seconds, note, small, "env=collect_small" if small else "env=collect")
+    stepping(device, seconds, note, small, "env=collect_small env.mazes=64" if small else "env=collect env.mazes=1024")
 
 
 def vpn(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Decisions of VPN a second on Collect, planned and learned, and the hours that the paper's table would take."""
     count, hours = (4, 0.0) if small else (1_024, 0.0)
     depths = [3] if small else [1, 3, 5]
-    world = "env=collect_small" if small else "env=collect"
+    world = ["env=collect_small", "env.mazes=64"] if small else ["env=collect", "env.mazes=1024"]
     for depth in depths:
-        env, agent = built(device, world, f"env.num_envs={count}", "agent=vpn", f"agent.depth={depth}",
+        env, agent = built(device, *world, f"env.num_envs={count}", "agent=vpn", f"agent.depth={depth}",
                            f"agent.random_steps={20 * count}", "agent.epsilon.steps=1")  # fmt: skip
         obs = env.reset(0)
         torch.cuda.reset_peak_memory_stats()

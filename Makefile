@@ -21,14 +21,9 @@ lint: $(VENV)/.installed-dev  ## check style and types
 test-slow: $(VENV)/.installed-dev  ## run the tests that train for minutes
 	$(BIN)/pytest -q -m slow
 
-bench: $(VENV)/.installed-dev  ## measure speed on this machine, beside other libraries
+bench: $(VENV)/.installed-dev  ## measure speed on this machine, half an hour at most; KEEP=--keep adds it to the history
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
-	$(BIN)/python tests/bench/atari.py
-	$(BIN)/python tests/bench/gridworld.py
-	$(BIN)/python tests/bench/collect.py
-	$(BIN)/python tests/bench/vpn.py --envs 1 64
-	$(BIN)/python tests/bench/pixelcnn.py --sizes 28
-	$(BIN)/python tests/bench/images.py
+	$(BIN)/python tests/bench/all.py $(KEEP)
 
 gpu:  ## check and measure a GPU, in ten minutes: runs/gpu/results.csv
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tests/bench/gpu.py

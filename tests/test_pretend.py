@@ -148,11 +148,11 @@ AGENTS = {
     "rainbow": f"{FEW} agent/network=mlp", "vpn1": COLLECT, "vpn3": COLLECT, "opn": COLLECT, "vpn_replay": COLLECT,
     "dqn_collect": "env=collect_small",
 }  # fmt: skip
-# Where learning waits, each with a word on it there.
-WAITING = {
-    "a2c": "rl_lab.memory.rollouts._next_values", "a2c_mlp": "rl_lab.memory.rollouts._next_values",
-    "ppo": "rl_lab.memory.rollouts._next_values", "reinforce": "rl_lab.agents.reinforce.",
-}  # fmt: skip
+# Where learning waits: once a rollout, but for the walks, which are looked at while they are taken and once after that.
+NEXT, BEYOND = "rl_lab.memory.rollouts._next_values", "rl_lab.agents.vpn.learner.beyond"
+WALKS = BEYOND, "rl_lab.agents.vpn.walks.packed", "rl_lab.agents.vpn.walks.sample"
+WAITING = {"a2c": (NEXT,), "a2c_mlp": (NEXT,), "ppo": (NEXT,), "reinforce": ("rl_lab.agents.reinforce.",),
+           "vpn1": WALKS, "vpn3": WALKS, "opn": WALKS, "vpn_replay": WALKS, "dqn_collect": WALKS}  # fmt: skip
 LONG = {"vpn3", "opn", "vpn_replay", "dqn_collect"}
 
 
@@ -169,7 +169,7 @@ def test_an_agent_acts_and_learns(gpu, agent):
             step = env.step(action)
         learned = learner.update(Transition.of(obs, action, step)) or learned
         obs = step.obs
-    waits = {place for place in gpu.waits if not place.startswith(WAITING.get(agent, "-"))}
+    waits = {place for place in gpu.waits if not place.startswith(WAITING.get(agent, ()))}
     assert learned and not waits, (waits, learned)
     assert all(x.is_cuda for x in learned.values() if isinstance(x, torch.Tensor))
     learner.act(obs, greedy=True), learner.probabilities(obs), learner.view(obs)
@@ -189,14 +189,16 @@ MODELS = [
     "dcgan",
     "sngan",
 ]
+BINARY = "vae", "iwae", "vqvae", "bernoulli_mixture"
 DEEP = ["pixelcnnpp", "pixelrnn_row", "pixelrnn_diagonal", "wgan_gp"]
 
 
 @pytest.mark.parametrize("model", [*MODELS, *(pytest.param(x, marks=pytest.mark.slow) for x in DEEP)])
 def test_a_model_learns_draws_and_scores(gpu, model):
+    levels = 2 if model in BINARY else 17
     made = compose(conf_dir(), "gen", [f"experiment={model}_digits"]).model
-    learner = hydra.utils.instantiate(made)(Images((1, 8, 8), 17), GPU, 0)
-    x = torch.randint(17, (4, 1, 8, 8), dtype=torch.uint8, device="cuda")
+    learner = hydra.utils.instantiate(made)(Images((1, 8, 8), levels), GPU, 0)
+    x = torch.randint(levels, (4, 1, 8, 8), dtype=torch.uint8, device="cuda")
     learner.update(x)
     with pretend.no_wait():
         metrics = learner.update(x)

@@ -61,6 +61,8 @@ class DQN(Learner):
         if zero_head and (noisy or stream_units):
             raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
         self.value = value or Mean(loss="huber")
+        if isinstance(self.value, Categorical):
+            self.value.on(device)
         kind, head = Dueling if dueling else QNetwork, partial(layers, hidden=stream_units, noisy=noisy)
         with seeded(seed, device):
             self.online, self.target = (

@@ -79,7 +79,8 @@ def vpn(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     world = ["env=collect_small", "env.mazes=64"] if small else ["env=collect", "env.mazes=1024"]
     for depth in depths:
         env, agent = built(device, *world, f"env.num_envs={count}", "agent=vpn", f"agent.depth={depth}",
-                           f"agent.random_steps={20 * count}", "agent.epsilon.steps=1")  # fmt: skip
+                           f"agent.random_steps={20 * count}", "agent.epsilon.steps=1",
+                           f"agent.roots_at_once={count}")  # fmt: skip
         obs = env.reset(0)
         torch.cuda.reset_peak_memory_stats()
         planned = rate(

@@ -23,7 +23,7 @@ from rl_lab.core import provenance
 
 HERE = Path(__file__).parent
 HISTORY = HERE / "results/history.csv"
-COLUMNS = "date", "revision", "machine", "benchmark", "figure", "value", "unit"
+COLUMNS = "date", "revision", "machine", "load", "benchmark", "figure", "value", "unit"
 NUMBER = r"([\d,]+(?:\.\d+)?)"
 
 
@@ -99,8 +99,9 @@ def main() -> int:
             faults += 1
             print(f"{name}: {found}", file=sys.stderr, flush=True)
             continue
+        load = f"{os.getloadavg()[0]:.1f}"  # of the machine in the last minute, this process included
         for figure, value in found:
-            rows.append((*about, name, figure, f"{value:g}", BENCHES[name].unit))
+            rows.append((*about, load, name, figure, f"{value:g}", BENCHES[name].unit))
             print(f"{name:<11}{figure:<55}{value:>12,.2f} {BENCHES[name].unit}", flush=True)
         for path in [arguments.out / "figures.csv", *[HISTORY] * arguments.keep]:
             write(path, rows if path != HISTORY else rows[-len(found) :], anew=path != HISTORY)

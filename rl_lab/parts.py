@@ -185,7 +185,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.agents.a2c.A2C": {"bootstrap": True, "standardise": False, "decay_steps": 0, "separate_value": False,
                               "forward_again": False},
     "rl_lab.agents.ppo.PPO": {"target_kl": None, "decay_floor": 0.0, "decay_entropy": False, "gather_steps": 0,
-                              "decoupled": False, "adaptive_kl": None, "warmup_steps": 0},
+                              "decoupled": False, "adaptive_kl": None},
     "rl_lab.agents.q_learning.QLearning": {"reward_scale": 1.0, "normalise": False},
     "rl_lab.agents.vpn.learner.VPN": {"walks_per_sequence": 1, "walks_cross_ends": False, "replay": None},
     "rl_lab.memory.Replay": {"n_step": 1, "on_host": False, "priorities": None},

@@ -152,16 +152,6 @@ def test_the_first_steps_are_for_the_statistics_alone():
     assert not any(torch.equal(v, before[k]) for k, v in agent.network.named_parameters() if "weight" in k)
 
 
-def test_the_learning_rate_warms_up_from_where_learning_begins():
-    agent = ppo(gather_steps=64, warmup_steps=64)
-    full = agent.optimizer.param_groups[0]["lr"]
-    rates = []
-    for _ in range(5):  # of 4 steps of 8 envs each, the first two of which gather statistics
-        played(agent, 4)
-        rates.append(agent.optimizer.param_groups[0]["lr"] / full)
-    assert rates == [1, 1, 0.5, 1, 1]
-
-
 def test_bfloat16_is_for_training_alone(bf16):
     torso, obs = small(spec()), frames(4, spec())
     exact = torso(obs)

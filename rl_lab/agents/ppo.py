@@ -68,7 +68,6 @@ class PPO(Learner):
         max_abs_reward: Positive,  # rewards are clipped to this
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool,  # the advantages of each minibatch
-        warmup_steps: Natural,  # of learning, over which the learning rate rises first; 0: it is full at once
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         decay_floor: Unit,  # but no further than to this share of the first one
         decay_clip: bool,  # and `clip` with it
@@ -81,7 +80,7 @@ class PPO(Learner):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
-        self.decay, self.warmup_steps = Decay(self.optimizer, decay_steps, decay_floor), warmup_steps
+        self.decay = Decay(self.optimizer, decay_steps, decay_floor)
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
         self.gamma, self.lambda_ = gamma, lambda_
         self.bootstrap, self.standardise = bootstrap, standardise
@@ -126,11 +125,11 @@ class PPO(Learner):
         log_prob, value = (torch.stack([getattr(acted, name) for acted in kept]) for name in ("log_prob", "value"))
         action = torch.stack([t.action for t in transitions])
         share, seeds = self.decay.to(self.steps), action.ndim - 2
+        self.decay.scale(share * self.pace)
         self.count_steps(len(value) * value.shape[-1])
         if self.steps <= self.gather_steps:
             gather(self.network, torch.cat([t.obs for t in transitions]))
             return {}
-        self.decay.scale(share * self.pace * warmed(self.steps - self.gather_steps, self.warmup_steps))
         clip = self.clip * (share if self.decay_clip else 1.0)
         bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
         obs, proximal = torch.cat([acted.obs for acted in kept], seeds), log_prob
@@ -201,11 +200,6 @@ class PPO(Learner):
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)
         return View(log_probs.exp(), value, "probabilities")
-
-
-def warmed(step: int, over: int) -> float:
-    """The share of the learning rate at `step` of learning, rising linearly (Goyal et al., 2017, section 2.2)."""
-    return min(1.0, step / over) if over else 1.0
 
 
 def paced(pace: float, kl: float, target: float) -> float:

@@ -91,7 +91,9 @@ class PPO(Learner):
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
         self.gather_steps, self.target_kl, self.decoupled = gather_steps, target_kl, decoupled
         self._rollout: list[tuple[Acted, Transition]] = []
-        self._choose = graphs.Captured(lambda obs: choose(obs, self.network, self.rng), self.rng)
+        self._choose: graphs.Captured[tuple[Tensor, Acted]] = graphs.Captured(
+            lambda obs: choose(obs, self.network, self.rng), self.rng
+        )
         self._improve = graphs.Captured(self.improve)
 
     @property
@@ -156,7 +158,7 @@ class PPO(Learner):
         if self.adaptive_kl:
             kl = distributed.mean(torch.stack(moved[-self.minibatches :]).mean())
             self.pace = paced(self.pace, float(kl), self.adaptive_kl)
-        return metrics
+        return {**metrics}
 
     def improve(self, clip: float, bonus: float, *of: Tensor) -> dict[str, Tensor]:
         """One gradient step on a minibatch."""

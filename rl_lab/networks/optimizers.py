@@ -1,7 +1,5 @@
 """RMSProp in the forms that published results rest on; torch's own is neither of them."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -24,7 +22,7 @@ class RMSpropTF(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # a closure, which nobody here gives
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in parameters]
+            gradients = [p.grad for p in parameters if p.grad is not None]
             squares = [self.state[p].setdefault("square", torch.ones_like(p)) for p in parameters]
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
@@ -49,7 +47,7 @@ class CentredRMSprop(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # a closure, which nobody here gives
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in parameters]
+            gradients = [p.grad for p in parameters if p.grad is not None]
             means, squares = (
                 [self.state[p].setdefault(name, torch.zeros_like(p)) for p in parameters] for name in ("mean", "square")
             )
@@ -63,7 +61,7 @@ class CentredRMSprop(torch.optim.Optimizer):
             _follow(parameters, gradients, roots, group["lr"])
 
 
-def _follow(parameters: Sequence[Tensor], gradients: Sequence[Tensor], roots: Sequence[Tensor], lr: float) -> None:
+def _follow(parameters: list[Tensor], gradients: list[Tensor], roots: tuple[Tensor, ...], lr: float | Tensor) -> None:
     """p <- p - lr g / root; a rate that is a tensor is read on its device (see rl_lab.core.graphs)."""
     if isinstance(lr, Tensor):
         steps = torch._foreach_div(gradients, roots)

@@ -37,6 +37,13 @@ class Filmed(VectorEnv, Protocol):
 
 
 @runtime_checkable
+class Replaying(VectorEnv, Protocol):
+    """A world whose state is what was played: a loaded one is played again."""
+
+    replayed: tuple[int, float]  # steps and seconds that it took, the last time
+
+
+@runtime_checkable
 class OfGymnasium(VectorEnv, Protocol):
     """A vector of Gymnasium's environments."""
 

@@ -7,8 +7,10 @@ matters: the same seed gives the same curve.
 """
 
 import copy
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -100,7 +102,7 @@ def train(
     if book.step and not taken_up([env], run):
         episodes.reset()
         collector.reset(run.own_stream(f"env/{book.step}"))
-    with ThreadPoolExecutor(1) as other:
+    with hasty_threads(), ThreadPoolExecutor(1) as other:
         for _ in book.steps(env.num_envs * learner.rollout_length * distributed.size()):
             if not collector.rollout:
                 collector.collect()
@@ -113,6 +115,17 @@ def train(
                 episodes.add(transition.reward, transition.last)
             book.add(metrics)
     return learner
+
+
+@contextmanager
+def hasty_threads() -> Iterator[None]:
+    """A thread that comes back from an emulator or a kernel waits 1 ms for the interpreter instead of 5."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(0.001)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def check(agent: Callable[..., Any]) -> None:

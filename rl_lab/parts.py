@@ -215,4 +215,7 @@ THEN = {
     "rl_lab.loops.seeds.training.train": ("rl-lab compare {run}", "rl-lab render run={run}/seed{seed}"),
 }
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, exact=EXACT)
+CAPTURES = ("rl_lab.loops.training.train",)
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, captures=CAPTURES,
+              exact=EXACT)  # fmt: skip

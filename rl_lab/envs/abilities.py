@@ -44,6 +44,13 @@ class Redrawn(VectorEnv, Protocol):
 
 
 @runtime_checkable
+class Replaying(VectorEnv, Protocol):
+    """A world whose state is what was played: a loaded one is played again."""
+
+    replayed: tuple[int, float]  # steps and seconds that it took, the last time
+
+
+@runtime_checkable
 class OfGymnasium(VectorEnv, Protocol):
     """A vector of Gymnasium's environments."""
 

@@ -37,6 +37,20 @@ class Filmed(VectorEnv, Protocol):
 
 
 @runtime_checkable
+class Redrawn(VectorEnv, Protocol):
+    """A world whose picture follows from an observation; as `Filmed`, only where its `camera` is on."""
+
+    def redrawn(self, obs: Tensor) -> np.ndarray: ...  # [*obs_shape] -> uint8 [H, W, 3]
+
+
+@runtime_checkable
+class Replaying(VectorEnv, Protocol):
+    """A world whose state is what was played: a loaded one is played again."""
+
+    replayed: tuple[int, float]  # steps and seconds that it took, the last time
+
+
+@runtime_checkable
 class OfGymnasium(VectorEnv, Protocol):
     """A vector of Gymnasium's environments."""
 

@@ -21,6 +21,7 @@ from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
+from rl_lab.loops.training import taken_up
 from rl_lab.types import Transition, VectorEnv
 
 
@@ -110,8 +111,7 @@ def train(
         stop_at=stop_at,
         lanes=len(members),
     )
-    if book.step and not envs[0].state_dict():
-        run.say("this environment's state cannot be saved: its episodes start anew")
+    if book.step and not taken_up(envs, run):
         episodes.reset()
         for i, member in enumerate(members):
             member.reset(run.stream(f"env/{i}/{book.step}"))

@@ -25,6 +25,7 @@ from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
+from rl_lab.loops.training import taken_up
 from rl_lab.types import Transition, VectorEnv
 
 
@@ -98,8 +99,7 @@ def train(
         stop_at=stop_at,
         lanes=2,
     )
-    if book.step and not env.state_dict():
-        run.say("this environment's state cannot be saved: its episodes start anew")
+    if book.step and not taken_up([env], run):
         episodes.reset()
         collector.reset(run.own_stream(f"env/{book.step}"))
     with hasty_threads(), ThreadPoolExecutor(1) as other:

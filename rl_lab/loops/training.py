@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
-from rl_lab.envs.abilities import shared
+from rl_lab.envs.abilities import Replaying, shared
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.types import Agent, Spec, Transition, VectorEnv
@@ -112,11 +112,21 @@ def _check_saved(learner: Learner, name: str) -> None:
 
 def resumed(env: VectorEnv, step: int, episodes: Episodes, run: Run) -> Tensor:
     """The observations [N, ...] to continue from: those of the restored state, or of new episodes."""
-    if env.state_dict():
+    if taken_up([env], run):
         return env.observe()
-    run.say("this environment's state cannot be saved: its episodes start anew")
     episodes.reset()
     return env.reset(run.own_stream(f"env/{step}"))
+
+
+def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
+    """Whether they stand where the checkpoint left them; says so where that took time, and where they do not."""
+    if not all(env.state_dict() for env in envs):
+        run.say("this environment's state cannot be saved: its episodes start anew")
+        return False
+    if played := [env.replayed for env in envs if isinstance(env, Replaying)]:
+        steps, seconds = map(sum, zip(*played, strict=True))
+        run.say(f"games taken up where they stood ({steps:,} steps replayed in {seconds:.1f} s)")
+    return True
 
 
 def check_loop(agent: Callable[..., Any], loop: str) -> None:

@@ -42,6 +42,7 @@ def gridworld(agent: str, total: int, more: str = "") -> tuple[str, str]:
     return steps(total, f"agent={agent} env=four_rooms name={agent} {more}")
 
 
+PONG = "env.num_envs=2 env.num_threads=1 env.height=42 env.width=42 env.max_frames=240 loop.eval_drawn=0"
 REPLAY = "agent.replay.capacity=1000 agent.learning_starts=200"
 CASES = {
     # agents
@@ -78,6 +79,11 @@ CASES = {
                                  "loop.random_steps=1000 loop.iterations=20"),
     "seeds dqn": gridworld("dqn", 10_000, f"loop=seeds loop.seeds=3 {REPLAY}"),
     "seeds a2c": gridworld("a2c", 20_000, "loop=seeds loop.seeds=3"),
+    # Atari, whose games are played again
+    "atari a2c": steps(3_000, f"experiment=a2c_pong env.sticky=0.25 env.point_terminal=true {PONG}"),
+    "atari crew": steps(3_000, f"experiment=a2c_crew_pong {PONG}"),
+    "atari overlapped": steps(3_000, f"experiment=pong agent.rollout_length=32 agent.gather_steps=64 {PONG}"),
+    "atari dqn": steps(2_000, f"experiment=dqn_pong {PONG} {REPLAY}"),
     # what is not saved whole
     "sb3_ppo": steps(4_000, "experiment=sb3_ppo_cartpole"),
     "sb3_dqn": steps(3_000, "experiment=sb3_dqn_cartpole"),

@@ -105,6 +105,8 @@ class Ring:
         store, newest = self.store, self._ids + self.at(self.head - 1).start
         then = self.next_stack(newest, self.stack(newest))
         cut = (store.frames[then] != self._split(obs)).flatten(1).any(1) & ~store.last[newest]
+        if not cut.any():
+            return
         final = self._keep(cut, store.discount[newest], store.frames[then[:, -1]], self.head - 1)
         store.successor[newest] = torch.where(cut, final, then[:, -1])
         store.last[newest] |= cut

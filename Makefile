@@ -1,4 +1,4 @@
-.PHONY: help demo test lint test-slow bench gallery clean
+.PHONY: help demo test lint test-slow bench gpu gpu-rehearse gpu-wheels gallery clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -21,14 +21,22 @@ lint: $(VENV)/.installed-dev  ## check style and types
 test-slow: $(VENV)/.installed-dev  ## run the tests that train for minutes
 	$(BIN)/pytest -q -m slow
 
-bench: $(VENV)/.installed-dev  ## measure speed on this machine, beside other libraries
+bench: $(VENV)/.installed-dev  ## measure speed on this machine, half an hour at most; KEEP=--keep adds it to the history
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
-	$(BIN)/python tests/bench/atari.py
-	$(BIN)/python tests/bench/gridworld.py
-	$(BIN)/python tests/bench/collect.py
-	$(BIN)/python tests/bench/vpn.py --envs 1 64
-	$(BIN)/python tests/bench/pixelcnn.py --sizes 28
-	$(BIN)/python tests/bench/images.py
+	$(BIN)/python tests/bench/all.py $(KEEP)
+
+gpu:  ## check and measure a GPU, in ten minutes: runs/gpu/results.csv
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tests/bench/gpu.py
+
+gpu-rehearse: $(VENV)/.installed-dev  ## the same, small, on a GPU that is not there
+	$(BIN)/python tests/bench/gpu.py --rehearse --out runs/gpu/rehearsal.csv
+
+gpu-wheels: $(VENV)/.installed  ## what a machine with torch alone lacks for make gpu, for Python 3.12 on Linux: runs/gpu-wheels
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest runs/gpu-wheels --python-version 3.12 \
+	  --only-binary :all: --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --platform any \
+	  -r tests/bench/gpu_parts/wheels.txt
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir runs/gpu-wheels antlr4-python3-runtime==4.9.3
+	du -sh runs/gpu-wheels
 
 gallery: $(VENV)/.installed-dev  ## make README's pictures anew, by the code as it is; trains what they show
 	$(BIN)/python tests/gallery.py

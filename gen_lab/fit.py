@@ -3,34 +3,40 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gen_lab.data import Batches, Images
 from gen_lab.judging import Judge, nothing
-from gen_lab.judging.judge import KEPT_FROM
 from gen_lab.judging.pictures import WIDTH, side_by_side, write_sheet, write_training_film
 from gen_lab.losses import active_units
+from gen_lab.networks.averaging import Averages
+from gen_lab.networks.schedules import Schedule, share
+from gen_lab.trained.best import Best
 from gen_lab.types import Autoencoder, LatentModel, Meaning, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.devices import double
+from rl_lab.core.errors import UserError
 from rl_lab.core.interrupts import Halted, Stopped
-from rl_lab.core.learner import Metrics
+from rl_lab.core.learner import Decay, Learner, Metrics
 from rl_lab.core.metrics import Metric, is_shown
+from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
+from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Natural
+from rl_lab.core.settings import Count, Natural, Positive, Unit
 
 TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
 LOGITS_AT_ONCE = 2**27  # half a gigabyte
 DECODED_AT_ONCE = 2**24  # pixels of draws of z, so that it is soon seen how long an evaluation takes
 FEWEST_AT_ONCE = 8  # images, however many draws of z: one at a time would be slow
 MEASURED = 4_000  # samples, where the data have a measure of their own
-TOLD_EVERY = 10.0  # seconds
 SOON = 1.0  # seconds that a last picture may take when a run is stopped
+SHOWN_EVERY = 5.0  # seconds, of the progress line before the first row
 
 
 def fit(
@@ -46,7 +52,16 @@ def fit(
     iwae_samples: Natural,  # draws of z for each test image in the last evaluation; 0: none
     pictured: Natural,  # images on a sheet
     picture_every: Count | None,  # updates; None: at each evaluation
-    judge: Callable[[Images], Judge | None] = nothing,  # of samples, at each evaluation
+    epochs: Count | None,  # passes over the training images, in place of total_steps
+    schedule: Schedule,  # of the learning rates
+    warm_up: Natural,  # updates in which they rise from 0
+    step_every: Count | None,  # updates, after each of which schedule=step multiplies them by
+    step_factor: Positive,
+    average: Unit,  # decay, an update, of the moving average of all weights, which is evaluated and sampled; 0: none
+    accumulate: Count,  # parts of a batch whose gradients are added up, so that less lies in memory
+    best: bool,  # whether the last evaluation is of the weights that did best on validation images
+    patience: Count | None,  # evaluations without a better one, after which training ends so; None: it goes on
+    judge: Callable[..., Judge | None] = nothing,  # of samples, at each evaluation
 ) -> Model:
     """Update; now and then log, evaluate, draw, save.
 
@@ -57,14 +72,22 @@ def fit(
     with run.at_once():
         data = data.to(run.device)
         watched = data.validated.some(eval_images)
-        if run.leads and len(data.train) >= KEPT_FROM and getattr(judge, "func", judge) is not nothing:
-            run.say("preparing the judge of samples, whose net learns and then sees all images: once, for it is kept")
         with distributed.alone():
-            judged_by = judge(data) if run.leads else None
-        learner = model(data.spec, device=run.device, seed=run.stream("model"))
+            judged_by = judge(data, say=run.say) if run.leads else None
+        learner: Any = model(data.spec, device=run.device, seed=run.stream("model"))
         batches = Batches(data, batch_size, run.stream("batches"))
+    an_epoch = max(1, len(data.train) // batches.drawn)
+    total_steps = total_steps if epochs is None else epochs * an_epoch
+    check(learner, data, schedule, step_every, average, accumulate, best or patience is not None)
+    if accumulate > 1:
+        learner.in_parts = accumulate
+    rates = [Decay(optimizer) for optimizer in optimizers(learner)] if schedule != "constant" or warm_up else []
+    averages, chosen = Averages(learner, average), Best()
+    parts: dict[str, Part] = {"model": learner, "batches": batches}
+    parts |= {"average": averages} if average else {}
+    parts |= {"best": chosen} if best or patience else {}
 
-    says, took = "", math.inf
+    says, took, shown = "", math.inf, 0.0
 
     def drawn() -> None:
         nonlocal took
@@ -74,9 +97,11 @@ def fit(
 
     def evaluation() -> Metrics:
         nonlocal says
-        last, seed = book.step >= total_steps, run.stream("eval")
-        with run.at_once():
+        last, seed = book.step >= book.total, run.stream("eval")
+        with run.at_once(), averages.shown(), chosen.shown(learner) if last else contextlib.nullcontext():
             told = Told(run.say, "the last evaluation" if last else "an evaluation")
+            if last and chosen.learned:
+                run.say(f"the last evaluation is of update {chosen.step:,}, which did best on the validation images")
             if last:
                 measured = evaluate(learner, data, seed, iwae_samples, judged_by, told)
             else:
@@ -84,12 +109,19 @@ def fit(
             says = " · ".join(f"{Metric.of(k).quantity} {float(x):.4g}" for k, x in measured.items() if is_shown(k))
             drawn()
             if last:
-                film(run, total_steps)
+                film(run, book.step)
+            elif "best" in parts:
+                chosen.offer(measured, book.step, learner)
+        if patience and chosen.worse >= patience and not last:
+            run.say(f"update {book.step:,}: no better on the validation images since update {chosen.step:,}; it ends")
+            book.stop()
         return measured
 
-    book = Book(run, {"model": learner, "batches": batches}, evaluation, total=total_steps, eval_every=eval_every,
-                log_every=log_every, unit="updates")  # fmt: skip
+    book = Book(run, parts, evaluation, total=total_steps, eval_every=eval_every, log_every=log_every, unit="updates")
+    if patience and chosen.worse >= patience:
+        book.stop()
     run.say(data.about)
+    run.progress.an_epoch = an_epoch
     if watched.name != data.name or len(watched.test) < len(data.test):
         run.say(f"evaluations before the last are of {len(watched.test):,} images of {watched.name}, the last one of "
                 f"all {len(data.test):,} to test on")  # fmt: skip
@@ -97,29 +129,54 @@ def fit(
         run.say(judged_by.about)
     try:
         for _ in book.steps():
-            book.add(learner.update(*batches.draw()))
+            for rate in rates:
+                rate.scale(share(schedule, book.step - 1, total_steps, warm_up, step_every, step_factor))
+            book.add(metrics := learner.update(*batches.draw()))
+            averages.follow()
+            if book.step < book.rows.next and time.monotonic() > shown + SHOWN_EVERY:  # of the row to come
+                shown = time.monotonic()
+                run.progress.show({name: float(x) for name, x in metrics.items()}, book.step)
             if picture_every and book.step % picture_every == 0 and book.step < total_steps and run.leads:
-                with contextlib.suppress(Halted), run.at_once():  # the next pause saves, and stops
+                with contextlib.suppress(Halted), run.at_once(), averages.shown():  # the next pause saves, and stops
                     drawn()
     except Stopped as stop:
         if took < SOON and not isinstance(stop, Halted):
-            drawn()
+            with averages.shown():
+                drawn()
         raise
     return learner
 
 
-class Told:
-    """Says now and then how far a long evaluation is."""
+def check(
+    learner: Any, data: Images, schedule: str, step_every: int | None, average: float, accumulate: int, chooses: bool
+) -> None:
+    """Raises UserError where settings of the loop contradict the model's, or one another."""
+    name, own = type(learner).__name__, getattr(learner, "decay", 1.0)
+    if schedule != "constant" and own != 1:
+        raise UserError(f"loop.schedule={schedule} needs model.decay=1: it is {own:g}, and sets the rate too")
+    if (schedule == "step") != (step_every is not None):
+        raise UserError("loop.schedule=step and loop.step_every=<updates> belong together")
+    if average and getattr(learner, "average", 0):
+        raise UserError(f"loop.average={average:g} needs model.average=0: it is {learner.average:g}; one is enough")
+    if accumulate > 1 and not hasattr(learner, "in_parts"):
+        raise UserError(
+            f"loop.accumulate={accumulate}: {name} needs a batch whole; PixelCNNs, PixelRNNs, VAEs and plain "
+            "autoencoders take it in parts"
+        )
+    if chooses and data.validation is None:
+        raise UserError(
+            f"loop.best and loop.patience choose by validation images, and {data.name} has none, for the test set is "
+            "for the last evaluation; set data.validation=5_000, or leave them out"
+        )
 
-    def __init__(self, say: Callable[[str], None], what: str):
-        self.say, self.what, self.begun = say, what, time.monotonic()
-        self.said = self.begun
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done < total and now - self.said > TOLD_EVERY:
-            self.said, left = now, (now - self.begun) * (total - done) / done
-            self.say(f"{self.what}: {done:,} of {total:,} images, about {left:,.0f} s left")
+def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:
+    """Of all its networks."""
+    for part in vars(learner).values():
+        if isinstance(part, torch.optim.Optimizer):
+            yield part
+        elif isinstance(part, Learner):
+            yield from optimizers(part)
 
 
 @torch.no_grad()

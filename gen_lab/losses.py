@@ -1,6 +1,7 @@
 """Likelihoods and divergences in nats, summed over the dimensions of each item: never a mean over pixels."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -84,3 +85,10 @@ def logistic_mixture_nll(logits: Tensor, means: Tensor, log_scales: Tensor, x: T
     """
     pixel = discretised_logistic_log_prob(x.unsqueeze(1), means, log_scales, levels).sum(2)  # [B, K, H, W]
     return -(logits.log_softmax(1) + pixel).logsumexp(1).flatten(1).sum(1)
+
+
+def pieces(x: Tensor, label: Tensor | None, count: int) -> Iterator[tuple[Tensor, Tensor | None, float]]:
+    """A batch x [B, C, H, W] and its labels [B] in `count` parts or fewer, and the share of the batch that each is."""
+    labels = [None] * count if label is None else label.chunk(count)
+    for part, known in zip(x.chunk(count), labels, strict=False):
+        yield part, known, len(part) / len(x)

@@ -46,7 +46,10 @@ GONE: dict[str, frozenset[str]] = {}
 SPLITS = {"validation": 0, "subset": None, "flip": False}
 
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave out, and what they mean by it
-    "gen_lab.fit.fit": {"eval_images": None, "picture_every": None},
+    "gen_lab.fit.fit": {
+        "eval_images": None, "picture_every": None, "epochs": None, "schedule": "constant", "warm_up": 0,
+        "step_every": None, "step_factor": 0.1, "average": 0.0, "accumulate": 1, "best": False, "patience": None,
+    },
     "gen_lab.data.digits": {"train": 1_500},
     "gen_lab.data.mnist": SPLITS,
     "gen_lab.data.fashion_mnist": SPLITS,
@@ -54,7 +57,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "gen_lab.data.folder": {"protocol": "levels", "background": "white", **SPLITS},
     "gen_lab.data.npz": {"protocol": "levels", "held_out": 0.1, **SPLITS},
     "gen_lab.data.recorded": {"protocol": "levels"},
-    "gen_lab.judging.Judge": {"root": None},
+    "gen_lab.judging.Judge": {"root": None, "taught_on": "test"},
     "gen_lab.models.vae.VAE": {
         "likelihood": {"_target_": "gen_lab.likelihoods.Bernoulli", "_partial_": True}, "beta": 1.0, "free_nats": 0.0,
         "warm_up": 0, "importance_samples": 1, "conditional": False, "bf16": False,

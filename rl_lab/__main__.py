@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "play greedy episodes with what a run learned, or with anyone's agent: agent=my_agent:Mine env=<name>",
     "watch": "watch a run while it learns, in the browser or in the terminal",
     "play": "play by keyboard, the agent's values beside you: run=<folder> or env=<name>",
+    "teach": "say which of two clips is better, to a run that learns from it (teacher=person)",
     "render": "film what a run learned, several runs side by side",
     "record": "keep episodes of a run, or random ones (env=atari env.game=pong), as npz shards",
     "doctor": "what is wrong with an environment, or with an agent: env=<name> or agent=<name>",

@@ -114,6 +114,7 @@ ALLOWED = {
     **parts("rl_lab.wanted.reward_design", "reward_design"),
     **parts("rl_lab.wanted.predictors", "Ensemble"),
     **parts("rl_lab.wanted.teachers", "Oracle"),
+    **parts("rl_lab.wanted.people", "People", "Recorded"),
     # agents and what they are composed of
     **parts("rl_lab.agents.dqn", "DQN"),
     **parts("rl_lab.agents.a2c", "A2C"),
@@ -168,6 +169,8 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.loops.training.train": {"eval_drawn": 0, "stop_at": None},
     "rl_lab.loops.crew.train": {"eval_drawn": 0, "stop_at": None},
     "rl_lab.loops.sb3.train_sb3": {"eval_drawn": 0, "stop_at": None},
+    "rl_lab.loops.preferences.train": {"hidden_ends": False, "end_reward": -1.0},
+    "rl_lab.wanted.predictors.Ensemble": {"adapt": 1.0},
     "rl_lab.loops.planning.plan": {"film": False, "log_every": 1},
     "rl_lab.envs.tabular.stepper.MDPEnv": {"obs": "one_hot"},
     "rl_lab.envs.tabular.tables.file_env": {"obs": "one_hot"},
@@ -212,4 +215,7 @@ THEN = {
     "rl_lab.loops.seeds.training.train": ("rl-lab compare {run}", "rl-lab render run={run}/seed{seed}"),
 }
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, exact=EXACT)
+CAPTURES = ("rl_lab.loops.training.train",)
+
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, captures=CAPTURES,
+              exact=EXACT)  # fmt: skip

@@ -46,11 +46,17 @@ class Categorical:
 
     def mean(self, x: Tensor) -> Tensor:
         """Logits [..., Z] -> [...]."""
-        return (x.softmax(-1) * self.support.to(x.device)).sum(-1)
+        return (x.softmax(-1) * self.on(x.device)).sum(-1)
+
+    def on(self, device: torch.device) -> Tensor:
+        """The returns [Z] that the atoms stand for, taken to a device but once: a copy waits for it."""
+        if self.support.device != device:
+            self.support = self.support.to(device)
+        return self.support
 
     def loss(self, now: Tensor, reward: Tensor, discount: Tensor, then: Tensor) -> Loss:
         """The error is the divergence KL(target || now), as in Rainbow."""
-        support = self.support.to(now.device)
+        support = self.on(now.device)
         moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
         target = losses.project(moved, then.softmax(-1), support).detach()
         cross_entropy = -(target * now.log_softmax(-1)).sum(-1)

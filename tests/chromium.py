@@ -15,7 +15,16 @@ from typing import Any
 from PIL import Image
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-KEYS = {"ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Escape": 27, "F5": 116}
+KEYS = {
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "Enter": 13,
+    "Escape": 27,
+    "F5": 116,
+    "Backspace": 8,
+}
 
 
 class Tab:
@@ -71,6 +80,12 @@ class Tab:
         )
         if not repeat:
             self._ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def click(self, expression: str) -> None:
+        """With the mouse, on the middle of an element that JavaScript finds."""
+        box = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({expression}).getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self._ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def seen(self) -> Image.Image:
         """The window as it is shown."""

@@ -165,7 +165,8 @@ def test_one_run_of_each_says_nothing_of_how_sure_it_is(tmp_path):
         (row,) = [row for row in csv.DictReader(file) if row["group"] == "good"]
     assert (row["probability_of_improvement"], row["low"], row["high"]) == ("1.0", "nan", "nan")
     text = (tmp_path / "out/index.html").read_text()
-    assert "1.00<small>n=1</small>" in text and "[1.00, 1.00]" not in text and "<b>1.00" not in text
+    assert "n=1" not in text and "Probability of improvement" not in text and "Distribution" not in text
+    assert "2 groups, 1 seed each, 2 runs" in text and "[1.00, 1.00]" not in text
 
 
 def test_the_command_prints_and_writes_them(runs, capsys):
@@ -178,6 +179,40 @@ def test_the_command_prints_and_writes_them(runs, capsys):
     assert rows["d", "vae", "nats"]["is_bound"] == "True"
     assert float(rows["d-600-ab", "gan", "recall"]["mean"]) == 0.75
     assert not (runs / "out/compare.png").exists()  # the three have no measure in common
+
+
+def test_the_page_says_each_measure_in_words_and_who_is_best_of_one_protocol(runs, monkeypatch):
+    run(runs, "dcgan", 0, **{"frechet__d-600-ab": 0.5, "recall__d-600-ab": 0.8, "frechet_floor__d-600-ab": 0.2,
+                             "memorised__d-600-ab": 0.9})  # fmt: skip
+    compare([runs], out=runs / "out", resamples=20)
+    text = (runs / "out/index.html").read_text()
+    for words in ("negative log-likelihood, nats an image ↓", "the same, bits a dimension ↓", "Fréchet distance ↓",
+                  "recall, share of real images ↑", "Fréchet distance of held-out images<", ">seconds<"):  # fmt: skip
+        assert words in text
+    best = re.findall(r'<td class="best">(.*?)</td>', text)
+    assert (
+        best == ["≤ 17.20 ± 0.10", "0.2500", "0.8000"] and "d-600: samples, as net ab sees them" in text
+    )  # of those that several models have, never what was copied
+
+
+def test_all_columns_are_shown_however_narrow_the_terminal(runs, capsys, monkeypatch):
+    monkeypatch.setattr("gen_lab.commands.compare.WIDE", 80)
+    more = {f"measure{i}__d": float(i) for i in range(12)}
+    run(runs, "wide", 0, nll_nats__d=1.0, **more)
+    compare([runs], out=runs / "out", resamples=20)
+    printed = capsys.readouterr().out
+    assert all(f"measure{i}" in printed for i in range(12)) and "…" not in printed
+
+
+def test_real_images_stand_beside_the_samples(runs):
+    for model in "vae", "gan":
+        (runs / model / "0/pictures").mkdir()
+        Image.new("RGB", (50, 50), (255, 0, 0)).save(runs / model / "0/pictures/samples_00000050.png")
+    Image.new("RGB", (50, 50), (0, 0, 255)).save(runs / "vae/0/pictures/real.png")
+    compare([runs], out=runs / "out", resamples=20)
+    picture = np.asarray(Image.open(runs / "out/samples.png").convert("RGB"), int)
+    middle = picture[picture.shape[0] * 2 // 3]
+    assert [tuple(map(int, middle[int(len(middle) * x)])) for x in (1 / 6, 1 / 2)] == [(0, 0, 255), (255, 0, 0)]
 
 
 def test_curves_of_what_all_runs_have(runs):

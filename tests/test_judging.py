@@ -230,7 +230,7 @@ class Numbers:
 
     name = "numbers"
 
-    def __init__(self, images: Images):
+    def __init__(self, images: Images, told=None):
         self.lesson = images
 
     def __call__(self, x: Tensor) -> Seen:

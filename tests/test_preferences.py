@@ -1,5 +1,6 @@
 """What is wanted, from which of two clips is better: literal numbers, clips that are whole, and exact regret."""
 
+import itertools
 import json
 import math
 
@@ -16,13 +17,13 @@ from rl_lab.core.interrupts import Stopped
 from rl_lab.core.launching import cli
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
-from rl_lab.loops.preferences import learned_world, watch_random
+from rl_lab.loops.preferences import continued, learned_world, told, watch_random
 from rl_lab.planning import Regret
-from rl_lab.types import Spec
+from rl_lab.types import Spec, Step
 from rl_lab.wanted.clips import Clips, Tape, packed, unpacked
 from rl_lab.wanted.learner import Preferences, poisson
 from rl_lab.wanted.predictors import Predictor
-from rl_lab.wanted.preferences import calibration, disagreement, labels_due, preference_loss, preferred
+from rl_lab.wanted.preferences import calibration, disagreement, labels_due, overfitted, preference_loss, preferred
 from rl_lab.wanted.tables import exact_plan
 from rl_lab.wanted.teachers import Oracle
 
@@ -71,6 +72,13 @@ def test_the_schedule_of_the_paper():
     assert due == [500, 2207, 3061, 3630, 4056, 4398, 4682, 4926, 5140, 5329, 5500]
     assert labels_due(2_500_000, 50_000_000, 5_500, 500) == round(500 + 1707.08 / 2)
     assert labels_due(60_000_000, 50_000_000, 5_500, 500) == 5_500
+
+
+def test_the_penalty_moves_by_what_is_foreseen():
+    """Held-out losses of 2, 1.2 and 1 times the others', and none held out; the weight of an answer counts."""
+    left, weight = torch.ones(3), tensor([[1.0, 3.0, 0.0]] * 3 + [[1.0, 1.0, 1.0]])
+    loss = tensor([[0.4, 0.8, 1.4], [0.4, 0.8, 0.84], [0.4, 0.8, 0.7], [0.4, 0.8, 1.4]])
+    assert overfitted((-loss).exp(), left, weight).tolist() == [1, 0, -1, 0]
 
 
 def test_disagreement_is_about_the_probability():
@@ -154,6 +162,17 @@ def some_clips(seed: int, length: int = 4) -> Clips:
     return Clips(obs, action, torch.full((6,), length), torch.zeros(6))
 
 
+def test_ends_that_are_hidden():
+    """The next episode follows; an end is worth -1 to the teacher, a time limit nothing."""
+    obs, following = torch.zeros(3, 3), torch.ones(3, 3)
+    step = Step(tensor([0.5, 0.5, 0.5]), tensor([1.0, 0.0, 1.0]), tensor([False, True, True]), obs + 7, following,
+                torch.ones(3), tensor([9.0, 9.0, 9.0]))  # fmt: skip
+    t = continued(obs, tensor([0, 1, 0]), step, -1.0)
+    assert t.reward.tolist() == [0.5, -0.5, 0.5] and not t.last.any() and (t.discount == 1).all()
+    assert torch.equal(t.next_obs, following), "where the agent stands next"
+    assert told(obs, tensor([0, 1, 0]), step).reward.tolist() == [0.5] * 3
+
+
 class Paid(torch.nn.Module):
     """A member that pays the first number of an observation, and `more`."""
 
@@ -228,6 +247,30 @@ def test_what_a_member_holds_out_teaches_it_nothing():
     assert not torch.allclose(found[0][0], found[0][1]) and found[0][0].any()
 
 
+def test_members_disagree_about_the_probability_not_the_sums():
+    """Sums of x and 50 x: the farther they are apart, the surer both members are."""
+    model = Preferences(
+        ensemble(SPEC, CPU, 0, members=2), Oracle(error=0.0, laziness=0.0), SPEC, 1, CPU, 0, total_steps=1, labels=40,
+        first=0.5, kept=40, clip=3, recent=60, select="disagreement", candidates=80,
+    )  # fmt: skip
+    model.ensemble.members = torch.nn.ModuleList([Paid(), Paid(times=50.0)])
+    model.tape, model.answers = walk([0] * 60, [1] * 60), {"answer": torch.ones(1)}
+    left, right = model.pairs(5)
+    assert (model.ensemble.difference(Paid(), left, right).abs() == 3).all(), "begun a step apart"
+
+
+@pytest.mark.parametrize("adapt", [1.0, 1.5])
+def test_a_penalty_that_adapts_is_part_of_the_checkpoint(adapt):
+    """Answers by chance, which nobody foresees, raise it; one that stays is a setting, as before."""
+    model, weight = (
+        ensemble(SPEC, CPU, 0, members=2, adapt=adapt, epochs=20),
+        tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3),
+    )
+    model.fit(some_clips(0), some_clips(1), tensor([1.0, 0, 1, 0, 1, 0]).double(), weight, generator(0, CPU))
+    assert model.penalties.tolist() == pytest.approx([adapt * 5e-4] * 2)
+    assert ("penalties" in model.state_dict()) == (adapt != 1)
+
+
 # -- what is understood, exactly
 
 
@@ -294,6 +337,19 @@ def test_the_agent_never_sees_the_true_reward_and_a_stopped_run_goes_on(tmp_path
     assert (tmp_path / "whole/pictures/wanted.png").stat().st_size > 1_000
 
 
+def test_an_agent_that_is_told_no_end(tmp_path, monkeypatch):
+    """Nor is the teacher: its clips go on through them."""
+    seen, update = [], A2C.update
+    monkeypatch.setattr(A2C, "update", lambda self, t: (seen.append(t), update(self, t))[1])
+    hidden = ["loop.hidden_ends=true", "loop.predictor.normalise=standard", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert rl_lab("train", *SMALL, *hidden) == 0
+    assert not any(t.last.any() or (t.discount != 1).any() for t in seen)
+    assert all(torch.equal(a.next_obs, b.obs) for a, b in itertools.pairwise(seen))
+    answers = checkpoint.read(tmp_path / "run/checkpoint.pt")["preferences"]["answers"]
+    assert (answers["left/length"] == 10).all() and answers["left/true"].min() < -1.5, "the pit, and its end"
+    assert rows(tmp_path / "run")[-1].keys() >= {"eval/regret"} and "wanted/starc" not in rows(tmp_path / "run")[-1]
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -305,7 +361,7 @@ def test_the_agent_never_sees_the_true_reward_and_a_stopped_run_goes_on(tmp_path
         ("loop.predictor.hidden_rows=2", "loop.predictor.hidden_rows=2 hides rows of a picture"),
         ("loop.predictor.input=all", "loop.predictor.input=all is not a choice"),
         ("agent/network@loop.predictor.network=cnn", "needs frames of at least"),
-        ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=oracle?"),
+        ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=recorded?"),
     ],
 )
 def test_what_cannot_be_asked(setting, words, tmp_path, capsys):

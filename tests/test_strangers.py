@@ -211,7 +211,7 @@ TARGETS = [
     "stable_baselines3.common.save_util.load_from_pkl", "stable_baselines3.common.env_util.make_vec_env",
     "gymnasium.make", "gymnasium.make_vec", "gymnasium.register", "wandb.init", "av.open", "yaml.unsafe_load",
     "rl_lab.playing.player._learner", "rl_lab.playing.player.load", "rl_lab.playing.player.hydra.utils.instantiate", "rl_lab.commands.evaluate.evaluate_runs",
-    "rl_lab.commands.render.render", "rl_lab.commands.record.record", "rl_lab.commands.watch.watch", "rl_lab.commands.play.play", "rl_lab.playing.stage.of_world",
+    "rl_lab.commands.render.render", "rl_lab.commands.record.record", "rl_lab.commands.watch.watch", "rl_lab.commands.teach.teach", "rl_lab.commands.play.play", "rl_lab.playing.stage.of_world",
     "rl_lab.gymnasium_api.envs.build", "rl_lab.gymnasium_api.envs.World", "rl_lab.gymnasium_api.registration.register", "rl_lab.__main__.main",
     "rl_lab.core.tracking.reachable", "rl_lab.core.tracking.wandb_run", "rl_lab.core.tracking.nothing",
     "rl_lab.core.registry.fetch", "rl_lab.core.checkpoint.write", "rl_lab.core.files.write", "rl_lab.core.launching.launch.train",

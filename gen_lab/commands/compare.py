@@ -1,5 +1,6 @@
 """Runs side by side: a table of all measures for each data set they share, then the curves of one measure."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gen_lab.commands.measures import Cell, Row, Tables, is_bound, joined, measures, proper
+from gen_lab.commands.measures import Cell, Row, Tables, better, is_bound, joined, measures, proper, title
 from gen_lab.judging.pictures import read_sheet
 from rl_lab.core.comparing import page
 from rl_lab.core.comparing.compare import folder, publish, several, untracked
@@ -27,6 +28,8 @@ from rl_lab.core.metrics import Metric
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
 HEAD = "data", "model", "measure", "mean", "standard_error", "is_bound", "seeds", "first_update", "last_update"
+WIDE, TAKEN, COLUMN = 240, 50, 16  # columns of letters: of a pipe, of model, updates and seconds, of a measure
+ACROSS, FRONT = 8, ("model", "updates", "seconds")  # measures in a table of the page at most; what stands before them
 COLUMNS, INCHES = 4, 2.7  # sheets of samples in a row, and how large each is
 CURVES = "nll_nats", "nll_bound_nats", "nats", "frechet"  # which to draw, the first that every run has; else any
 
@@ -49,7 +52,8 @@ def compare(
     found = [run._replace(curves=joined(proper(run.curves))) for run in chosen(read_runs(runs, notes), several(where))]
     tasks = arrange(found, several(by), notes)
     (groups,) = tasks.values()
-    tables = measures(groups, notes)
+    found_tables = measures(groups, notes)
+    tables = dict(sorted(found_tables.items(), key=lambda item: not any("nats" in row for row in item[1].values())))
     if not tables:
         raise UserError(
             "these runs have not been evaluated yet: none has a row of eval/; gen-lab evaluate run=<folder>"
@@ -60,35 +64,78 @@ def compare(
     }
     results = find(marked, metric, None, threshold, resamples, notes) if metric else None
     out = folder(out)
+    times = {label: seconds(members) for label, members in groups.items()}
     for data, rows in tables.items():
-        show(data, rows)
+        show(data, rows, times)
     write_csv(out / "measures.csv", tables)
     pictures = draw_samples(out / "samples.png", groups, notes)
     print(out / "measures.csv", *pictures, sep="\n")
-    opening = list(sections(tables, pictures))
-    if results:
-        publish(results, out, notes, opening)
+    opening = list(sections(tables, pictures, times))
+    if results and metric:
+        found_of = Metric.of(metric)
+        words = {"bits": "bits/dim", "kl": "kl_nats"}.get(found_of.quantity, found_of.quantity)
+        publish(results, out, notes, opening, f"{found_of.data}: {title(words).rstrip(' ↓↑')}")
     else:
         lead = f"{len(groups)} models, {len(found)} runs, no measure in common."
         print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
     untracked(tracker, out)
 
 
-def sections(tables: Tables, pictures: list[Path]) -> Iterator[page.Section]:
-    """Of the page: what the latest evaluations said, and samples."""
+def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Iterator[page.Section]:
+    """Of the page: what the latest evaluations said, a table for each protocol and judge, and samples."""
     for data, rows in tables.items():
         names = columns(rows)
-        cells = [
-            [page.text(model), *(page.text(words, "") for words in (updates(latest_of(row)), *in_row(row, names)))]
-            for model, row in ordered(rows)
-        ]
+        best = {name: best_of(rows, name) for name in names}
+        body = ""
+        for start in range(0, len(names), ACROSS):
+            part = names[start : start + ACROSS]
+            cells = [
+                [
+                    *(page.text(words, "" if i else "text") for i, words in enumerate(in_front(model, row, times))),
+                    *(
+                        page.text(words, "best" * (best[name] == model))
+                        for name, words in zip(part, in_row(row, part), strict=True)
+                    ),
+                ]
+                for model, row in ordered(rows)
+            ]
+            body += page.table([*FRONT, *map(title, part)], cells, "measures")
         caption = (
             "Means of the latest evaluations ± standard errors: over seeds, of a single run over images; ≤ marks a "
-            "bound; measured after the updates in the second column, or after those behind @."
+            "bound; measured after the updates in the second column, or after those behind @. ↓ lower, ↑ higher is "
+            "better; bold: the best of this table, whose data, protocol and judge are the same for all."
         )
-        yield page.Section(data, page.table(["model", "updates", *names], cells, "measures"), caption)
+        yield page.Section(heading(data, rows), body, caption)
     for path in pictures:
-        yield page.Section("Samples", page.image(path, "The last sheet of the first run of each model."))
+        words = "Real images, where a run has kept a sheet of them, and the last sheet of the first run of each model."
+        yield page.Section("Samples", page.image(path, words))
+
+
+def in_front(model: str, row: Row, times: dict[str, str]) -> tuple[str, str, str]:
+    """What each table begins with."""
+    return model, updates(latest_of(row)), times.get(model, "")
+
+
+def heading(data: str, rows: dict[str, Row]) -> str:
+    """The data and their protocol, and the net that samples are judged by."""
+    images, _, net = data.rpartition("-")
+    return f"{images}: samples, as net {net} sees them" if any("frechet" in row for row in rows.values()) else data
+
+
+def best_of(rows: dict[str, Row], name: str) -> str:
+    """The model that is best by a measure that several have; "" where none is."""
+    means = {model: row[name].mean for model, row in rows.items() if name in row}
+    choose = {"lower": min, "higher": max}.get(better(name))
+    if choose is None or len(means) < 2 or len({*means.values()}) < 2:
+        return ""
+    return str(choose(means, key=lambda model: means[model]))
+
+
+def seconds(runs: Iterable[RunFiles]) -> str:
+    """That the longest and the shortest of them took."""
+    took = [max((float(curve.seconds[-1]) for curve in run.curves.values()), default=0.0) for run in runs]
+    low, high = f"{min(took):,.0f}", f"{max(took):,.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def shared(runs: list[RunFiles]) -> str | None:
@@ -122,17 +169,21 @@ def in_row(row: Row, names: list[str]) -> list[str]:
     return [words.get(name, "") for name in names]
 
 
-def show(data: str, rows: dict[str, Row]) -> None:
-    """On the terminal."""
-    names = columns(rows)
-    table = Table("model", title=Text(data), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ["updates", *names]:
-        table.add_column(Text(name), justify="right")
-    for label, row in ordered(rows):
-        table.add_row(Text(label), updates(latest_of(row)), *in_row(row, names))
-    console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else max(console.width, 200)
-    console.print(table)
+def show(data: str, rows: dict[str, Row], times: dict[str, str]) -> None:
+    """On the terminal: as many columns in a table as its width has room for, the others in tables below."""
+    console, names = Console(highlight=False), columns(rows)
+    console.width = console.width if console.is_terminal else max(console.width, WIDE)
+    room = max(1, (console.width - TAKEN) // COLUMN)
+    for start in range(0, len(names), room):
+        part = names[start : start + room]
+        table = Table(
+            FRONT[0], title=Text(heading(data, rows)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for name in [*FRONT[1:], *map(title, part)]:
+            table.add_column(Text(name), justify="right", overflow="fold")
+        for label, row in ordered(rows):
+            table.add_row(*map(Text, (*in_front(label, row, times), *in_row(row, part))))
+        console.print(table)
 
 
 def ordered(rows: dict[str, Row]) -> list[tuple[str, Row]]:
@@ -148,10 +199,17 @@ def written(cell: Cell) -> str:
 
 
 def draw_samples(path: Path, groups: Groups, notes: list[str]) -> list[Path]:
-    """The last sheet of samples that the first run of each group has left, side by side; the path, or nothing."""
+    """Real images, and the last sheet of samples that the first run of each group has left, side by side; the path, or
+    nothing.
+    """
     from matplotlib.figure import Figure
 
     sheets = {}
+    for members in groups.values():
+        for place in (run.folder / "pictures/real.png" for run in members):
+            if not sheets and place.exists():
+                with contextlib.suppress(UserError):
+                    sheets["real images"] = read_sheet(place)
     for label, members in groups.items():
         if found := sorted(members[0].folder.glob("pictures/samples_*.png")):
             step = found[-1].stem.removeprefix("samples_")
@@ -159,7 +217,7 @@ def draw_samples(path: Path, groups: Groups, notes: list[str]) -> list[Path]:
                 sheets[f"{label}, update {int(step):,}" if step.isdigit() else label] = read_sheet(found[-1])
             except UserError as error:
                 notes.append(str(error))
-    if not sheets:
+    if not sheets.keys() - {"real images"}:
         return []
     columns = min(len(sheets), COLUMNS)
     rows = -(-len(sheets) // columns)

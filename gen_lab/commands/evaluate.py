@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gen_lab.data import Images
-from gen_lab.fit import Told
 from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.pictures import write_sheet
@@ -19,6 +17,7 @@ from gen_lab.trained.loading import Trained, load, some
 from rl_lab.core.files import Records, inside
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
+from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural
 
@@ -31,7 +30,7 @@ def evaluate(
     *,
     iwae_samples: Natural,
     images: Count | None,  # of the test set, chosen at random, always the same; None: all
-    judge: Callable[[Images], Judge | None] = nothing,
+    judge: Callable[..., Judge | None] = nothing,
     seed: Natural,
     device: str,
     out: str | None,  # a .json of all records, in place of evaluation.json in each run
@@ -40,7 +39,7 @@ def evaluate(
     """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
     that of held-out images; leaves all of it in the run's evaluation.json, or that of all runs in `out`.
     """
-    console, records = Console(), Records(out, "evaluation.json")
+    console, records, say = Console(), Records(out, "evaluation.json"), partial(print, file=sys.stderr)
     console.width = max(140, console.width) if console.is_terminal else WHOLE
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     measured = Table("run", "checkpoint", "measure", "samples", "held-out images")
@@ -50,12 +49,12 @@ def evaluate(
             inside(folder, name)  # refused before the hours that follow
         head = Text(str(folder)), f"{trained.step:,} updates"
         try:
-            by = judge(trained.data)
+            by = judge(trained.data, say=say)
         except NoLabels as error:
             by = None
             print(f"{folder}: {error}")
         tested = trained.data.some(images)
-        told = Told(partial(print, file=sys.stderr), f"{folder}: evaluation")
+        told = Told(say, f"{folder}: evaluation")
         scores = _floats(evaluate_model(trained.model, tested, seed, iwae_samples, told=told))
         for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
             name, deviation = metric.name, scores.get(metric.error)

@@ -12,7 +12,7 @@ import numpy as np
 from rl_lab.core.comparing.groups import Groups
 from rl_lab.core.files import opened, printable
 from rl_lab.core.folders import Curve, RunFiles
-from rl_lab.core.metrics import Metric
+from rl_lab.core.metrics import Metric, is_lower_better
 
 X = TypeVar("X")
 LARGEST = 2**24  # bytes of an evaluation.json
@@ -21,6 +21,34 @@ JOINED = {  # one quantity each: of some models exact, of others a bound
     "bits": ("bits_per_dim", "bits_per_dim_bound"),
     "kl": ("kl_nats", "kl_bound_nats"),
 }
+
+
+TITLES = {  # in words, with their units
+    "nats": "negative log-likelihood, nats an image",
+    "bits/dim": "the same, bits a dimension",
+    "kl_nats": "divergence from the data, nats",
+    "kl_prior_nats": "KL of codes from their prior, nats",
+    "recon_nats": "of them, pixels given the code, nats",
+    "code_nats": "of them, the code, nats",
+    "active_units": "active units of the code",
+    "recon_bce": "cross entropy of reconstructions, no likelihood",
+    "squared_error": "squared error of reconstructions, an image",
+    "denoised_recon_bce": "cross entropy, of spoilt images",
+    "denoised_squared_error": "squared error, of spoilt images",
+    "frechet": "Fréchet distance",
+    "frechet_floor": "Fréchet distance of held-out images",
+    "kernel_distance": "kernel distance (KID)",
+    "mmd": "maximum mean discrepancy, squared",
+    "precision": "precision, share of samples",
+    "recall": "recall, share of real images",
+    "density": "density",
+    "coverage": "coverage, share of real images",
+    "memorised": "memorised, share of samples (0.05 of real ones)",
+    "nearest": "median distance to a training image",
+    "classes_covered": "classes covered",
+    "class_kl_nats": "divergence of their shares, nats",
+}
+NEITHER = "frechet_floor", "memorised", "nearest", "density", "active_units", "kl_prior_nats", "recon_nats", "code_nats"
 
 
 class Figure(NamedTuple):
@@ -42,6 +70,19 @@ class Cell(NamedTuple):
 
 Row = dict[str, Cell]  # of one model, by measure
 Tables = dict[str, dict[str, Row]]  # by data set (and protocol), then by model
+
+
+def better(column: str) -> str:
+    """lower or higher, whichever is better; "" of a measure of which neither is."""
+    if column in NEITHER:
+        return ""
+    return "lower" if column == "bits/dim" or is_lower_better(f"eval/{column}") else "higher"
+
+
+def title(column: str) -> str:
+    """In words, with an arrow to where it is better."""
+    arrow = {"lower": " ↓", "higher": " ↑", "": ""}[better(column)]
+    return f"{TITLES.get(column, column.replace('_', ' '))}{arrow}"
 
 
 def measure(name: str) -> Metric | None:

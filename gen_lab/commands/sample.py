@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.pixels import pictured
-from gen_lab.fit import Told, in_rows
+from gen_lab.fit import in_rows
 from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
 from gen_lab.trained.loading import Trained, load, some
 from gen_lab.types import Inpainter, Meaning, ProgressiveSampler
@@ -20,6 +20,7 @@ from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home, inside, replacing
 from rl_lab.core.joining import join
+from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural, Positive
 

@@ -43,7 +43,8 @@ def cifar10(
     train, train_labels, test, test_labels = (
         torch.from_numpy(parts[part]) for part in ("train", "train_labels", "test", "test_labels")
     )
-    whole = Images("cifar10", train, test, 256, train_labels.long(), test_labels.long(), 10, remark=remark)
+    labels = train_labels.long(), test_labels.long()
+    whole = Images("cifar10", train, test, 256, *labels, 10, remark=remark, root=root)
     return whole.parted(validation, subset, flip)
 
 

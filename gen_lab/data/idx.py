@@ -82,7 +82,8 @@ def mnist(
         return _binarised(MNIST, protocol, root).parted(validation, subset, flip)
     parts, remark = obtained(STATIC, root, amat_arrays)
     train, valid, test = (torch.from_numpy(parts[name]) for name in ("train", "valid", "test"))
-    return Images("mnist-static", torch.cat([train, valid]), test, 2, remark=remark).parted(validation, subset, flip)
+    whole = Images("mnist-static", torch.cat([train, valid]), test, 2, remark=remark, root=root)
+    return whole.parted(validation, subset, flip)
 
 
 def fashion_mnist(
@@ -121,6 +122,7 @@ def _binarised(source: Source, protocol: str, root: str | None) -> Images:
         10,
         resampled=protocol == "dynamic",
         remark=remark,
+        root=root,
     )
 
 

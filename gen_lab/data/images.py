@@ -36,6 +36,7 @@ class Images(NamedTuple):
     validation: Tensor | None = None  # [N, C, H, W], kept from training: evaluations before the last are of these
     validation_labels: Tensor | None = None
     flipped: bool = False  # half of the images that training shows are mirrored, left to right
+    root: str | None = None  # where they were found: what is learned of them is kept there too
 
     @property
     def spec(self) -> Spec:

@@ -6,7 +6,7 @@ A net for features is a callable of levels [B, C, H, W], built from `Images`, wh
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple, Protocol
@@ -28,6 +28,10 @@ AT_ONCE = 256  # images
 ACTIVATIONS, WEIGHTS, GRADIENTS = GRIDS = 2.0**-10, 2.0**-16, 2.0**-20  # what they are multiples of as the net learns
 BETAS = 0.9, 0.999
 KEPT_FROM = 1_000  # images to learn from: on fewer the net learns anew in seconds
+MANY, LEAST = 20_000, 16  # images that teach a deeper net, and pixels of their sides
+
+
+ToldFn = Callable[[int, int], None]  # now and then, of updates: done, in all
 
 
 class Seen(NamedTuple):
@@ -166,16 +170,21 @@ def roots(x: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(x.clamp(min=0).numpy()))
 
 
-def classifier(images: Images, *, updates: Count, seed: Natural, root: str | None) -> Net:
-    """A net that has learned the labels, always on the CPU; kept on disk under `root` if it was slow.
-
-    Raises NoLabels.
+def classifier(
+    images: Images, *, updates: Count, seed: Natural, root: str | None, told: ToldFn = lambda done, total: None
+) -> Features:
+    """A net that has learned the labels, kept on disk if it was slow: a deeper one of many images, of few a small one,
+    always on the CPU. Raises NoLabels.
     """
-    if not images.classes:
+    if not images.classes or images.train_labels is None:
         raise NoLabels(f"judge=classifier needs labels, and {images.name} has no labels; use judge=random")
+    if is_large(images):
+        from gen_lab.judging import deep
+
+        return deep.classifier(images, seed, root, told)
     local = images.to(CPU)
     net = Net(images.spec, seed)
-    path = cache(root) / "judges" / f"{_key(net, local, updates, seed)}.pt"
+    path = cache(root or images.root) / "judges" / f"{_key(net, local, updates, seed)}.pt"
     if path.exists():
         net.float().load_state_dict({k: x for k, x in checkpoint.read(path).items() if k in net.state_dict()})
         return net.named("", images.device)
@@ -190,7 +199,12 @@ def classifier(images: Images, *, updates: Count, seed: Natural, root: str | Non
     return net.to(images.device)
 
 
-def random(images: Images, *, seed: Natural) -> Net:
+def is_large(images: Images) -> bool:
+    """They can teach a deeper net."""
+    return len(images.train) >= MANY and images.train_labels is not None and min(images.spec.shape[1:]) >= LEAST
+
+
+def random(images: Images, *, seed: Natural, told: ToldFn | None = None) -> Net:
     """A net of random weights: a fair ruler without labels, though a coarse one."""
     net = Net(images.spec._replace(classes=0), seed)
     with one_thread():
@@ -279,6 +293,6 @@ class Inception:
         return Seen(features, None)
 
 
-def inception(images: Images) -> Inception:
+def inception(images: Images, told: ToldFn | None = None) -> Inception:
     """Learns nothing of the images. Raises UserError where torch-fidelity is not installed."""
     return Inception(images.spec, images.device)

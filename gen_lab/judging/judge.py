@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from gen_lab.data.cache import cache
 from gen_lab.data.images import CPU, Images, bits
 from gen_lab.judging import distances
 from gen_lab.judging.classes import class_coverage
-from gen_lab.judging.features import AT_ONCE, Features, Seen, seen
+from gen_lab.judging.features import AT_ONCE, Features, Seen, is_large, seen
 from gen_lab.judging.pictures import side_by_side
 from gen_lab.types import Model
 from rl_lab.core import checkpoint, room
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
+from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count
 
@@ -27,31 +28,43 @@ KEPT_FROM = 5_000  # training images: fewer are seen in seconds
 
 
 class Judge:
-    """Three splits that share no image: half of the test set may teach the net its features, training images are the
-    reference, the other half of the test set is held out. The measures of the held-out images are the floor: no model
-    can be expected to do better than real images that it has not seen.
+    """Three splits that share no image: one may teach the net its features, one is the reference, one is held out. The
+    measures of the held-out images are the floor: no model can be expected to do better than real images that it has
+    not seen.
+
+    Half of the test set is held out. On `test` the other half teaches and training images are the reference; on
+    `train` all of those teach, and the other half of the test set is the reference.
     """
 
     def __init__(
         self,
         data: Images,
         *,
-        features: Callable[[Images], Features],
+        features: Callable[..., Features],
         samples: Count | None,  # images; None: as many as are held out, whose distances have the same bias
         at_most: Count,  # images of each split
         k: Count,  # of the neighbour that a radius of precision, recall, density and coverage reaches
-        root: str | None,  # of the cache that keeps what the net sees in many images
+        taught_on: Literal["train", "test"] | None,  # None: on `train` where it is large and has labels
+        root: str | None,  # of the cache that keeps what the net sees in many images; None: beside the data
+        say: Callable[[str], None] = lambda words: None,  # of what takes long
     ):
+        by_train = is_large(data) if taught_on is None else taught_on == "train"
         taught, reference, held_out = three_splits(data, at_most)
-        self.data, self.k, self.samples = data, k, samples or len(held_out)
+        split = "test" if by_train else "training"
+        if by_train:
+            taught, reference = torch.arange(len(data.train)), taught
+        self.data, self.k, self.samples, self.split = data, k, samples or len(held_out), split
         if (fewest := min(len(taught), len(reference), len(held_out), self.samples)) < k + 2:
             raise UserError(f"judge.k={k} needs {k + 2} or more images in each split, and {data.name} leaves {fewest}")
         pixels = math.prod(data.spec.shape)
         room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
-        self.net = features(lesson(data, taught))
-        path = cache(root) / "judges" / f"{_key(self.net.name, data, reference, held_out)}_seen.pt"
-        self.train, self.held_out = self.prepared(path, held_out)
-        self.reference = self.train.some(reference)
+        self.say, told = say, Told(say, "the judge of samples learns, once, for it is kept", "updates")
+        self.net = features(data if by_train else lesson(data, taught), told=told)
+        path = cache(root or data.root) / "judges" / f"{_key(self.net.name, data, reference, held_out)}_seen.pt"
+        self.train, test = self.prepared(path, torch.cat([reference, held_out]) if by_train else held_out)
+        place = torch.arange(len(test.features))
+        self.held_out = test.some(place[-len(held_out) :])
+        self.reference = test.some(place[: len(reference)]) if by_train else self.train.some(reference)
         self.held_out_nearest, _ = distances.nearest(self.held_out.features, self.train.features)
         self.floor = self.measured(self.held_out)
         self.record = {
@@ -59,7 +72,7 @@ class Judge:
             "samples": self.samples,
             "reference": len(reference),
             "held_out": len(held_out),
-            "reference_split": "train",
+            "reference_split": "test" if by_train else "train",
             "nearest_among": len(self.train.features),
             "taught_on": len(taught),
             "k": k,
@@ -69,16 +82,16 @@ class Judge:
             right = self.held_out.classes == data.test_labels[held_out].to(data.device)
             self.record["accuracy"] = right.double().mean().item()
 
-    def prepared(self, path: Path, held_out: Tensor) -> tuple[Seen, Seen]:
-        """What the net sees in all training images and in those held out; of many it is kept."""
+    def prepared(self, path: Path, tested: Tensor) -> tuple[Seen, Seen]:
+        """What the net sees in all training images and in these of the test set; of many it is kept."""
         data, many = self.data, len(self.data.train) >= KEPT_FROM
         if many and path.exists():
             found: dict[str, Any] = checkpoint.read(path)
             names = "train", "train_classes", "held_out", "held_out_classes"
             parts: list[Any] = [None if found[name] is None else found[name].to(data.device) for name in names]
             return Seen(*parts[:2]), Seen(*parts[2:])
-        train = seen(self.net, training_images(data))
-        held = seen(self.net, (x.to(data.device) for x in data.test[held_out].split(AT_ONCE)))
+        train = seen(self.net, self.followed(training_images(data)))
+        held = seen(self.net, (x.to(data.device) for x in data.test[tested].split(AT_ONCE)))
         if many:
             with contextlib.suppress(OSError):  # what cannot be kept is seen again
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +99,18 @@ class Judge:
                                         "held_out": held.features, "held_out_classes": held.classes})  # fmt: skip
         return train, held
 
+    def followed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        told, done = Told(self.say, "the judge of samples sees the training images, once, for it is kept"), 0
+        for x in batches:
+            yield x
+            told(done := done + len(x), len(self.data.train))
+
     @property
     def about(self) -> str:
         """What is compared with what."""
         by = f", a classifier right on {self.record['accuracy']:.1%}" if "accuracy" in self.record else ""
         return (
-            f"comparing {self.samples:,} samples with {len(self.reference.features):,} training images, beside "
+            f"comparing {self.samples:,} samples with {len(self.reference.features):,} {self.split} images, beside "
             f"{len(self.held_out.features):,} held-out ones; features {self.net.name}{by}"
         )
 
@@ -103,12 +122,16 @@ class Judge:
     @torch.no_grad()
     def draw(self, model: Model, rng: torch.Generator) -> Tensor:
         """Levels [N, C, H, W]; a conditional model samples the labels of training images drawn at random."""
+        told = Told(self.say, "samples for the judge")
         label, known = None, self.data.train_labels
         if model.spec.classes and known is not None:
             chosen = torch.randint(len(known), (self.samples,), generator=rng, device=rng.device)
             label = known[chosen.to(known.device)].to(rng.device)
-        parts = torch.arange(self.samples).split(AT_ONCE)
-        return torch.cat([model.sample(len(i), rng, None if label is None else label[i]) for i in parts])
+        parts = []
+        for i in torch.arange(self.samples).split(AT_ONCE):
+            parts.append(model.sample(len(i), rng, None if label is None else label[i]))
+            told(int(i[-1]) + 1, self.samples)
+        return torch.cat(parts)
 
     def see(self, images: Tensor) -> Seen:
         """Of levels [N, C, H, W]."""
@@ -151,7 +174,7 @@ def _key(net: str, data: Images, *chosen: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def nothing(data: Images) -> None:
+def nothing(data: Images, say: Callable[[str], None] = lambda words: None) -> None:
     """judge=none: samples are not evaluated."""
 
 

@@ -3,13 +3,13 @@
 https://doi.org/10.1126/science.1127647, https://doi.org/10.1145/1390156.1390294
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gen_lab.losses import bernoulli_nll
+from gen_lab.losses import bernoulli_nll, pieces
 from gen_lab.types import Spec
 from rl_lab.core import distributed
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
@@ -29,6 +29,8 @@ class Autoencoder(Learner):
 
     saved = "encoder", "decoder", "optimizer", "codes", "rng"
     parallel = True
+    temperature = 1.0  # of samples: times the spread of the codes
+    in_parts = 1  # that a batch is learned in
 
     def __init__(
         self,
@@ -53,13 +55,19 @@ class Autoencoder(Learner):
         self.codes, self.rng = Moments(latents).to(device), generator(seed + 1, device)
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
-        x = self.spec.scaled(x)
-        z = self.encoder(self.spoilt(x, self.rng))
-        errors = self.errors(self.decoder(z), x)
-        norm = descend(self.optimizer, errors[self.figure].mean())
-        self.codes.follow(z.detach())
-        metrics = {k: e.detach().mean() for k, e in errors.items()} | {"grad_norm": norm}
+        found: list[dict[str, Tensor]] = []
+        norm = descend(self.optimizer, self.losses(self.spec.scaled(x), found))
+        self.codes.follow(torch.cat([terms.pop("z") for terms in found]))
+        metrics = {k: torch.cat([terms[k] for terms in found]).mean() for k in found[0]} | {"grad_norm": norm}
         return {f"autoencoder/{k}": e for k, e in metrics.items()}
+
+    def losses(self, x: Tensor, found: list[dict[str, Tensor]]) -> Iterator[Tensor]:
+        """Of each part of a batch, whose sum is the mean over the batch; leaves errors and codes in `found`."""
+        for part, _, share in pieces(x, None, self.in_parts):
+            z = self.encoder(self.spoilt(part, self.rng))
+            errors = self.errors(self.decoder(z), part)
+            found.append({k: e.detach() for k, e in (errors | {"z": z}).items()})
+            yield share * errors[self.figure].mean()
 
     def spoilt(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x [B, C, H, W] in [0, 1] as the encoder is shown it in training: with noise, or with pixels hidden."""
@@ -98,7 +106,7 @@ class Autoencoder(Learner):
 
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
         """Codes drawn from the Gaussian through those of training, decoded, cut to the data's levels."""
-        return self.spec.nearest(self.decode(self.codes.draw(count, generator)))
+        return self.spec.nearest(self.decode(self.codes.draw(count, generator, self.temperature)))
 
     @torch.no_grad()
     def score(
@@ -129,9 +137,9 @@ class Moments(nn.Module):
         self.first.lerp_(distributed.mean(z.mean(0)), 1 / HORIZON)
         self.second.lerp_(distributed.mean(z.T @ z / len(z)), 1 / HORIZON)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """[N, Z] of the normal distribution that has these moments."""
+    def draw(self, count: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """[N, Z] of the normal distribution that has these moments, `temperature` times its spread."""
         covariance = self.second.double() - torch.outer(self.first.double(), self.first.double())
         variances, axes = torch.linalg.eigh(covariance)
         noise = torch.randn(count, len(variances), generator=generator, device=self.first.device, dtype=torch.double)
-        return (self.first + noise * variances.clamp(min=0).sqrt() @ axes.T).to(self.first.dtype)
+        return (self.first + noise * (temperature * variances.clamp(min=0).sqrt()) @ axes.T).to(self.first.dtype)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gen_lab.losses import bits_per_dim
+from gen_lab.losses import bits_per_dim, pieces
 from gen_lab.networks import averaging, labels
 from gen_lab.networks.causal import sampling
 from gen_lab.networks.causal.heads import Head, Tempered
@@ -23,6 +23,7 @@ class Autoregressive(Learner):
     saved: tuple[str, ...] = "network", "optimizer", "learns"
     parallel = True
     temperature = 1.0  # of samples: below 1 likelier ones than the model's own
+    in_parts = 1  # that a batch is learned in
 
     def __init__(
         self,
@@ -62,27 +63,34 @@ class Autoregressive(Learner):
             )
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
-        condition = self.condition(label)
         if not self.learns:
             with seeded(self.seed, self.device):
-                start(self.network.train(), x, **condition)
+                start(self.network.train(), x, **self.condition(label))
             self.averaged.load_state_dict(self.network.state_dict())
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.decay**self.learns
+        if self.decay != 1:
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.decay**self.learns
+        nlls: list[Tensor] = []
         with seeded(self.seed + self.learns, self.device):  # dropout follows the update's number: nothing to save
             self.network.train()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                params = self.network(x, **condition)
+            norm = descend(self.optimizer, self.losses(x, label, nlls), self.max_grad_norm)
         self.network.eval()
-        nll = self.head.nll(params.float() if self.bf16 else params, x).mean()
-        norm = descend(self.optimizer, nll, self.max_grad_norm)
         self.learns += 1
         averaging.follow(self.averaged, self.network, self.average, self.learns)
-        bits = bits_per_dim(nll.detach(), self.spec.shape)
+        nll = torch.cat(nlls).mean()
         return {
-            "autoregressive/nll_nats": nll.detach(), "autoregressive/bits_per_dim": bits,
+            "autoregressive/nll_nats": nll, "autoregressive/bits_per_dim": bits_per_dim(nll, self.spec.shape),
             "autoregressive/grad_norm": norm,
         }  # fmt: skip
+
+    def losses(self, x: Tensor, label: Tensor | None, nlls: list[Tensor]) -> Iterator[Tensor]:
+        """Of each part of a batch, whose sum is the mean over the batch; leaves what each image costs in `nlls`."""
+        for part, known, share in pieces(x, label, self.in_parts):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                params = self.network(part, **self.condition(known))
+            nll = self.head.nll(params.float() if self.bf16 else params, part)
+            nlls.append(nll.detach())
+            yield share * nll.mean()
 
     def part_ways(self, seed: int) -> None:
         self.seed = seed  # of dropout

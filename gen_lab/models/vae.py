@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_lab.likelihoods import Likelihood
-from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll
+from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll, pieces
 from gen_lab.networks import labels
 from gen_lab.types import Spec
 from rl_lab.core import room
@@ -30,6 +30,7 @@ class VAE(Learner):
     saved: tuple[str, ...] = "encoder", "decoder", "optimizer", "rng"
     parallel = True
     temperature = 1.0  # of samples: times the spread of z
+    in_parts = 1  # that a batch is learned in
 
     def __init__(
         self,
@@ -79,13 +80,21 @@ class VAE(Learner):
             )
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
+        found: list[dict[str, Tensor]] = []
         self.likelihood.train()
-        loss, terms = (self.elbo_loss if self.importance_samples == 1 else self.iwae_loss)(x, label)
+        norm = descend(self.optimizer, self.losses(x, label, found))
         self.likelihood.eval()
-        norm = descend(self.optimizer, loss.mean())
         self.updates += 1
-        metrics = {name: term.detach().mean() for name, term in terms.items()} | {"grad_norm": norm}
-        return {f"vae/{name}": x for name, x in metrics.items()}
+        metrics = {name: torch.cat([terms[name] for terms in found]).mean() for name in found[0]}
+        return {f"vae/{name}": x for name, x in (metrics | {"grad_norm": norm}).items()}
+
+    def losses(self, x: Tensor, label: Tensor | None, found: list[dict[str, Tensor]]) -> Iterator[Tensor]:
+        """Of each part of a batch, whose sum is the mean over the batch; leaves the terms of each image in `found`."""
+        loss_of = self.elbo_loss if self.importance_samples == 1 else self.iwae_loss
+        for part, known, share in pieces(x, label, self.in_parts):
+            loss, terms = loss_of(part, known)
+            found.append({name: term.detach() for name, term in terms.items()})
+            yield share * loss.mean()
 
     def elbo_loss(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """What is descended [B], and the two terms as they are."""

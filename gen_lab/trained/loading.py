@@ -10,7 +10,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from gen_lab.data import Images
+from gen_lab.networks.averaging import weights
 from gen_lab.parts import PARTS
+from gen_lab.trained.best import take
 from gen_lab.types import LatentModel, Model
 from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
@@ -20,13 +22,15 @@ from rl_lab.core.randomness import generator
 
 
 class Trained(NamedTuple):
-    """A run folder's model as its checkpoint left it."""
+    """A run folder's model as its checkpoint left it: with averaged weights where it has them, with those that did best
+    on validation images where they were chosen.
+    """
 
     name: str  # of the run
     model: Model
     data: Images
     device: torch.device
-    step: int  # updates
+    step: int  # updates that its weights are of
 
     def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:
         """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same images.
@@ -92,6 +96,13 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     try:
         model = model(data.spec, device=chosen, seed=0)
         model.load_state_dict(state["model"])
+        if "average" in state:
+            with torch.no_grad():
+                for mine, its in zip(weights(model), state["average"]["averages"], strict=True):
+                    mine.copy_(its)
+        if state.get("best", {}).get("learned"):
+            take(model, state["best"]["learned"])
+            state["step"] = state["best"]["step"]
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses
-from rl_lab.core import distributed
+from rl_lab.core import distributed, graphs
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
@@ -36,7 +36,7 @@ class A2C(Learner):
     """
 
     saved = "network", "optimizer", "rng", "steps"
-    parallel = True
+    captures = parallel = True
 
     def __init__(
         self,
@@ -67,7 +67,9 @@ class A2C(Learner):
         self.gamma, self.lambda_, self.bootstrap = gamma, lambda_, bootstrap
         self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
-        self.forward_again = forward_again
+        self.forward_again = forward_again or graphs.chosen()  # what autograd keeps stays within one CUDA graph
+        self._choose = graphs.Captured(lambda obs: self.choose(obs, self.rng), self.rng)
+        self._improve = graphs.Captured(self.improve)
         self._rollout: list[tuple[Acted, Transition]] = []
 
     @property
@@ -78,7 +80,7 @@ class A2C(Learner):
         if greedy:
             with torch.no_grad():
                 return self.network(obs)[0].argmax(-1)
-        action, self._acted = self.choose(obs, self.rng)
+        action, self._acted = self._choose(obs)
         return action
 
     def choose(self, obs: Tensor, rng: torch.Generator) -> tuple[Tensor, Acted]:
@@ -88,9 +90,13 @@ class A2C(Learner):
             action = exploration.sample(log_probs.detach(), rng)
             return action, Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
 
-    def again(self, transitions: Sequence[Transition]) -> Acted:
-        """As `choose` computed for each of T transitions, [T, N], in one forward."""
-        obs, action = (torch.stack([getattr(t, name) for t in transitions]) for name in ("obs", "action"))
+    def improve(self, obs: Tensor, action: Tensor, target: Tensor) -> Metrics:
+        """As `learn`, of T steps [T, N, ...] whose target values [T, N] are known."""
+        loss, metrics = self.objective(self.again(obs, action), target)
+        return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
+
+    def again(self, obs: Tensor, action: Tensor) -> Acted:
+        """As `choose` computed for each of T steps, [T, N], in one forward."""
         seeds = action.ndim - 2
         log_probs, value = (back(x, action.shape) for x in self.network(samples(obs, seeds)))
         return Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
@@ -108,6 +114,10 @@ class A2C(Learner):
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step from T transitions of N envs and what was computed on the way."""
         self.advance(len(rollout) * rollout[0][0].value.shape[-1])
+        if graphs.chosen():
+            kept, transitions = zip(*rollout, strict=True)
+            target = self.targets(transitions, torch.stack([acted.value for acted in kept]))
+            return self._improve(*taken(transitions), target)
         loss, metrics = self.loss(rollout)
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
@@ -118,18 +128,28 @@ class A2C(Learner):
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
-        over = (0, -1)  # T and N
         kept, transitions = zip(*rollout, strict=True)
-        acted = self.again(transitions) if self.forward_again else Acted(*map(torch.stack, zip(*kept, strict=True)))
-        g = value_targets(
+        if self.forward_again:
+            acted = self.again(*taken(transitions))
+        else:
+            acted = Acted(*map(torch.stack, zip(*kept, strict=True)))
+        return self.objective(acted, self.targets(transitions, acted.value))
+
+    def targets(self, transitions: Sequence[Transition], value: Tensor) -> Tensor:
+        """Of the values [T, N] of what was acted on."""
+        return value_targets(
             transitions,
-            acted.value,
+            value,
             self.network.values,
             self.gamma,
             self.lambda_,
             bootstrap=self.bootstrap,
             max_abs_reward=self.max_abs_reward,
         )
+
+    def objective(self, acted: Acted, g: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss [], from what was computed when acting and the targets g, [T, N]."""
+        over = (0, -1)  # T and N
         advantage = g - acted.value
         if self.standardise:
             advantage = distributed.standardised(advantage, over)
@@ -146,3 +166,8 @@ class A2C(Learner):
     def view(self, obs: Tensor) -> View:
         log_probs, value = self.network(obs)
         return View(log_probs.exp(), value, "probabilities")
+
+
+def taken(transitions: Sequence[Transition]) -> tuple[Tensor, Tensor]:
+    """What was seen [T, N, ...], and done there [T, N]."""
+    return torch.stack([t.obs for t in transitions]), torch.stack([t.action for t in transitions])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, returns
+from rl_lab.core import graphs
 from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
@@ -25,6 +26,7 @@ class DQN(Learner):
 
     saved = "online", "target", "optimizer", "replay", "rng", "steps", "learns", "owed"
     memory = "replay"
+    captures = True
 
     def __init__(
         self,
@@ -59,6 +61,8 @@ class DQN(Learner):
         if zero_head and (noisy or stream_units):
             raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
         self.value = value or Mean(loss="huber")
+        if isinstance(self.value, Categorical):
+            self.value.on(device)
         kind, head = Dueling if dueling else QNetwork, partial(layers, hidden=stream_units, noisy=noisy)
         with seeded(seed, device):
             self.online, self.target = (
@@ -77,6 +81,8 @@ class DQN(Learner):
         self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
         self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
         self.steps, self.learns, self.owed = 0, 0, 0.0
+        self._explore = graphs.Captured(self.explore, self.rng)
+        self._improve = graphs.Captured(self.improve, self.rng)
 
     def announce(self, num_envs: int) -> str:
         """The memory it will take, in words. Raises UserError where there is not enough."""
@@ -87,14 +93,16 @@ class DQN(Learner):
         if greedy:
             q = self.q(obs)
             return exploration.epsilon_greedy(q, self.eval_epsilon, self.rng) if self.eval_epsilon else q.argmax(-1)
+        return self._explore(obs, self.epsilon(self.steps))
+
+    def explore(self, obs: Tensor, epsilon: float) -> Tensor:
         if self.noisy:
             draw_noise(self.online, self.rng)
         q = self.value.mean(self.online(obs))
-        return exploration.epsilon_greedy(q, self.exploring(q), self.rng)
+        return exploration.epsilon_greedy(q, self.exploring(q, epsilon), self.rng)
 
-    def exploring(self, q: Tensor) -> Tensor | float:
-        """Epsilon now, for all envs or for each [N], from their values [..., N, A]."""
-        epsilon = self.epsilon(self.steps)
+    def exploring(self, q: Tensor, epsilon: float) -> Tensor | float:
+        """Epsilon for all envs or for each [N], from their values [..., N, A]."""
         if self.epsilon_spread:
             return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
         return epsilon
@@ -121,15 +129,20 @@ class DQN(Learner):
 
     def learn(self, batch: Transition, weight: Tensor | float = 1.0) -> tuple[Metrics, Tensor]:
         """One gradient step; also the errors [B] that set the priorities of a replay."""
-        if self.noisy:
-            draw_noise(self.online, self.rng)
-            draw_noise(self.target, self.rng)
-        loss, error = self.loss(batch)
-        loss = (weight * loss).mean(-1)
-        norm = descend(self.optimizer, loss, self.max_grad_norm)
+        metrics, error = self._improve(weight, *batch)
         self.learns += 1
         if self.learns % self.target_update_period == 0:
             self.follow()
+        return metrics, error
+
+    def improve(self, weight: Tensor | float, *batch: Tensor) -> tuple[Metrics, Tensor]:
+        """One gradient step on the fields of a batch of transitions, and the errors [B]."""
+        if self.noisy:
+            draw_noise(self.online, self.rng)
+            draw_noise(self.target, self.rng)
+        loss, error = self.loss(Transition(*batch))
+        loss = (weight * loss).mean(-1)
+        norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {"dqn/loss": loss.detach(), "dqn/td_error": error.mean(-1), "dqn/grad_norm": norm}, error
 
     def loss(self, batch: Transition) -> tuple[Tensor, Tensor]:

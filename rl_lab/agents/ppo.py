@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab import exploration, losses
-from rl_lab.core import distributed
+from rl_lab.core import distributed, graphs
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import Stream, generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
@@ -43,7 +43,7 @@ class PPO(Learner):
     """Several epochs of minibatches over each rollout of all envs, the policy held near the one that acted."""
 
     saved = "network", "optimizer", "rng", "steps", "pace"
-    parallel = True
+    captures = parallel = True
 
     def __init__(
         self,
@@ -91,6 +91,10 @@ class PPO(Learner):
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
         self.gather_steps, self.target_kl, self.decoupled = gather_steps, target_kl, decoupled
         self._rollout: list[tuple[Acted, Transition]] = []
+        self._choose: graphs.Captured[tuple[Tensor, Acted]] = graphs.Captured(
+            lambda obs: choose(obs, self.network, self.rng), self.rng
+        )
+        self._improve = graphs.Captured(self.improve)
 
     @property
     def settled(self) -> bool:
@@ -104,7 +108,7 @@ class PPO(Learner):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
             return self.network(obs)[0].argmax(-1)
-        action, self._acted = choose(obs, self.network, self.rng)
+        action, self._acted = self._choose(obs)
         return action
 
     def probabilities(self, obs: Tensor) -> Tensor:
@@ -129,7 +133,7 @@ class PPO(Learner):
             gather(self.network, torch.cat([t.obs for t in transitions]))
             return {}
         clip = self.clip * (share if self.decay_clip else 1.0)
-        self.bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
+        bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
         obs, proximal = torch.cat([acted.obs for acted in kept], seeds), log_prob
         if self.decoupled:
             with torch.no_grad():
@@ -147,15 +151,20 @@ class PPO(Learner):
         moved: list[Tensor] = []
         every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g))
         for number, part in enumerate(self.parts(every[-1].shape[-1]), 1):
-            loss, metrics = self.loss(Minibatch(*(take(x, part) for x in every)), clip)
-            norm = descend(self.optimizer, loss, self.max_grad_norm)
+            metrics = self._improve(clip, bonus, *(take(x, part) for x in every))
             moved.append(metrics["ppo/kl"])
             if number % self.minibatches == 0 and self.has_moved_far(metrics["ppo/kl"]):
                 break
         if self.adaptive_kl:
             kl = distributed.mean(torch.stack(moved[-self.minibatches :]).mean())
             self.pace = paced(self.pace, float(kl), self.adaptive_kl)
-        return {**metrics, "ppo/grad_norm": norm}
+        return {**metrics}
+
+    def improve(self, clip: float, bonus: float, *of: Tensor) -> dict[str, Tensor]:
+        """One gradient step on a minibatch."""
+        self.bonus = bonus
+        loss, metrics = self.loss(Minibatch(*of), clip)
+        return {**metrics, "ppo/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def has_moved_far(self, kl: Tensor) -> bool:
         return self.target_kl is not None and bool(distributed.mean(kl) > self.target_kl)

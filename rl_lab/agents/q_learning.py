@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rl_lab import exploration, losses, returns
-from rl_lab.core import distributed
+from rl_lab.core import distributed, graphs
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
@@ -28,7 +28,7 @@ class QLearning(Learner):
     """Learns from each rollout of all envs, then forgets it."""
 
     saved = "network", "optimizer", "rng", "steps", "planned"
-    parallel = True
+    captures = parallel = True
 
     def __init__(
         self,
@@ -68,6 +68,8 @@ class QLearning(Learner):
         self.max_grad_norm, self.normalise = max_grad_norm, normalise
         self.num_actions = spec.num_actions
         self._rollout: list[tuple[Tensor, ...]] = []
+        self._explore, self._q = graphs.Captured(self.explore, self.rng), graphs.Captured(self.q)
+        self._improve = graphs.Captured(self.improve)
         self.planned: tuple[Tensor, Tensor] | None = (
             None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
         )
@@ -83,8 +85,7 @@ class QLearning(Learner):
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
             return self.q(obs).argmax(-1)
-        q = self.q(obs)
-        action = exploration.epsilon_greedy(q, self.exploring(q), self.rng)
+        action = self._explore(obs, self.epsilon(self.steps))
         if self.planned is None:
             return action
         planned, foreseen = (x.to(obs.device) for x in self.planned)
@@ -93,9 +94,12 @@ class QLearning(Learner):
     def probabilities(self, obs: Tensor) -> Tensor:
         return exploration.certain(self.act(obs, greedy=True), self.num_actions)
 
-    def exploring(self, q: Tensor) -> Tensor | float:
-        """Epsilon now, for all envs or for each [N], from their values [..., N, A]."""
-        epsilon = self.epsilon(self.steps)
+    def explore(self, obs: Tensor, epsilon: float) -> Tensor:
+        q = self.q(obs)
+        return exploration.epsilon_greedy(q, self.exploring(q, epsilon), self.rng)
+
+    def exploring(self, q: Tensor, epsilon: float) -> Tensor | float:
+        """Epsilon for all envs or for each [N], from their values [..., N, A]."""
         if self.epsilon_spread:
             return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
         return epsilon
@@ -113,8 +117,8 @@ class QLearning(Learner):
 
     def worth(self, next_obs: Tensor) -> Tensor:
         """The value [N] of the true successors, by the policy that `target` names."""
-        q = self.q(next_obs)
-        epsilon = self.exploring(q)
+        q = self._q(next_obs)
+        epsilon = self.exploring(q, self.epsilon(self.steps))
         if self.target == "sarsa":
             action = exploration.epsilon_greedy(q, epsilon, self.rng)
             self.planned = action, next_obs
@@ -139,11 +143,15 @@ class QLearning(Learner):
         g = returns.lambda_returns(reward, discount, last, value, self.lambda_)
         rollout = [samples(x, g.ndim - 2) for x in (obs, action, g)]
         for part in minibatches(rollout[-1].shape[-1], self.minibatches, self.epochs, self.rng):
-            obs, action, target = (take(x, part) for x in rollout)
-            error = target - losses.pick(self.network(obs), action)
-            weight = self.shares(obs, action) if self.normalise else 1 / error.shape[-1]
-            loss = (weight * self.of_error(error)).sum(-1)
-            norm = descend(self.optimizer, loss, self.max_grad_norm)
+            metrics = self._improve(*(take(x, part) for x in rollout))
+        return metrics
+
+    def improve(self, obs: Tensor, action: Tensor, target: Tensor) -> Metrics:
+        """One gradient step on a minibatch [B, ...]."""
+        error = target - losses.pick(self.network(obs), action)
+        weight = self.shares(obs, action) if self.normalise else 1 / error.shape[-1]
+        loss = (weight * self.of_error(error)).sum(-1)
+        norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {"q/loss": loss.detach(), "q/td_error": error.detach().abs().mean(-1), "q/grad_norm": norm}
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_lab.core import distributed
+from rl_lab.core import distributed, graphs
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import restore_generator
 
@@ -24,6 +24,7 @@ class Learner:
 
     saved: tuple[str, ...] = ()
     memory: str | None = None
+    captures = False  # whether it has a use for compile=graphs
     parallel = False  # whether several ranks may learn it together: all of them descend at the same updates
 
     steps = 0  # taken so far, those of all ranks
@@ -53,6 +54,8 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises KeyError, RuntimeError or ValueError where the state is of another learner."""
+        for captured in (part for part in vars(self).values() if isinstance(part, graphs.Captured)):
+            captured.forget()
         for name in self.saved:
             part = getattr(self, name)
             if name == self.memory and name not in state:
@@ -81,6 +84,11 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     optimizer.load_state_dict(state)
     for group, hyperparameters in zip(optimizer.param_groups, wanted, strict=True):
         group.update(hyperparameters)
+        for state in (optimizer.state[p] for p in group["params"] if "step" in optimizer.state.get(p, {})):
+            counted = isinstance(state["step"], Tensor) and {"capturable", "fused"} & {*group}
+            on_device = group.get("capturable") or group.get("fused")
+            if counted:  # where this run's own steps want it
+                state["step"] = state["step"].to(group["params"][0].device if on_device else "cpu")
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], max_norm: float = math.inf) -> Tensor:
@@ -145,7 +153,7 @@ class Decay:
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int = 0, floor: float = 0.0):
         self.optimizer, self.steps, self.floor = optimizer, steps, floor
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
 
     def to(self, step: int) -> float:
         """Sets the rates of `step`; returns the share of the first ones that they are."""
@@ -154,13 +162,18 @@ class Decay:
     def scale(self, share: float) -> float:
         """Sets the rates to this share of the first ones, and returns it."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
+            if isinstance(group["lr"], Tensor):  # of a step that a graph holds
+                group["lr"].fill_(rate * share)
+            else:
+                group["lr"] = rate * share
         return share
 
 
 def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Raises UserError where torch refuses a hyperparameter."""
     try:
-        return optimizer(parameters)
+        built = optimizer(parameters)
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
+    graphs.suit(built)
+    return built

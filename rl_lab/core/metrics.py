@@ -32,7 +32,8 @@ KNOWN = {  # by stage/quantity in lower case, * for any text; the first that fit
     "eval/nll_bound_nats": LOWER_OBJECTIVE,
     "eval/bits_per_dim": LOWER_OBJECTIVE,
     "eval/bits_per_dim_bound": LOWER_OBJECTIVE,
-    **dict.fromkeys(("eval/frechet", "autoregressive/bits_per_dim", "vae/bound_nats"), LOWER_SHOWN),
+    **dict.fromkeys(("eval/frechet", "autoregressive/bits_per_dim", "vae/bound_nats", "vae/iwae*_nats"), LOWER_SHOWN),
+    **dict.fromkeys(("autoencoder/squared_error", "autoencoder/recon_bce"), LOWER_SHOWN),
     **dict.fromkeys(("gan/d(x)", "gan/d(g(z))", "gan/logit_real", "gan/logit_fake"), SHOWN),
     **dict.fromkeys(("gan/discriminator_loss", "gan/generator_loss", "vqvae/recon_nats"), LOWER_SHOWN),
     **dict.fromkeys(

@@ -31,6 +31,7 @@ class Parts(NamedTuple):
     imports: Mapping[str, Imports] = {}  # parts that import modules which their settings name
     typed: Typed = Typed()  # allowed for this once
     then: Mapping[str, tuple[str, ...]] = {}  # what to type after a run, by what its loop is, or else under ""
+    captures: tuple[str, ...] = ()  # the loops that compile=graphs is for
     exact: tuple[str, ...] = ()  # how the names of those begin that compute in float64 on the device
 
 

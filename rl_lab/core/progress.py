@@ -1,6 +1,7 @@
 """What is shown during a run: a bar on a terminal, plain lines elsewhere; neither is wider than 80 columns."""
 
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -9,6 +10,7 @@ from rich.progress import Progress as Bar
 from rl_lab.core.metrics import Metric, is_shown
 
 WIDTH, NAME, BAR = 80, 26, 12  # columns of a line, and at most of the name in it; of the bar on a terminal
+TOLD_EVERY = 10.0  # seconds
 SOONEST, LATEST = 5.0, 60.0  # seconds between plain lines: a twentieth of the time so far, within these
 
 
@@ -17,6 +19,7 @@ class Progress:
 
     def __init__(self, name: str, quiet: bool = False):
         self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.an_epoch: float | None = None  # its steps, where it is known what an epoch is
         self._said: set[str] = set()
         self._shown: dict[str, float] = {}
         self._bar: Bar | None = None
@@ -50,6 +53,8 @@ class Progress:
         parts = []
         if self._total and done * 1_000 >= self._total:
             parts.append(f"{duration(max(0, self._total - step) / rate)} left")
+        if self.an_epoch:
+            parts.append(f"epoch {step / self.an_epoch:,.1f}")
         for name, x in self._shown.items():
             stage, quantity, _ = Metric.of(name)
             parts.append(f"{quantity if stage == 'episode' else f'{stage}/{quantity}'} {x:.4g}")
@@ -68,6 +73,20 @@ class Progress:
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
+
+
+class Told:
+    """Says now and then how far work is that no step counts: an evaluation, say."""
+
+    def __init__(self, say: Callable[[str], None], what: str, unit: str = "images"):
+        self.say, self.what, self.unit, self.begun = say, what, unit, time.monotonic()
+        self.said = self.begun
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if 0 < done < total and now - self.said > TOLD_EVERY:
+            self.said, left = now, (now - self.begun) * (total - done) / done
+            self.say(f"{self.what}: {done:,} of {total:,} {self.unit}, about {duration(left)} left")
 
 
 def duration(seconds: float) -> str:

@@ -45,6 +45,7 @@ Side = Annotated[int, Bound(1), Bound(high=4_001)]  # cells of a world
 Seeds = Annotated[int, Bound(1), Bound(high=4_096)]  # side by side, each with a run folder of its own
 Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
 Precision = Literal["auto", "fp32", "bf16"]  # of training
+Compile = Literal["none", "graphs"]  # of acting and learning
 Natural = Annotated[int, Bound(0), Bound(high=2**53)]
 Positive = Annotated[float, Bound(0, above=True)]
 NonNegative = Annotated[float, Bound(0)]

@@ -37,6 +37,13 @@ class Filmed(VectorEnv, Protocol):
 
 
 @runtime_checkable
+class Redrawn(VectorEnv, Protocol):
+    """A world whose picture follows from an observation; as `Filmed`, only where its `camera` is on."""
+
+    def redrawn(self, obs: Tensor) -> np.ndarray: ...  # [*obs_shape] -> uint8 [H, W, 3]
+
+
+@runtime_checkable
 class Replaying(VectorEnv, Protocol):
     """A world whose state is what was played: a loaded one is played again."""
 

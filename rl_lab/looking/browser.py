@@ -30,9 +30,13 @@ PAGE = """<!doctype html>
   canvas {{ max-width: 96vw; max-height: 94vh; border-radius: 6px; box-shadow: 0 2px 12px #0003 }}
   .over canvas {{ opacity: 0.6 }}
   th, td {{ padding: 3px 8px; text-align: left; font-weight: normal }}
-  th {{ color: #24292f }}
+  button {{ width: 100%; padding: 4px 12px; border: 1px solid #c4cad1; border-radius: 5px; background: #f6f8fa;
+           color: #24292f; font: inherit; text-align: left; cursor: pointer }}
+  button:hover {{ background: #fff }}
   kbd {{ padding: 1px 7px; border: 1px solid #c4cad1; border-bottom-width: 2px; border-radius: 5px; background: #fff;
          color: #24292f; font: inherit }}
+  .across {{ flex-basis: 100% }}
+  .across tbody {{ display: flex; flex-wrap: wrap; justify-content: center; gap: 4px 12px }}
   p {{ flex-basis: 100%; margin: 0; text-align: center; visibility: hidden }}
   .over p {{ visibility: visible }}
 </style>
@@ -62,18 +66,25 @@ PAGE = """<!doctype html>
   }}
   look()
 
+  function send(key) {{
+    sent = sent.then(() => fetch("key", {{ method: "POST", body: key }})).catch(() => {{}})
+  }}
+  for (const row of document.querySelectorAll("tr"))
+    row.querySelector("button").addEventListener("click", () => send(row.querySelector("kbd").innerText))
+
   // In order; while a key is held down, its next repetition waits until the last one is seen.
   addEventListener("keydown", event => {{
-    const named = event.key.length == 1 || /^(Arrow|Enter$|Escape$)/.test(event.key)
+    const named = event.key.length == 1 || /^(Arrow|Enter$|Escape$|Backspace$)/.test(event.key)
     if (!document.querySelector("kbd") || !named || event.ctrlKey || event.metaKey || event.altKey) return
     event.preventDefault()
     if (event.repeat && keyed == seen) return
     keyed = seen
-    sent = sent.then(() => fetch("key", {{ method: "POST", body: event.key }})).catch(() => {{}})
+    send(event.key)
   }})
 </script>
 """
-KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left", "ArrowRight": "right"}
+KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left", "ArrowRight": "right",
+        "↑": "up", "↓": "down", "←": "left", "→": "right"}  # as buttons have them  # fmt: skip
 
 
 class Browser:
@@ -85,10 +96,13 @@ class Browser:
 
     fps = float("inf")
 
-    def __init__(self, title: str, draw: Callable, *, port: int = 0, keys: Mapping[str, Sequence[str]] | None = None):
-        """`draw(player)` makes what draws the moments of a player; `keys` to press, by what they do."""
+    def __init__(self, title: str, draw: Callable, *, port: int = 0, keys: Mapping[str, Sequence[str]] | None = None,
+                 across: bool = False):  # fmt: skip
+        """`draw(player)` makes what draws the moments of a player; `keys` to press, by what they do, in a column or
+        `across`.
+        """
         self.draw, self.wanted, self.token = draw, port, secrets.token_urlsafe(16)
-        self.page = PAGE.format(title=html.escape(title), keys=table(keys) if keys else "").encode()
+        self.page = PAGE.format(title=html.escape(title), keys=table(keys, across) if keys else "").encode()
         self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._turn, self._picture = threading.Condition(), Image.new("RGB", (2, 2))
         self._number, self._jpeg, self._closed = 0, (0, b""), False
@@ -144,11 +158,12 @@ class Browser:
             return self._jpeg
 
 
-def table(keys: Mapping[str, Sequence[str]]) -> str:
-    """A row for each thing to do, and the keys that do it."""
+def table(keys: Mapping[str, Sequence[str]], across: bool = False) -> str:
+    """A row for each thing to do, and the keys that do it; the rows in one line, `across`, or one below the other."""
     caps = lambda names: " ".join(f"<kbd>{html.escape(name)}</kbd>" for name in names)
-    rows = [f"<tr><th>{html.escape(what)}</th><td>{caps(names)}</td></tr>" for what, names in keys.items()]
-    return "\n".join(["<table>", *rows, "</table>"])
+    button = lambda what: f'<button tabindex="-1">{html.escape(what)}</button>'  # which keys of the keyboard pass by
+    rows = [f"<tr><th>{button(what)}</th><td>{caps(names)}</td></tr>" for what, names in keys.items()]
+    return "\n".join(["<table" + " class=across" * across + ">", *rows, "</table>"])
 
 
 class Server(ThreadingHTTPServer):

@@ -1,6 +1,7 @@
 """The loop of agents that are not told a reward: act, step, learn what is wanted, update by that."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,13 +16,15 @@ from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural, Unit
 from rl_lab.envs.abilities import Tabular, shared
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.looking import reward_pictures
+from rl_lab.looking import reward_pictures, shown
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop, checked, made, resumed
 from rl_lab.planning import Regret
 from rl_lab.types import Agent, Step, Transition, VectorEnv
+from rl_lab.wanted.late import Late
 from rl_lab.wanted.learner import Preferences
+from rl_lab.wanted.people import People, Recorded
 from rl_lab.wanted.predictors import Ensemble
 from rl_lab.wanted.tables import exact_plan, starc
 from rl_lab.wanted.teachers import Oracle
@@ -33,7 +36,7 @@ DENSE = 20_000_000  # and state, action and state, as matrices hold them
 def train(
     env: VectorEnv,
     agent: Callable[..., Agent],
-    teacher: Oracle,
+    teacher: Oracle | People | Recorded,
     run: Run,
     *,
     eval_env: VectorEnv,
@@ -42,6 +45,8 @@ def train(
     first: Unit,  # share of them that are asked for before step 0, of random play
     kept: Count,  # the newest of them that are learned from
     clip: Count,  # steps at most
+    hidden_ends: bool,  # whether nobody is told of ends, and episodes follow one another
+    end_reward: float,  # what an end is worth to an oracle where it is hidden
     recent: Count,  # steps of all envs out of which clips are drawn
     select: Literal["random", "disagreement"],
     candidates: Count,  # pairs for each that is asked about, by disagreement
@@ -58,8 +63,13 @@ def train(
     """
     check_loop(agent, "train")
     check(env, labels, first, clip)
+    oracle = isinstance(teacher, Oracle)
+    if not isinstance(teacher, Oracle):
+        if isinstance(teacher, People):
+            shown.painter(env)
+        teacher.sit(run)
     learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
-    model = Preferences(
+    model = (Preferences if oracle else Late)(
         predictor(env.spec, run.device, run.stream("predictor")), teacher, env.spec, env.num_envs, run.device,
         run.stream("preferences"), total_steps=total_steps, labels=labels, first=first, kept=kept, clip=clip,
         recent=recent, select=select, candidates=candidates,
@@ -69,25 +79,30 @@ def train(
     book = Book(
         run,
         {"agent": learner, "env": env, "preferences": model, **shared(env, eval_env)},
-        lambda: judge(learner) | believed(model, env, judge.regret),
+        lambda: judge(learner) | (believed(model, env, judge.regret) if not hidden_ends else {}),
         total=total_steps,
         eval_every=eval_every,
         log_every=log_every,
         episodes=episodes,
         stop_at=stop_at,
     )
-    understood = watch_random(env, model, run) if not book.step and not model.asked else {}
+    truly = partial(continued, worth=end_reward) if hidden_ends else told
+    understood: Metrics = {}
     obs = resumed(env, book.step, episodes, run) if book.step else env.reset(run.stream("env"))
     if words := learner.announce(env.num_envs):
         run.say(words)
     for _ in book.steps(env.num_envs, learner):
+        if not model.asked:
+            understood = watch_random(env, model, run, truly)
+            obs = env.reset(run.stream("env"))
         action = learner.act(obs)
         step = env.step(action)
         transition = truly(obs, action, step)
         understood |= model.update(transition)
         book.add(understood | learner.update(model.rewarded(transition)), step.reward, step.last)
         obs, understood = step.obs, {}
-    draw(run, model, env)
+    if not hidden_ends:
+        draw(run, model, env)
     return learner
 
 
@@ -104,12 +119,21 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
                         "choose a shorter clip")  # fmt: skip
 
 
-def truly(obs: Tensor, action: Tensor, step: Step) -> Transition:
+def told(obs: Tensor, action: Tensor, step: Step) -> Transition:
     """What came of `action` [N] at obs [N, ...], with the reward as the game gave it, by which the teacher judges."""
     return Transition.of(obs, action, step._replace(signal=None))
 
 
-def watch_random(env: VectorEnv, model: Preferences, run: Run) -> Metrics:
+def continued(obs: Tensor, action: Tensor, step: Step, worth: float) -> Transition:
+    """The same where no end is told: the next episode follows, and the end is worth that to the teacher (section 2.1:
+    that an episode ends may give away what is wanted).
+    """
+    reward = step.reward + worth * (step.last & (step.discount == 0))
+    never, always = torch.zeros_like(step.last), torch.ones_like(step.discount)
+    return Transition(obs, action, reward, always, never, step.obs, step.duration)
+
+
+def watch_random(env: VectorEnv, model: Preferences, run: Run, truly: Callable[..., Transition] = told) -> Metrics:
     """The first questions, about random play: as many steps as the tape holds."""
     actor = Random(env.spec, env.device, run.stream("random"))
     obs = env.reset(run.stream("random/env"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rl_lab.core import checkpoint, distributed, imports
+from rl_lab.core import checkpoint, distributed, graphs, imports
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
@@ -58,6 +58,8 @@ def train(
         obs = resumed(env, book.step, episodes, run)
     if words := learner.announce(env.num_envs):
         run.say(words)
+    if graphs.chosen() and not getattr(learner, "captures", False):
+        run.say(f"compile=graphs: {type(learner).__name__} has nothing that is captured")
     for _ in book.steps(env.num_envs * distributed.size(), learner):
         action = learner.act(obs)
         step = env.step(action)

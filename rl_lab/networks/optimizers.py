@@ -1,6 +1,7 @@
 """RMSProp in the forms that published results rest on; torch's own is neither of them."""
 
 import torch
+from torch import Tensor
 
 from rl_lab.core.settings import NonNegative, Positive, Unit
 
@@ -12,6 +13,8 @@ class RMSpropTF(torch.optim.Optimizer):
     reference implementation of A2C in OpenAI Baselines.
     """
 
+    capturable = True
+
     def __init__(self, params, *, lr: Positive, alpha: Unit, eps: NonNegative):
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps})
 
@@ -19,13 +22,13 @@ class RMSpropTF(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # a closure, which nobody here gives
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in parameters]
+            gradients = [p.grad for p in parameters if p.grad is not None]
             squares = [self.state[p].setdefault("square", torch.ones_like(p)) for p in parameters]
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
             roots = torch._foreach_add(squares, group["eps"])
             torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+            _follow(parameters, gradients, roots, group["lr"])
 
 
 class CentredRMSprop(torch.optim.Optimizer):
@@ -35,6 +38,8 @@ class CentredRMSprop(torch.optim.Optimizer):
     on the sum, as theirs, eps is B^2 times as large for the same steps.
     """
 
+    capturable = True
+
     def __init__(self, params, *, lr: Positive, decay: Unit, eps: Positive):
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
 
@@ -42,7 +47,7 @@ class CentredRMSprop(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # a closure, which nobody here gives
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in parameters]
+            gradients = [p.grad for p in parameters if p.grad is not None]
             means, squares = (
                 [self.state[p].setdefault(name, torch.zeros_like(p)) for p in parameters] for name in ("mean", "square")
             )
@@ -53,4 +58,14 @@ class CentredRMSprop(torch.optim.Optimizer):
             torch._foreach_clamp_min_(roots, 0.0)  # a variance, which rounding may take below
             torch._foreach_add_(roots, group["eps"])
             torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+            _follow(parameters, gradients, roots, group["lr"])
+
+
+def _follow(parameters: list[Tensor], gradients: list[Tensor], roots: tuple[Tensor, ...], lr: float | Tensor) -> None:
+    """p <- p - lr g / root; a rate that is a tensor is read on its device (see rl_lab.core.graphs)."""
+    if isinstance(lr, Tensor):
+        steps = torch._foreach_div(gradients, roots)
+        torch._foreach_mul_(steps, lr)
+        torch._foreach_sub_(parameters, steps)
+    else:
+        torch._foreach_addcdiv_(parameters, gradients, roots, -lr)

@@ -67,6 +67,11 @@ class Tape:
         found = Clips(packed(obs, self.frame_stack), action[:, :-1], length, reward.sum(1))
         return found._replace(true=(reward[:, :-1].double() * found.counts).sum(1))
 
+    def newest(self, steps: int) -> Tensor:
+        """[T, ...], the last observations of the first env."""
+        size = min(steps, self.count, self.length)
+        return self.fields[0][torch.arange(self.count - size, self.count) % self.length, 0]
+
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "fields": list(self.fields)}
 

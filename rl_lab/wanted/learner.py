@@ -12,7 +12,6 @@ from rl_lab.types import Spec, Transition
 from rl_lab.wanted.clips import Clips, Tape
 from rl_lab.wanted.predictors import Ensemble
 from rl_lab.wanted.preferences import calibration, disagreement, labels_due, preference_loss
-from rl_lab.wanted.teachers import Oracle
 
 ROUNDS = 20  # of questions, each followed by a fit
 
@@ -24,12 +23,12 @@ class Preferences(Learner):
     replacement: an answer counts for it as often as a Poisson variable of mean 1 says (Oza and Russell, 2001).
     """
 
-    saved = "ensemble", "rng", "tape", "steps", "asked", "answers"
+    saved: tuple[str, ...] = ("ensemble", "rng", "tape", "steps", "asked", "answers")
 
     def __init__(
         self,
         ensemble: Ensemble,
-        teacher: Oracle,
+        teacher: Any,  # an Oracle; of `Late` those who answer late
         spec: Spec,
         num_envs: int,
         device: torch.device,
@@ -58,25 +57,38 @@ class Preferences(Learner):
         return transition._replace(reward=self.ensemble.rewards(transition))
 
     def update(self, transition: Transition) -> Metrics:
+        self.watch(transition)
+        missing = self.missing()
+        return self.ask(missing) if missing else {}
+
+    def watch(self, transition: Transition) -> None:
         self.tape.add(transition)
         self.count_steps(self.num_envs)
+
+    def missing(self) -> int:
+        """Questions that are to be put now: a whole round, or the last ones; else 0."""
         due = labels_due(self.steps, self.total_steps, self.labels, self.first)
-        if due - self.asked < (1 if due == self.labels else self.round):
-            return {}
-        return self.ask(due - self.asked)
+        missing = due - self.asked
+        return missing if missing >= (1 if due == self.labels else self.round) else 0
 
     def ask(self, questions: int) -> Metrics:
         """Puts pairs of clips to the teacher and fits the predictors to all answers kept. Raises UserError."""
         left, right = self.pairs(questions)
         answers = self.teacher(left.true, right.true, self.rng)
-        weight = poisson((questions, len(self.ensemble.members)), self.rng)
+        weight, given = poisson((questions, len(self.ensemble.members)), self.rng), answers.given
+        self.keep(left.of(given), right.of(given), answers.left[given], weight[given])
+        self.asked += questions
+        return self.fit()
+
+    def keep(self, left: Clips, right: Clips, answer: Tensor, weight: Tensor) -> None:
+        """The newest answers [n], and how often each member drew them, [n, M]."""
         new = {f"left/{name}": x for name, x in left._asdict().items()}
         new |= {f"right/{name}": x for name, x in right._asdict().items()}
-        new |= {"answer": answers.left, "weight": weight}
-        new = {name: x[answers.given] for name, x in new.items()}
+        new |= {"answer": answer, "weight": weight}
         self.answers = {name: torch.cat([*self._old(name), x])[-self.kept :] for name, x in new.items()}
-        self.asked += questions
-        if not len(self.answers["answer"]):
+
+    def fit(self) -> Metrics:
+        if not self.answers or not len(self.answers["answer"]):
             return {"preferences/labels": 0.0}
         self.ensemble.fit(*self.data(), self.rng)
         return self.understood()
@@ -121,6 +133,9 @@ class Preferences(Learner):
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where it holds clips of another length."""
+        if state["answers"] and (steps := state["answers"]["left/action"].shape[1]) != self.clip:
+            raise ValueError(f"it learned from clips of {steps} steps, and loop.clip={self.clip}")
         super().load_state_dict(state)
         self.tape.fields = [x.to(self.device) for x in self.tape.fields]
         self.answers = {name: x.to(self.device) for name, x in self.answers.items()}

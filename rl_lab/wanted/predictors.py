@@ -1,7 +1,7 @@
 """An ensemble of reward predictors, each fitted to its own share of the answers."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import OptimizerFn, build_optimizer
 from rl_lab.core.randomness import permutation, seeded
-from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
+from rl_lab.core.settings import Bound, Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks.torsos import TorsoFn, features_of
 from rl_lab.types import Spec, Transition
 from rl_lab.wanted.clips import Clips, unpacked
-from rl_lab.wanted.preferences import preference_loss, preferred
+from rl_lab.wanted.preferences import overfitted, preference_loss, preferred
 
+Above1 = Annotated[float, Bound(1)]
 SMALLEST = 1e-4  # by which rewards are divided
 
 
@@ -43,8 +44,9 @@ class Predictor(nn.Module):
 class Ensemble(nn.Module):
     """r^ is the mean of members, each normalised on its own (section 2.2.1). Raises UserError."""
 
-    shift: Tensor
-    scale: Tensor
+    shift: Tensor  # [M]
+    scale: Tensor  # [M]
+    penalties: Tensor  # [M]
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Ensemble(nn.Module):
         epochs: Count,  # of the optimizer, each time it fits; L-BFGS: its iterations
         batch_size: Count,  # pairs, of the optimizer
         penalty: NonNegative,  # half of it times the squared parameters
+        adapt: Above1,  # by which it moves after each fit, as the loss of held-out answers wants it; 1: it stays
         normalise: Literal["scale", "standard", "none"],  # standard: to mean 0 too, by which episodes may never end
         deviation: Positive,  # of r^ from 0, root mean square
         hidden_rows: Natural,  # at the top of a frame, where the score stands
@@ -76,8 +79,10 @@ class Ensemble(nn.Module):
         self.members: Sequence[Predictor] = nn.ModuleList(found)  # type: ignore[assignment]
         self.register_buffer("shift", torch.zeros(members, device=device))
         self.register_buffer("scale", torch.ones(members, device=device))
+        self.register_buffer("penalties", torch.full((members,), penalty, device=device), persistent=adapt != 1)
+        self.adapt = adapt
         self.optimizer, self.epochs, self.batch_size, self.error = optimizer, epochs, batch_size, error
-        self.penalty, self.normalise, self.deviation, self.hidden_rows = penalty, normalise, deviation, hidden_rows
+        self.normalise, self.deviation, self.hidden_rows = normalise, deviation, hidden_rows
         self.frame_stack = spec.frame_stack
         self.channels = spec.obs_shape[0] // spec.frame_stack if spec.frame_stack > 1 else 1
         self.eval()
@@ -103,6 +108,13 @@ class Ensemble(nn.Module):
         found = member(obs[:, :-1].flatten(0, 1), action.flatten(), obs[:, 1:].flatten(0, 1))
         return found.view(action.shape) * clips.counts
 
+    @torch.no_grad()
+    def along(self, clips: Clips) -> Tensor:
+        """r^ [B, k] of each step."""
+        found = torch.stack([self.of_clip(member, clips) for member in self.members])
+        shift, scale = self.shift[:, None, None], self.scale[:, None, None]
+        return self.deviation * ((found - shift) / scale).mean(0) * clips.counts
+
     def difference(self, member: Predictor, left: Clips, right: Clips) -> Tensor:
         """[n], the sum of the left clip's rewards less that of the right one's."""
         return self.of_clip(member, left).sum(1) - self.of_clip(member, right).sum(1)
@@ -119,8 +131,9 @@ class Ensemble(nn.Module):
     def loss(self, member: Predictor, left: Clips, right: Clips, answer: Tensor, weight: Tensor) -> Tensor:
         """[], the mean over answers [n] by their weights [n], and the penalty."""
         each = preference_loss(self.difference(member, left, right), answer.float(), self.error)
+        penalty = self.penalties[[*self.members].index(member)]
         size = sum(p.square().sum() for p in member.parameters())
-        return (weight * each).sum() / weight.sum().clamp(min=1) + self.penalty / 2 * size
+        return (weight * each).sum() / weight.sum().clamp(min=1) + penalty / 2 * size
 
     def fit(self, left: Clips, right: Clips, answer: Tensor, weight: Tensor, rng: torch.Generator) -> None:
         """Each member to the answers [n], by its weights [n, M]; then what it is normalised by."""
@@ -134,6 +147,8 @@ class Ensemble(nn.Module):
             else:
                 self._descend(member, left, right, answer, weight[:, number], own, rng)
             member.eval()
+        if self.adapt != 1:
+            self.penalties *= self.adapt ** overfitted(self.probability(left, right), answer.float(), weight.T)
         self.renormalise(left, right)
 
     def _converge(self, member: Predictor, left: Clips, right: Clips, answer: Tensor, weight: Tensor) -> None:

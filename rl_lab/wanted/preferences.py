@@ -29,6 +29,19 @@ def disagreement(probability: Tensor) -> Tensor:
     return probability.var(0, unbiased=False)
 
 
+def overfitted(probability: Tensor, left: Tensor, weight: Tensor) -> Tensor:
+    """[M]: 1 where the loss of held-out answers is more than 1.5 times that of the others, -1 below 1.1, else 0.
+
+    P [M, n] of answers `left` [n], and how often each member drew them, weight [M, n]: section 2.2.3 moves the penalty
+    by that.
+    """
+    p = probability.clamp(1e-6, 1 - 1e-6)
+    each, held = -left * p.log() - (1 - left) * (1 - p).log(), weight == 0
+    learned = (weight * each).sum(1) / weight.sum(1).clamp(min=1)
+    ratio = (each * held).sum(1) / held.sum(1).clamp(min=1) / learned.clamp(min=1e-12)
+    return ((ratio > 1.5).float() - (ratio < 1.1).float()) * held.any(1)
+
+
 def labels_due(step: int, total: int, labels: int, first: int, periods: int = 10) -> int:
     """How many of `labels` are asked for by this step of `total`: `first` before step 0, then ever fewer.
 

@@ -72,12 +72,14 @@ def folder(out: Path | None) -> Path:
     return Path(out)
 
 
-def publish(results: Results, out: Path, notes: list[str], before: Iterable[page.Section] = ()) -> None:
+def publish(
+    results: Results, out: Path, notes: list[str], before: Iterable[page.Section] = (), title: str | None = None
+) -> None:
     """The files of a comparison under `out`, and its tables on the terminal; `before` opens the page."""
     captions = list(tables.captions(results))
     written = tables.write(results, out) + figures.files(results, out)
     sections = [*before, *page.sections(results, captions, notes)]
-    written.append(page.write(out / "index.html", figures.title(results), page.lead(results), sections))
+    written.append(page.write(out / "index.html", title or figures.title(results), page.lead(results), sections))
     tables.show(results, [*captions, *notes], written)
 
 

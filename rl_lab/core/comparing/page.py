@@ -62,17 +62,17 @@ def lead(results: Results) -> str:
     seeds = [row.seeds for row in results.rows]
     counted = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
     tasks = f"{len(results.tasks)} tasks: {', '.join(results.tasks)}" if len(results.tasks) > 1 else "one task"
-    return f"{len(results.groups)} groups, {counted} seeds each, {len(results.runs)} runs; {tasks}."
+    return (
+        f"{len(results.groups)} groups, {counted} seed{'s' * (counted != '1')} each, {len(results.runs)} runs; {tasks}."
+    )
 
 
 def sections(results: Results, captions: list[str], notes: list[str]) -> Iterator[Section]:
     """Over several tasks what sums them up comes first; of one task its scores and curves."""
-    alone = [_scores_section(results), _curves_section(results)]
+    alone, several = [_scores_section(results), _curves_section(results)], len(results.tasks) > 1
     yield Section("Groups, best first", _legend(results))
-    if len(results.tasks) == 1:
-        yield from [*alone, *_summed_up(results)]
-    else:
-        yield from [*_summed_up(results), *reversed(alone)]
+    over = [*_summed_up(results)] if several or not results.single else []
+    yield from [*over, *reversed(alone)] if several else [*alone, *over]
     yield Section("What these numbers are", _list([*captions, *notes]))
     if found := differing(results.tasks):
         yield Section("Settings that differ", _settings(results, found), "But for those that make the task.", True)
@@ -113,23 +113,23 @@ def _summed_up(results: Results) -> Iterator[Section]:
 
 
 def _curves_section(results: Results) -> Section:
+    single = "Line: straight between rows; dotted: the threshold of the table."
     caption = (
         "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: "
         "single seeds, which may leave the panel; dotted: the threshold of the table."
     )
-    return Section("Learning curves", _panels(_curves(results)), caption)
+    return Section("Learning curves", _panels(_curves(results)), single if results.single else caption)
 
 
 def _scores_section(results: Results) -> Section:
-    caption = (
-        f"{figures.title(results)}. Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap "
-        "interval. A heading sorts."
-    )
+    sure = "Interquartile mean over n seeds, in brackets its 95 % stratified bootstrap interval. "
+    caption = f"{figures.title(results)}. {sure * (not results.single)}A heading sorts."
     if len(results.tasks) > 1:
         return Section("Scores by task", _rows(results), caption)
     draw = partial(figures.scores, results=results, task=next(iter(results.tasks)))
     drawn = _panels([picture(draw, "final scores", 5.4, 0.9 + 0.34 * len(results.groups))])
-    caption += " Above: the line is the score, the bar its interval, each point a seed, at the edge one beyond it."
+    if not results.single:
+        caption += " Above: the line is the score, the bar its interval, each point a seed, at the edge one beyond it."
     return Section("Scores", drawn + _rows(results), caption)
 
 
@@ -248,25 +248,25 @@ def _curves(results: Results) -> Iterator[str]:
 def _learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     figures.learning(axes, results, task, axis)
     axes.set_title(task if len(results.tasks) > 1 else f"over {axis}", fontsize=10, loc="left")
-    axes.set_ylabel(figures.title(results))
+    axes.set_ylabel(words if len(words := figures.title(results)) < 36 else figures.better(results.lower))
 
 
 def _rows(results: Results) -> str:
-    several = len(results.tasks) > 1
-    head = ["group", *["task"] * several, "n", "final", "best", "area", "steps to threshold", "seconds", "reached"]
+    several, more = len(results.tasks) > 1, not results.single
+    head = ["group", *["task"] * several, *["n"] * more, "final", "best", "area", "steps to threshold", "seconds"]
     rows = [
         [
             _name(results, row.group),
             *[text(row.task)] * several,
-            _figure(row.seeds),
-            *(_estimate(e, row.seeds) for e in (row.final, row.best, row.area)),
+            *[_figure(row.seeds)] * more,
+            *(_estimate(e, row.seeds) if more else _figure(float(e.point)) for e in (row.final, row.best, row.area)),
             _figure(row.steps_to_threshold),
             _figure(row.seconds_to_threshold),
-            _figure(row.reached, f"of {row.seeds}"),
+            *[_figure(row.reached, f"of {row.seeds}")] * more,
         ]
         for row in results.rows
     ]
-    return table(head, rows, "sortable scores")
+    return table([*head, *["reached"] * more], rows, "sortable scores")
 
 
 def _list(lines: Iterable[str]) -> str:

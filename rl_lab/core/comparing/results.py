@@ -81,6 +81,11 @@ class Results(NamedTuple):
         return is_lower_better(self.metric)
 
     @property
+    def single(self) -> bool:
+        """No group has two runs of a task: there is nothing to say of how sure a figure is."""
+        return all(row.seeds == 1 for row in self.rows)
+
+    @property
     def runs(self) -> list[RunFiles]:
         return [run for groups in self.tasks.values() for runs in groups.values() for run in runs]
 

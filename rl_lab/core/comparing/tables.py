@@ -22,11 +22,13 @@ EVERY = 8  # tasks; beyond, the terminal shows the aggregates only
 def captions(results: Results) -> Iterator[str]:
     """What every number is, and over what it was taken."""
     metric, several = results.metric, len(results.tasks) > 1
-    yield (
-        f"{metric}: {'lower' if results.lower else 'higher'} is better; "
-        "interquartile mean over n seeds [95 % stratified bootstrap interval]."
+    over = (
+        "of a single run each"
+        if results.single
+        else "interquartile mean over n seeds [95 % stratified bootstrap interval]"
     )
-    if any(row.seeds == 1 for row in results.rows):
+    yield f"{metric}: {'lower' if results.lower else 'higher'} is better; {over}."
+    if any(row.seeds == 1 for row in results.rows) and not results.single:
         yield "n=1: a single run has no interval, and neither has a comparison with it."
     if several:
         yield "area: mean height of the curve over the steps that all curves of its task cover."

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of
+from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
 
 
@@ -91,6 +92,17 @@ def _who(group: str, choices: dict[str, Any]) -> str:
     return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
 
 
+def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
+    """Raises UserError where the loop has no use for them."""
+    from rl_lab.core import distributed
+
+    if resolved.get("compile", "none") == "graphs":
+        if resolved["loop"]["_target_"] not in parts.captures:
+            raise UserError("compile=graphs is for loop=train; leave it out, or choose that loop")
+        if distributed.size() > 1:
+            raise UserError("compile=graphs is for one process, and torchrun started more; leave it out")
+
+
 def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """A protocol sets what only some worlds have."""
     protocol, env = choices.get("protocol"), cfg.get("env")
@@ -119,6 +131,8 @@ def check_values(cfg: DictConfig) -> None:
     cfg.threads = threads.setting(cfg.get("threads", 1))
     if "precision" in cfg:
         cfg.precision = settings.conform("precision", cfg.precision, settings.Precision)
+    if "compile" in cfg:
+        cfg.compile = settings.conform("compile", cfg.compile, settings.Compile)
     checkpoint = cfg.get("checkpoint")
     if not isinstance(checkpoint, DictConfig):
         raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")

@@ -15,6 +15,7 @@ from rl_lab.core import files, imports, metrics, outcome, ownership, reading, wa
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
+    check_graphs,
     check_loop,
     check_planner,
     check_protocol,
@@ -118,6 +119,7 @@ def _carry_out(
     resolved = reading.resolved(written | {"device": device})
     if parts is not None:
         reading.refuse(resolved, parts)
+    check_graphs(resolved, parts_of(prog))
     if not distributed.rank():
         distributed.told(str(folder))
     wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
@@ -218,7 +220,7 @@ def _open_run(
 ) -> "Run":
     import torch
 
-    from rl_lab.core import distributed, precision, run, threads
+    from rl_lab.core import distributed, graphs, precision, run, threads
 
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order if k in written} | {k: v for k, v in written.items() if k not in order}
@@ -237,7 +239,7 @@ def _open_run(
             f"the settings have {len(text):,} characters, and a run folder's config.yaml holds at most "
             f"{reading.LARGEST:,}; keep a large map in a file: env.mdp.map=my.txt"
         )
-    words = precision.choose(resolved.get("precision", "fp32"), torch.device(resolved["device"]))
+    reduced = precision.choose(resolved.get("precision", "fp32"), torch.device(resolved["device"]))
     opened = run.Run(
         folder,
         resolved["seed"],
@@ -254,7 +256,8 @@ def _open_run(
         lock=lock,
         beside=beside,
     )
-    if words:
+    captured = graphs.choose(resolved.get("compile", "none"), torch.device(resolved["device"]))
+    for words in filter(None, (reduced, captured)):
         opened.say(words)
     env = resolved.get("env")
     if isinstance(env, dict) and env.get("num_threads") == "auto":

@@ -27,6 +27,7 @@ TOO_LARGE = "|".join(
         "out of memory",
     ]
 )
+SIZES, MOST = ("batch_size", "num_envs", "capacity"), 4  # the names of settings that memory goes by
 HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 
 
@@ -126,7 +127,12 @@ class plain_errors:
     def _smaller(self) -> str:
         if self._is_command():
             return "ask for less: fewer episodes, images or samples, or smaller pictures"
-        return "make it smaller: env.num_envs, the agent's or model's layers, batch or replay"
+        try:
+            settings = [*flatten(self._composed())]
+        except (HydraException, OmegaConfBaseException):
+            settings = []
+        found = [key for name in SIZES for key in settings if key.rpartition(".")[2] == name]
+        return f"make it smaller: {', '.join([*found[:MOST], 'the layers of its network'])}"
 
     def _choices(self) -> list[str]:
         """Groups of the lab, and what of Hydra's own settings is of use; to a command, nothing beside its settings."""
@@ -194,7 +200,9 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     there = (k for k in flatten(cfg) if not k.rpartition(".")[2].startswith("_"))
     known = [*there, *(f"{parent}.{p}" for p in parameters), *more]
     beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]
-    return f"no setting '{key}'{of_another(key) or nearest(key, beside or known)}"
+    here = [k for k in flatten(cfg) if parent and k.count(".") == 1 and k.endswith(f".{name}")]
+    elsewhere = of_another(key) + f"; here there is {' and '.join(here)}" * bool(here)
+    return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -25,6 +25,7 @@ class Physics(Protocol):
     def first(self, draws: Tensor) -> Tensor: ...  # float64 [N, U] in [0, 1) -> [N, D]
     def move(self, state: Tensor, action: Tensor) -> Move: ...
     def look(self, state: Tensor) -> Tensor: ...
+    def recall(self, obs: Tensor) -> Tensor: ...  # the state that looks so, float64 [..., K] -> [..., D]
 
 
 class CartPole:
@@ -58,6 +59,9 @@ class CartPole:
 
     def look(self, state: Tensor) -> Tensor:
         return state.float()
+
+    def recall(self, obs: Tensor) -> Tensor:
+        return obs
 
 
 class Acrobot:
@@ -105,6 +109,10 @@ class Acrobot:
         angles, speeds = state.split(2, -1)
         return torch.cat([torch.stack([angles.cos(), angles.sin()], -1).flatten(-2), speeds], -1).float()
 
+    def recall(self, obs: Tensor) -> Tensor:
+        cos1, sin1, cos2, sin2, speed1, speed2 = obs.unbind(-1)
+        return torch.stack([torch.atan2(sin1, cos1), torch.atan2(sin2, cos2), speed1, speed2], -1)
+
 
 class MountainCar:
     """An engine too weak for the hill (Moore, 1990; Sutton and Barto, 2018, example 10.1): place and speed."""
@@ -128,3 +136,6 @@ class MountainCar:
 
     def look(self, state: Tensor) -> Tensor:
         return state.float()
+
+    def recall(self, obs: Tensor) -> Tensor:
+        return obs

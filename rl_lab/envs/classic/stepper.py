@@ -93,6 +93,12 @@ class ClassicEnv:
             raise UserError("env.camera=false: nothing is drawn")
         return np.stack([self._painted(state) for state in self.state.cpu().numpy()])
 
+    def redrawn(self, obs: Tensor) -> np.ndarray:
+        """uint8 [H, W, 3], of an observation [K]; needs `camera`."""
+        if self._painter is None:
+            raise UserError("env.camera=false: nothing is drawn")
+        return self._painted(self.physics.recall(obs.cpu().double()).numpy())
+
     def _painted(self, state: np.ndarray) -> np.ndarray:
         self._painter.state = state
         return np.asarray(self._painter.render())

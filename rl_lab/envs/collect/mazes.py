@@ -86,7 +86,7 @@ def _can_open(open, y, x):
 
 @njit(cache=True)
 def _is_open(open, y, x):
-    return 0 <= y < len(open) and 0 <= x < len(open) and open[y, x]
+    return bool(0 <= y < len(open) and 0 <= x < len(open) and open[y, x])  # of Python, where nothing compiles this
 
 
 @njit(cache=True)

@@ -1,0 +1,218 @@
+"""What the loop of gen_lab can be told whatever the model is: rates, averages, parts of a batch, when to end."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from stated import stated
+from stopping import StopsAt, equal
+
+from gen_lab.__main__ import COMMANDS
+from gen_lab.data import Images
+from gen_lab.losses import pieces
+from gen_lab.networks.averaging import Averages, weights
+from gen_lab.networks.schedules import share
+from gen_lab.trained.best import learned
+from rl_lab.core import checkpoint
+from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
+from rl_lab.core.run import Run, Stopped
+
+digits, fit = stated("data/digits"), stated("loop/fit", judge=stated("judge/none"), iwae_samples=0)
+vae, autoencoder, gan = stated("model/vae"), stated("model/autoencoder"), stated("model/gan_mlp")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Images:
+    whole = digits(protocol="binarised")
+    return whole._replace(train=whole.train[:300], train_labels=whole.train_labels[:300])
+
+
+def kept(data: Images) -> Images:
+    """With the last hundred of its images to validate on."""
+    return data._replace(train=data.train[:200], validation=data.train[200:], validation_labels=data.train_labels[200:],
+                         train_labels=data.train_labels[:200])  # fmt: skip
+
+
+def fitted(folder: Path, data: Images, model=vae, **settings):
+    usual = {"batch_size": 50, "total_steps": 12, "eval_every": 4, "pictured": 0}
+    with Run(folder, 0, "cpu", names={"name": "test"}, config={}, checkpoint_every=math.inf) as run:
+        return fit(data, model, run, **usual | settings)
+
+
+def rows(folder: Path) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: x for k, x in row.items() if k != "seconds"} for row in found]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "shares"),
+    [
+        ("constant", {}, [1, 1, 1, 1, 1]),
+        ("constant", {"warm_up": 4}, [0.25, 0.5, 0.75, 1, 1]),
+        ("cosine", {}, [1, 0.9755, 0.9045, 0.7939, 0.6545]),  # of 10 updates: (1 + cos(pi t / 10)) / 2
+        ("cosine", {"warm_up": 2}, [0.5, 1, 1, 0.9619, 0.8536]),
+        ("linear", {}, [1, 0.9, 0.8, 0.7, 0.6]),
+        ("step", {"step_every": 2, "step_factor": 0.1}, [1, 1, 0.1, 0.1, 0.01]),
+    ],
+)
+def test_rates_follow_the_updates_number(schedule, settings, shares):
+    found = [share(schedule, step, 10, **settings) for step in range(5)]
+    assert found == pytest.approx(shares, abs=5e-5)
+    assert share("cosine", 10, 10) == share("linear", 10, 10) == 0
+
+
+@pytest.mark.parametrize("model", [vae, autoencoder, gan], ids=["vae", "autoencoder", "gan"])
+def test_the_rates_of_all_optimizers_fall(tmp_path, data, model):
+    learner = fitted(tmp_path, data, model, schedule="linear", warm_up=2)
+    optimizers = [x for x in vars(learner).values() if isinstance(x, torch.optim.Optimizer)]
+    assert [group["lr"] for x in optimizers for group in x.param_groups] == pytest.approx([1e-4] * len(optimizers))
+
+
+def test_averages_are_of_all_weights_and_shown_in_their_place(data):
+    learner = vae(data.spec, CPU, seed=0)
+    averages, expected = Averages(learner, 0.5), [p.detach().clone() for p in weights(learner)]
+    for updates in 1, 2, 3:
+        learner.update(data.train[:50])
+        averages.follow()
+        decay = min(0.5, (1 + updates) / (10 + updates))
+        expected = [decay * a + (1 - decay) * p.detach() for a, p in zip(expected, weights(learner), strict=True)]
+    trained = [p.detach().clone() for p in weights(learner)]
+    with averages.shown():
+        assert all(torch.allclose(p, a, atol=1e-6) for p, a in zip(weights(learner), expected, strict=True))
+    assert equal([p.detach() for p in weights(learner)], trained) and len(trained) == 8
+
+
+SETTINGS = {"schedule": "cosine", "warm_up": 3, "average": 0.9, "best": True, "accumulate": 2}
+
+
+@pytest.mark.parametrize("at", [3, 9])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, data, at):
+    class Stopping(StopsAt, vae(data.spec, CPU, seed=0).__class__):
+        pass
+
+    def stopping(*args, **knobs):
+        made = vae(*args, **knobs)
+        made.__class__, made.left = Stopping, at
+        return made
+
+    fitted(tmp_path / "whole", kept(data), **SETTINGS)
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "parts", kept(data), stopping, **SETTINGS)
+    fitted(tmp_path / "parts", kept(data), **SETTINGS)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    one, two = (checkpoint.read(tmp_path / name / "checkpoint.pt") for name in ("parts", "whole"))
+    assert all(equal(one[name], two[name]) for name in ("model", "average", "best"))
+
+
+def test_parts_of_a_batch_are_learned_as_the_whole(data):
+    assert [(len(x), label, part) for x, label, part in pieces(data.train[:5], None, 2)] == [
+        (3, None, 0.6),
+        (2, None, 0.4),
+    ]
+    whole, parts = (autoencoder(data.spec, CPU, seed=0) for _ in range(2))
+    parts.in_parts = 4
+    for start in 0, 50:
+        one, other = (x.update(data.train[start : start + 50]) for x in (whole, parts))
+        assert {k: float(v) for k, v in one.items()} == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-4)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights(whole), weights(parts), strict=True))
+
+
+def small(name: str, **sizes):
+    """A model with a network of these sizes, whose rate falls by itself."""
+    return stated(name, network=stated(name, "network", **sizes), decay=0.99)
+
+
+@pytest.mark.parametrize("name", ["model/vae", "model/vae_iwae", "model/autoencoder", "model/pixelcnn"])
+def test_who_takes_a_batch_in_parts(tmp_path, data, name):
+    model = small(name, channels=4, blocks=1) if "pixelcnn" in name else stated(name)
+    learner = fitted(tmp_path, data, model, accumulate=3, total_steps=2)
+    assert learner.in_parts == 3
+
+
+def test_best_keeps_what_did_best_and_the_last_evaluation_is_of_it(tmp_path, data):
+    scores = iter([5.0, 3.0, 4.0])
+
+    class Rising(vae(data.spec, CPU, seed=0).__class__):
+        def score(self, x, generator, iwae_samples=0, label=None):
+            return {"nll_bound_nats": torch.full((len(x),), next(scores, 9.0))}
+
+    def rising(*args, **knobs):
+        made = vae(*args, **knobs)
+        made.__class__ = Rising
+        return made
+
+    learner = fitted(tmp_path, kept(data), rising, best=True)
+    state = checkpoint.read(tmp_path / "checkpoint.pt")
+    assert (state["best"]["step"], state["best"]["score"], state["best"]["worse"]) == (4, 3.0, 1)
+    assert not equal(state["best"]["learned"]["encoder"], state["model"]["encoder"])
+    assert equal(learned(learner)["encoder"], state["model"]["encoder"])  # what is resumed is what it learned last
+
+
+def test_patience_ends_a_run(tmp_path, data):
+    """Counting pixels is done in an epoch."""
+    still = stated("model/independent")
+    learner = fitted(tmp_path / "counts", kept(data), still, patience=2, total_steps=400, eval_every=5)
+    ended = json.loads((tmp_path / "counts/summary.json").read_text())
+    assert ended["state"] == "finished" and ended["step"] < 400 and learner.counts.sum() > 0
+    last = rows(tmp_path / "counts")[-1]
+    assert last["step"] == ended["step"] and "eval/nll_nats[digits-binarised]" in last
+
+
+def test_epochs_in_place_of_updates(tmp_path, data):
+    fitted(tmp_path, data, epochs=3, batch_size=70)
+    assert json.loads((tmp_path / "summary.json").read_text())["step"] == 3 * 4  # of 300 images, 20 left over
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"best": True}, "set data.validation"),
+        ({"patience": 2}, "set data.validation"),
+        ({"schedule": "step"}, "belong together"),
+        ({"step_every": 5}, "belong together"),
+    ],
+)
+def test_settings_that_lack_something(tmp_path, data, settings, words):
+    with pytest.raises(UserError, match=words):
+        fitted(tmp_path, data, **settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        ("gan_mlp", {"accumulate": 2}, "needs a batch whole"),
+        ("gan_mlp", {"average": 0.9}, "model.average=0"),
+        ("pixelcnn", {"schedule": "cosine"}, "model.decay=1"),
+        ("gan_mlp", {"best": True}, "has none"),
+    ],
+)
+def test_settings_that_the_model_contradicts(tmp_path, data, model, settings, words):
+    model = stated(f"model/{model}") if model == "gan_mlp" else small(f"model/{model}", channels=4, blocks=1)
+    with pytest.raises(UserError, match=words):
+        fitted(tmp_path, kept(data), model, **settings)
+
+
+def test_the_line_of_an_epoch(capsys):
+    from rl_lab.core.progress import Progress
+
+    progress = Progress("x")
+    progress.an_epoch = 50.0
+    progress.begin(100, "updates", 0)
+    assert "epoch 1.5" in progress._line("", 75, progress._start + 10, 80)
+
+
+def test_what_a_person_types(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["train", "experiment=vae_digits", "tracker=none", "device=cpu", "threads=1", "loop.eval_images=50"]
+    assert (
+        cli.main("gen-lab", "gen", COMMANDS, [*short, "loop.epochs=1", "loop.schedule=cosine", "loop.average=0.99"])
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "11/11" in said.out + said.err or json.loads(next(tmp_path.rglob("summary.json")).read_text())["step"] == 11
+    assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.average=0.99"]) == 2
+    assert "loop.average" in capsys.readouterr().err

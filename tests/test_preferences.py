@@ -15,7 +15,7 @@ from rl_lab.agents.a2c import A2C
 from rl_lab.core import checkpoint
 from rl_lab.core.interrupts import Stopped
 from rl_lab.core.launching import cli
-from rl_lab.core.randomness import generator
+from rl_lab.core.randomness import generator, stream
 from rl_lab.core.run import Run
 from rl_lab.loops.preferences import continued, learned_world, told, watch_random
 from rl_lab.planning import Regret
@@ -277,12 +277,13 @@ def test_a_penalty_that_adapts_is_part_of_the_checkpoint(adapt):
 def taught(mdp, seed: int, labels: int, clip: int, input: str) -> Preferences:
     env = MDPEnv(mdp=mdp, time_limit=200)
     model = Preferences(
-        ensemble(env.spec, CPU, seed, input=input), Oracle(error=0.0, laziness=0.0), env.spec, env.num_envs, CPU, seed,
-        total_steps=1, labels=labels, first=1.0, kept=3_000, clip=clip, recent=32_000, select="random", candidates=10,
+        ensemble(env.spec, CPU, stream(seed, "predictor"), input=input), Oracle(error=0.0, laziness=0.0), env.spec,
+        env.num_envs, CPU, stream(seed, "preferences"), total_steps=1, labels=labels, first=1.0, kept=3_000, clip=clip,
+        recent=32_000, select="random", candidates=10,
     )  # fmt: skip
 
     class Seeds:
-        stream = staticmethod(lambda name: seed)
+        stream = staticmethod(lambda name: stream(seed, name))
 
     watch_random(env, model, Seeds())
     return model

@@ -14,7 +14,7 @@ from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.commands import teach as command
-from rl_lab.commands.teach import Desk, Person, is_swapped
+from rl_lab.commands.teach import SOON, Desk, Person, is_swapped
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
 from rl_lab.core.interrupts import Stopped
@@ -223,18 +223,19 @@ def test_it_goes_on_while_nobody_answers(tmp_path, capfd, monkeypatch):
 
 
 class Screen:
-    """Keys as they are pressed: those of before at once, others when they are asked for."""
+    """Keys as they are pressed: those of before at once, others when they are waited for."""
 
     def __init__(self, early: list[str], keys: list[str]):
         self.early, self.keys, self.shown = early, keys, []
+        self.wait = lambda: time.sleep(0.002)
 
     def show(self, pictures) -> None:
         self.shown += pictures
 
     def key(self, seconds: float) -> str | None:
-        if not seconds:
+        if self.early or not seconds:
             return self.early.pop() if self.early else None
-        time.sleep(0.002)
+        self.wait()
         return self.keys.pop(0) if self.keys else "q"
 
 
@@ -276,11 +277,13 @@ def test_a_swapped_pair_is_shown_so(desk):
 
 
 def test_a_key_of_the_pair_before_answers_nothing(desk, monkeypatch):
-    monkeypatch.setattr(command, "SOON", 0.1)
-    sitting = desk([], ["left"] * 20)
-    began = time.monotonic()
+    """One each .08 s: the fourth comes more than .3 s after the pair was drawn."""
+    sitting, clock = desk([], ["left"] * 20), [0.0]
+    monkeypatch.setattr(command, "SOON", SOON)
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    sitting.screen.wait = lambda: clock.append(clock.pop() + 0.08)
     sitting.ask(*sitting.person.question())
-    assert time.monotonic() - began > 0.1 and len(sitting.person.log.rows) == 1
+    assert len(sitting.person.log.rows) == 1 and len(sitting.screen.keys) == 20 - 4
 
 
 def test_a_clip_that_is_over_waits_under_a_veil_for_the_other():

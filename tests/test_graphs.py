@@ -1,5 +1,6 @@
 """compile=graphs on a GPU that is not there, whose graphs are the lists of operations that ran (see pretend.py)."""
 
+import sys
 from pathlib import Path
 
 import pretend
@@ -14,6 +15,9 @@ from rl_lab.core.launching import cli
 from rl_lab.types import Transition
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="see test_pretend.py")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Every agent, world and model on a GPU that is not there: no device mixed, no wait in the hot loop, no CPU generator."""
 
+import sys
+
 import hydra
 import pretend
 import pytest
@@ -12,6 +14,9 @@ from rl_lab.core.launching.composition import compose
 from rl_lab.types import Transition
 
 GPU = torch.device("cuda")
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torch's library is looked into by its name elsewhere")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rl_lab.core import precision
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Compile
 
 WARM_UP = 3  # calls of each kind that are made as they are: libraries and optimizers set up what they keep
 MOST = 4  # graphs of one function, each with memory of its own; other shapes are computed as they come
@@ -22,7 +21,7 @@ class _Now:
     chosen = False  # whether this process captures
 
 
-def choose(compiled: Compile, device: torch.device) -> str | None:
+def choose(compiled: str, device: torch.device) -> str | None:
     """Of this process, from here on; what there is to say of it."""
     _Now.chosen = compiled == "graphs" and device.type == "cuda"
     if compiled == "none":

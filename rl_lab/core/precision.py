@@ -5,15 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
-from rl_lab.core.settings import Precision
-
 
 class _Now:
     chosen = False  # whether this process trains in bfloat16
     training = False  # whether it does so now, in whichever thread
 
 
-def choose(precision: Precision, device: torch.device) -> str | None:
+def choose(precision: str, device: torch.device) -> str | None:
     """Of this process, from here on, as with the number of threads; what there is to say of it.
 
     auto: bfloat16 where the device multiplies it (on x86: avx512_bf16 or amx_bf16), else float32.

@@ -26,7 +26,7 @@ GRACE = 1.5  # times its seconds that a part may take, for what it builds and co
 LEAST = 20.0  # seconds, to import and build
 # Its share of the seconds: what is checked comes first, then what is asked for most.
 PARTS = {
-    "agents": 3, "worlds": 1, "waits": 2, "graphs": 3, "bf16": 1, "models": 2, "plans": 1, "checkpoints": 1,
+    "agents": 4, "worlds": 1, "waits": 2, "graphs": 3, "bf16": 1, "models": 2, "plans": 1, "checkpoints": 1,
     "grid": 2, "collect": 2, "pong_a2c": 4, "pong_pqn": 4, "pong_ppo": 4, "vpn": 5, "million_states": 2, "pixelcnn": 3,
     "seeds": 2, "compiled": 6,
 }  # fmt: skip

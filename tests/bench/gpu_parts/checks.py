@@ -1,10 +1,12 @@
 """Whether a GPU computes what the CPU does, waits where it should not, and can do what only a GPU can."""
 
+import contextlib
 import copy
 import io
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import hydra
@@ -32,27 +34,38 @@ def few_words(device: torch.device, agent: str, *more: str) -> tuple[Any, Any]:
     return built(device, "env=four_rooms", *AGENTS[agent], f"agent={agent}", *EIGHT, *more)
 
 
+def every(names: Iterable[str], note: Note, check: Callable[[str], None]) -> None:
+    """One that fails leaves the others theirs."""
+    failed = []
+    for name in names:
+        try:
+            check(name)
+        except Exception as error:
+            traceback.print_exc(limit=-5)
+            note(f"{name}: failed", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+            failed.append(name)
+    if failed:
+        raise AssertionError(f"of {', '.join(failed)}")
+
+
 def agents(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Every agent acts and learns on the GPU as on the CPU, from equal draws."""
     torch.backends.cudnn.allow_tf32 = False
-    for name in ["a2c_mlp", "dqn_mlp"] if small else AGENTS:
-        parameters, seen = [], []
+
+    def check(name: str) -> None:
+        begun, learned, taken = few_words(CPU, name)[1].state_dict(), [], []
         for on in CPU, device:
-            env, _ = few_words(CPU, name)
-            agent = few_words(on, name)[1]
-            if on is CPU:
-                begun = copy.deepcopy(agent.state_dict())
-            else:
-                agent.load_state_dict(begun)
+            env, agent = few_words(CPU, name)[0], few_words(on, name)[1]
+            agent.load_state_dict(copy.deepcopy(begun))
+            actions: list[Tensor] = []
             with same_draws():
-                actions: list[Tensor] = []
-                metrics = lived(agent, env, 24 if small else 64, on, actions)
-            parameters.append(agent.state_dict())
-            seen.append((metrics, actions))
-        (metrics, actions), (others, theirs) = seen
-        apart = sum(not torch.equal(a, b) for a, b in zip(actions, theirs, strict=True))
-        note(f"{name}: steps with other actions", apart)
-        expect(f"{name}: parameters", gap(*(network_of(x) for x in parameters)), 1e-3, note)
+                lived(agent, env, 24 if small else 64, on, actions)
+            learned.append(network_of(agent.state_dict()))
+            taken.append(actions)
+        note(f"{name}: steps with other actions", sum(not torch.equal(a, b) for a, b in zip(*taken, strict=True)))
+        expect(f"{name}: parameters", gap(*learned), 1e-3, note)
+
+    every(["a2c_mlp", "dqn_mlp"] if small else AGENTS, note, check)
 
 
 def network_of(state: dict[str, Any]) -> dict[str, Any]:
@@ -61,63 +74,74 @@ def network_of(state: dict[str, Any]) -> dict[str, Any]:
 
 def worlds(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Worlds of tensors take the same steps from the same draws."""
-    for world in (
-        ("four_rooms", "collect_small") if small else ("four_rooms", "lavaland", "collect", "collect_stochastic")
-    ):
-        one, two = (built(on, f"env={world}", "env.num_envs=64", "agent=random")[0] for on in (CPU, device))
+    steps = 5 if small else 50
+
+    def check(world: str) -> None:
+        one, two = (built(on, *world.split(), "env.num_envs=64", "agent=random")[0] for on in (CPU, device))
         one.reset(0), two.reset(0)
         walkers = one.walkers
-        for _ in range(5 if small else 50):
+        for _ in range(steps):
             action, draws = torch.randint(one.spec.num_actions, (64,)), one.draw()
             ours = one.advance(walkers, action, *draws)
             moved = [None if x is None else x.to(device) for x in draws]
             theirs = two.advance(type(walkers)(*(x.to(device) for x in walkers)), action.to(device), *moved)
             for a, b in zip(ours[1:5], theirs[1:5], strict=True):
-                if isinstance(a, Tensor):
-                    assert torch.equal(a, b.cpu()), f"{world}: another step"
+                assert not isinstance(a, Tensor) or torch.equal(a, b.cpu()), "another step"
             walkers = ours.walkers
-        note(f"{world}: equal steps", 5 if small else 50)
+        note(f"{world}: equal steps", steps)
+
+    many = "env=four_rooms", "env=lavaland", "env=collect env.mazes=64", "env=collect_stochastic env.mazes=64"
+    every(("env=four_rooms", "env=collect_small env.mazes=64") if small else many, note, check)
 
 
 def waits(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Nothing in acting, stepping and learning waits for the GPU, but what is told here."""
-    for world in ("four_rooms",) if small else ("four_rooms", "collect", "cartpole_tensor"):
-        env, _ = built(device, f"env={world}", "env.num_envs=64", "agent=random")
+
+    def check_world(world: str) -> None:
+        env, _ = built(device, *world.split(), "env.num_envs=64", "agent=random")
         env.reset(0)
         action = torch.zeros(64, dtype=torch.int64, device=device)
         env.step(action)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with waits_are("error"):
             for _ in range(10):
                 env.step(action)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         note(f"{world}: a step waits", 0, "times")
-    for name in ("dqn_mlp",) if small else AGENTS:
+
+    def check_agent(name: str) -> None:
         env, agent = few_words(device, name)
         lived(agent, env, 16, device)
         found: Counter[str] = Counter()
         obs = env.reset(0)
         for _ in range(16):
-            torch.cuda.set_sync_debug_mode("error")
-            try:
+            with waits_are("error"):
                 action = agent.act(obs)
                 step = env.step(action)
-            finally:
-                torch.cuda.set_sync_debug_mode("warn")
-            with warnings.catch_warnings(record=True) as caught:
+            with warnings.catch_warnings(record=True) as caught, waits_are("warn"):
                 warnings.simplefilter("always")
                 agent.update(Transition.of(obs, action, step))
-            torch.cuda.set_sync_debug_mode("default")
             found.update(f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if "synchron" in str(w.message))
             obs = step.obs
         places = ", ".join(f"{place} {count}" for place, count in found.most_common(3))
         note(f"{name}: 16 updates wait", sum(found.values()), f"times {places}")
 
+    names = ["env=four_rooms", *["env=collect env.mazes=64", "env=cartpole_tensor"][: 0 if small else None]]
+    every(names + (["dqn_mlp"] if small else [*AGENTS]), note,
+          lambda name: check_world(name) if "=" in name else check_agent(name))  # fmt: skip
+
+
+@contextlib.contextmanager
+def waits_are(mode: str) -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
 
 def graphs(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Agents under compile=graphs learn what they learn without."""
-    for name in ("ppo_mlp",) if small else CAPTURED:
+
+    def check(name: str) -> None:
         learned, again = [], ("agent.forward_again=true",) if name == "a2c_mlp" else ()
         for how in "none", "graphs":
             with compiling(how, device):
@@ -126,8 +150,10 @@ def graphs(device: torch.device, seconds: float, note: Note, small: bool) -> Non
                 learned.append(network(agent).state_dict())
         recorded = sum(len(part._graphs) for part in vars(agent).values() if hasattr(part, "_graphs"))
         note(f"{name}: graphs", recorded)
-        assert recorded >= 2, f"{name} captured nothing"
+        assert recorded >= 2, "nothing was captured"
         expect(f"{name}: parameters", gap(*learned), 1e-3, note)
+
+    every(("ppo_mlp",) if small else CAPTURED, note, check)
 
 
 def bf16(device: torch.device, seconds: float, note: Note, small: bool) -> None:
@@ -162,7 +188,9 @@ MODELS = {"pixelcnn": 2, "gated_pixelcnn": 2, "pixelcnnpp": 256, "independent": 
 def models(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Likelihoods of images are those of the CPU; every kind of model takes a step."""
     torch.backends.cudnn.allow_tf32 = False
-    for name, levels in [*MODELS.items()][: 1 if small else None]:
+
+    def likelihood(name: str) -> None:
+        levels = MODELS[name]
         one, two = (model_of(name, on, (1, 8, 8), levels) for on in (CPU, device))
         two.load_state_dict(one.state_dict())
         x = torch.randint(levels, (8, 1, 8, 8), dtype=torch.uint8)
@@ -170,10 +198,16 @@ def models(device: torch.device, seconds: float, note: Note, small: bool) -> Non
         theirs = two.score(x.to(device), torch.Generator(device).manual_seed(0))["nll_nats"]
         expect(f"{name}: nats an image, relative", gap(ours, theirs) / ours.abs().max().item(), 1e-4, note)
         two.update(x.to(device))
-    for name in () if small else ("vae", "vqvae", "autoencoder", "dcgan"):
-        x = torch.randint(256, (16, 1, 32, 32), dtype=torch.uint8, device=device)
-        model_of(name, device, (1, 32, 32), 256).update(x)
+
+    def step(name: str) -> None:
+        levels = 2 if name in ("vae", "vqvae") else 256
+        x = torch.randint(levels, (16, 1, 32, 32), dtype=torch.uint8, device=device)
+        model_of(name, device, (1, 32, 32), levels).update(x)
         note(f"{name}: a step", "taken")
+
+    others = "vae", "vqvae", "autoencoder", "dcgan"
+    every(["pixelcnn", "vae"] if small else [*MODELS, *others], note,
+          lambda name: likelihood(name) if name in MODELS else step(name))  # fmt: skip
 
 
 def plans(device: torch.device, seconds: float, note: Note, small: bool) -> None:
@@ -187,26 +221,29 @@ def plans(device: torch.device, seconds: float, note: Note, small: bool) -> None
 
 def checkpoints(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """A checkpoint goes from the CPU to the GPU and back, through a file, and nothing of it changes."""
-    for name in ("ppo_mlp",) if small else ("a2c_mlp", "dqn_mlp", "ppo_mlp", "pqn_mlp"):
+
+    def check(name: str) -> None:
         env, one = few_words(CPU, name)
         lived(one, env, 16, CPU)
-        back, state = one, one.state_dict()
+        state = one.state_dict()
         for on in device, CPU:
             file = io.BytesIO()
             torch.save(state, file)
             file.seek(0)
-            there = few_words(on, name)
-            back = there[1]
+            world, back = few_words(on, name)
             back.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-            state = back.state_dict()
+            state = copy.deepcopy(back.state_dict())
             expect(f"{name}: on {on.type}", gap(network_of(one.state_dict()), network_of(state)), 0.0, note)
-            lived(few_words(on, name)[1], there[0], 8, on)
+            lived(back, world, 16, on)  # and it goes on
+
+    every(("ppo_mlp",) if small else CAPTURED, note, check)
 
 
 def compiled(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """torch.compile of acting and of the gradient step of A2C, PPO, DQN and PQN gives what they give without."""
     on, backend = (CPU, "aot_eager") if small else (device, "inductor")
-    for name in ("a2c_mlp",) if small else CAPTURED:
+
+    def check(name: str) -> None:
         learned = []
         for how in "eager", backend:
             env, agent = few_words(on, name)
@@ -217,3 +254,5 @@ def compiled(device: torch.device, seconds: float, note: Note, small: bool) -> N
                 lived(agent, env, 24, on)
             learned.append(network(agent).state_dict())
         expect(f"{name}: parameters", gap(*learned), 1e-3, note)
+
+    every(("ppo_mlp",) if small else CAPTURED, note, check)

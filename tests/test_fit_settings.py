@@ -217,3 +217,5 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
     assert "11/11" in said.out + said.err or json.loads(next(tmp_path.rglob("summary.json")).read_text())["step"] == 11
     assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.average=0.99"]) == 2
     assert "loop.average" in capsys.readouterr().err
+    assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.weight_decay=0.1"]) == 2
+    assert "write +model.optimizer.weight_decay=..." in capsys.readouterr().err

@@ -103,3 +103,15 @@ def test_a_model_without_latents(tmp_path, capsys):
     assert cli.main("gen-lab", "gen", COMMANDS, [*given, "device=cpu"]) == 0
     assert cli.main("gen-lab", "gen", COMMANDS, ["latents", str(tmp_path)]) == 2
     assert "has no latents to look at" in capsys.readouterr().err
+
+
+def test_a_map_names_its_labels(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from gen_lab.commands.latents import write_map
+
+    named = []
+    plain = Figure.legend
+    monkeypatch.setattr(Figure, "legend", lambda self, handles, labels, **how: named.extend(labels) or plain(self, handles, labels, **how))  # fmt: skip
+    write_map(tmp_path / "map.png", torch.randn(12, 2), torch.arange(12) % 3, "codes")
+    assert named == ["0", "1", "2"]

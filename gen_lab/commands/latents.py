@@ -18,7 +18,7 @@ from rl_lab.core.files import inside, replacing
 from rl_lab.core.settings import Count, Positive
 
 AT_ONCE = 256  # images
-POINT = 9  # square points of a map
+POINT, CROWD = 9, 20_000  # square points of a map: of each image at most, and of all
 
 
 def latents(
@@ -120,9 +120,11 @@ def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
         figure = Figure(figsize=(7.5, 6.5), layout="constrained")
         panel = figure.subplots()
         x, y = z.cpu().numpy().T[:2] if z.shape[1] > 1 else (z[:, 0].cpu().numpy(), 0 * z[:, 0].cpu().numpy())
-        points = panel.scatter(x, y, s=POINT, c=None if label is None else label.cpu().numpy(), cmap="tab10")
+        points = panel.scatter(
+            x, y, s=min(POINT, CROWD / len(z)), c=None if label is None else label.cpu().numpy(), cmap="tab10"
+        )
         if label is not None:
-            handles, names_of_labels = points.legend_elements(num=None)  # type: ignore[arg-type]
+            handles, names_of_labels = points.legend_elements(num=None, fmt="{x:g}")  # type: ignore[arg-type]
             figure.legend(handles, names_of_labels, loc="outside right", title="label", frameon=False)  # type: ignore[call-overload]
         panel.set(title=title, xlabel=names[0], ylabel=names[1], aspect="equal")
         with replacing(path) as beside:

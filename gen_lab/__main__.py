@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "score the whole test set, and compare samples with held-out images",
     "latents": "pictures of what an autoencoder's latents mean: traversals, interpolations, a map",
     "study": "a study's jobs and what came of each; study resume <folder> runs what is missing",
+    "reproduce": "make a claim of tests/bench/results/README.md again: its runs, and their figures beside those kept",
     "compare": "all measures of several runs in one table, and learning curves",
 }
 

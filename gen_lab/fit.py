@@ -78,7 +78,7 @@ def fit(
         batches = Batches(data, batch_size, run.stream("batches"))
     an_epoch = max(1, len(data.train) // batches.drawn)
     total_steps = total_steps if epochs is None else epochs * an_epoch
-    check(learner, data, schedule, step_every, average, accumulate, best or patience is not None)
+    check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience)
     if accumulate > 1:
         learner.in_parts = accumulate
     rates = [Decay(optimizer) for optimizer in optimizers(learner)] if schedule != "constant" or warm_up else []
@@ -148,12 +148,20 @@ def fit(
 
 
 def check(
-    learner: Any, data: Images, schedule: str, step_every: int | None, average: float, accumulate: int, chooses: bool
+    learner: Any,
+    data: Images,
+    schedule: str,
+    warm_up: int,
+    step_every: int | None,
+    average: float,
+    accumulate: int,
+    best: bool,
+    patience: int | None,
 ) -> None:
     """Raises UserError where settings of the loop contradict the model's, or one another."""
     name, own = type(learner).__name__, getattr(learner, "decay", 1.0)
-    if schedule != "constant" and own != 1:
-        raise UserError(f"loop.schedule={schedule} needs model.decay=1: it is {own:g}, and sets the rate too")
+    if (schedule != "constant" or warm_up) and own != 1:
+        raise UserError(f"loop.schedule and loop.warm_up need model.decay=1: it is {own:g}, and sets the rate too")
     if (schedule == "step") != (step_every is not None):
         raise UserError("loop.schedule=step and loop.step_every=<updates> belong together")
     if average and getattr(learner, "average", 0):
@@ -163,7 +171,9 @@ def check(
             f"loop.accumulate={accumulate}: {name} needs a batch whole; PixelCNNs, PixelRNNs, VAEs and plain "
             "autoencoders take it in parts"
         )
-    if chooses and data.validation is None:
+    if patience and distributed.size() > 1:
+        raise UserError("loop.patience is for a run in one process; loop.best=true keeps the best weights of several")
+    if (best or patience) and data.validation is None:
         raise UserError(
             f"loop.best and loop.patience choose by validation images, and {data.name} has none, for the test set is "
             "for the last evaluation; set data.validation=5_000, or leave them out"

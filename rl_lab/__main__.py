@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": "what is wrong with an environment, or with an agent: env=<name> or agent=<name>",
     "export": "write a run's greedy policy to=policy.pt2 or .onnx, to be used without this lab",
     "study": "a study's jobs and what came of each; study resume <folder> runs what is missing",
+    "reproduce": "make a claim of tests/bench/results/README.md again: its runs, and their figures beside those kept",
     "compare": "tables, curves and one page of many runs, over one task or several",
 }
 

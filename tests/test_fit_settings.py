@@ -187,6 +187,7 @@ def test_settings_that_lack_something(tmp_path, data, settings, words):
         ("gan_mlp", {"accumulate": 2}, "needs a batch whole"),
         ("gan_mlp", {"average": 0.9}, "model.average=0"),
         ("pixelcnn", {"schedule": "cosine"}, "model.decay=1"),
+        ("pixelcnn", {"warm_up": 5}, "model.decay=1"),
         ("gan_mlp", {"best": True}, "has none"),
     ],
 )

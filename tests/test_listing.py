@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
 from rl_lab.core import conf_dir
-from rl_lab.core.launching import cli, listing
+from rl_lab.core.launching import cli, listing, reproducing
 from rl_lab.core.launching.composition import compose, groups
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,7 @@ def test_what_was_kept_is_of_an_experiment_and_of_a_file(root):
     for line in kept:
         text = re.sub(r"[,≤ ]", "", (ROOT / line.source).read_text())
         figures = re.findall(r"[\d.]*\d", line.score.partition("(")[0].replace(",", ""))
+        figures += line.figures.split()
         assert figures and all(re.sub(r"^0\.", ".", figure) in text for figure in figures), line
 
 
@@ -152,5 +153,20 @@ def test_listing_imports_neither_hydra_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
 
 
+RESULTS = ROOT / "tests/bench/results/README.md"
+
+
+def results(root: str) -> list[str]:
+    return ["| row | | score, interquartile mean [95 %] | by seed | seeds | spent | beside it | how it was measured |",
+            "|---|---|---|---|---|---|---|---|", *reproducing.table(root)]  # fmt: skip
+
+
+@pytest.mark.parametrize("root", ["rl", "gen"])
+def test_the_table_of_results_is_that_of_the_kept_figures(root):
+    """Between such a comment and the blank line after it stands what `python tests/test_listing.py results <root>` prints."""
+    table = RESULTS.read_text().partition(f"<!-- the results of {root}-lab -->\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == results(root)
+
+
 if __name__ == "__main__":
-    print("\n".join(rows(sys.argv[1])))
+    print("\n".join(results(sys.argv[2]) if sys.argv[1] == "results" else rows(sys.argv[1])))

@@ -145,7 +145,14 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     [
         ["experiment=dqn_pong", "env.num_envs=2", "agent.replay.capacity=2000", "agent.learning_starts=100"],
         ["experiment=dqn_pong", "env.game=breakout", "env.life_loss_terminal=true", "protocol=machado"],
-        ["experiment=pong", "agent.rollout_length=16", "agent.gather_steps=64"],
+        [
+            "experiment=pong",
+            "agent.rollout_length=16",
+            "agent.gather_steps=64",
+            "env.height=60",
+            "env.width=60",
+            "loop.eval_env.num_envs=2",
+        ],
         ["experiment=a2c_crew_pong"],
         ["experiment=pqn_pong", "agent.rollout_length=16"],
         ["experiment=ppo_pong", "agent.rollout_length=16"],

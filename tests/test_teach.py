@@ -5,6 +5,7 @@ import time
 import urllib.request
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from rl_lab.core.launching import cli
 from rl_lab.core.run import Run
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.shown import Shown, Words, painted, painter
+from rl_lab.types import Spec
 from rl_lab.wanted import people
 from rl_lab.wanted.logs import Log, read
 from rl_lab.wanted.sittings import REVOKED, Sitting, Told, changes
@@ -304,6 +306,10 @@ def test_clips_of_each_kind_of_world_can_be_drawn():
     picture = painter(classic, 100)(obs[1])
     assert max(picture.size) == 100
     assert Image.fromarray(classic.picture()[1]).resize(picture.size, Image.Resampling.LANCZOS) == picture
+    pictures = SimpleNamespace(spec=Spec((4, 12, 10), torch.uint8, ("a",), 4))
+    stack = torch.arange(0, 160, 40, dtype=torch.uint8)[:, None, None].expand(4, 12, 10)
+    newest = painter(pictures, 100)(stack)
+    assert newest.height == 100 and newest.getpixel((40, 50)) == (120, 120, 120)
     with pytest.raises(UserError, match="choose a gridworld, env=atari, or a world such as env=cartpole_tensor"):
         painter(stated("env/cartpole")(num_envs=1, device="cpu"))
 

@@ -204,12 +204,12 @@ def draw_samples(path: Path, groups: Groups, notes: list[str]) -> list[Path]:
     """
     from matplotlib.figure import Figure
 
-    sheets = {}
+    sheets: dict[str, Any] = {}
     for members in groups.values():
-        for place in (run.folder / "pictures/real.png" for run in members):
-            if not sheets and place.exists():
+        for real in (run.folder / "pictures/real.png" for run in members):
+            if not sheets and real.exists():
                 with contextlib.suppress(UserError):
-                    sheets["real images"] = read_sheet(place)
+                    sheets["real images"] = read_sheet(real)
     for label, members in groups.items():
         if found := sorted(members[0].folder.glob("pictures/samples_*.png")):
             step = found[-1].stem.removeprefix("samples_")

@@ -85,7 +85,7 @@ def warm(trained: Trained, temperature: float) -> None:
         if not hasattr(trained.model, "temperature"):
             raise UserError(
                 f"temperature={temperature:g}: the model of {trained.name} has none; autoregressive models, VAEs, "
-                "VQ-VAEs and GANs have one"
+                "VQ-VAEs, autoencoders and GANs have one"
             )
         trained.model.temperature = temperature
 

@@ -152,10 +152,14 @@ class Atari:
         if not self._known:
             return {}
         taken = self._taken[np.arange(self._taken.shape[1]) < self._since[:, None]]
-        numbers = {"seeds": self._seeds, "steps": self._since, "actions": taken}
-        return {name: torch.from_numpy(x.copy()) for name, x in numbers.items()} | {
-            "rng": self._rng.get_state(), "rules": self._rules, "seen": self._seen()
-        }  # fmt: skip
+        return {
+            "seeds": torch.from_numpy(self._seeds.copy()),
+            "steps": torch.from_numpy(self._since.copy()),
+            "actions": torch.from_numpy(taken),
+            "rng": self._rng.get_state(),
+            "rules": self._rules,
+            "seen": self._seen(),
+        }
 
     def _seen(self) -> int:
         """A checksum of what all envs show."""

@@ -63,13 +63,12 @@ def train(
     """
     check_loop(agent, "train")
     check(env, labels, first, clip)
-    oracle = isinstance(teacher, Oracle)
+    if isinstance(teacher, People):
+        shown.painter(env)  # what can be asked can be shown
     if not isinstance(teacher, Oracle):
-        if isinstance(teacher, People):
-            shown.painter(env)
         teacher.sit(run)
     learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
-    model = (Preferences if oracle else Late)(
+    model = (Preferences if isinstance(teacher, Oracle) else Late)(
         predictor(env.spec, run.device, run.stream("predictor")), teacher, env.spec, env.num_envs, run.device,
         run.stream("preferences"), total_steps=total_steps, labels=labels, first=first, kept=kept, clip=clip,
         recent=recent, select=select, candidates=candidates,

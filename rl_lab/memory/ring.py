@@ -44,11 +44,11 @@ class Ring:
         frame = self.obs_shape.numel() // frame_stack
         self.store = Store(
             torch.empty(slots + self.finals + 2, frame, dtype=obs.dtype, device=device),
-            torch.empty(slots, *action.shape[1:], dtype=action.dtype, device=device),
-            torch.empty(slots, device=device),
-            torch.empty(slots, device=device),
+            torch.zeros(slots, *action.shape[1:], dtype=action.dtype, device=device),
+            torch.zeros(slots, device=device),
+            torch.zeros(slots, device=device),
             torch.zeros(slots, dtype=torch.bool, device=device),
-            torch.empty(slots, dtype=torch.int64, device=device),
+            torch.zeros(slots, dtype=torch.int64, device=device),
             torch.ones(slots, device=device),
         )
         self.head = frame_stack - 1  # the row to write next; below it the frames of the first stack
@@ -105,6 +105,8 @@ class Ring:
         store, newest = self.store, self._ids + self.at(self.head - 1).start
         then = self.next_stack(newest, self.stack(newest))
         cut = (store.frames[then] != self._split(obs)).flatten(1).any(1) & ~store.last[newest]
+        if not cut.any():
+            return
         final = self._keep(cut, store.discount[newest], store.frames[then[:, -1]], self.head - 1)
         store.successor[newest] = torch.where(cut, final, then[:, -1])
         store.last[newest] |= cut

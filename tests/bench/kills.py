@@ -82,7 +82,8 @@ CASES = {
     # Atari, whose games are played again
     "atari a2c": steps(3_000, f"experiment=a2c_pong env.sticky=0.25 env.point_terminal=true {PONG}"),
     "atari crew": steps(3_000, f"experiment=a2c_crew_pong {PONG}"),
-    "atari overlapped": steps(3_000, f"experiment=pong agent.rollout_length=32 agent.gather_steps=64 {PONG}"),
+    "atari overlapped": steps(3_000, f"experiment=pong agent.rollout_length=32 agent.gather_steps=64 {PONG} "
+                                     "env.height=60 env.width=60"),
     "atari dqn": steps(2_000, f"experiment=dqn_pong {PONG} {REPLAY}"),
     # what is not saved whole
     "sb3_ppo": steps(4_000, "experiment=sb3_ppo_cartpole"),

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from stated import stated
 
 from rl_lab.agents.tabled import Tabled
+from rl_lab.core.randomness import stream
 from rl_lab.loops.preferences import learned_world, watch_random
 from rl_lab.planning import Regret
 from rl_lab.types import Transition
@@ -36,7 +37,7 @@ class Named:
         self.seed = seed
 
     def stream(self, name: str) -> int:
-        return self.seed
+        return stream(self.seed, name)
 
 
 def taught(
@@ -44,18 +45,20 @@ def taught(
 ) -> float:
     mdp = stated(f"env/{world}", "mdp")()
     env = stated("env/base/tabular", mdp=mdp, time_limit=200)()
+    named = Named(seed)
     ensemble = stated("loop/preferences", "predictor", network=stated("agent/network/linear"), input=form)
     model = Preferences(
-        ensemble(env.spec, CPU, seed), Oracle(error=error, laziness=0.0), env.spec, env.num_envs, CPU, seed, total_steps=1,
-        labels=labels, first=1.0 if random_play else 0.25, kept=3_000, clip=clip, recent=32_000, select=select, candidates=10,
+        ensemble(env.spec, CPU, named.stream("predictor")), Oracle(error=error, laziness=0.0), env.spec, env.num_envs, CPU,
+        named.stream("preferences"), total_steps=1, labels=labels, first=1.0 if random_play else 0.25, kept=3_000,
+        clip=clip, recent=32_000, select=select, candidates=10,
     )  # fmt: skip
-    watch_random(env, model, Named(seed))
+    watch_random(env, model, named)
     for number in range(0 if random_play else 5):
         world = learned_world(model, env)
         best = torch.nn.functional.one_hot(exact_plan(world).policy, 4)
         share = 0.7 * bool(world.reward.any())  # where all was the same, any plan is as good: play on at random
-        actor = Tabled(share * best + (1 - share) / 4, env.states, CPU, 100 * seed + number)
-        obs = env.reset(100 * seed + number)
+        actor = Tabled(share * best + (1 - share) / 4, env.states, CPU, named.stream(f"agent/{number}"))
+        obs = env.reset(named.stream(f"env/{number}"))
         for _ in range(model.tape.length):
             action = actor.act(obs)
             step = env.step(action)

@@ -69,10 +69,10 @@ def lead(results: Results) -> str:
 
 def sections(results: Results, captions: list[str], notes: list[str]) -> Iterator[Section]:
     """Over several tasks what sums them up comes first; of one task its scores and curves."""
-    alone, several = [_scores_section(results), _curves_section(results)], len(results.tasks) > 1
+    alone, several = (_scores_section(results), _curves_section(results)), len(results.tasks) > 1
     yield Section("Groups, best first", _legend(results))
-    over = [*_summed_up(results)] if several or not results.single else []
-    yield from [*over, *reversed(alone)] if several else [*alone, *over]
+    over = _summed_up(results) if several or not results.single else ()
+    yield from (*over, *reversed(alone)) if several else (*alone, *over)
     yield Section("What these numbers are", _list([*captions, *notes]))
     if found := differing(results.tasks):
         yield Section("Settings that differ", _settings(results, found), "But for those that make the task.", True)
@@ -113,12 +113,10 @@ def _summed_up(results: Results) -> Iterator[Section]:
 
 
 def _curves_section(results: Results) -> Section:
-    single = "Line: straight between rows; dotted: the threshold of the table."
-    caption = (
-        "Line: interquartile mean over seeds, straight between rows; band: its 95 % bootstrap interval; thin: "
-        "single seeds, which may leave the panel; dotted: the threshold of the table."
-    )
-    return Section("Learning curves", _panels(_curves(results)), single if results.single else caption)
+    caption = "Line: straight between rows; dotted: the threshold of the table."
+    if not results.single:
+        caption += " Of several seeds the interquartile mean; band: its 95 % bootstrap interval; thin: single seeds."
+    return Section("Learning curves", _panels(_curves(results)), caption)
 
 
 def _scores_section(results: Results) -> Section:

@@ -51,10 +51,19 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
                 print(listing(prog, root, name, rest))
             if not more or (rest and not given):
                 return 0
+        if name == "reproduce" and not rest:
+            from rl_lab.core.launching.reproducing import listed
+
+            print(listed(prog, root))
+            return 0
         from rl_lab.core.launching import launch  # here, as Hydra takes long to import
 
         if name == "train":
             return launch.train_together(prog, root, rest)
+        elif name == "reproduce":
+            from rl_lab.core.launching.reproducing import reproduce
+
+            return reproduce(prog, root, rest[0], rest[1:], launch.train)
         elif name == "study" and rest[:1] == ["resume"]:
             return launch.resume_study(prog, root, rest[1:])
         else:
@@ -96,6 +105,9 @@ def version(prog: str) -> str:
 
 
 def command_help(prog: str, root: str, name: str, what: str) -> str:
+    if name == "reproduce":
+        return (f"{prog} reproduce [row] [hydra.* device= tracker=]    {what}\n\nWithout a row it lists them. The runs "
+                f"are a study: {prog} study resume <folder> goes on with one that was stopped.")  # fmt: skip
     words = f"{prog} {name} [word ...]    {what}\n\nWith words, only the lines that hold all of them."
     if name in LISTS and not _command_yaml(root, name).is_file():
         return words

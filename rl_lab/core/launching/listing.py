@@ -34,6 +34,12 @@ class Kept(NamedTuple):
     score: str
     spent: str  # steps or updates, and seconds where they are known
     source: str  # the file that says how it was measured
+    metric: str = ""  # of its last row, by which the command `reproduce` compares; "": that command does not know it
+    seeds: str = ""  # with spaces between, as all that follows is
+    figures: str = ""  # the metric, by seed
+    seconds: str = ""  # of each run, or one number for all; "": not kept
+    settings: str = ""  # beside the experiment's own
+    beside: str = ""  # what others came to, and where they say so
 
     def __str__(self) -> str:
         return f"{self.score}; {self.spent} ({self.source})"
@@ -90,7 +96,7 @@ def families(group: str) -> dict[tuple[str, str], list[Choice]]:
 
 def kept(root: str) -> list[Kept]:
     with open(_lab(f"{root}_lab") / "kept.csv", newline="") as file:
-        return [Kept(**row) for row in csv.DictReader(file)]
+        return [Kept(**row) for row in csv.DictReader(file, restval="")]
 
 
 def experiments(root: str) -> list[tuple[str, str]]:

@@ -64,7 +64,7 @@ def run(name: str, seconds: float, folder: Path) -> list[tuple[str, float]] | st
             print(f"{name}: its time was over", flush=True)
     printed = (folder / f"{name}.txt").read_text()
     found = figures(bench, printed)
-    return found or f"it ended with code {code}: {printed.strip().splitlines()[-1:] or 'it printed nothing'}"
+    return found or f"no figures; code {code}: {printed.strip().splitlines()[-1:] or 'it printed nothing'}"
 
 
 def figures(bench: Bench, printed: str) -> list[tuple[str, float]]:

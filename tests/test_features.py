@@ -11,8 +11,9 @@ from stated import stated
 
 from gen_lab.data import Images
 from gen_lab.judging import features
-from gen_lab.judging.features import Inception, Net, NoLabels, inception, seen
+from gen_lab.judging.features import Inception, Net, inception
 from gen_lab.judging.judge import lesson, three_splits
+from gen_lab.judging.seeing import NoLabels, seen
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 

@@ -23,8 +23,9 @@ from gen_lab.data import Images
 from gen_lab.judging import distances
 from gen_lab.judging import judge as judging
 from gen_lab.judging.classes import class_coverage
-from gen_lab.judging.features import Net, Seen
+from gen_lab.judging.features import Net
 from gen_lab.judging.judge import lesson, three_splits
+from gen_lab.judging.seeing import Seen
 from gen_lab.models.independent import Independent
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gen_lab.data.cache import cache
 from gen_lab.data.images import Batches, Images
-from gen_lab.judging.features import AT_ONCE, FEATURES, Seen
+from gen_lab.judging.seeing import AT_ONCE, FEATURES, Seen
 from gen_lab.networks.schedules import share
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint, precision

@@ -6,10 +6,9 @@ A net for features is a callable of levels [B, C, H, W], built from `Images`, wh
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,40 +17,17 @@ from torch.nn import functional as F
 
 from gen_lab.data.cache import cache
 from gen_lab.data.images import CPU, Batches, Images
+from gen_lab.judging import deep
+from gen_lab.judging.seeing import AT_ONCE, FEATURES, Features, NoLabels, Seen, ToldFn
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural
 
-FEATURES = 64
-AT_ONCE = 256  # images
 ACTIVATIONS, WEIGHTS, GRADIENTS = GRIDS = 2.0**-10, 2.0**-16, 2.0**-20  # what they are multiples of as the net learns
 BETAS = 0.9, 0.999
 KEPT_FROM = 1_000  # images to learn from: on fewer the net learns anew in seconds
 MANY, LEAST = 20_000, 16  # images that teach a deeper net, and pixels of their sides
-
-
-ToldFn = Callable[[int, int], None]  # now and then, of updates: done, in all
-
-
-class Seen(NamedTuple):
-    """The net's outputs for N images."""
-
-    features: Tensor  # [N, F] float32
-    classes: Tensor | None  # [N], as a classifier sees them
-
-    def some(self, index: Tensor) -> "Seen":
-        return Seen(self.features[index], None if self.classes is None else self.classes[index])
-
-
-class Features(Protocol):
-    name: str  # with the hash of the net's parameters: distances under different ones do not compare
-
-    def __call__(self, x: Tensor) -> Seen: ...
-
-
-class NoLabels(UserError):
-    """A classifier cannot learn from images without labels."""
 
 
 class OnGrid(torch.autograd.Function):
@@ -179,8 +155,6 @@ def classifier(
     if not images.classes or images.train_labels is None:
         raise NoLabels(f"judge=classifier needs labels, and {images.name} has no labels; use judge=random")
     if is_large(images):
-        from gen_lab.judging import deep
-
         return deep.classifier(images, seed, root, told)
     local = images.to(CPU)
     net = Net(images.spec, seed)
@@ -249,12 +223,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def seen(net: Features, batches: Iterable[Tensor]) -> Seen:
-    """Of levels that come a few images at a time."""
-    features, classes = zip(*map(net, batches), strict=True)
-    return Seen(torch.cat(features), None if classes[0] is None else torch.cat(classes))
 
 
 class Inception:

@@ -14,8 +14,9 @@ from gen_lab.data.cache import cache
 from gen_lab.data.images import CPU, Images, bits
 from gen_lab.judging import distances
 from gen_lab.judging.classes import class_coverage
-from gen_lab.judging.features import AT_ONCE, Features, Seen, is_large, seen
+from gen_lab.judging.features import is_large
 from gen_lab.judging.pictures import side_by_side
+from gen_lab.judging.seeing import AT_ONCE, Features, Seen, seen
 from gen_lab.types import Model
 from rl_lab.core import checkpoint, room
 from rl_lab.core.errors import UserError

@@ -197,10 +197,11 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options
         return f"'{key}' is not in the YAML; write +{key}=... to add it"
-    for k in node if isinstance(node, DictConfig) and target else ():
-        inner = node[k].get("_target_") if isinstance(node._get_node(k), DictConfig) else None
-        if inner and name not in node[k] and name in inspect.signature(calls.locate(inner)).parameters:
-            return f"no setting '{key}'; write +{parent}.{k}.{name}=... to set it"
+    parts = ((k, node._get_node(k)) for k in node) if isinstance(node, DictConfig) and target else ()
+    for k, part in parts:
+        inner = part.get("_target_") if isinstance(part, DictConfig) and name not in part else None
+        if inner and name in inspect.signature(calls.locate(inner)).parameters:
+            return f"no setting '{key}'; write +{parent}.{k!s}.{name}=... to set it"
     there = (k for k in flatten(cfg) if not k.rpartition(".")[2].startswith("_"))
     known = [*there, *(f"{parent}.{p}" for p in parameters), *more]
     beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]

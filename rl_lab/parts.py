@@ -184,7 +184,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
                                         "max_sweeps": 100_000, "check_every": 1},
     "rl_lab.planning.prioritised_sweeping": {"every": 1},
     "rl_lab.agents.dqn.DQN": {"value": None, "target_mix": 1.0, "epsilon_spread": 0.0, "eval_epsilon": 0.0,
-                              "dueling": False, "stream_units": 0, "noisy": 0.0},
+                              "dueling": False, "stream_units": 0, "noisy": 0.0, "decay_steps": 0},
     "rl_lab.agents.a2c.A2C": {"bootstrap": True, "standardise": False, "decay_steps": 0, "separate_value": False,
                               "forward_again": False},
     "rl_lab.agents.ppo.PPO": {"target_kl": None, "decay_floor": 0.0, "decay_entropy": False, "gather_steps": 0,

@@ -200,6 +200,15 @@ def test_weights_weigh_and_errors_come_back():
     assert metrics["dqn/loss"].item() == pytest.approx((0.5 * 1.0 + 0.5 * 4.5) / 2)
 
 
+def test_the_learning_rate_falls_with_the_steps_of_all_environments():
+    agent = dqn(decay_steps=8, learning_starts=1)
+    rates = []
+    for _ in range(5):
+        agent.update(batch([1.0, 1.0], [0.0, 0.0]))
+        rates.append(agent.optimizer.param_groups[0]["lr"])
+    assert rates == [0.75, 0.5, 0.25, 0.0, 0.0]
+
+
 def test_priorities_follow_what_was_learned():
     """Only one of three transitions is surprising: it is drawn more and more, and weighs less."""
     priorities = partial(Priorities, alpha=1.0, beta=Linear(1.0, 1.0), epsilon=0.1)

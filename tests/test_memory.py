@@ -213,7 +213,7 @@ def test_a_restored_replay_goes_on_as_if_nothing_happened():
             one.add(transition)
             two.add(transition)
             (slots, weight), (others, other_weight) = one.draw(64), two.draw(64)
-            assert torch.equal(slots, others) and torch.equal(weight, other_weight)
+            assert torch.equal(slots, others) and torch.equal(torch.as_tensor(weight), torch.as_tensor(other_weight))
             assert all(torch.equal(a, b) for a, b in zip(one.read(slots), two.read(slots), strict=True))
 
 

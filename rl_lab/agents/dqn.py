@@ -11,7 +11,7 @@ from rl_lab import exploration, returns
 from rl_lab.core import graphs
 from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
@@ -56,6 +56,7 @@ class DQN(Learner):
         dueling: bool,  # Wang et al. (2016)
         stream_units: Natural,  # one more layer in each stream above the torso
         noisy: NonNegative,  # sigma_0 of noisy layers above the torso (Fortunato et al., 2018)
+        decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         zero_head: bool,  # start from Q = 0, without a bias: on one-hot observations, a table
     ):
         if zero_head and (noisy or stream_units):
@@ -70,6 +71,7 @@ class DQN(Learner):
             )
         self.target.requires_grad_(False).load_state_dict(self.online.state_dict())
         self.optimizer, self.rng = build_optimizer(optimizer, self.online.parameters()), generator(seed, device)
+        self.decay = Decay(self.optimizer, decay_steps)
         self.replay = replay(seed=seed + 1, device=device, frame_stack=spec.frame_stack)
         capacity = self.replay.capacity
         for name, size in {"batch_size": batch_size, "learning_starts": learning_starts}.items():
@@ -120,6 +122,7 @@ class DQN(Learner):
         self.steps += n
         if self.replay.size >= max(self.learning_starts, 1):
             self.owed += n * self.replay_ratio / self.batch_size  # gradient steps that these steps pay for
+        self.decay.to(self.steps)
         while self.owed >= 1:
             slots, weight = self.replay.draw(self.batch_size)
             metrics, error = self.learn(self.replay.read(slots, self.gamma, self.max_abs_reward), weight)
@@ -141,7 +144,7 @@ class DQN(Learner):
             draw_noise(self.online, self.rng)
             draw_noise(self.target, self.rng)
         loss, error = self.loss(Transition(*batch))
-        loss = (weight * loss).mean(-1)
+        loss = (weight * loss if isinstance(weight, Tensor) else loss).mean(-1)
         norm = descend(self.optimizer, loss, self.max_grad_norm)
         return {"dqn/loss": loss.detach(), "dqn/td_error": error.mean(-1), "dqn/grad_norm": norm}, error
 

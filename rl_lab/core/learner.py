@@ -1,7 +1,7 @@
 """What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -97,7 +97,8 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], m
     A loss that comes in parts is their sum; the graph of each is gone before the next is asked for. A loss [S] is that
     of S learners side by side, and so is the norm.
     """
-    optimizer.zero_grad(set_to_none=True)
+    for p in _parameters(optimizer):  # what `zero_grad` does, without the time that it takes to say so to profilers
+        p.grad = None
     if isinstance(loss, Tensor) and loss.ndim:
         loss.sum().backward()
         return step_each(optimizer, max_norm)
@@ -114,12 +115,19 @@ def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor
     On a CPU a step whose norm is not finite is not taken, so the parameters stay good; on a GPU looking would stop
     the queue, and the loop finds out when it next reads its metrics.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    distributed.average(p.grad for p in parameters if p.grad is not None)
-    norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
+    distributed.average(gradients)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    share = max_norm / (norm + 1e-6)
+    if norm.is_cuda or share < 1:  # on a CPU looking costs less than to multiply by 1
+        torch._foreach_mul_(gradients, share.clamp(max=1))
     if norm.is_cuda or math.isfinite(norm):
         optimizer.step()
     return norm
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.nn.Parameter]:
+    return (p for group in optimizer.param_groups for p in group["params"])
 
 
 def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor:

@@ -89,16 +89,16 @@ class Replay:
         """Transitions to sample from: of each env the newest n_step - 1 wait for what follows."""
         return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._begun else 0
 
-    def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Slots [B], and the weights [B] that undo the priorities' bias: 1 where there are none."""
+    def draw(self, batch_size: int) -> tuple[Tensor, Tensor | float]:
+        """Slots [B], and the weights [B] that undo the priorities' bias; 1 where there are none."""
         ring = self._ring
         if self.priorities:
             slots, weight = self.priorities.draw(batch_size, ring.head * ring.num_envs, self._rng)
             return slots, self._send(weight)
-        oldest = ring.lost.clamp(min=ring.oldest)
+        oldest = ring.first
         draws = torch.randint(2**62, (batch_size,), generator=self._rng, device=self._device)
         draws = oldest * ring.num_envs + draws % ((ring.newest - oldest) * ring.num_envs)
-        return draws % ring.slots, torch.ones(batch_size, device=self._learner)
+        return draws % ring.slots, 1.0
 
     def read(self, slots: Tensor, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
         """The transitions [B, ...] that begin at slots [B], n steps long or up to where an episode or a future ends.
@@ -131,7 +131,8 @@ class Replay:
         """The last of the m steps from each slot, their reward and the discount before that step, all [B]."""
         store = self._ring.store
         if self.n_step == 1:
-            return slots, store.reward[slots].clamp(-bound, bound), store.discount[slots]
+            reward = store.reward[slots]
+            return slots, reward if bound == math.inf else reward.clamp(-bound, bound), store.discount[slots]
         steps = self._ring.later(slots, torch.arange(self.n_step, device=self._device))
         reward, discount = store.reward[steps].clamp(-bound, bound), store.discount[steps]
         onward = torch.where(store.last[steps], 0.0, returns.discounts(gamma, discount, store.duration[steps]))

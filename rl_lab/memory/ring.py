@@ -73,6 +73,11 @@ class Ring:
         return max(self.frame_stack - 1, self.head - self.rows + self.frame_stack)
 
     @property
+    def first(self) -> Tensor | int:
+        """The first row to draw from; a number where looking costs less than to compute with what is not known."""
+        return self.lost.clamp(min=self.oldest) if self.lost.is_cuda else max(int(self.lost), self.oldest)
+
+    @property
     def newest(self) -> int:
         """One beyond the last row to offer, its n steps all there."""
         return self.head - self.n_step + 1
@@ -158,7 +163,8 @@ class Ring:
 
     def next_stack(self, slots: Tensor, stack: Tensor) -> Tensor:
         """Where the frames [B, k] of `next_obs` are, from those of `obs`."""
-        return torch.cat([stack[:, 1:], self.store.successor[slots].unsqueeze(1)], 1)
+        newest = self.store.successor[slots].unsqueeze(1)
+        return newest if self.frame_stack == 1 else torch.cat([stack[:, 1:], newest], 1)
 
     def observations(self, frames: Tensor) -> Tensor:
         """Places of frames [..., k] -> the observations [..., *obs]."""

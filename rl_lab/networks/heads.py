@@ -67,7 +67,8 @@ class QNetwork(Outputs):
         self.outputs = outputs
 
     def forward(self, obs: Tensor) -> Tensor:
-        return super().forward(obs).unflatten(-1, (-1, self.outputs))
+        x = super().forward(obs)
+        return x.unsqueeze(-1) if self.outputs == 1 else x.unflatten(-1, (-1, self.outputs))
 
 
 class Dueling(nn.Module):

@@ -2,10 +2,12 @@
 
 python tests/bench/classic.py [--worlds cartpole] [--agents a2c ppo dqn] [--seeds 5] [--who ours tensors zoo defaults]
 
-The score is the mean return of the last 20 training episodes, exploration and all: 475, -100 or 200. Every run is a
-process of its own, and the contestants take turns seed by seed. Seconds begin with the first step (imports, networks
-and environments are there by then) and end where the score is reached, at the last step, or at `--cap` seconds of the
-processor; nobody evaluates meanwhile. Afterwards, untimed, 20 greedy episodes are played in Gymnasium's environment.
+The score is the mean return of the last 20 training episodes, exploration and all: 475, -100, 200 or -110; the tables'
+worlds have none, there the seconds are those of the whole run. Every run is a process of its own, a copy of this one,
+and the contestants take turns seed by seed. Seconds begin with the first step (imports, networks and environments are
+there by then) and end where the score is reached or at the last step; nobody evaluates meanwhile. Ours then trains on to
+the end of its preset (`whole_...`), and 100 greedy episodes follow, untimed. Stable-Baselines3 stops at the score, or at
+`--cap` seconds of the processor, and plays 20.
 
 `ours` is `rl-lab train experiment=<agent>_<world>`, through Gymnasium; `tensors` the same with env=<world>_tensor and
 more copies (TENSORS below). `zoo` has the settings of RL Baselines3 Zoo, `defaults` the library's own.
@@ -14,24 +16,28 @@ more copies (TENSORS below). `zoo` has the settings of RL Baselines3 Zoo, `defau
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from importlib import metadata
 from pathlib import Path
 
 WINDOW, LOOK = 20, 200  # episodes; steps between looks
-WORLDS = {"cartpole": ("CartPole-v1", 475), "acrobot": ("Acrobot-v1", -100), "lunar_lander": ("LunarLander-v3", 200)}
-FIELDS = "who", "world", "agent", "seed", "seconds", "cpu_seconds", "steps", "reached", "greedy"
+WORLDS = {"cartpole": ("CartPole-v1", 475), "acrobot": ("Acrobot-v1", -100), "lunar_lander": ("LunarLander-v3", 200),
+          "mountain_car": ("MountainCar-v0", -110), "frozen_lake": ("FrozenLake-v1", math.inf),
+          "taxi": ("Taxi-v4", math.inf), "cliff_walking": ("CliffWalking-v1", math.inf)}  # fmt: skip
+FIELDS = ("who", "world", "agent", "seed", "seconds", "cpu_seconds", "steps", "reached", "greedy", "regret",
+          "whole_cpu_seconds", "whole_steps", "versions")  # fmt: skip
 
 TENSORS = {
     ("cartpole", "a2c"): "env.num_envs=16 agent.rollout_length=8",
     ("cartpole", "ppo"): "env.num_envs=32 agent.rollout_length=16 agent.minibatches=4",
     ("cartpole", "dqn"): "",
-    ("acrobot", "a2c"): "env.num_envs=64 agent.rollout_length=8",
-    ("acrobot", "ppo"): "env.num_envs=32 agent.rollout_length=16",
+    ("acrobot", "ppo"): "env.num_envs=64 agent.rollout_length=8",
     ("acrobot", "dqn"): "",
 }
 
@@ -52,6 +58,12 @@ ZOO = {
     ("acrobot", "a2c"): (16, 500_000, True, {}),
     ("acrobot", "ppo"): (16, 1_000_000, True, {"n_steps": 256, "gae_lambda": 0.94, "n_epochs": 4}),
     ("acrobot", "dqn"): (1, 100_000, False, OFTEN),
+    ("mountain_car", "a2c"): (16, 1_000_000, True, {}),
+    ("mountain_car", "ppo"): (16, 1_000_000, True, {"n_steps": 16, "gae_lambda": 0.98, "n_epochs": 4}),
+    ("mountain_car", "dqn"): (1, 120_000, False, {"learning_rate": 4e-3, "batch_size": 128, "buffer_size": 10_000,
+                                                  "learning_starts": 1_000, "gamma": 0.98, "train_freq": 16,
+                                                  "target_update_interval": 600, "gradient_steps": 8,
+                                                  "exploration_fraction": 0.2, "exploration_final_eps": 0.07, **WIDE}),
     ("lunar_lander", "a2c"): (8, 200_000, False, {"gamma": 0.995, "learning_rate": "falls from 8.3e-4",
                                                   "ent_coef": 1e-5}),
     ("lunar_lander", "ppo"): (16, 1_000_000, False, {"n_steps": 1_024, "batch_size": 64, "gae_lambda": 0.98,
@@ -81,61 +93,47 @@ class Clock:
 
 def ours(world: str, agent: str, seed: int, changes: list[str]) -> dict:
     import hydra
-    import torch
 
     from rl_lab.core.launching.composition import compose, conf_dir
     from rl_lab.core.run import Run
-    from rl_lab.loops.judging import play
-
-    class Reached(Exception):
-        pass
 
     class Timed(Run):
-        """Stops where the score is reached: the parts of its checkpoint tell."""
+        """Looks for the score while it trains: the parts of its checkpoint tell."""
 
-        def begin(self, *arguments, **words) -> None:
-            super().begin(*arguments, **words)
-            self.look, self.clock = 0, None
+        found, whole, clock = None, None, None
 
         def pause(self, step: int, parts: dict) -> None:
             super().pause(step, parts)
-            self.agent = parts["agent"]
-            if self.clock and step >= self.look:
-                self.look = step + LOOK
-                state = parts["episodes"].state_dict()
-                count = int(state["count"])
-                newest = [i % 100 for i in range(count - WINDOW, count)]
-                reached = count >= WINDOW and state["latest"][newest].mean().item() >= score
-                if reached or self.clock.over():
-                    self.found = self.clock.stop(step, reached)
-                    raise Reached
+            if self.clock is None:
+                self.look, self.clock = 0, Clock()
+            if step >= self.look:
+                self.search(step, parts)
 
-        def log(self, row: dict, step: int, keep: bool = False) -> None:
-            super().log(row, step, keep)
-            if keep and self.clock is None:  # the evaluation at step 0, before learning begins
-                self.clock = Clock()
+        def search(self, step: int, parts: dict) -> None:
+            self.look = step + LOOK
+            state = parts["episodes"].state_dict()
+            count = int(state["count"])
+            newest = [i % 100 for i in range(count - WINDOW, count)]
+            if self.found is None and count >= WINDOW and state["latest"][newest].mean().item() >= score:
+                self.found = self.clock.stop(step, True)
 
         def save(self, step: int, parts: dict) -> None:
-            if self.clock and not hasattr(self, "found"):
-                self.found = self.clock.stop(step, False)
+            if self.whole is None:  # the last step was taken, where loop.stop_at may have seen the score first
+                self.search(step, parts)
+                self.whole = self.clock.stop(step, False)
             super().save(step, parts)
 
-    torch.set_num_threads(1)
     score = WORLDS[world][1]
-    settings = [f"experiment={agent}_{world}", f"seed={seed}", "device=cpu", "tracker=none",
-                "loop.eval_every=1_000_000_000", "loop.eval_episodes=1", *changes]  # fmt: skip
+    settings = [f"experiment={agent}_{world}", f"seed={seed}", "device=cpu", "tracker=none", "loop.eval_every=null",
+                "loop.eval_episodes=100", *changes]  # fmt: skip
     config = compose(conf_dir(), "rl", settings)
     with tempfile.TemporaryDirectory() as folder:
         run = Timed(Path(folder), seed, "cpu", names={"name": "bench"}, config={}, checkpoint_every=1e9)
-        try:
-            with run:
-                hydra.utils.call(config.loop, _partial_=True)(run=run)
-        except Reached:
-            pass
-        env = hydra.utils.instantiate(compose(conf_dir(), "rl", ["env=gym", f"env.id={WORLDS[world][0]}",
-                                                                 "env.num_envs=4", "device=cpu"]).env)  # fmt: skip
-        greedy, _ = play(env, lambda obs: run.agent.act(obs, greedy=True), 20, 1_000 + seed)
-    return run.found | {"greedy": round(greedy.mean().item(), 1)}
+        with run:
+            hydra.utils.call(config.loop, _partial_=True)(run=run)
+        whole = {f"whole_{name}": run.whole[name] for name in ("cpu_seconds", "steps")}
+        regret = {"regret": round(run.final["eval/regret"], 4)} if "eval/regret" in run.final else {}
+        return (run.found or run.whole) | whole | regret | {"greedy": round(run.final["eval/return"], 2)}
 
 
 # -- Stable-Baselines3
@@ -143,13 +141,11 @@ def ours(world: str, agent: str, seed: int, changes: list[str]) -> dict:
 
 def theirs(world: str, agent: str, seed: int, tuned: bool) -> dict:
     import stable_baselines3
-    import torch
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import VecNormalize
 
-    torch.set_num_threads(1)
     id, score = WORLDS[world]
 
     class Until(BaseCallback):
@@ -169,23 +165,22 @@ def theirs(world: str, agent: str, seed: int, tuned: bool) -> dict:
                 return False
             return True
 
-    envs, steps, normalise, settings = ZOO[world, agent]
-    if not tuned:
-        envs, normalise, settings = 1, False, {}
+    envs, steps, normalise, settings = ZOO[world, agent] if tuned else (1, 500_000, False, {})
     settings = {k: falling(float(v.split()[-1])) if isinstance(v, str) else v for k, v in settings.items()}
-    env = make_vec_env(id, envs, seed=seed)
+    limit = {"max_episode_steps": 500} if world == "cliff_walking" else {}  # of its own it has none
+    env = make_vec_env(id, envs, seed=seed, env_kwargs=limit)
     if normalise:
         env = VecNormalize(env)
     kind = getattr(stable_baselines3, agent.upper())
     model, until = kind("MlpPolicy", env, seed=seed, device="cpu", stats_window_size=WINDOW, **settings), Until()
     model.learn(steps, callback=until)
     found = until.found or until.clock.stop(model.num_timesteps, False)
-    fresh = make_vec_env(id, 1, seed=1_000 + seed)
+    fresh = make_vec_env(id, 1, seed=1_000 + seed, env_kwargs=limit)
     if normalise:
         fresh = VecNormalize(fresh, training=False, norm_reward=False)
         fresh.obs_rms = env.obs_rms
     greedy, _ = evaluate_policy(model, fresh, 20, deterministic=True)
-    return found | {"greedy": round(float(greedy), 1)}
+    return found | {"greedy": round(float(greedy), 2)}
 
 
 def falling(first: float):
@@ -201,7 +196,44 @@ def one(who: str, world: str, agent: str, seed: int, changes: list[str]) -> dict
     else:
         wider = [f"env={world}_tensor", *TENSORS[world, agent].split()] if who == "tensors" else []
         found = ours(world, agent, seed, [*wider, *changes])
-    return {"who": who, "world": world, "agent": agent, "seed": seed, **found}
+    return {"who": who, "world": world, "agent": agent, "seed": seed, **found, "versions": versions()}
+
+
+def versions() -> str:
+    names = "torch", "gymnasium", *(["stable_baselines3"] if "stable_baselines3" in sys.modules else [])
+    return " ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+def imported() -> None:
+    """What both sides need, torch's slower modules among it, so that no run's seconds hold imports."""
+    import stable_baselines3
+    import torch
+    import torch._dynamo
+
+    import rl_lab.loops.training
+
+    torch.set_num_threads(1)
+    assert stable_baselines3 and rl_lab
+
+
+def apart(work, *arguments) -> dict:
+    """What `work` finds in a process of its own, which this one is copied into: all is imported by then."""
+    down, up = os.pipe()
+    if child := os.fork():
+        os.close(up)
+        with open(down) as file:
+            told = file.read()
+        os.waitpid(child, 0)
+        if not told:
+            raise SystemExit(f"{work.__name__}{arguments} failed")
+        return json.loads(told)
+    try:
+        told = json.dumps(work(*arguments))
+        with open(up, "w") as file:
+            file.write(told)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(0)
 
 
 def table(rows: list[dict]) -> str:
@@ -233,7 +265,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    parser.add_argument("--worlds", nargs="+", default=["cartpole", "acrobot", "mountain_car"], choices=list(WORLDS))
     parser.add_argument("--agents", nargs="+", default=["a2c", "ppo", "dqn"])
     parser.add_argument("--who", nargs="+", default=["ours", "tensors", "zoo", "defaults"])
     parser.add_argument("--seeds", type=int, default=5)
@@ -242,40 +274,20 @@ def main() -> None:
     parser.add_argument("--core", type=int)
     parser.add_argument("--csv", type=Path, help="rows are added to it, and the table is made of all of them")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of ours, as on the command line")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.core is not None:
         os.sched_setaffinity(0, {arguments.core})
     Clock.cap = arguments.cap
-    if arguments.one:
-        who, world, agent, seed = arguments.one
-        print(json.dumps(one(who, world, agent, int(seed), arguments.set)))
-        return
+    imported()
     rows = list(csv.DictReader(arguments.csv.open())) if arguments.csv and arguments.csv.exists() else []
     for world in arguments.worlds:
         for agent in arguments.agents:
             for seed in range(arguments.first, arguments.first + arguments.seeds):
                 for who in arguments.who:
-                    if who == "tensors" and world == "lunar_lander":
+                    if who == "tensors" and (world, agent) not in TENSORS:
                         continue
-                    command = [
-                        sys.executable,
-                        __file__,
-                        "--cap",
-                        str(arguments.cap),
-                        "--one",
-                        who,
-                        world,
-                        agent,
-                        str(seed),
-                    ]
-                    command += ["--set", *arguments.set] if arguments.set else []
-                    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-                    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-                    if done.returncode:
-                        raise SystemExit(done.stderr)
-                    row = json.loads(done.stdout.splitlines()[-1])
-                    rows.append({name: row[name] for name in FIELDS})
+                    row = apart(one, who, world, agent, seed, arguments.set)
+                    rows.append({name: row.get(name, "") for name in FIELDS})
                     print(*rows[-1].values(), flush=True)
                     if arguments.csv:
                         with arguments.csv.open("w", newline="") as file:

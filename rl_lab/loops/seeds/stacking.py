@@ -128,15 +128,15 @@ class Replays(Replay):
         """Of each seed."""
         return super().size // self.seeds
 
-    def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
+    def draw(self, batch_size: int) -> tuple[Tensor, float]:
         """Slots [S, B], those that each seed would have drawn alone, and weights of 1."""
         ring, num_envs = self._ring, self._ring.num_envs // self.seeds
-        oldest = ring.lost.clamp(min=ring.oldest)
+        oldest = ring.first
         draws = integers(2**62, (self.seeds, batch_size), self._rng)
         place = oldest * num_envs + draws % ((ring.newest - oldest) * num_envs)  # row * num_envs + env
         first = torch.arange(0, ring.num_envs, num_envs, device=self._device).unsqueeze(1)
         slots = place // num_envs * ring.num_envs + first + place % num_envs
-        return slots % ring.slots, torch.ones(slots.shape, device=self._learner)
+        return slots % ring.slots, 1.0
 
     def read(self, slots: Tensor, gamma: float = 1.0, max_abs_reward: float = math.inf) -> Transition:
         return Transition(*(x.unflatten(0, slots.shape) for x in super().read(slots.flatten(), gamma, max_abs_reward)))

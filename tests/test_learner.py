@@ -1,0 +1,31 @@
+"""The step that every optimizer takes, against torch's own functions, bit for bit."""
+
+import math
+
+import pytest
+import torch
+
+from rl_lab.core.learner import descend
+
+
+@pytest.mark.parametrize("max_norm", [math.inf, 1e3, 5.0, 5.0 - 1e-7, 0.1])
+def test_a_step_is_that_of_torch(max_norm):
+    """A gradient of norm 5: beyond the bound it is scaled, below it left alone, and so it is right at the bound."""
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    one, other = (torch.optim.Adam([p], lr=0.1, eps=0.1) for p in (ours, theirs))
+    for _ in range(3):
+        norm = descend(one, (ours * torch.tensor([3.0, 4.0])).sum(), max_norm)
+        other.zero_grad()
+        (theirs * torch.tensor([3.0, 4.0])).sum().backward()
+        expected = torch.nn.utils.clip_grad_norm_([theirs], max_norm)
+        other.step()
+        assert norm == expected == 5.0 and torch.equal(ours.grad, theirs.grad) and torch.equal(ours, theirs)
+
+
+def test_gradients_do_not_add_up_and_what_is_not_finite_is_no_step():
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([p], lr=0.5)
+    for expected in (0.5, 0.0):
+        assert descend(optimizer, (2 * p).sum(), 1.0) == 2.0
+        assert p.item() == pytest.approx(expected, abs=1e-6)
+    assert descend(optimizer, (p * math.inf).sum()).isinf() and p.item() == pytest.approx(0.0, abs=1e-6)

@@ -82,7 +82,7 @@ def test_where_lower_is_better_best_is_the_least_and_the_threshold_comes_from_ab
     assert (first.group, first.final.point, first.best.point) == ("vae_mnist", 95, 90)
     assert (first.steps_to_threshold, second.reached) == (10, 1)  # 200 - 0.9 (200 - 95) = 105.5
     out = capsys.readouterr().out
-    assert "eval/nll_nats[mnist]: lower is better; interquartile mean over n seeds" in out
+    assert "eval/nll_nats[mnist]: lower is better; of a single run each." in out
     assert "threshold: 105.5, 90 % of the way from the worst first value to the best final one" in out
 
 

@@ -144,7 +144,7 @@ def test_a_folder_that_is_older_than_some_settings_goes_on_as_one_that_has_them(
     def older(node):
         for key, value in list(node.items()) if isinstance(node, dict) else ():
             older(value)
-            if PARTS.younger.get(node.get("_target_"), {}).get(key, "none") == value:
+            if PARTS.younger.get(node.get("_target_"), {}).get(key, taken) == value:
                 taken.append(key)
                 del node[key]
 

@@ -188,6 +188,7 @@ def test_settings_that_lack_something(tmp_path, data, settings, words):
         ("gan_mlp", {"average": 0.9}, "model.average=0"),
         ("pixelcnn", {"schedule": "cosine"}, "model.decay=1"),
         ("pixelcnn", {"warm_up": 5}, "model.decay=1"),
+        ("pixelcnn", {"average": 1.0}, "loop.average=1 would stay at the first weights"),
         ("gan_mlp", {"best": True}, "has none"),
     ],
 )

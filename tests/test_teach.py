@@ -1,6 +1,7 @@
 """People who say which of two clips is better: files that outlive a kill, a sitting that repeats, and what is refused."""
 
 import json
+import shutil
 import time
 import urllib.request
 from pathlib import Path
@@ -348,7 +349,11 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def test_what_is_refused(taught, tmp_path, capsys):
-    assert "who=a/b must be a name of letters" in refused(capsys, "teach", f"run={taught}", "who=a/b")
+    for who in ("a/b", ".hidden", "x" * 41):
+        assert (
+            f"who={who} must be a name of letters, digits, points and underscores, 40 at most and no point first"
+            in (refused(capsys, "teach", f"run={taught}", f"who={who}"))
+        )
     assert "teach one run at a time" in refused(capsys, "teach", str(taught), str(taught))
     held = Person(taught, "ben")
     assert "answers-ben.jsonl is being written by another process" in refused(
@@ -360,6 +365,7 @@ def test_what_is_refused(taught, tmp_path, capsys):
     assert "oracle asks nobody (yet)" in refused(capsys, "teach", f"run={tmp_path / 'oracle'}")
     train = ["train", *oracle, f"hydra.run.dir={tmp_path / 'x'}", "teacher=recorded"]
     assert "teacher.run=<its folder>" in refused(capsys, *train)
+    assert "teacher.run=nowhere is no folder" in refused(capsys, *train, "teacher.run=nowhere")
     assert "holds nothing that people said" in refused(capsys, *train, f"teacher.run={tmp_path / 'oracle'}")
     assert "asked about other clips than this run does" in refused(capsys, *train, f"teacher.run={taught}", "seed=1")
     given = [x for x in SMALL if not x.startswith("env=")]
@@ -381,6 +387,7 @@ def test_damaged_files_are_named(taught, tmp_path, capsys):
     for text, words in (
         ('{"pair": 1, "of": "0000000000000000", "answer": "left"}\n', "line 1 answers a question of another run"),
         ('{"pair": 1, "of": \n', "line 1 is damaged; take it out, and the others stay"),
+        ('{"pair": 999, "answer": "left"}\n', "line 1 answers a question of another run"),
         ('{"pair": 1, "of": "", "answer": "best"}\n', "line 1 is no answer; take it out"),
     ):
         place.write_text(text)
@@ -390,3 +397,17 @@ def test_damaged_files_are_named(taught, tmp_path, capsys):
     assert "clips of 10 steps, and loop.clip=5" in refused(capsys, *more, "loop.clip=5")
     (folder / "preferences/now.json").write_text("{")
     assert "now.json is damaged" in refused(capsys, "teach", f"run={folder}")
+
+
+def test_a_line_can_be_taken_out_though_it_was_taken_back(taught, tmp_path):
+    """As the message about a damaged line advises."""
+    folder = tmp_path / "run"
+    shutil.copytree(taught, folder)
+    (folder / "preferences/answers-carl.jsonl").write_text(
+        "".join(json.dumps({"pair": pair, "of": Sitting(folder).asked()[0][pair], "answer": answer}) + "\n"
+                for pair, answer in ((1, "left"), (2, REVOKED)))
+    )  # fmt: skip
+    person = Person(folder, "carl")
+    assert person.given == [1]
+    assert person.account().startswith("1 answers of carl's: the left one 1")
+    person.log.close()

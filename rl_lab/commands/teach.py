@@ -71,10 +71,10 @@ class Person:
             self._note(row)
 
     def _note(self, row: dict[str, Any]) -> None:
-        if row["answer"] == REVOKED:
-            self.given.remove(row["pair"])
-        else:
+        if row["answer"] != REVOKED:
             self.given.append(row["pair"])
+        elif row["pair"] in self.given:  # not where a damaged line was taken out
+            self.given.remove(row["pair"])
 
     def question(self) -> tuple[int, str] | None:
         """A pair that nobody has answered, and what its clips are known by."""
@@ -104,7 +104,7 @@ class Person:
     def account(self) -> str:
         """In words; what they saw on the left shows whether they lean to a side."""
         told = {row["pair"]: row for row in self.log.rows}.values()
-        seen = [OTHER.get(x["answer"], x["answer"]) if x["swapped"] else x["answer"] for x in told]
+        seen = [OTHER.get(x["answer"], x["answer"]) if x.get("swapped") else x["answer"] for x in told]
         of = lambda answer: f"{seen.count(answer)}"
         return (f"{len(self.given)} answers of {self.who}'s: the left one {of(LEFT)}, the right one {of(RIGHT)}, "
                 f"the same {of(SAME)}, cannot say {of(UNSURE)}")  # fmt: skip

@@ -137,7 +137,9 @@ class Recorded:
     ):
         if run is None:
             raise UserError("teacher=recorded repeats what people said in a run: teacher.run=<its folder>")
-        self.sitting = Sitting(files.home(str(run)))
+        if not (folder := files.home(str(run))).is_dir():
+            raise UserError(f"teacher.run={run} is no folder; name that of a run whose teacher=person was answered")
+        self.sitting = Sitting(folder)
         now, self.heard = self.sitting.now(), self.sitting.used()
         if not now or not self.heard:
             raise UserError(f"{run} holds nothing that people said; choose a run whose teacher=person was answered")

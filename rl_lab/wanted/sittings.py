@@ -78,7 +78,7 @@ class Sitting:
                 pair, answer = row.get("pair"), row.get("answer")
                 if type(pair) is not int or answer not in (*WORTH, UNSURE, REVOKED):
                     raise UserError(f"{path}: line {number} is no answer; take it out, and the others stay")
-                if row.get("of") != asked.get(pair):
+                if pair not in asked or row.get("of") != asked[pair]:
                     raise UserError(
                         f"{path}: line {number} answers a question of another run; take the file away, or "
                         "rl-lab train teacher=recorded teacher.run=<that run>"
@@ -141,7 +141,8 @@ def known_by(clips: Clips) -> str:
 def name_of(who: str) -> str:
     """Raises UserError where it cannot be part of a file's name."""
     if not re.fullmatch(r"\w[\w.]{0,39}", who):
-        raise UserError(f"who={who[:60]} must be a name of letters, digits, points and underscores, as in who=anna")
+        raise UserError(f"who={who[:60]} must be a name of letters, digits, points and underscores, 40 at most and "
+                        "no point first, as in who=anna")  # fmt: skip
     return who
 
 

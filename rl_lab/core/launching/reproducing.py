@@ -51,6 +51,8 @@ def reproduce(prog: str, root: str, name: str, given: Sequence[str], train: Call
     found = rows(root)
     if name not in found:
         raise UserError(f"no row '{name}'{nearest(name, found, listing=False)}; {prog} reproduce lists them all")
+    if also := [word for word in given if "=" not in word]:
+        raise UserError(f"reproduce one row at a time: {prog} reproduce {name}, then {prog} reproduce {also[0]}")
     if other := [word for word in given if not word.startswith(ALLOWED)]:
         raise UserError(f"{other[0]} would make it another claim; {prog} reproduce takes hydra.*, device= and "
                         f"tracker=; with other settings: {prog} train experiment={name} {other[0]}")  # fmt: skip

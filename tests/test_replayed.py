@@ -46,7 +46,7 @@ def written(state: dict) -> dict:
 )
 def test_a_restored_state_goes_on_identically(game, steps, settings, monkeypatch):
     """In another env too, whose games were others; after games that were over, cut, and seeded again."""
-    monkeypatch.setattr(atari, "CHAPTER", 60)
+    monkeypatch.setattr(atari, "CHAPTER", 2 * 60)
     env, other = (Atari(game, 2, num_threads=1, height=42, width=42, **settings) for _ in range(2))
     env.reset(7)
     ends = torch.stack([step.last for step in played(env, steps, seed=0)]).sum(0)
@@ -68,7 +68,7 @@ def test_a_restored_state_goes_on_identically(game, steps, settings, monkeypatch
 
 
 def test_its_past_has_room_however_long_a_game_lasts(monkeypatch):
-    monkeypatch.setattr(atari, "CHAPTER", 20)  # room for 40 actions
+    monkeypatch.setattr(atari, "CHAPTER", 2 * 20)  # room for 40 actions of each
     env, other = (Atari("pong", 2, num_threads=1) for _ in range(2))
     env.reset(0)
     played(env, 100, seed=0)

@@ -19,7 +19,7 @@ from rl_lab.core.settings import Count, Natural, Objects, PixelSide, Unit
 from rl_lab.types import Spec, Step
 
 UNLIMITED = 2**31 - 1  # frames: more than two years at 60 a second
-CHAPTER = 10_000  # steps after which the next game of an env has a seed of its own; a seed costs what 300 steps do
+CHAPTER = 600_000  # steps of all envs, after which the next game of each has a seed of its own: 3 minutes to play again
 
 
 class Atari:
@@ -72,7 +72,8 @@ class Atari:
         self._env = AtariVectorEnv(**arguments, img_height=height, img_width=width)
         colour: dict[str, Any] = dict(img_height=210, img_width=160, grayscale=False, stack_num=1)
         self._twin = AtariVectorEnv(**arguments, **colour) if camera else None
-        self._taken = np.zeros((num_envs, 2 * CHAPTER), np.uint8)  # actions since the last seed
+        self._chapter = max(1, CHAPTER // num_envs)  # steps of an env
+        self._taken = np.zeros((num_envs, 2 * self._chapter), np.uint8)  # actions since the last seed
         self._known = False  # whether what was played leads to where the games stand
         self._lanes = np.arange(num_envs)
         self.replayed = 0, 0.0  # steps and seconds
@@ -105,7 +106,7 @@ class Atari:
         if over.any():  # final_obs holds uninitialised memory wherever the episode goes on
             next_obs = self._tensor(np.where(over[:, None, None, None], info["final_obs"], obs))
         last = over | cut
-        seeded = last & (self._since >= CHAPTER)
+        seeded = last & (self._since >= self._chapter)
         if (fresh := cut | seeded).any():
             self._begin(fresh, np.where(seeded, self._drawn(), -1))
         ended = terminated | (reward != 0) if self.point_terminal else terminated

@@ -12,7 +12,7 @@ def discounts(gamma: float, discount: Tensor, duration: Tensor) -> Tensor:
     See Sutton, Precup and Singh (1999), section 3. The power is taken in float64, the last factor in the dtype of
     `discount`: for a duration of 1 that is gamma itself.
     """
-    if not duration.is_cuda and (duration == 1).all():  # on a CPU looking costs less than the power
+    if duration.is_cpu and (duration == 1).all():  # on a CPU looking costs less than the power
         return gamma * discount
     return gamma * ((gamma ** (double(duration) - 1)).to(discount) * discount)
 

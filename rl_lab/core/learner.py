@@ -119,7 +119,7 @@ def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor
     distributed.average(gradients)
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     share = max_norm / (norm + 1e-6)
-    if norm.is_cuda or share < 1:  # on a CPU looking costs less than to multiply by 1
+    if not norm.is_cpu or share < 1:  # on a CPU looking costs less than to multiply by 1
         torch._foreach_mul_(gradients, share.clamp(max=1))
     if norm.is_cuda or math.isfinite(norm):
         optimizer.step()

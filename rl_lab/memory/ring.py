@@ -75,7 +75,7 @@ class Ring:
     @property
     def first(self) -> Tensor | int:
         """The first row to draw from; a number where looking costs less than to compute with what is not known."""
-        return self.lost.clamp(min=self.oldest) if self.lost.is_cuda else max(int(self.lost), self.oldest)
+        return max(int(self.lost), self.oldest) if self.lost.is_cpu else self.lost.clamp(min=self.oldest)
 
     @property
     def newest(self) -> int:

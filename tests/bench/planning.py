@@ -18,6 +18,7 @@ os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREA
 
 import numpy as np
 import torch
+from gpu_parts.figures import table
 from scipy import sparse
 
 from rl_lab.envs.tabular.mazes import scattered
@@ -37,17 +38,6 @@ EPSILON = 1e-6
 
 def hard(side: int, seed: int = 0) -> MDP:
     return gridworld(scattered(side, walls=0.15, seed=seed), living_reward=-0.01, noise=0.2, gamma=0.99)
-
-
-def table(states: int, actions: int, successors: int, seed: int = 0) -> MDP:
-    """No structure at all: random successors, probabilities and rewards."""
-    rng = torch.Generator().manual_seed(seed)
-    p = torch.rand(states, actions, successors, generator=rng, dtype=torch.float64)
-    return MDP(
-        torch.randint(states, p.shape, generator=rng), p / p.sum(-1, keepdim=True),
-        torch.randn(p.shape, generator=rng, dtype=torch.float64), torch.zeros(states, dtype=torch.bool),
-        torch.full((states,), 1 / states, dtype=torch.float64), tuple(map(str, range(actions))), 0.99,
-    )  # fmt: skip
 
 
 def ours(planner, **settings):

@@ -112,9 +112,9 @@ ALLOWED = {
     **parts("rl_lab.wanted.inverse", "maximum_entropy", "linear_programme"),
     **parts("rl_lab.wanted.imitation", "behaviour_cloning", "dagger"),
     **parts("rl_lab.wanted.reward_design", "reward_design"),
-    **parts("rl_lab.wanted.predictors", "Ensemble"),
-    **parts("rl_lab.wanted.teachers", "Oracle"),
-    **parts("rl_lab.wanted.people", "People", "Recorded"),
+    **parts("rl_lab.wanted.preferences.predictors", "Ensemble"),
+    **parts("rl_lab.wanted.preferences.teachers", "Oracle"),
+    **parts("rl_lab.wanted.preferences.people", "People", "Recorded"),
     # agents and what they are composed of
     **parts("rl_lab.agents.dqn", "DQN"),
     **parts("rl_lab.agents.a2c", "A2C"),
@@ -156,6 +156,9 @@ MOVED = {
     **moved("rl_lab.networks", "rl_lab.networks.torsos", "linear", "mlp", "nature_cnn"),
     **moved("rl_lab.features", "rl_lab.networks.tiles", "tiles", "constant"),
     **moved("rl_lab.optimizers", "rl_lab.networks.optimizers", "RMSpropTF", "CentredRMSprop"),
+    **moved("rl_lab.wanted.predictors", "rl_lab.wanted.preferences.predictors", "Ensemble"),
+    **moved("rl_lab.wanted.teachers", "rl_lab.wanted.preferences.teachers", "Oracle"),
+    **moved("rl_lab.wanted.people", "rl_lab.wanted.preferences.people", "People", "Recorded"),
     **moved("gen_lab.encoding", "gen_lab.trained.encoding", "Encoded"),
 }
 
@@ -170,7 +173,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.loops.crew.train": {"eval_drawn": 0, "stop_at": None},
     "rl_lab.loops.sb3.train_sb3": {"eval_drawn": 0, "stop_at": None},
     "rl_lab.loops.preferences.train": {"hidden_ends": False, "end_reward": -1.0},
-    "rl_lab.wanted.predictors.Ensemble": {"adapt": 1.0},
+    "rl_lab.wanted.preferences.predictors.Ensemble": {"adapt": 1.0},
     "rl_lab.loops.planning.plan": {"film": False, "log_every": 1},
     "rl_lab.envs.tabular.stepper.MDPEnv": {"obs": "one_hot"},
     "rl_lab.envs.tabular.tables.file_env": {"obs": "one_hot"},

@@ -22,7 +22,9 @@ HOME = Path("runs/gallery")
 RUNS = Path("runs/of_gallery")
 MADE = ROOT / HOME / "made.json"
 
-FILMS = ("rl_lab/looking/*.py", "rl_lab/playing/scenes.py", "rl_lab/commands/render.py", "rl_lab/core/style.py")
+FILMS = ("rl_lab/looking/films.py", "rl_lab/looking/heat.py", "rl_lab/looking/panels.py", "rl_lab/looking/pictures.py",
+         "rl_lab/looking/sprites.py", "rl_lab/looking/trees.py", "rl_lab/looking/worlds.py",
+         "rl_lab/playing/scenes.py", "rl_lab/commands/render.py", "rl_lab/core/style.py")  # fmt: skip
 PAGES = ("rl_lab/core/comparing/*.py", "rl_lab/core/style.py")
 SHEETS = ("gen_lab/commands/compare.py", "gen_lab/judging/pictures.py", "rl_lab/core/style.py")
 REWARDS = "-2", "-0.6", "-0.2", "-0.04", "-0.01", "0.02"

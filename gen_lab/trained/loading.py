@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gen_lab.data import Images
 from gen_lab.networks.averaging import weights
+from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
-from gen_lab.trained.best import take
 from gen_lab.types import LatentModel, Model
 from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError

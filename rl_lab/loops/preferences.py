@@ -22,12 +22,12 @@ from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop, checked, made, resumed
 from rl_lab.planning import Regret
 from rl_lab.types import Agent, Step, Transition, VectorEnv
-from rl_lab.wanted.late import Late
-from rl_lab.wanted.learner import Preferences
-from rl_lab.wanted.people import People, Recorded
-from rl_lab.wanted.predictors import Ensemble
+from rl_lab.wanted.preferences.late import Late
+from rl_lab.wanted.preferences.learner import Preferences
+from rl_lab.wanted.preferences.people import People, Recorded
+from rl_lab.wanted.preferences.predictors import Ensemble
+from rl_lab.wanted.preferences.teachers import Oracle
 from rl_lab.wanted.tables import exact_plan, starc
-from rl_lab.wanted.teachers import Oracle
 
 LARGEST = 100_000  # state, action and successor: what the learned reward is planned for,
 DENSE = 20_000_000  # and state, action and state, as matrices hold them

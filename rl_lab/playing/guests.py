@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab.agents import exploration
 from rl_lab.core import imports
 from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, nearest

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.folders import summary
 from rl_lab.core.settings import Natural, Positive
 from rl_lab.looking.browser import Browser
@@ -106,7 +106,8 @@ class Person:
         told = {row["pair"]: row for row in self.log.rows}.values()
         seen = [OTHER.get(x["answer"], x["answer"]) if x.get("swapped") else x["answer"] for x in told]
         of = lambda answer: f"{seen.count(answer)}"
-        return (f"{len(self.given)} answers of {self.who}'s: the left one {of(LEFT)}, the right one {of(RIGHT)}, "
+        answers = counted(len(self.given), "answers")
+        return (f"{answers} of {self.who}'s: the left one {of(LEFT)}, the right one {of(RIGHT)}, "
                 f"the same {of(SAME)}, cannot say {of(UNSURE)}")  # fmt: skip
 
 

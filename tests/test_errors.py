@@ -218,6 +218,11 @@ def test_a_folder_that_is_no_run(here, capsys):
     (here / "empty").mkdir()
     for command in ("train", "evaluate", "render"):
         assert rl_lab(capsys, command, "run=empty") == (2, "rl-lab: empty is not a run folder: it has no config.yaml")
+    (here / "empty/run").mkdir()
+    (here / "empty/run/config.yaml").write_text("loop:\n  _target_: rl_lab.loops.training.train\n")
+    line = "rl-lab: empty is not a run folder: it holds 1 run; name one: run=empty/run"
+    assert rl_lab(capsys, "train", "run=empty") == (2, line)
+    assert "empty/run/config.yaml" in rl_lab(capsys, "evaluate", "run=empty")[1]
 
 
 def test_a_folder_that_holds_something_else(here, capsys):

@@ -40,9 +40,13 @@ def teach(
     port: Natural,  # of the page; 0: any that is free
 ) -> None:
     """Until the person leaves, or the run has ended and every question is answered. Raises UserError."""
-    if len(runs) != 1:
-        raise UserError("teach one run at a time: rl-lab teach run=<folder> who=<name>")
-    folder, who = runs[0], name_of(who)
+    if not runs:
+        raise UserError("which run? rl-lab teach run=<folder> who=<name>")
+    asking = [run for run in runs if Sitting(run).now()] if len(runs) > 1 else runs
+    if len(asking) != 1:
+        which = f", such as run={(asking or runs)[0]}"
+        raise UserError(f"teach one run at a time, and these are {len(runs)}: name one of them{which}")
+    folder, who = asking[0], name_of(who)
     world: Any = OmegaConf.create(settings_of(folder))
     person = Person(folder, who)
     env = of_world(world, 1, "cpu", frames=True).env

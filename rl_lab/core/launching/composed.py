@@ -58,6 +58,7 @@ def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
     changes, env = cfg.loop._get_node("eval_env"), cfg.get("env")
     if isinstance(changes, DictConfig) and changes == {}:
         cfg.loop.eval_env = "${env}"
+        return
     if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
         return
     from rl_lab.core import calls

@@ -14,8 +14,8 @@ from gen_lab.judging import Judge, nothing
 from gen_lab.judging.pictures import WIDTH, side_by_side, write_sheet, write_training_film
 from gen_lab.losses import active_units
 from gen_lab.networks.averaging import Averages
+from gen_lab.networks.best import Best
 from gen_lab.networks.schedules import Schedule, share
-from gen_lab.trained.best import Best
 from gen_lab.types import Autoencoder, LatentModel, Meaning, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book

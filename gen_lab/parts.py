@@ -7,6 +7,7 @@ from rl_lab.core.parts import TORCH, Parts, moved, parts
 
 OLD_CODERS = "mlp_encoder", "mlp_decoder", "conv_encoder", "conv_decoder"
 CODERS = (*OLD_CODERS, "residual_encoder", "residual_decoder", "world_models_encoder", "world_models_decoder")
+LIKELIHOODS = "Bernoulli", "CrossEntropy", "Categorical", "DiscretisedLogistic", "Gaussian"
 
 ALLOWED = {
     **TORCH,
@@ -29,7 +30,7 @@ ALLOWED = {
     **parts("gen_lab.networks.coders", *CODERS),
     **parts("gen_lab.networks.codebook", "Codebook"),
     **parts("gen_lab.networks.causal.heads", "softmax", "LogisticMixture"),
-    **parts("gen_lab.likelihoods", "Bernoulli", "CrossEntropy", "Categorical", "DiscretisedLogistic", "Gaussian"),
+    **parts("gen_lab.models.likelihoods", *LIKELIHOODS),
     **parts("gen_lab.judging", "Judge", "nothing"),
     **parts("gen_lab.judging.features", "classifier", "random", "inception"),
 }  # fmt: skip
@@ -38,6 +39,7 @@ MOVED = {
     **moved("gen_lab.models.vae", "gen_lab.networks.coders", *OLD_CODERS),
     **moved("gen_lab.coders", "gen_lab.networks.coders", *CODERS),
     **moved("gen_lab.codebook", "gen_lab.networks.codebook", "Codebook"),
+    **moved("gen_lab.likelihoods", "gen_lab.models.likelihoods", *LIKELIHOODS),
     **moved("gen_lab.causal.heads", "gen_lab.networks.causal.heads", "softmax", "LogisticMixture"),
 }
 
@@ -59,8 +61,8 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "gen_lab.data.recorded": {"protocol": "levels"},
     "gen_lab.judging.Judge": {"root": None, "taught_on": "test"},
     "gen_lab.models.vae.VAE": {
-        "likelihood": {"_target_": "gen_lab.likelihoods.Bernoulli", "_partial_": True}, "beta": 1.0, "free_nats": 0.0,
-        "warm_up": 0, "importance_samples": 1, "conditional": False, "bf16": False,
+        "likelihood": {"_target_": "gen_lab.models.likelihoods.Bernoulli", "_partial_": True}, "beta": 1.0,
+        "free_nats": 0.0, "warm_up": 0, "importance_samples": 1, "conditional": False, "bf16": False,
     },
     "gen_lab.models.autoregressive.Autoregressive": {  # a VQ-VAE's prior
         "average": 0.0, "decay": 1.0, "max_grad_norm": math.inf, "bf16": False,

@@ -13,9 +13,9 @@ from stated import stated
 from torch import Tensor
 from transitions import transition
 
-from gen_lab.likelihoods import Bernoulli
 from gen_lab.models.autoencoder import Moments
 from gen_lab.models.gan.networks import dcgan_generator
+from gen_lab.models.likelihoods import Bernoulli
 from gen_lab.models.pixelcnnpp.network import PixelCNNPP
 from gen_lab.models.vqvae import vq_decoder, vq_encoder
 from gen_lab.networks.causal.heads import softmax

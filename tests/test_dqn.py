@@ -10,8 +10,9 @@ import torch
 from stated import stated
 from transitions import transition
 
-from rl_lab import exploration, losses
+from rl_lab import losses
 from rl_lab.__main__ import COMMANDS
+from rl_lab.agents import exploration
 from rl_lab.agents.dqn import DQN
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli

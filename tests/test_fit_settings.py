@@ -13,8 +13,8 @@ from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Images
 from gen_lab.losses import pieces
 from gen_lab.networks.averaging import Averages, weights
+from gen_lab.networks.best import learned
 from gen_lab.networks.schedules import share
-from gen_lab.trained.best import learned
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli

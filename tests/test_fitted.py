@@ -11,10 +11,9 @@ from stated import stated
 from transitions import transition
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.agents.fitted_q import Forest, LeastSquares, forest_of
+from rl_lab.agents.fitted_q import Forest, LeastSquares, fitted_q, forest_of
 from rl_lab.core.launching import cli
 from rl_lab.envs.tabular.mdp import MDP
-from rl_lab.loops.fitting import fitted_q
 from rl_lab.networks.torsos import linear
 from rl_lab.types import Spec, Transition
 

@@ -9,7 +9,7 @@ import torch
 from stated import stated
 from torch.distributions import Normal
 
-from gen_lab.likelihoods import (
+from gen_lab.models.likelihoods import (
     Bernoulli,
     Categorical,
     CrossEntropy,

@@ -5,7 +5,8 @@ import torch
 from stated import stated
 from torch import tensor
 
-from rl_lab import exploration, losses, returns
+from rl_lab import losses, returns
+from rl_lab.agents import exploration
 from rl_lab.core import distributed
 from rl_lab.core.randomness import generator
 

@@ -20,12 +20,19 @@ from rl_lab.core.run import Run
 from rl_lab.loops.preferences import continued, learned_world, told, watch_random
 from rl_lab.planning import Regret
 from rl_lab.types import Spec, Step
-from rl_lab.wanted.clips import Clips, Tape, packed, unpacked
-from rl_lab.wanted.learner import Preferences, poisson
-from rl_lab.wanted.predictors import Predictor
-from rl_lab.wanted.preferences import calibration, disagreement, labels_due, overfitted, preference_loss, preferred
+from rl_lab.wanted.preferences.clips import Clips, Tape, packed, unpacked
+from rl_lab.wanted.preferences.learner import Preferences, poisson
+from rl_lab.wanted.preferences.losses import (
+    calibration,
+    disagreement,
+    labels_due,
+    overfitted,
+    preference_loss,
+    preferred,
+)
+from rl_lab.wanted.preferences.predictors import Predictor
+from rl_lab.wanted.preferences.teachers import Oracle
 from rl_lab.wanted.tables import exact_plan
-from rl_lab.wanted.teachers import Oracle
 
 MDPEnv = stated("env/base/tabular")
 linear = stated("agent/network/linear")

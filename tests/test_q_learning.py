@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from transitions import transition
 
-from rl_lab import exploration
 from rl_lab.__main__ import COMMANDS
+from rl_lab.agents import exploration
 from rl_lab.agents.q_learning import QLearning
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli

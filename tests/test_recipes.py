@@ -27,7 +27,7 @@ import torch
 
 from rl_lab.core.learner import Learner
 from rl_lab.core.randomness import generator
-from rl_lab.exploration import certain, epsilon_greedy
+from rl_lab.agents.exploration import certain, epsilon_greedy
 from rl_lab.types import View
 
 

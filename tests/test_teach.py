@@ -24,9 +24,9 @@ from rl_lab.core.run import Run
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.shown import Shown, Words, painted, painter
 from rl_lab.types import Spec
-from rl_lab.wanted import people
-from rl_lab.wanted.logs import Log, read
-from rl_lab.wanted.sittings import REVOKED, Sitting, Told, changes
+from rl_lab.wanted.preferences import people
+from rl_lab.wanted.preferences.logs import Log, read
+from rl_lab.wanted.preferences.sittings import REVOKED, Sitting, Told, changes
 
 BOOK = stated("env/russell_norvig", "mdp")()
 WORLD = stated("env/base/tabular")(mdp=BOOK, time_limit=200)
@@ -122,7 +122,9 @@ def test_what_a_kill_tore_is_cut_off_and_the_rest_is_kept(tmp_path):
 
 def test_an_answer_is_on_disk_before_anything_else(tmp_path, monkeypatch):
     seen, log = [], Log(tmp_path / "x.jsonl")
-    monkeypatch.setattr("rl_lab.wanted.logs.os.fsync", lambda file: seen.append((tmp_path / "x.jsonl").read_bytes()))
+    monkeypatch.setattr(
+        "rl_lab.wanted.preferences.logs.os.fsync", lambda file: seen.append((tmp_path / "x.jsonl").read_bytes())
+    )
     log.add({"a": 1})
     assert seen == [b'{"a": 1}\n']
     log.close()
@@ -195,8 +197,8 @@ def test_what_is_taken_back_is_forgotten(taught, tmp_path):
 
 
 def people_of(taught):
-    from rl_lab.wanted.late import Late
-    from rl_lab.wanted.people import Recorded
+    from rl_lab.wanted.preferences.late import Late
+    from rl_lab.wanted.preferences.people import Recorded
 
     cpu = torch.device("cpu")
     ensemble = stated("loop/preferences", "predictor", network=stated("agent/network/linear"), input="state")

@@ -12,8 +12,8 @@ from chromium import BROWSER, Tab
 from test_teach import judged, rl_lab, rows
 
 from rl_lab.commands.teach import is_swapped
-from rl_lab.wanted.logs import read
-from rl_lab.wanted.sittings import Sitting
+from rl_lab.wanted.preferences.logs import read
+from rl_lab.wanted.preferences.sittings import Sitting
 
 ROOT = Path(__file__).parents[1]
 SEEN = {"left": "left", "right": "right", "same": "the same"}

@@ -14,9 +14,9 @@ from torch.distributions import Normal, kl_divergence
 from vae_cases import BINARY, CONV, CPU, GREY, MLP, PLAIN, RESIDUAL, WORLD_MODELS, build, images
 
 from gen_lab.fit import evaluate
-from gen_lab.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic
 from gen_lab.losses import gaussian_kl, importance_weighted_nll
 from gen_lab.models import vae as module
+from gen_lab.models.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic
 from gen_lab.models.vae import VAE, draw
 from gen_lab.networks import coders
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder, residual_encoder

@@ -8,8 +8,8 @@ import torch
 from stated import stated
 from torch import nn
 
-from gen_lab.likelihoods import Bernoulli
 from gen_lab.models.gated_pixelcnn import GatedPixelCNN
+from gen_lab.models.likelihoods import Bernoulli
 from gen_lab.models.vqvae import vq_decoder, vq_encoder
 from gen_lab.networks.causal import sampling
 from gen_lab.networks.causal.heads import softmax

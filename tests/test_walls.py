@@ -44,8 +44,8 @@ WORLDS = (
 FLOORS = {
     "rl_lab": [
         {"core"},
-        {"parts", "types", "returns", "losses", "exploration"},
-        {"values", "networks", "memory", "envs"},
+        {"parts", "types", "returns", "losses"},
+        {"networks", "memory", "envs"},
         {"planning"},
         {"agents", "wanted"},
         {"looking"},
@@ -55,7 +55,7 @@ FLOORS = {
     ],
     "gen_lab": [
         {"parts", "types", "losses"},
-        {"likelihoods", "networks", "data"},
+        {"networks", "data"},
         {"models", "judging", "trained"},
         {"fit"},
         {"commands"},

@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from gen_lab.likelihoods import Bernoulli
+from gen_lab.models.likelihoods import Bernoulli
 from gen_lab.models.vae import VAE
 from gen_lab.networks.coders import (
     conv_decoder,

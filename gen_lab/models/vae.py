@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gen_lab.likelihoods import Likelihood
 from gen_lab.losses import bits_per_dim, gaussian_kl, gaussian_log_prob, importance_weighted_nll, pieces
+from gen_lab.models.likelihoods import Likelihood
 from gen_lab.networks import labels
 from gen_lab.types import Spec
 from rl_lab.core import room

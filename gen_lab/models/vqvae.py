@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gen_lab.likelihoods import Likelihood
 from gen_lab.losses import bits_per_dim
 from gen_lab.models.autoregressive import Autoregressive
+from gen_lab.models.likelihoods import Likelihood
 from gen_lab.networks.codebook import Codebook, straight_through
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rl_lab import exploration, losses
+from rl_lab import losses
+from rl_lab.agents import exploration
 from rl_lab.core import distributed, graphs
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rl_lab import exploration, losses, returns
+from rl_lab import losses, returns
+from rl_lab.agents import exploration
 from rl_lab.core.devices import double
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded

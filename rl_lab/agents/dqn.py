@@ -7,7 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rl_lab import exploration, returns
+from rl_lab import returns
+from rl_lab.agents import exploration
+from rl_lab.agents.values import Categorical, Mean, Quantiles
 from rl_lab.core import graphs
 from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
@@ -18,7 +20,6 @@ from rl_lab.memory import Replay
 from rl_lab.networks.heads import Dueling, QNetwork, draw_noise, layers, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
-from rl_lab.values import Categorical, Mean, Quantiles
 
 
 class DQN(Learner):

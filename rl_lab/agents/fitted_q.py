@@ -1,10 +1,11 @@
-"""Regressors for fitted Q iteration (Ernst, Geurts and Wehenkel, 2005; https://jmlr.org/papers/v6/ernst05a.html).
+"""Fitted Q iteration (Ernst, Geurts and Wehenkel, 2005; https://jmlr.org/papers/v6/ernst05a.html), and its regressors.
 
-Each learns q(s, a) from a fixed set of targets, `fit(obs [B, ...], action [B], target [B], weight [B])`, then answers
-`predict(obs [B, ...]) -> q [B, A]`; in between it plays greedily, like any agent.
+A regressor learns q(s, a) from a fixed set of targets, `fit(obs [B, ...], action [B], target [B], weight [B])`, then
+answers `predict(obs [B, ...]) -> q [B, A]`; in between it plays greedily, like any agent.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lab import exploration, losses
+from rl_lab import losses, returns
+from rl_lab.agents import exploration
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Bound, Count, Unit
@@ -48,6 +50,40 @@ class FittedQ(Learner):
 
     def update(self, transition: Transition) -> Metrics:
         return {}
+
+
+class Iterate(NamedTuple):
+    """Q after an iteration, on the data."""
+
+    q: Tensor  # [B] of what was done
+    residual: Tensor  # [] root mean square of r + gamma max q(s') - q(s, a)
+    change: Tensor  # [] the largest change of q(s, a)
+
+
+def fitted_q(batch: Transition, regressor: FittedQ, gamma: float, weight: Tensor | None = None) -> Iterator[Iterate]:
+    """Q_0 = 0; Q_k = regression of r + gamma discount max_b Q_{k-1}(s', b) on (s, a), for ever.
+
+    `batch` [B, ...]; `weight` [B] of each transition, None: all the same. A fitted regressor is fitted further. With
+    networks see Riedmiller (2005).
+    """
+    weight = torch.ones_like(batch.reward) if weight is None else weight
+    reward, weight = batch.reward.double(), weight.double()
+    discount = returns.discounts(gamma, batch.discount.double(), batch.duration)
+
+    def evaluated() -> tuple[Tensor, Tensor]:
+        """q(s, a) and its target, both [B]."""
+        if not regressor.fits:
+            return torch.zeros_like(reward), reward
+        q = losses.pick(regressor.predict(batch.obs), batch.action).double()
+        return q, reward + discount * regressor.predict(batch.next_obs).max(-1).values
+
+    q, target = evaluated()
+    while True:
+        before = q
+        regressor.fit(batch.obs, batch.action, target, weight)
+        q, target = evaluated()
+        mean_square = (weight * (target - q) ** 2).sum() / weight.sum()
+        yield Iterate(q, mean_square.sqrt(), (q - before).abs().max())
 
 
 class LeastSquares(FittedQ):

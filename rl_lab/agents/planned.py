@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab.agents import exploration
 from rl_lab.types import View
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rl_lab import exploration, losses, returns
+from rl_lab import losses, returns
+from rl_lab.agents import exploration
 from rl_lab.core import distributed, graphs
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rl_lab import exploration, losses, returns
+from rl_lab import losses, returns
+from rl_lab.agents import exploration
 from rl_lab.core import distributed
 from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab.agents import exploration
 from rl_lab.types import Step, VectorEnv, View
 
 

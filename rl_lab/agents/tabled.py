@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab.agents import exploration
 from rl_lab.core.randomness import generator
 from rl_lab.types import View
 

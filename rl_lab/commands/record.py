@@ -19,7 +19,7 @@ from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
 from rl_lab.core.settings import Count, Natural, Positive, Unit
-from rl_lab.memory.episodes import newest
+from rl_lab.memory.episodes import newest, quotas
 from rl_lab.playing.player import load, settings_of
 from rl_lab.playing.stage import Stage, of_world
 
@@ -217,8 +217,8 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
         lock = locks.of_run(folder, "recorded")
         recording.write_index(folder, about)
         for number, count in work(about, goal, gone):
-            quotas = [count // stage.env.num_envs + (i < count % stage.env.num_envs) for i in range(stage.env.num_envs)]
-            episodes = list(stage.episodes(quotas, stream(about["seed"], f"record/shard {number}"), frames, tick))
+            seed = stream(about["seed"], f"record/shard {number}")
+            episodes = list(stage.episodes(quotas(count, stage.env.num_envs), seed, frames, tick))
             first = sum(shard["episodes"] for shard in about["shards"][:number])
             about["shards"][number : number + 1] = [recording.write_shard(folder, number, episodes, first)]
             recording.write_index(folder, about)

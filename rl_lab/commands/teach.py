@@ -19,9 +19,9 @@ from rl_lab.playing.player import settings_of
 from rl_lab.playing.scenes import FREEZE, GRIDWORLD_FPS, Page
 from rl_lab.playing.stage import of_world
 from rl_lab.types import VectorEnv
-from rl_lab.wanted.clips import Clips
-from rl_lab.wanted.logs import Log
-from rl_lab.wanted.sittings import LEFT, REVOKED, RIGHT, SAME, UNSURE, Sitting, name_of, unpacked
+from rl_lab.wanted.preferences.clips import Clips
+from rl_lab.wanted.preferences.logs import Log
+from rl_lab.wanted.preferences.sittings import LEFT, REVOKED, RIGHT, SAME, UNSURE, Sitting, name_of, unpacked
 
 SOON = 0.3  # seconds in which nobody has seen a pair: a key is of the one before
 POLL = 0.5  # seconds between looks for questions

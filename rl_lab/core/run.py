@@ -43,7 +43,7 @@ class Run:
         names: dict[str, Any],  # what summary.json and W&B's config begin with: experiment, agent, env, seed
         config: dict[str, Any],  # resolved, for W&B
         written: str = "",  # what config.yaml will hold
-        places: Mapping[str, str] | None = None,  # of modules that it imports; None: it imports none
+        places: Mapping[str, str] | None = None,  # of modules that it imports; None: it is not sealed
         tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
         job_type: str = "train",
         checkpoint_every: float = 60.0,  # seconds

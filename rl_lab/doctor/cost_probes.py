@@ -14,7 +14,7 @@ import numpy as np
 from rl_lab.core.randomness import generator
 from rl_lab.doctor.report import Finding, failed, not_applicable, passed
 from rl_lab.doctor.worlds import World, by_hand, drawn, script
-from rl_lab.envs.abilities import Filmed, Mapped
+from rl_lab.envs.abilities import Filmed, Mapped, has_camera
 from rl_lab.envs.frames import speed as fps_of
 
 EPISODES, LEAK = 1_000, 8.0  # MB that so many may leave behind
@@ -23,7 +23,7 @@ PROC = Path("/proc/self")
 
 def pictures(world: World) -> Finding:
     """Drawn as a film would have them, and whether a declared speed is that of its physics."""
-    with closing(world.built(1, **({"camera": True} if world.has_camera else {}))) as env:
+    with closing(world.built(1, **({"camera": True} if has_camera(world.node["_target_"]) else {}))) as env:
         if not isinstance(env, Filmed):
             drawn_as = "it is drawn as a map" if isinstance(env, Mapped) and env.has_map else "it has no picture"
             return not_applicable(f"{drawn_as}, and waits for each action")

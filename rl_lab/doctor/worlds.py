@@ -1,7 +1,6 @@
 """An environment as its settings make it, as often as probes need it, and what was seen while it was played."""
 
 import hashlib
-import inspect
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lab.core import calls
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import OfGymnasium, Tabular
 from rl_lab.types import Step, VectorEnv
@@ -72,10 +70,6 @@ class World:
         """Fresh environments of Gymnasium's, as they are beneath our vector; none where there are none."""
         with closing(self.built(count, **more)) as env:
             yield env.copies() if isinstance(env, OfGymnasium) else ()
-
-    @cached_property
-    def has_camera(self) -> bool:
-        return "camera" in inspect.signature(calls.locate(self.node["_target_"])).parameters
 
     @cached_property
     def streams(self) -> list[tuple[np.ndarray, np.ndarray]]:

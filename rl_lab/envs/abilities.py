@@ -1,5 +1,6 @@
 """What a world may be beyond a VectorEnv. A world declares it by having the members; its class is never checked."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.core import calls
 from rl_lab.core.errors import UserError
 from rl_lab.envs.lens import Statistics
 from rl_lab.envs.tabular.mdp import MDP, Layout
@@ -34,6 +36,11 @@ class Filmed(VectorEnv, Protocol):
 
     def picture(self) -> np.ndarray: ...  # uint8 [N, H, W, 3], of the envs as they are now
     def sees_picture(self) -> bool: ...  # whether an observation [C, H, W] is that picture, at whatever size
+
+
+def has_camera(target: str) -> bool:
+    """Whether the world that is built by this dotted name has the setting: its signature is the schema."""
+    return "camera" in inspect.signature(calls.locate(target)).parameters
 
 
 @runtime_checkable

@@ -13,21 +13,16 @@ from rl_lab.envs.tabular.mdp import MDP, Layout
 from rl_lab.looking.panels import in_rows, titled
 from rl_lab.looking.pictures import Board
 from rl_lab.wanted.reward_design import Belief
+from rl_lab.wanted.tables import as_table, rewarded
 
 WIDE = 1_100  # pixels: of a row of maps
 
 
 def by_cell(mdp: MDP) -> Tensor:
     """[S], what a cell is worth to be in: paid on leaving it whatever is done, or else on average on entering it."""
-    paid = mdp.reward * (mdp.probability > 0)
-    leaving = (mdp.probability * mdp.reward).sum(-1)
-    steady = (paid - leaving[..., None]).mul(mdp.probability > 0).abs().max() < 1e-9
-    if steady and (leaving - leaving[:, :1]).abs().max() < 1e-9:
-        return leaving[:, 0]
-    live = mdp.probability * ~mdp.terminal[:, None, None]
-    places, size = mdp.next_state.flatten(), torch.zeros_like(mdp.start)
-    total, often = (size.index_add(0, places, x.flatten()) for x in (live * mdp.reward, live))
-    return total / often.clamp(min=1e-12)
+    leaving = as_table(mdp, "state")
+    whatever = (rewarded(mdp, leaving, "state").reward - mdp.reward).mul(mdp.probability > 0).abs().max() < 1e-9
+    return leaving if whatever else as_table(mdp, "entered")
 
 
 def board(layout: Layout, mdp: MDP, shade: Tensor, policy: Tensor | None, word: str) -> Image.Image:

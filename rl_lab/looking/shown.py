@@ -15,7 +15,7 @@ from rl_lab.envs.abilities import Redrawn
 from rl_lab.looking import worlds
 from rl_lab.looking.panels import AGENT, BAR, EDGE, FAINT, GROOVE, enlarged, font, number, shortened
 from rl_lab.types import VectorEnv
-from rl_lab.wanted.clips import Clips, unpacked
+from rl_lab.wanted.preferences.clips import Clips, unpacked
 
 CLIP, FILM, LINE = 380, 220, 84  # pixels: of the square that a clip fills, of the film, and the height of the line
 MARGIN, GAP, HEAD = 20, 28, 84

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.agents.exploration import certain
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.tabled import Tabled
-from rl_lab.core import files
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
@@ -20,12 +19,13 @@ from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import reward_pictures
 from rl_lab.loops.fitting import check_recorded
 from rl_lab.loops.judging import Judge
-from rl_lab.memory.episodes import play_episodes
+from rl_lab.loops.keeping import keep_arrays, keep_pictures
+from rl_lab.memory.episodes import play_episodes, quotas
 from rl_lab.planning.soft import dynamics, soft_plan, visits
 from rl_lab.types import VectorEnv
 from rl_lab.wanted.demonstrations import Expert, Found, Walks, walks_of
 from rl_lab.wanted.inverse import check_walks
-from rl_lab.wanted.tables import below_one, exact_plan, starc
+from rl_lab.wanted.tables import below_one, exact_plan, paid, starc
 
 
 def infer(
@@ -56,9 +56,9 @@ def infer(
             check_recorded(recording, torch.from_numpy(episode.obs), env.spec)
         found, policy = walks_of(episodes, env.states, env.device), None
     else:
-        policy = torch.nn.functional.one_hot(judge.regret.best.policy, len(mdp.actions)).double()
+        policy = certain(judge.regret.best.policy, len(mdp.actions))
         if expert == "soft":
-            policy = soft_plan(_paid(mdp), dynamics(mdp, float(mdp.gamma)), temperature).policy
+            policy = soft_plan(paid(mdp), dynamics(mdp, float(mdp.gamma)), temperature).policy
         found = play(policy, demonstrations, seed)
     check_walks(found, mdp)
     run.say(f"{counted(found.episodes, 'demonstrations')} of {counted(len(found.state), 'steps')}")
@@ -81,16 +81,12 @@ def infer(
     return agent
 
 
-def _paid(mdp: MDP) -> Tensor:
-    return (mdp.probability * mdp.reward).sum(-1)
-
-
 def walks(env: VectorEnv, policy: Tensor, episodes: int, seed: int) -> Walks:
     """This many episodes of a policy [S, A] in a known world."""
     assert isinstance(env, Tabular)
     actor = Tabled(policy.to(env.device), env.states, env.device, seed)
-    quotas = [episodes // env.num_envs + (i < episodes % env.num_envs) for i in range(env.num_envs)]
-    return walks_of(play_episodes(env, actor.act, quotas, seed % 2**31), env.states, env.device)
+    played = play_episodes(env, actor.act, quotas(episodes, env.num_envs), seed % 2**31)
+    return walks_of(played, env.states, env.device)
 
 
 def _keep(run: Run, mdp: MDP, shown: Walks, answer: Found, policy: Tensor) -> None:
@@ -99,15 +95,9 @@ def _keep(run: Run, mdp: MDP, shown: Walks, answer: Found, policy: Tensor) -> No
     """
     world = dynamics(mdp, below_one(mdp, 0.95))
     arrays = {"policy": policy, "demonstrated": shown.counts(mdp).sum(-1).double() / shown.episodes,
-              "visits": visits(world, policy), "true": _paid(mdp)}  # fmt: skip
+              "visits": visits(world, policy), "true": paid(mdp)}  # fmt: skip
     if answer.reward is not None:
-        arrays["reward"] = _paid(answer.reward)
-    found: dict[str, Any] = {name: x.numpy() for name, x in arrays.items()}
-    with files.replacing(run.path("inferred.npz")) as path:
-        np.savez(path, **found)
-    if mdp.layout is None:
-        return
-    for name, picture in reward_pictures.inferred(mdp, answer.reward, arrays["demonstrated"], policy).items():
-        with files.replacing(run.path(f"pictures/{name}.png")) as path:
-            picture.save(path)
-        run.media(f"wanted/{name}", run.path(f"pictures/{name}.png"), 1)
+        arrays["reward"] = paid(answer.reward)
+    keep_arrays(run, "inferred", arrays)
+    if mdp.layout:
+        keep_pictures(run, "wanted", reward_pictures.inferred(mdp, answer.reward, arrays["demonstrated"], policy), 1)

@@ -1,18 +1,12 @@
-"""Fitted Q iteration: from a fixed set of transitions to a policy, by one regression after another.
-
-See Ernst, Geurts and Wehenkel (2005; https://jmlr.org/papers/v6/ernst05a.html); with networks Riedmiller (2005).
-"""
+"""The loop of fitted Q iteration: from a fixed set of transitions to a policy, by one regression after another."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from rl_lab import returns
-from rl_lab.agents.fitted_q import FittedQ
+from rl_lab.agents.fitted_q import FittedQ, fitted_q
 from rl_lab.agents.random import Random
 from rl_lab.core import room
 from rl_lab.core.bookkeeping import Book
@@ -23,42 +17,8 @@ from rl_lab.core.settings import Count, Judged, NonNegative, Unit
 from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop
-from rl_lab.losses import pick
 from rl_lab.memory.episodes import play_episodes, transitions
 from rl_lab.types import Spec, Transition, VectorEnv
-
-
-class Iterate(NamedTuple):
-    """Q after an iteration, on the data."""
-
-    q: Tensor  # [B] of what was done
-    residual: Tensor  # [] root mean square of r + gamma max q(s') - q(s, a)
-    change: Tensor  # [] the largest change of q(s, a)
-
-
-def fitted_q(batch: Transition, regressor: FittedQ, gamma: float, weight: Tensor | None = None) -> Iterator[Iterate]:
-    """Q_0 = 0; Q_k = regression of r + gamma discount max_b Q_{k-1}(s', b) on (s, a), for ever.
-
-    `batch` [B, ...]; `weight` [B] of each transition, None: all the same. A fitted regressor is fitted further.
-    """
-    weight = torch.ones_like(batch.reward) if weight is None else weight
-    reward, weight = batch.reward.double(), weight.double()
-    discount = returns.discounts(gamma, batch.discount.double(), batch.duration)
-
-    def evaluated() -> tuple[Tensor, Tensor]:
-        """q(s, a) and its target, both [B]."""
-        if not regressor.fits:
-            return torch.zeros_like(reward), reward
-        q = pick(regressor.predict(batch.obs), batch.action).double()
-        return q, reward + discount * regressor.predict(batch.next_obs).max(-1).values
-
-    q, target = evaluated()
-    while True:
-        before = q
-        regressor.fit(batch.obs, batch.action, target, weight)
-        q, target = evaluated()
-        mean_square = (weight * (target - q) ** 2).sum() / weight.sum()
-        yield Iterate(q, mean_square.sqrt(), (q - before).abs().max())
 
 
 def fit_q(

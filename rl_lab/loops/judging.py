@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab.agents import exploration
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import generator

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rl_lab.agents.planned import Planned
-from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
@@ -18,6 +15,7 @@ from rl_lab.envs.abilities import Tabular
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import plan_pictures
 from rl_lab.loops.judging import Judge
+from rl_lab.loops.keeping import keep_arrays, keep_pictures
 from rl_lab.planning import Plan
 from rl_lab.types import VectorEnv
 
@@ -61,14 +59,9 @@ def plan(
     player = Planned(plan.q, plan.policy, env.states)
     run.log(row | judge(player), sweep, keep=True)
     tensors = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
-    found: dict[str, Any] = {name: x.cpu().numpy() for name, x in tensors.items()}
-    with files.replacing(run.path("plan.npz")) as path:
-        np.savez(path, **found)
+    found = keep_arrays(run, "plan", tensors)
     run.save(sweep, {"agent": player})
-    for name, picture in plan_pictures.draw(layout, actions, **found).items():
-        with files.replacing(run.path(f"pictures/{name}.png")) as path:
-            picture.save(path)
-        run.media(f"plan/{name}", run.path(f"pictures/{name}.png"), sweep)
+    keep_pictures(run, "plan", plan_pictures.draw(layout, actions, **found), sweep)
     if film and sweeps.snapshots:
         sweeps.write(run.path("videos/sweeps.mp4"))
         run.media("plan/sweeps", run.path("videos/sweeps.mp4"), sweep)

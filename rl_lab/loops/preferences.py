@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rl_lab.agents.exploration import certain
 from rl_lab.agents.random import Random
-from rl_lab.core import distributed, files
+from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
@@ -19,15 +20,16 @@ from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import reward_pictures, shown
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
+from rl_lab.loops.keeping import keep_pictures
 from rl_lab.loops.training import check_loop, checked, made, resumed
 from rl_lab.planning import Regret
 from rl_lab.types import Agent, Step, Transition, VectorEnv
-from rl_lab.wanted.late import Late
-from rl_lab.wanted.learner import Preferences
-from rl_lab.wanted.people import People, Recorded
-from rl_lab.wanted.predictors import Ensemble
+from rl_lab.wanted.preferences.late import Late
+from rl_lab.wanted.preferences.learner import Preferences
+from rl_lab.wanted.preferences.people import People, Recorded
+from rl_lab.wanted.preferences.predictors import Ensemble
+from rl_lab.wanted.preferences.teachers import Oracle
 from rl_lab.wanted.tables import exact_plan, starc
-from rl_lab.wanted.teachers import Oracle
 
 LARGEST = 100_000  # state, action and successor: what the learned reward is planned for,
 DENSE = 20_000_000  # and state, action and state, as matrices hold them
@@ -176,8 +178,6 @@ def draw(run: Run, model: Preferences, env: VectorEnv) -> None:
     world = learned_world(model, env)
     if world is None or world.layout is None or not isinstance(env, Tabular):
         return
-    policy: Any = torch.nn.functional.one_hot(exact_plan(world).policy, len(world.actions)).double()
-    true = env.mdp.to("cpu")
-    with files.replacing(run.path("pictures/wanted.png")) as path:
-        reward_pictures.inferred(true, world, torch.zeros_like(true.start), policy)["wanted"].save(path)
-    run.media("wanted/wanted", run.path("pictures/wanted.png"), run.step)
+    true, policy = env.mdp.to("cpu"), certain(exact_plan(world).policy, len(world.actions))
+    pictures = reward_pictures.inferred(true, world, torch.zeros_like(true.start), policy)
+    keep_pictures(run, "wanted", {"wanted": pictures["wanted"]}, run.step)

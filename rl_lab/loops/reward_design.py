@@ -1,19 +1,15 @@
 """The loop of inverse reward design: read a reward as evidence, plan for what it may have meant, draw, play."""
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from rl_lab.agents.tabled import Tabled
-from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Judged
 from rl_lab.envs.abilities import Tabular
 from rl_lab.looking import reward_pictures
 from rl_lab.loops.judging import Judge
+from rl_lab.loops.keeping import keep_arrays, keep_pictures
 from rl_lab.planning.soft import dynamics, visits
 from rl_lab.types import VectorEnv
 from rl_lab.wanted.reward_design import Design, best_policies, letter_features
@@ -35,12 +31,9 @@ def design(env: VectorEnv, planner: Callable[..., Design], run: Run, *, eval_epi
     run.save(1, {"agent": agent})
     belief, settings = found.belief, getattr(planner, "keywords", {})
     proxy = settings["proxy"]
-    arrays: dict[str, Any] = {name: getattr(belief, name).numpy() for name in belief._fields}
-    with files.replacing(run.path("design.npz")) as path:
-        np.savez(path, policy=found.policy.numpy(), **arrays)
+    keep_arrays(run, "design", {"policy": found.policy, **belief._asdict()})
     if mdp.layout is None:
         return agent
-    pictures: dict[str, Image.Image] = {"posterior": reward_pictures.posterior(list(proxy), belief)}
     told = belief.weights.new_tensor([float(x) for x in proxy.values()])[None]
     plans = {}
     for name, world in (("written for", settings["training"]), ("as written", mdp)):
@@ -50,9 +43,6 @@ def design(env: VectorEnv, planner: Callable[..., Design], run: Run, *, eval_epi
             visits(away, best_policies(letter_features(world, list(proxy), settings["floor"]), told, away)[0]),
         )
     plans[str(settings["plan"])] = mdp, visits(dynamics(mdp, float(mdp.gamma)), found.policy)
-    pictures["plans"] = reward_pictures.plans(plans)
-    for name, picture in pictures.items():
-        with files.replacing(run.path(f"pictures/{name}.png")) as path:
-            picture.save(path)
-        run.media(f"wanted/{name}", run.path(f"pictures/{name}.png"), 1)
+    pictures = {"posterior": reward_pictures.posterior(list(proxy), belief), "plans": reward_pictures.plans(plans)}
+    keep_pictures(run, "wanted", pictures, 1)
     return agent

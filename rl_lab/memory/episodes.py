@@ -39,6 +39,11 @@ def play_episodes(
         obs = step.obs
 
 
+def quotas(episodes: int, num_envs: int) -> list[int]:
+    """This many episodes shared out among the envs, [N]."""
+    return [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
+
+
 def newest(obs: Tensor, frame_stack: int) -> Tensor:
     """Of stacked frames [N, K, ...] the last [N, ...], of K images of C channels, [N, K C, H, W], the last C of them;
     other observations as they are.

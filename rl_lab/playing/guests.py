@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lab import exploration
+from rl_lab.agents import exploration
+from rl_lab.agents.tabled import Tabled
 from rl_lab.core import imports
 from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Tabular
 from rl_lab.types import VectorEnv, View, Viewed
 
@@ -82,21 +82,12 @@ class Guest:
             raise UserError(f"{self.name}.{method} failed ({imports.told(error)})") from error
 
 
-class Table:
-    """Draws by the probabilities [S, A] of a known world's states."""
-
-    def __init__(self, table: Tensor, env: Tabular, seed: int):
-        self.table, self.states, self.rng = table.to(env.device), env.states, generator(seed, env.device)
-
-    def act(self, obs: Tensor, greedy: bool = True) -> Tensor:
-        return exploration.sample(self.probabilities(obs).log(), self.rng)
-
-    def probabilities(self, obs: Tensor) -> Tensor:
-        return self.table[self.states(obs)]
+class Table(Tabled):
+    """One of which only the probabilities are known."""
 
     def view(self, obs: Tensor) -> View:
-        bars = self.probabilities(obs)
-        return View(bars, torch.full_like(bars[:, 0], torch.nan), "probabilities")
+        view = super().view(obs)
+        return view._replace(value=torch.full_like(view.value, torch.nan))
 
 
 class Known:
@@ -215,11 +206,13 @@ def of_table(path: str, env: VectorEnv, seed: int) -> Table:
     states, count = env.mdp.next_state.shape[:2]
     found, name = _array(path), f"policy={path}"
     if found.shape == (states,):
-        return Table(exploration.certain(actions(found, states, count, name), count), env, seed)
-    if found.shape != (states, count):
+        table = exploration.certain(actions(found, states, count, name), count)
+    elif found.shape == (states, count):
+        table = distributions(found, (states, count), name)
+    else:
         raise UserError(f"{name} is {list(found.shape)}, and this world's {states} states and {count} actions want "
                         f"[{states}] or [{states}, {count}]")  # fmt: skip
-    return Table(distributions(found, (states, count), name), env, seed)
+    return Table(table.to(env.device), env.states, env.device, seed)
 
 
 def _array(path: str) -> np.ndarray:

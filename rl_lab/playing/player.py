@@ -19,9 +19,8 @@ from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Count
-from rl_lab.envs.abilities import Normalising, Tabular
+from rl_lab.envs.abilities import Normalising, Tabular, has_camera
 from rl_lab.parts import PARTS
-from rl_lab.playing.stage import has_camera
 from rl_lab.types import VectorEnv, View, Viewed
 
 

@@ -1,6 +1,5 @@
 """Who plays where: what a recording needs of a run's agent in its own environment, or of a random agent in any."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from rl_lab.agents.random import Random
-from rl_lab.core import calls, devices
+from rl_lab.core import devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
-from rl_lab.envs.abilities import Filmed
+from rl_lab.envs.abilities import Filmed, has_camera
 from rl_lab.looking import worlds
 from rl_lab.memory.episodes import play_episodes
 from rl_lab.parts import PARTS
@@ -50,11 +49,6 @@ class Stage(NamedTuple):
 
         picture = camera(self.env, self.size) if frames else None
         return play_episodes(self.env, policy, quotas, seed, picture, tick)
-
-
-def has_camera(target: str) -> bool:
-    """Whether the world that is built by this dotted name has the setting: its signature is the schema."""
-    return "camera" in inspect.signature(calls.locate(target)).parameters
 
 
 def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:

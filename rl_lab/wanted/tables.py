@@ -32,15 +32,19 @@ def expected(table: Tensor, form: Form, world: Dynamics) -> Tensor:
     return there if form == "entered" else there - here * world.live[:, None]
 
 
+def paid(mdp: MDP) -> Tensor:
+    """[S, A], what each action pays on average."""
+    return (mdp.probability * mdp.reward).sum(-1)
+
+
 def as_table(mdp: MDP, form: Form) -> Tensor:
     """The world's own reward as a table [S] of that form, where it is one; else the means of what it pays there."""
-    paid = mdp.probability * mdp.reward
     if form == "state":
-        return paid.sum(-1).mean(-1)
-    live = (mdp.probability * ~mdp.terminal[:, None, None]).flatten()
-    entering = torch.zeros_like(mdp.start).index_add_(0, mdp.next_state.flatten(), live)
-    total = torch.zeros_like(mdp.start).index_add_(0, mdp.next_state.flatten(), paid.flatten())
-    return total / entering.clamp(min=1e-12)
+        return paid(mdp).mean(-1)
+    live = mdp.probability * ~mdp.terminal[:, None, None]
+    places, empty = mdp.next_state.flatten(), torch.zeros_like(mdp.start)
+    total, often = (empty.index_add(0, places, x.flatten()) for x in (live * mdp.reward, live))
+    return total / often.clamp(min=1e-12)
 
 
 def exact_plan(mdp: MDP) -> Plan:
@@ -70,7 +74,7 @@ def starc(one: MDP, other: MDP) -> float:
 def _advantages(mdp: MDP) -> Tensor:
     """[S, A] of the random policy, of norm 1; zeros where all actions are worth the same."""
     world = dynamics(mdp, below_one(mdp, 0.95))
-    reward = (mdp.probability * mdp.reward).sum(-1) * world.live[:, None]
+    reward = paid(mdp) * world.live[:, None]
     even = torch.full_like(reward, 1 / reward.shape[-1])
     v = torch.linalg.solve(within(world, even), reward.mean(-1))
     advantage = (reward + world.ahead @ v - v[:, None]) * world.live[:, None]

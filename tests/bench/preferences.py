@@ -17,9 +17,9 @@ from rl_lab.core.randomness import stream
 from rl_lab.loops.preferences import learned_world, watch_random
 from rl_lab.planning import Regret
 from rl_lab.types import Transition
-from rl_lab.wanted.learner import Preferences
+from rl_lab.wanted.preferences.learner import Preferences
+from rl_lab.wanted.preferences.teachers import Oracle
 from rl_lab.wanted.tables import exact_plan
-from rl_lab.wanted.teachers import Oracle
 
 CPU, CASES = torch.device("cpu"), [
     ("russell_norvig", "state", 25, 160, "random", True),

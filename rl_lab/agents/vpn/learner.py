@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rl_lab import exploration, losses, returns
+from rl_lab import losses, returns
+from rl_lab.agents import exploration
 from rl_lab.agents.vpn.planner import Level, widths
 from rl_lab.agents.vpn.replay import Rollouts
 from rl_lab.agents.vpn.unroll import PlanningNetwork, Sequences

@@ -126,7 +126,8 @@ def _carry_out(
     if not distributed.rank():
         distributed.told(str(folder))
     wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
-    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None, beside)
+    sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
+    run = _open_run(written, resolved, folder, lock, sealed, beside)
     shown = Path(os.path.relpath(folder))
     try:
         with run:

@@ -9,9 +9,9 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.randomness import generator, uniform
 from rl_lab.types import Spec, Transition
-from rl_lab.wanted.clips import Clips, Tape
-from rl_lab.wanted.predictors import Ensemble
-from rl_lab.wanted.preferences import calibration, disagreement, labels_due, preference_loss
+from rl_lab.wanted.preferences.clips import Clips, Tape
+from rl_lab.wanted.preferences.losses import calibration, disagreement, labels_due, preference_loss
+from rl_lab.wanted.preferences.predictors import Ensemble
 
 ROUNDS = 20  # of questions, each followed by a fit
 

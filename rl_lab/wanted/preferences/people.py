@@ -16,9 +16,9 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.interrupts import Stopped
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Positive
-from rl_lab.wanted.clips import Clips
-from rl_lab.wanted.logs import Log, Row
-from rl_lab.wanted.sittings import REVOKED, Sitting, Told, as_row, changes, known_by, packed
+from rl_lab.wanted.preferences.clips import Clips
+from rl_lab.wanted.preferences.logs import Log, Row
+from rl_lab.wanted.preferences.sittings import REVOKED, Sitting, Told, as_row, changes, known_by, packed
 
 POLL, MISSING = 0.5, 0.25  # seconds between looks for answers; share of the first ones that is not waited for
 

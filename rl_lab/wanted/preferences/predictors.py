@@ -12,8 +12,8 @@ from rl_lab.core.randomness import permutation, seeded
 from rl_lab.core.settings import Bound, Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks.torsos import TorsoFn, features_of
 from rl_lab.types import Spec, Transition
-from rl_lab.wanted.clips import Clips, unpacked
-from rl_lab.wanted.preferences import overfitted, preference_loss, preferred
+from rl_lab.wanted.preferences.clips import Clips, unpacked
+from rl_lab.wanted.preferences.losses import overfitted, preference_loss, preferred
 
 Above1 = Annotated[float, Bound(1)]
 SMALLEST = 1e-4  # by which rewards are divided

@@ -8,10 +8,10 @@ from torch import Tensor
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.types import Transition
-from rl_lab.wanted.clips import Clips
-from rl_lab.wanted.learner import Preferences, poisson
-from rl_lab.wanted.people import People, Recorded
-from rl_lab.wanted.sittings import WORTH, Told
+from rl_lab.wanted.preferences.clips import Clips
+from rl_lab.wanted.preferences.learner import Preferences, poisson
+from rl_lab.wanted.preferences.people import People, Recorded
+from rl_lab.wanted.preferences.sittings import WORTH, Told
 
 FILM = 60  # steps
 

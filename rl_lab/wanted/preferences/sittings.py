@@ -21,8 +21,8 @@ import torch
 
 from rl_lab.core import files, rows
 from rl_lab.core.errors import UserError
-from rl_lab.wanted.clips import Clips
-from rl_lab.wanted.logs import Row, read
+from rl_lab.wanted.preferences.clips import Clips
+from rl_lab.wanted.preferences.logs import Row, read
 
 HOME, LARGEST = "preferences", 2**28  # bytes that a file of arrays unpacks to
 LEFT, RIGHT, SAME, UNSURE, REVOKED = "left", "right", "same", "unsure", "revoked"

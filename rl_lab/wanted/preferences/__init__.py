@@ -1,0 +1,1 @@
+"""Rewards learned from answers: which of two clips a teacher prefers."""

@@ -172,6 +172,12 @@ def test_more_random_steps_than_memory_holds(here, capsys):
     assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 needs 1.21e+05 GB of memory, and ")
 
 
+def test_a_run_shorter_than_what_comes_before_the_first_update_says_so(here, capsys):
+    for settings, words in (["agent.learning_starts=2000"], True), (["agent.learning_starts=100"], False):
+        assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, *settings, "loop.eval_every=null"]) == 0
+        assert ("nothing was learned: the run ended, after " in capsys.readouterr().err) == words
+
+
 def test_a_setting_within_null():
     cfg = OmegaConf.create({"env": {"mdp": {"rewards": None}}})
     line = "env.mdp.rewards is null; give it as a whole: 'env.mdp.rewards={X: ...}'"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from rl_lab.core import distributed, precision
-from rl_lab.core.errors import NotFinite
+from rl_lab.core.errors import NotFinite, counted
 from rl_lab.core.interrupts import Halted
 from rl_lab.core.learner import Metrics
 from rl_lab.core.ranks import Part
@@ -83,6 +83,7 @@ class Book:
         self.parts |= {"means": self.means, "rows": self.rows, "evaluations": self.evaluations}
         run.choose_threads(max(map(weights, parts.values()), default=0), lanes)
         self.step = run.restore(self.parts)
+        self.learned = self.step > 0  # of a resumed run it is not known
 
     def steps(self, stride: int = 1, learner: Stepper | None = None) -> Iterator[int]:
         """Counts to `total`, by `stride` at once, and closes the book at the end.
@@ -123,6 +124,7 @@ class Book:
         """
         try:
             self.means.add(metrics, self.step)
+            self.learned = self.learned or bool(metrics)
             if self.episodes and reward is not None:
                 self.episodes.add(reward, last)
             if self.rows.due(self.step):
@@ -142,6 +144,10 @@ class Book:
 
         A rollout that is only half full at the end is lost: agents that learn from whole rollouts start a new one.
         """
+        if not self.learned and any(map(weights, self.parts.values())):
+            self.run.say(
+                f"nothing was learned: the run ended, after {counted(self.step, self.unit)}, before the first update"
+            )
         self.run.save(self.step, self.parts)
         if self.run.leads:
             self.run.log(self.evaluate(), self.step, True)

@@ -62,7 +62,7 @@ class Progress:
             words += f" · {part}" * (len(words) + len(part) + 3 <= room)
         return words
 
-    def show(self, values: dict[str, float], step: int) -> None:
+    def show(self, values: dict[str, float]) -> None:
         self._shown |= {k: v for k, v in values.items() if is_shown(k)}
 
     def say(self, text: str, once: bool = False) -> None:

@@ -255,7 +255,7 @@ class Run:
             if not math.isfinite(value):
                 raise NotFinite(f"{name} is {value} at step {step:,}")
         self.final |= values
-        self.progress.show(values, step)
+        self.progress.show(values)
         if not self._allowance.take(always=keep):
             self.say(f"more than {PER_SECOND} rows a second: some are left out (raise loop.log_every)", once=True)
             return

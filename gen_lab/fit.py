@@ -18,7 +18,7 @@ from gen_lab.networks.schedules import Schedule, share
 from gen_lab.types import Autoencoder, Meaning, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.interrupts import Halted, Stopped
 from rl_lab.core.learner import Decay, Learner, Metrics
 from rl_lab.core.metrics import Metric, is_shown
@@ -72,6 +72,7 @@ def fit(
     an_epoch = max(1, len(data.train) // batches.drawn)
     total_steps = total_steps if epochs is None else epochs * an_epoch
     check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience)
+    check_within(learner, total_steps, warm_up, step_every, run.say)
     if accumulate > 1:
         learner.in_parts = accumulate
     rates = [Decay(optimizer) for optimizer in optimizers(learner)] if schedule != "constant" or warm_up else []
@@ -116,8 +117,9 @@ def fit(
     run.say(data.about)
     run.progress.an_epoch = an_epoch
     if watched.name != data.name or len(watched.test) < len(data.test):
-        run.say(f"evaluations before the last are of {len(watched.test):,} images of {watched.name}, the last one of "
-                f"all {len(data.test):,} to test on")  # fmt: skip
+        images = counted(len(watched.test), "images")
+        run.say(f"evaluations before the last are of {images} of {watched.name}, the last one of all "
+                f"{len(data.test):,} to test on")  # fmt: skip
     if judged_by:
         run.say(judged_by.about)
     try:
@@ -174,6 +176,19 @@ def check(
             "for the last evaluation; set data.validation=5_000 where the data take it (cifar10, mnist, fashion_mnist, "
             "npz, folder), or leave them out"
         )
+
+
+def check_within(learner: Any, total: int, warm_up: int, step_every: int | None, say: Callable[[str], None]) -> None:
+    """Raises UserError where the rates would only rise, or never fall; a model's own warm-up may be cut short."""
+    if warm_up > total:
+        raise UserError(f"loop.warm_up={warm_up:,} is longer than the run of {counted(total, 'updates')}, in which the "
+                        "rates would only rise; set it lower, or loop.total_steps higher")  # fmt: skip
+    if step_every and warm_up + step_every >= total:
+        raise UserError(f"loop.step_every={step_every:,} leaves the rates as they are in a run of "
+                        f"{counted(total, 'updates')}; set it lower, or leave out loop.schedule=step")  # fmt: skip
+    if (own := getattr(learner, "warm_up", 0)) > total:
+        say(f"model.warm_up={own:,} is longer than the run of {counted(total, 'updates')}: it ends with a weight of "
+            f"{total / own:.2g}")  # fmt: skip
 
 
 def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:

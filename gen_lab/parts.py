@@ -72,6 +72,8 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
 EXACT = ("gen_lab.models.independent.", "gen_lab.models.bernoulli_mixture.", "gen_lab.judging.features.",
          "gen_lab.data.synthetic.", "gen_lab.data.ising", "gen_lab.data.xor_chain")  # fmt: skip
 
+INSTEAD = {"loop.epochs": "loop.total_steps"}
+
 THEN = {"": ("gen-lab sample run={run}", "gen-lab evaluate run={run}")}
 
-PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, then=THEN, exact=EXACT)
+PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, then=THEN, instead=INSTEAD, exact=EXACT)

@@ -4,7 +4,7 @@ Images flow as levels: whole numbers 0, 1, ..., L - 1 of an integer type. A netw
 what a model means rather than draws (a reconstruction) is a float in [0, 1].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +19,18 @@ class Spec(NamedTuple):
     shape: tuple[int, int, int]  # C, H, W
     levels: int  # L
     classes: int = 0  # a label is one of 0, ..., classes - 1; 0: the images have none
+
+    def written(self) -> list[int]:
+        """As a checkpoint keeps it."""
+        return [*self.shape, self.levels, self.classes]
+
+    @classmethod
+    def read(cls, written: Sequence[int]) -> "Spec":
+        """Raises ValueError where that is no such list."""
+        colours, height, width, levels, classes = (int(x) for x in written)
+        if min(colours, height, width, levels - 1, classes + 1) < 1:
+            raise ValueError(f"images of {[colours, height, width]}, {levels} levels, {classes} classes")
+        return cls((colours, height, width), levels, classes)
 
     @property
     def dtype(self) -> torch.dtype:

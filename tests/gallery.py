@@ -1,7 +1,7 @@
 """README's pictures, made anew by the code as it is: `make gallery`, or python tests/gallery.py <picture> ...
 
-What they show is trained where runs/of_gallery does not hold it yet: minutes for most, an hour for Pong, Collect, the
-digits and the study of four worlds together. `made.json` beside the pictures holds a digest of the code that drew each,
+What they show is trained where runs/of_gallery does not hold it yet: minutes for most, half an hour for Collect and for
+the study of four worlds, two hours for MNIST. `made.json` beside the pictures holds a digest of the code that drew each,
 and of the picture; tests/test_gallery.py compares them.
 """
 
@@ -26,21 +26,9 @@ FILMS = ("rl_lab/looking/films.py", "rl_lab/looking/heat.py", "rl_lab/looking/pa
          "rl_lab/looking/sprites.py", "rl_lab/looking/trees.py", "rl_lab/looking/worlds.py",
          "rl_lab/playing/scenes.py", "rl_lab/commands/render.py", "rl_lab/core/style.py")  # fmt: skip
 PAGES = ("rl_lab/core/comparing/*.py", "rl_lab/core/style.py")
-SHEETS = ("gen_lab/commands/compare.py", "gen_lab/judging/pictures.py", "rl_lab/core/style.py")
+SHEETS = ("gen_lab/commands/sample.py", "gen_lab/judging/pictures.py", "rl_lab/core/style.py")
 REWARDS = "-2", "-0.6", "-0.2", "-0.04", "-0.01", "0.02"
 LIVING = "rl-lab train experiment=value_iteration_russell_norvig name=living_reward env.mdp.gamma=0.999"
-IMAGES = "gen-lab train data.protocol=levels data.train=600 judge=classifier"
-MODELS = {
-    "dcgan": "gen-lab train experiment=dcgan_digits",
-    "sngan": "gen-lab train experiment=sngan_digits",
-    "wgan_gp": "gen-lab train experiment=wgan_gp_digits",
-    "vae": f"{IMAGES} experiment=vae_levels_digits name=vae_levels_600",
-    "independent": f"{IMAGES} experiment=independent_digits name=independent_600",
-    "autoencoder": f"{IMAGES} experiment=autoencoder_digits name=autoencoder_600",
-    "pixelcnn": f"{IMAGES} experiment=gated_pixelcnn_digits name=gated_pixelcnn_600 loop.total_steps=1_500",
-    "vqvae": f"{IMAGES} experiment=vqvae_digits name=vqvae_600 model/likelihood=discretised_logistic "
-             "loop.total_steps=3_000",
-}  # fmt: skip
 STUDY = (
     "rl-lab train study=gridworlds agent=dqn,a2c,ppo,reinforce env=russell_norvig,frozen_lake,cliff_walking,four_rooms "
     "seed=0,1,2,3,4 loop.total_steps=100_000 loop.eval_every=10_000"
@@ -48,12 +36,12 @@ STUDY = (
 
 
 class Picture(NamedTuple):
-    """A file of README's, what is trained for it, and the command that draws it from there."""
+    """A file of README's, what is trained for it, and the commands that draw it from there."""
 
     code: tuple[str, ...]  # the files that draw it
     runs: dict[str, str]  # folder under RUNS -> command
-    draw: str
-    made: tuple[str, ...] = ()  # where the command leaves other files: which of them, one above the other, it is
+    draw: tuple[str, ...]
+    made: tuple[str, ...] = ()  # where they leave other files: which of them, one above the other, it is
 
 
 GALLERY = {
@@ -61,34 +49,36 @@ GALLERY = {
         FILMS,
         {"value_iteration": "rl-lab train experiment=value_iteration_four_rooms",
          "dqn": "rl-lab train experiment=dqn_four_rooms loop.total_steps=150_000"},
-        f"rl-lab render {RUNS}/value_iteration {RUNS}/dqn episodes=2 out={HOME}/four_rooms.mp4",
+        (f"rl-lab render {RUNS}/value_iteration {RUNS}/dqn episodes=2 out={HOME}/four_rooms.mp4",),
     ),
     "living_reward.png": Picture(
         FILMS,
         {f"living_reward/{i}": f"{LIVING} env.mdp.living_reward={x}" for i, x in enumerate(REWARDS)},
-        f"rl-lab render {' '.join(f'{RUNS}/living_reward/{i}' for i in range(len(REWARDS)))} "
-        f"out={HOME}/living_reward.png",
+        (f"rl-lab render {' '.join(f'{RUNS}/living_reward/{i}' for i in range(len(REWARDS)))} "
+         f"out={HOME}/living_reward.png",),
     ),
     "pong.gif": Picture(
         FILMS,
         {"pong": "rl-lab train experiment=pong seed=1"},
-        f"rl-lab render {RUNS}/pong episodes=1 max_steps=600 out={HOME}/pong.mp4",
+        (f"rl-lab render {RUNS}/pong episodes=1 max_steps=600 out={HOME}/pong.mp4",),
     ),
     "collect.gif": Picture(
         FILMS,
         {"collect": "rl-lab train experiment=vpn3_collect_small"},
-        f"rl-lab render run={RUNS}/collect agent.branch_depth=3 episodes=2 seed=11 fps=1 out={HOME}/collect.mp4",
+        (f"rl-lab render run={RUNS}/collect agent.branch_depth=3 episodes=2 seed=11 fps=1 out={HOME}/collect.mp4",),
     ),
-    "digits.png": Picture(
+    "mnist.png": Picture(
         SHEETS,
-        {f"digits/{name}": command for name, command in MODELS.items()},
-        f"gen-lab compare {RUNS}/digits out={RUNS}/compared_digits",
-        (f"{RUNS}/compared_digits/samples.png",),
+        {"mnist": "gen-lab train experiment=gated_pixelcnn_mnist"},
+        (f"gen-lab sample run={RUNS}/mnist count=72 columns=18 seed=3 out={RUNS}/sheets",
+         f"gen-lab sample run={RUNS}/mnist count=24 columns=18 seed=1 inpaint=top out={RUNS}/sheets"),
+        (f"{RUNS}/sheets/gated_pixelcnn_mnist_samples_seed3.png",
+         f"{RUNS}/sheets/gated_pixelcnn_mnist_inpainted_seed1.png"),
     ),
     "gridworlds.png": Picture(
         PAGES,
         {"gridworlds": STUDY},
-        f"rl-lab compare {RUNS}/gridworlds metric=eval/regret out={RUNS}/compared_gridworlds",
+        (f"rl-lab compare {RUNS}/gridworlds metric=eval/regret out={RUNS}/compared_gridworlds",),
         (f"{RUNS}/compared_gridworlds/aggregates.png", f"{RUNS}/compared_gridworlds/profiles.png"),
     ),
 }  # fmt: skip
@@ -136,7 +126,8 @@ def make(name: str) -> None:
             (ROOT / RUNS / folder / "done").touch()
     for path in picture.made:
         shutil.rmtree((ROOT / path).parent, ignore_errors=True)
-    _run(f"{picture.draw} tracker=none")
+    for command in picture.draw:
+        _run(f"{command} tracker=none")
     if picture.made:
         _stacked([ROOT / path for path in picture.made], ROOT / HOME / name)
     entry = {"code": digest_of_code(picture.code), "picture": digest_of_picture(name)}

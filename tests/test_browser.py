@@ -13,8 +13,6 @@ import pytest
 from chromium import BROWSER, Tab
 from PIL import Image
 
-from rl_lab.__main__ import COMMANDS
-from rl_lab.core.launching import cli
 from rl_lab.looking.browser import Browser
 from rl_lab.playing import scenes
 from rl_lab.playing.player import load
@@ -28,16 +26,6 @@ LATE = """{
 }"""  # one key takes its time
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="no chromium on the path")]
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> Path:
-    """Russell and Norvig's world without slips."""
-    folder = tmp_path_factory.mktemp("runs") / "plan"
-    arguments = ["experiment=value_iteration_russell_norvig", "env.mdp.noise=0", "loop.film=false", "tracker=none",
-                 "device=cpu", "loop.eval_episodes=1", f"hydra.run.dir={folder}"]  # fmt: skip
-    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *arguments]) == 0
-    return folder
 
 
 @pytest.fixture

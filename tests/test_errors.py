@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from rl_lab.__main__ import COMMANDS
+from rl_lab.core.errors import counted, nearest
 from rl_lab.core.launching import cli, explain
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
@@ -148,6 +149,7 @@ TRAIN = {
     "~env._target_": "~env._target_ takes away what every run needs; leave it out",
     "tracker=???": "tracker has no choice; make one: tracker=..., one of csv, none, tensorboard, wandb",
     "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or [1,2] for a list, or add -m for a run of each",
+    "hydra.sweep.dir=x": "hydra.sweep.dir=x would be ignored: the place of one run is hydra.run.dir=...",
     "seed=range(0,3)": "seed=range(0,3) is several values; give one, or add -m for a run of each",
     "name=é": "cannot read the setting: name=é; a value with such signs is written in quotes: name='é'",
 }  # fmt: skip
@@ -216,6 +218,11 @@ def test_a_folder_that_is_no_run(here, capsys):
     (here / "empty").mkdir()
     for command in ("train", "evaluate", "render"):
         assert rl_lab(capsys, command, "run=empty") == (2, "rl-lab: empty is not a run folder: it has no config.yaml")
+    (here / "empty/run").mkdir()
+    (here / "empty/run/config.yaml").write_text("loop:\n  _target_: rl_lab.loops.training.train\n")
+    line = "rl-lab: empty is not a run folder: it holds 1 run; name one: run=empty/run"
+    assert rl_lab(capsys, "train", "run=empty") == (2, line)
+    assert "empty/run/config.yaml" in rl_lab(capsys, "evaluate", "run=empty")[1]
 
 
 def test_a_folder_that_holds_something_else(here, capsys):
@@ -486,3 +493,21 @@ def test_control_c_while_imports_run_is_no_traceback(here):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in result.stderr and result.returncode == 130
+
+
+def test_one_thing_is_said_in_the_singular():
+    assert [counted(n, "steps of 3 seeds") for n in (0, 1, 2_000)] == [
+        "0 steps of 3 seeds",
+        "1 step of 3 seeds",
+        "2,000 steps of 3 seeds",
+    ]
+    assert counted(1.2, "episodes") == "1 episode"
+
+
+def test_what_holds_the_word_is_near_it():
+    assert (
+        nearest("vae", ["dcgan_digits", "vae_conv_mnist", "vae_digits"])
+        == "; did you mean vae_digits or vae_conv_mnist?"
+    )
+    assert nearest("vae_digit", ["vae_digits", "vae_digits_small"]) == "; did you mean vae_digits?"
+    assert nearest("xyz", ["vae", "gan"]) == "; choose from gan, vae"

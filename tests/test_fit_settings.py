@@ -174,11 +174,22 @@ def test_epochs_in_place_of_updates(tmp_path, data):
         ({"patience": 2}, "set data.validation"),
         ({"schedule": "step"}, "belong together"),
         ({"step_every": 5}, "belong together"),
+        ({"warm_up": 13}, "loop.warm_up=13 is longer than the run of 12 updates"),
+        ({"warm_up": 4, "epochs": 1, "batch_size": 100}, "longer than the run of 3 updates"),
+        ({"schedule": "step", "step_every": 12}, "leaves the rates as they are in a run of 12 updates"),
     ],
 )
 def test_settings_that_lack_something(tmp_path, data, settings, words):
     with pytest.raises(UserError, match=words):
         fitted(tmp_path, data, **settings)
+
+
+def test_a_weight_that_rises_for_longer_than_the_run_is_said(tmp_path, data, capsys):
+    fitted(tmp_path, data, stated("model/vae", warm_up=48))
+    assert (
+        "model.warm_up=48 is longer than the run of 12 updates: it ends with a weight of 0.25"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,5 +229,9 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
     assert "11/11" in said.out + said.err or json.loads(next(tmp_path.rglob("summary.json")).read_text())["step"] == 11
     assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.average=0.99"]) == 2
     assert "loop.average" in capsys.readouterr().err
+    line = "gen-lab: loop.total_steps=22 would be ignored, as loop.epochs=1 stands in its place; leave it out, or type "
+    for given in [*short, "loop.epochs=1", "hydra.run.dir=none"], ["train", f"run={next(tmp_path.glob('runs/*/*'))}"]:
+        assert cli.main("gen-lab", "gen", COMMANDS, [*given, "loop.total_steps=22"]) == 2
+        assert capsys.readouterr().err == f"{line}loop.epochs=null too\n"
     assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.weight_decay=0.1"]) == 2
     assert "write +model.optimizer.weight_decay=..." in capsys.readouterr().err

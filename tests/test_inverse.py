@@ -249,6 +249,8 @@ def test_dagger_begins_as_cloning_and_learns_the_experts_answers():
     best = certain(BOOKS)
     expert = shown(BOOK, best, 4, 9)
     first = dagger(BOOK, expert, rounds=1, episodes=4)
+    assert first.metrics["wanted/steps"] == len(expert.walks.state), "the demonstrations are its first round"
+    assert dagger(BOOK, shown(BOOK, best, 9, 9), rounds=1, episodes=4).metrics["wanted/steps"] > len(expert.walks.state)
     assert torch.equal(first.policy, behaviour_cloning(BOOK, expert).policy)
     last = dagger(BOOK, expert, rounds=16, episodes=4)
     asked = (last.policy.max(-1).values == 1) & ~BOOK.terminal

@@ -37,16 +37,6 @@ GRID = "up", "right", "down", "left"
 MOMENT = Moment(None, None, 2, 0.0, 0, 1, "")
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> Path:
-    """Russell and Norvig's world without slips: 5 moves to the goal, each at -0.04, and a last one out of it."""
-    folder = tmp_path_factory.mktemp("runs") / "plan"
-    arguments = ["experiment=value_iteration_russell_norvig", "env.mdp.noise=0", "loop.film=false", "tracker=none",
-                 "device=cpu", "loop.eval_episodes=1", f"hydra.run.dir={folder}"]  # fmt: skip
-    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *arguments]) == 0
-    return folder
-
-
 class Sitting:
     """A command in a terminal of 100 x 30, and what a person would do there."""
 

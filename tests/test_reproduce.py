@@ -33,11 +33,19 @@ def test_every_row_is_listed_and_can_be_run(root, commands, capsys):
          "device= and tracker=; with other settings: rl-lab train experiment=pong env.sticky=0.25\n"),
         (["pong", "cartpol"], "rl-lab: reproduce one row at a time: rl-lab reproduce pong, then rl-lab reproduce "
          "cartpol\n"),
+        (["lake"], "rl-lab: no row 'lake'; did you mean a2c_frozen_lake or dqn_frozen_lake or ppo_frozen_lake or "
+         "q_learning_frozen_lake or q_learning_frozen_lake_8x8?; rl-lab reproduce lists them all\n"),
+        (["pong", "device=gpu"], "rl-lab: device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps\n"),
+        (["pong", "tracker=x"], "rl-lab: no choice 'x' for tracker; did you mean tracker=csv?\n"),
+        (["pong", "hydra.run.dir=x"], "rl-lab: hydra.run.dir=x would be ignored: the place of several runs is "
+         "hydra.sweep.dir=...\n"),
     ],
 )  # fmt: skip
-def test_mistakes(arguments, words, capsys):
+def test_mistakes(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert cli.main("rl-lab", "rl", RL, ["reproduce", *arguments]) == 2
-    assert capsys.readouterr().err == words
+    assert capsys.readouterr().err.endswith(words)
+    assert not [*tmp_path.iterdir()], "no study of what could not begin"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +60,8 @@ def test_a_row_is_run_again_and_held_against_what_was_kept(figures, words, code,
     """The value of the start is .7053 with any seed (Russell and Norvig, 3rd edition, figure 17.3)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproducing, "kept", lambda root: [ROW._replace(figures=figures)])
-    assert cli.main("rl-lab", "rl", RL, ["reproduce", ROW.experiment, "device=cpu"]) == code
+    there = ["hydra.sweep.dir=there"] * (figures == ROW.figures)
+    assert cli.main("rl-lab", "rl", RL, ["reproduce", ROW.experiment, "device=cpu", *there]) == code
     said = capsys.readouterr()
     assert f"{ROW.experiment}: 2 runs, seeds 4 5; about 32 s where it was measured (x.md)\n" in said.err
     lines = said.out.splitlines()
@@ -60,7 +69,8 @@ def test_a_row_is_run_again_and_held_against_what_was_kept(figures, words, code,
     assert [line.split()[:3] for line in lines[-4:-2]] == [
         [seed, x, "0.71"] for seed, x in zip("45", figures.split(), strict=True)
     ]
-    assert len([*(tmp_path / "runs").glob(f"{ROW.experiment}/*/metrics.jsonl")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["there" if there else "runs"]
+    assert len([*tmp_path.glob(f"*/{ROW.experiment}/*/metrics.jsonl")]) == 2
 
 
 def test_one_seed_has_no_interval_and_a_missing_run_no_figure(capsys):

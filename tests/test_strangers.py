@@ -767,7 +767,10 @@ def test_a_cache_of_a_folders_choice_is_followed_only_where_it_is_typed(canary, 
         )
         == 0
     )
-    judged = ["evaluate", "run=own", "device=cpu", "judge=none", "iwae_samples=0"]
+    assert lab("vae", "evaluate", "run=own", "device=cpu", "judge=none", "iwae_samples=0") == 0
+    assert "is ignored" not in capsys.readouterr().err
+    shutil.copytree("own", "sent")
+    judged = ["evaluate", "run=sent", "device=cpu", "judge=none", "iwae_samples=0"]
     assert lab("vae", *judged) == 0
     assert (
         f"sets data.root={tmp_path / 'mine'}, which is ignored; type data.root=... to use it" in capsys.readouterr().err
@@ -775,4 +778,4 @@ def test_a_cache_of_a_folders_choice_is_followed_only_where_it_is_typed(canary, 
     assert lab("vae", *judged, "data.resident_gb=0", f"data.root={tmp_path / 'mine'}") == 0 and list(
         (tmp_path / "mine").rglob("*.npy")
     )
-    assert json.loads(Path("own/evaluation.json").read_text())["changes"][0] == "data.resident_gb=0"
+    assert json.loads(Path("sent/evaluation.json").read_text())["changes"][0] == "data.resident_gb=0"

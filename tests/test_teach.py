@@ -356,7 +356,9 @@ def test_what_is_refused(taught, tmp_path, capsys):
             f"who={who} must be a name of letters, digits, points and underscores, 40 at most and no point first"
             in (refused(capsys, "teach", f"run={taught}", f"who={who}"))
         )
-    assert "teach one run at a time" in refused(capsys, "teach", str(taught), str(taught))
+    two = refused(capsys, "teach", str(taught), str(taught))
+    assert f"teach one run at a time, and these are 2: name one of them, such as run={taught}" in two
+    assert "which run? rl-lab teach run=<folder>" in refused(capsys, "teach")
     held = Person(taught, "ben")
     assert "answers-ben.jsonl is being written by another process" in refused(
         capsys, "teach", f"run={taught}", "who=ben"
@@ -365,6 +367,11 @@ def test_what_is_refused(taught, tmp_path, capsys):
     oracle = [x for x in SMALL if not x.startswith("teacher")]
     assert rl_lab("train", *oracle, "loop.total_steps=64", f"hydra.run.dir={tmp_path / 'oracle'}") == 0
     assert "oracle asks nobody (yet)" in refused(capsys, "teach", f"run={tmp_path / 'oracle'}")
+    (tmp_path / "oracle/checkpoint.pt").rename(tmp_path / "saved")
+    assert "oracle asks nobody (yet)" in refused(capsys, "teach", f"run={tmp_path}")  # the run in it is meant
+    (tmp_path / "saved").rename(tmp_path / "oracle/checkpoint.pt")
+    both = "teach", f"run={tmp_path}", str(taught), "who=a/b"
+    assert "who=a/b must be a name" in refused(capsys, *both)  # of the two, the one that asks
     train = ["train", *oracle, f"hydra.run.dir={tmp_path / 'x'}", "teacher=recorded"]
     assert "teacher.run=<its folder>" in refused(capsys, *train)
     assert "teacher.run=nowhere is no folder" in refused(capsys, *train, "teacher.run=nowhere")

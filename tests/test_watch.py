@@ -279,6 +279,12 @@ STRANGERS = {
     "a negative length": ("POST /{token}/key", "127.0.0.1", "Content-Length: -1", 400),
     "no length": ("POST /{token}/key", "127.0.0.1", "", 400),
     "a length of words": ("POST /{token}/key", "127.0.0.1", "Content-Length: many", 400),
+    "a length behind zeros": ("POST /{token}/key", "127.0.0.1", "Content-Length: 0000009999999", 400),
+    "a length of a thousand digits": ("POST /{token}/key", "127.0.0.1", f"Content-Length: {'0' * 999}1", 400),
+    "a length with a sign": ("POST /{token}/key", "127.0.0.1", "Content-Length: +1", 400),
+    "a length of two numbers": ("POST /{token}/key", "127.0.0.1", "Content-Length: 1, 1", 400),
+    "two lengths": ("POST /{token}/key", "127.0.0.1", "Content-Length: 1\r\nContent-Length: 2", 400),
+    "a length, and pieces": ("POST /{token}/key", "127.0.0.1", "Content-Length: 1\r\nTransfer-Encoding: chunked", 400),
     "too long a key": ("POST /{token}/key", "127.0.0.1", "Content-Length: 999999999999", 400),
     "something else": ("POST /{token}/keys", "127.0.0.1", "Content-Length: 1", 404),
 }  # fmt: skip

@@ -21,7 +21,7 @@ from rl_lab.core.comparing.compare import folder, publish, several, untracked
 from rl_lab.core.comparing.groups import Groups, arrange, chosen
 from rl_lab.core.comparing.results import find
 from rl_lab.core.comparing.statistics import Resamples
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import replacing
 from rl_lab.core.folders import RunFiles, choose_metric, read_runs
 from rl_lab.core.metrics import Metric
@@ -76,7 +76,7 @@ def compare(
         words = {"bits": "bits/dim", "kl": "kl_nats"}.get(found_of.quantity, found_of.quantity)
         publish(results, out, notes, opening, f"{found_of.data}: {title(words).rstrip(' ↓↑')}")
     else:
-        lead = f"{len(groups)} models, {len(found)} runs, no measure in common."
+        lead = f"{counted(len(groups), 'models')}, {counted(len(found), 'runs')}, no measure in common."
         print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
     untracked(tracker, out)
 

@@ -14,6 +14,7 @@ from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.evaluation import evaluate as evaluate_model
 from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Trained, load, some
+from rl_lab.core.errors import counted
 from rl_lab.core.files import Records, inside
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
@@ -47,7 +48,7 @@ def evaluate(
         trained = load(folder, device, changes)
         for name in "evaluation.json", "neighbours.png":
             inside(folder, name)  # refused before the hours that follow
-        head = Text(str(folder)), f"{trained.step:,} updates"
+        head = Text(str(folder)), f"{counted(trained.step, 'updates')}"
         try:
             by = judge(trained.data, say=say)
         except NoLabels as error:

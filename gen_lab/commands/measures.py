@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from rl_lab.core.comparing.groups import Groups
+from rl_lab.core.errors import counted
 from rl_lab.core.files import opened, printable
 from rl_lab.core.folders import Curve, RunFiles
 from rl_lab.core.metrics import Metric, is_lower_better
@@ -133,7 +134,7 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
     found = {name: figure for name, figure in found.items() if name.startswith("eval/")}
     if found and (measured := max(figure.step for figure in found.values())) < learned:
         notes.append(
-            f"{run.folder} has learned for {learned:,} updates, and its figures are of update {measured:,}; "
+            f"{run.folder} has learned for {counted(learned, 'updates')}, and its figures are of update {measured:,}; "
             f"gen-lab evaluate run={run.folder} measures it as it is."
         )
     return found

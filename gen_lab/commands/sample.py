@@ -68,7 +68,7 @@ def sample(
         caption = f"{trained.name} · update {trained.step:,} · {which.replace('_', ' · ')}"
         made = [write_sheet(path, drawn.shown, across, f"{caption}{drawn.says}"), arrays_path]
         with replacing(arrays_path) as beside:
-            np.savez_compressed(beside, **drawn.arrays, levels=trained.data.levels)
+            np.savez_compressed(beside, **drawn.arrays, levels=trained.spec.levels)
         if drawn.means is not None:
             made.append(write_sheet(means_path, drawn.means, across, f"{caption} · means, not draws"))
         if drawn.frames:
@@ -91,7 +91,7 @@ def warm(trained: Trained, temperature: float) -> None:
 
 def afford(trained: Trained, count: int, film: bool = False) -> None:
     """Raises UserError if this many samples and their sheet do not fit in memory, before any is drawn."""
-    spec = trained.data.spec
+    spec = trained.spec
     one = math.prod(spec.shape) * 4 * (4 + (FILM_FRAMES if film else 0)) + 12 * WIDTH**2
     room.memory(count * one, f"count={count}")
 
@@ -113,7 +113,7 @@ def blocks(count: int, seed: int, device: torch.device) -> Iterator[tuple[int, t
 
 def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: str | None, film: bool) -> Drawn:
     """Raises UserError if the model cannot do it."""
-    model, spec, classes, device = trained.model, trained.data.spec, trained.model.spec.classes, trained.device
+    model, spec, classes, device = trained.model, trained.spec, trained.model.spec.classes, trained.device
     labels = trained.labels(label, count)
     if inpaint:
         return _inpainted(trained, count, seed, labels, inpaint)

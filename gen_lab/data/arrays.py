@@ -15,7 +15,7 @@ from gen_lab.data.cache import kept, map_paths
 from gen_lab.data.images import Binarised, Images, Protocol
 from gen_lab.data.published import ALIASES
 from rl_lab.core import room
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 
@@ -169,7 +169,8 @@ def _split(file: Path, held_out: float) -> tuple[Member, Member]:
         raise ValueError("it is no array of images")
     order, cut = np.random.default_rng(0).permutation(len(array)), round(held_out * len(array))
     if not 0 < cut < len(array):
-        raise UserError(f"{file} has {len(array)} images, too few to test on some (data.held_out={held_out:g})")
+        images = counted(len(array), "images")
+        raise UserError(f"{file} has {images}, too few to test on some (data.held_out={held_out:g})")
 
     def part(index: np.ndarray) -> Member:
         shape = len(index), *array.shape[1:]

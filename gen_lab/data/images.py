@@ -167,7 +167,7 @@ class Batches:
     def state_dict(self) -> dict:
         noise = {"noise": self._noise.get_state()} if self.data.resampled else {}
         flips = {"flips": self._mirror.get_state()} if self.data.flipped else {}
-        return {"rng": self._before, "next": self._next, **noise, **flips}
+        return {"spec": self.data.spec.written(), "rng": self._before, "next": self._next, **noise, **flips}
 
     def load_state_dict(self, state: dict) -> None:
         self._rng.set_state(state["rng"])

@@ -12,7 +12,7 @@ import torch
 from gen_lab.data.cache import kept, map_paths
 from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Unit
 
@@ -121,7 +121,7 @@ def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, Pictures, st
         return *_both(path, _drawn(below["train"], held_out), held_out), [], "; ".join(remarks)
     validated = tests[1:2] if tests[0] == "test" else []
     remarks += [
-        f"{len(below[name]):,} pictures in {name} left out, for those in {tests[0]} are tested on"
+        f"{counted(len(below[name]), 'pictures')} in {name} left out, for those in {tests[0]} are tested on"
         for name in tests[1:]
         if name not in validated
     ]
@@ -141,7 +141,7 @@ def _both(path: Path, parts: tuple[Pictures, Pictures], held_out: float) -> tupl
     if not all(parts):
         count = sum(map(len, parts))
         raise UserError(
-            f"{path} has {count} pictures ({', '.join(sorted(SUFFIXES))}), too few to train on some and "
+            f"{path} has {counted(count, 'pictures')} ({', '.join(sorted(SUFFIXES))}), too few to train on some and "
             f"test on others (data.held_out={held_out:g})"
         )
     return parts

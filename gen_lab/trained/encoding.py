@@ -43,15 +43,15 @@ class Encoded(nn.Module):
                 f"agent.network.run={folder} is no autoencoder that goes without labels; train one of "
                 "model=vae, vae_conv, vae_residual or autoencoder on data=recorded"
             )
-        colours, size, width = found.data.spec.shape
+        colours, size, width = found.spec.shape
         if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3 or colours != 1 or size != width:
             raise UserError(
                 f"agent.network.run={folder} was trained on images of {colours} x {size} x {width}, and "
                 f"the environment shows {spec.obs_dtype} of {list(spec.obs_shape)}; square grey frames are "
                 "wanted on both sides (data.grey=true)"
             )
-        self.encoder, self.spec = found.model.encoder.requires_grad_(not frozen), found.data.spec
-        self.latents = found.model.code(torch.zeros(1, *found.data.spec.shape)).shape[1]
+        self.encoder, self.spec = found.model.encoder.requires_grad_(not frozen), found.spec
+        self.latents = found.model.code(torch.zeros(1, *found.spec.shape)).shape[1]
         sizes = pairwise([spec.obs_shape[0] * self.latents, *hidden])
         self.dense = nn.Sequential(*(part for a, b in sizes for part in (nn.Linear(a, b), nn.ReLU())))
 

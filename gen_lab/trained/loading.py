@@ -1,6 +1,7 @@
 """A run folder's model and data again, as its checkpoint left them."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from gen_lab.data import Images
 from gen_lab.networks.averaging import weights
 from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
-from gen_lab.types import LatentModel, Model
+from gen_lab.types import LatentModel, Model, Spec
 from rl_lab.core import checking, checkpoint, devices, reading, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching.changes import changed, typed
@@ -28,9 +29,19 @@ class Trained(NamedTuple):
 
     name: str  # of the run
     model: Model
-    data: Images
+    spec: Spec  # of the images that it learned
+    read: Callable[[], Images]
     device: torch.device
     step: int  # updates that its weights are of
+
+    @property
+    def data(self) -> Images:
+        """The images themselves, read the first time that they are asked for. Raises UserError."""
+        found = self.read()
+        if found.spec != self.spec:
+            raise UserError(f"{self.name} learned images of {self.spec}, and {found.name} has images of {found.spec}; "
+                            "leave its settings of data as they are")  # fmt: skip
+        return found
 
     def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:
         """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same images.
@@ -74,7 +85,7 @@ class Trained(NamedTuple):
 
 
 def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
-    """`changes` are overrides of the run's settings, such as data.root=/data.
+    """`changes` are overrides of the run's settings, such as data.root=/data. Its images are read when they are needed.
 
     Nothing of the config is called before all that is called is checked. Raises UserError.
     """
@@ -91,10 +102,13 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     chosen = torch.device(devices.chosen(device, config=resolved, exact=PARTS.exact))
     state = checkpoint.read(path)
     torch.set_num_threads(threads.kept(cfg.get("threads", 1)))
-    data = hydra.utils.instantiate(resolved["data"]).to(chosen)
+    read = functools.cache(lambda: images(resolved["data"]).to(chosen))
     model = hydra.utils.instantiate(resolved["model"])
+    kept = state.get("batches")
+    older = read().spec if isinstance(kept, dict) and "spec" not in kept else None
     try:
-        model = model(data.spec, device=chosen, seed=0)
+        spec = older or Spec.read(state["batches"]["spec"])
+        model = model(spec, device=chosen, seed=0)
         model.load_state_dict(state["model"])
         if "average" in state:
             with torch.no_grad():
@@ -106,7 +120,16 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
-    return Trained(str(cfg.name), model, data, chosen, state["step"])
+    return Trained(str(cfg.name), model, spec, read, chosen, state["step"])
+
+
+def images(settings: dict[str, Any]) -> Images:
+    """Raises UserError."""
+    try:
+        found: Images = hydra.utils.instantiate(settings)
+        return found
+    except hydra.errors.InstantiationException as error:
+        raise error.__cause__ or error from None
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rich.text import Text
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
 from rl_lab.core.devices import double
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, counted, nearest
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Judged, Natural
 from rl_lab.envs.abilities import Tabular
@@ -69,7 +69,7 @@ def evaluate(
     stage = of_world(env, min(env["num_envs"], episodes), device, frames=False)
     try:
         guest = asked.invited(stage, seed)
-        with Console(stderr=True).status(f"{guest.name}: at least {episodes:,} episodes"):
+        with Console(stderr=True).status(f"{guest.name}: at least {counted(episodes, 'episodes')}"):
             record = played(guest, episodes, seed)
         guest, regret = known(guest, record["scores"])
         show([(guest, record)])
@@ -104,7 +104,7 @@ def evaluate_runs(
     found = []
     for folder in runs:
         player = load(folder, max_envs=episodes, device=device, seed=seed, changes=changes)
-        with Console(stderr=True).status(f"{folder}: at least {episodes:,} episodes"):
+        with Console(stderr=True).status(f"{folder}: at least {counted(episodes, 'episodes')}"):
             record = evaluation(player, episodes, seed)
         player.env.close()
         records.keep(folder, record)
@@ -129,7 +129,7 @@ def show(found: Sequence[tuple[Player, dict]], title: str | None = None) -> None
             f"{record['episodes']:,}",
             "-" if regret is None else f"{regret:.6g}",
         )
-        checkpoint = f"{player.step:,} {player.unit}" if player.unit else "-"
+        checkpoint = counted(player.step, player.unit) if player.unit else "-"
         table.add_row(Text(str(player.folder)), checkpoint, *figures)
     console = Console()
     console.width = max(120, console.width) if console.is_terminal else WHOLE

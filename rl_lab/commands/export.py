@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Normalising
 from rl_lab.playing.player import Player, load
@@ -71,7 +71,7 @@ def export(runs: Sequence[Path], *, to: str | None) -> None:
     words = "" if batch is None else ", one observation at a time"
     if isinstance(player.env, Normalising) and player.env.statistics.obs:
         words += "; it takes observations normalised, by the mean and deviation in the file's own description"
-    print(f"{path}: {player.words}; the same actions on {same:,} of {len(seen):,} observations{words}")
+    print(f"{path}: {player.words}; the same actions on {same:,} of {counted(len(seen), 'observations')}{words}")
     if same < len(seen):
         raise UserError(f"{path} is not quite the policy of {runs[0]}: it acts otherwise on the rest")
 

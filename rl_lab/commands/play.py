@@ -11,7 +11,7 @@ from rich.console import Console
 from rl_lab.agents.random import Random
 from rl_lab.commands.record import described, earlier_recording
 from rl_lab.core import files, recording
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Episode
 from rl_lab.core.settings import Count, Natural, NonNegative
 from rl_lab.memory.episodes import episode_of, newest
@@ -180,4 +180,4 @@ def alone(player: Player, seed: int, max_steps: int) -> tuple[float, int, str]:
 
 
 def outcome(reward: float, steps: int, ending: str) -> str:
-    return f"return {reward:,.6g} in {steps:,} steps ({ending})"
+    return f"return {reward:,.6g} in {counted(steps, 'steps')} ({ending})"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from rl_lab.core import files, locks, provenance, recording
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
@@ -189,8 +189,9 @@ def afford(folder: Path, about: dict, goal: Goal) -> None:
             "record fewer episodes or steps, or choose another out=<folder>"
         )
     print(
-        f"{folder}: about {left:,} episodes of {one['steps']:,.0f} steps, {left * disk / 1e6:,.3g} MB, as {shards:,} "
-        f"shard(s) of {full * disk / 1e6:,.3g} MB ({full * one['memory_bytes'] / 1e6:,.3g} MB in memory)",
+        f"{folder}: about {counted(left, 'episodes')} of {counted(one['steps'], 'steps')}, {left * disk / 1e6:,.3g} MB"
+        f", as {counted(shards, 'shards')} of {full * disk / 1e6:,.3g} MB ({full * one['memory_bytes'] / 1e6:,.3g} MB "
+        "in memory)",
         file=sys.stderr,
     )
 
@@ -248,7 +249,7 @@ def reported(folder: Path) -> Path:
     found = Recording(folder)
     reward, size = (sum(shard[key] for shard in found.about["shards"]) for key in ("total_reward", "bytes"))
     print(
-        f"{folder}: {found.num_episodes:,} episodes, {found.num_steps:,} steps, mean return "
+        f"{folder}: {counted(found.num_episodes, 'episodes')}, {counted(found.num_steps, 'steps')}, mean return "
         f"{reward / found.num_episodes:,.6g}, {size / 1e6:,.3g} MB"
     )
     return folder

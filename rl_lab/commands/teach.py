@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.folders import summary
 from rl_lab.core.settings import Natural, Positive
 from rl_lab.looking.browser import Browser
@@ -40,9 +40,13 @@ def teach(
     port: Natural,  # of the page; 0: any that is free
 ) -> None:
     """Until the person leaves, or the run has ended and every question is answered. Raises UserError."""
-    if len(runs) != 1:
-        raise UserError("teach one run at a time: rl-lab teach run=<folder> who=<name>")
-    folder, who = runs[0], name_of(who)
+    if not runs:
+        raise UserError("which run? rl-lab teach run=<folder> who=<name>")
+    asking = [run for run in runs if Sitting(run).now()] if len(runs) > 1 else runs
+    if len(asking) != 1:
+        which = f", such as run={(asking or runs)[0]}"
+        raise UserError(f"teach one run at a time, and these are {len(runs)}: name one of them{which}")
+    folder, who = asking[0], name_of(who)
     world: Any = OmegaConf.create(settings_of(folder))
     person = Person(folder, who)
     env = of_world(world, 1, "cpu", frames=True).env
@@ -106,7 +110,8 @@ class Person:
         told = {row["pair"]: row for row in self.log.rows}.values()
         seen = [OTHER.get(x["answer"], x["answer"]) if x.get("swapped") else x["answer"] for x in told]
         of = lambda answer: f"{seen.count(answer)}"
-        return (f"{len(self.given)} answers of {self.who}'s: the left one {of(LEFT)}, the right one {of(RIGHT)}, "
+        answers = counted(len(self.given), "answers")
+        return (f"{answers} of {self.who}'s: the left one {of(LEFT)}, the right one {of(RIGHT)}, "
                 f"the same {of(SAME)}, cannot say {of(UNSURE)}")  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import distributed
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 
 KINDS: dict[str, tuple[ModuleType, str]] = {  # what asks torch for each, and its name, in the order of `auto`
     "cuda": (torch.cuda, "GPU"),
@@ -38,7 +38,7 @@ def chosen(name: str, path: str = "device", config: Any = None, exact: Iterable[
     if not has(kind):
         raise UserError(f"{path}={name}, but torch sees no {words} here; use {path}=cpu or {path}=auto")
     if number and int(number) >= (count := module.device_count()):
-        raise UserError(f"{path}={name}, and this machine has {count} {words}s, numbered from {kind}:0")
+        raise UserError(f"{path}={name}, and this machine has {counted(count, f'{words}s')}, numbered from {kind}:0")
     if kind == "mps" and doubles:
         raise UserError(f"{path}={name} has no float64, in which {doubles} computes; use {path}=cpu or {path}=auto")
     return _own_gpu() if kind == "cuda" and distributed.size() > 1 else name

@@ -1,6 +1,7 @@
 """A user's mistake: one line that names the fault and the remedy, exit code 2, no traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -17,13 +18,25 @@ WINDOWS = (
     "install the lab in there"
 )
 
+SHORTEST, MOST = 3, 6  # letters of a word that is looked for in longer ones; how many of those are named
+
 
 def nearest(word: str, choices: Iterable[str], listing: bool = True) -> str:
-    """`; did you mean X?` for the choice most like `word`, or, with `listing`, the choices if none is."""
-    choices = sorted({str(c) for c in choices})
-    if close := difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5):
+    """`; did you mean X?` for the choice most like `word`, or those that hold it, or, with `listing`, the choices if
+    there are none.
+    """
+    word, choices = str(word), sorted({str(c) for c in choices})
+    if close := difflib.get_close_matches(word, choices, n=1, cutoff=0.5):
         return f"; did you mean {close[0]}?"
+    if holding := sorted((c for c in choices if word in c), key=len)[:MOST] if len(word) >= SHORTEST else []:
+        return f"; did you mean {' or '.join(holding)}?"
     return f"; choose from {', '.join(choices)}" if listing and 0 < len(choices) <= 20 else ""
+
+
+def counted(number: float, things: str) -> str:
+    """1 step, 2 steps, 1,000 steps of 16 seeds."""
+    shown = f"{number:,.0f}"
+    return f"{shown} " + (re.sub(r"s\b", "", things, count=1) if shown == "1" else things)
 
 
 def printable(text: str) -> str:

@@ -73,8 +73,8 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
 
 
 def runs_below(folder: Path, lab: str) -> list[Path]:
-    """The runs of a lab below a folder that have a checkpoint; the folder alone where it is a run of one seed, or holds
-    none.
+    """The runs of a lab below a folder that have a checkpoint, or, where none has one, those that have begun; the
+    folder alone where it is a run of one seed, or holds none.
     """
 
     def is_run(path: Path) -> bool:
@@ -83,7 +83,10 @@ def runs_below(folder: Path, lab: str) -> list[Path]:
     if is_run(folder):
         return [folder]
     found = sorted(path.parent for path in folder.rglob("checkpoint.pt") if is_run(path.parent))
-    return [run for run in found if _lab(run) in (lab, "")] or [folder]
+    if saved := [run for run in found if _lab(run) in (lab, "")]:
+        return saved
+    begun = sorted(path.parent for path in folder.rglob("config.yaml") if is_run(path.parent))
+    return [run for run in begun if _lab(run) == lab] or [folder]
 
 
 def _lab(run: Path) -> str:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rl_lab.core import files
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.metrics import Metric, objective
 
 EPISODES, REGRET = "eval/episodes", "eval/regret"
@@ -45,5 +45,5 @@ def score(final: Mapping[str, float]) -> str:
     if (error := final.get(Metric.of(name).error)) is not None:
         words += f" ± {error:.2g}"
     if name.startswith("eval/") and EPISODES in final:
-        words += f" ({final[EPISODES]:,.0f} episodes)"
+        words += f" ({counted(final[EPISODES], 'episodes')})"
     return words + (f", regret {final[REGRET]:.3g}" if REGRET in final else "")

@@ -63,7 +63,8 @@ def plain_references(text: str, path: Path | str) -> None:
 
 
 def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConfig, Parts | None]:
-    """What a run folder holds, parts by the names they have now; of its tracker only names are used.
+    """What a run folder holds, parts by the names they have now; of its tracker only names are used, and of where
+    files go only what one's own says.
 
     And what it may be made of, None for anything: it is one's own, as this user's run has written it. Raises UserError.
     """
@@ -79,7 +80,9 @@ def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConf
     if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
         raise UserError(f"{path} is not the config of a run")
     _rename(found, parts, found)
-    places = _places(found)
+    ignored = [] if seal else places(found)
+    if not seal:
+        _clear_places(found)
     found["name"] = folder_name(found["name"])
     found["seed"] = conform("seed", found["seed"], Natural)
     choices = found.setdefault("choices", {})
@@ -91,7 +94,7 @@ def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConf
         raise UserError(f"{path} is damaged: choices must be names, such as agent: dqn")
     if "tracker" in found:
         found["tracker"] = tracker(found["tracker"], path)
-    for setting, place in places:
+    for setting, place in ignored:
         print(f"{path} sets {setting}={place}, which is ignored; type {setting}=... to use it", file=sys.stderr)
     here = imports.local([*typed.modules, *(target.rpartition(".")[0] for target in typed.targets)])
     imports.place({**(seal.places if seal else {}), **here})
@@ -137,16 +140,22 @@ def _is_name(value: Any) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= LONGEST_WORDS)
 
 
-def _places(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Takes them out of the config, and returns them with their values."""
+def places(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    """The settings by which a config says where files go, or whose account takes the runs, with their values."""
     if isinstance(node, list):
-        return [found for i, value in enumerate(node) for found in _places(value, f"{path}[{i}]")]
+        return [found for i, value in enumerate(node) for found in places(value, f"{path}[{i}]")]
     if not isinstance(node, dict):
         return []
     here = {key: f"{path}.{key}" if path else str(key) for key in node}
-    taken = [(here[key], node[key]) for key in node if key in PLACES and node[key] is not None]
-    node.update(dict.fromkeys(PLACES & set(node)))
-    return taken + [found for key, value in node.items() for found in _places(value, here[key])]
+    said = [(here[key], node[key]) for key in node if key in PLACES and node[key] is not None]
+    return said + [found for key, value in node.items() for found in places(value, here[key])]
+
+
+def _clear_places(node: Any) -> None:
+    if isinstance(node, dict):
+        node.update(dict.fromkeys(PLACES & set(node)))
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _clear_places(value)
 
 
 # -- what is built

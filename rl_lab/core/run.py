@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rl_lab.core import distributed, provenance, threads, tracking
 from rl_lab.core.devices import double
-from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.errors import NotFinite, UserError, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress
@@ -43,7 +43,7 @@ class Run:
         names: dict[str, Any],  # what summary.json and W&B's config begin with: experiment, agent, env, seed
         config: dict[str, Any],  # resolved, for W&B
         written: str = "",  # what config.yaml will hold
-        places: Mapping[str, str] | None = None,  # of modules that it imports; None: it imports none
+        places: Mapping[str, str] | None = None,  # of modules that it imports; None: it is not sealed
         tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
         job_type: str = "train",
         checkpoint_every: float = 60.0,  # seconds
@@ -134,7 +134,8 @@ class Run:
         """Of torch, as they suit networks of so many weights that compute in so many lanes at once, if threads=auto."""
         if self.config.get("threads") == "auto":
             torch.set_num_threads(threads.suited(weights, self.beside * lanes))
-            self.say(f"threads=auto: {torch.get_num_threads()}, of {threads.cores()} cores, for {weights:,} weights")
+            of = counted(threads.cores(), "cores")
+            self.say(f"threads=auto: {torch.get_num_threads()}, of {of}, for {counted(weights, 'weights')}")
 
     def begin(self, total: int | None, unit: str = "steps", rows: bool = True) -> None:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.

@@ -47,7 +47,8 @@ class RunFolder:
     def __init__(self, dir: Path, written: str, lock: int | None = None, places: Mapping[str, str] | None = None):
         """`written` is what config.yaml will hold; `lock`: of the folder, where the caller holds it already.
 
-        `places`: of the modules in no package, where it imports modules at all and is thus sealed as this user's.
+        `places`: of the modules in no package that it imports; None: nothing in it is for this user alone, and it is
+        not sealed as this user's.
         """
         self.dir, self.written, self.places = dir, written, places
         self._held_by_caller = lock is not None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.core.errors import counted
 from rl_lab.core.randomness import generator
 from rl_lab.doctor.report import Finding, cut_short, failed, not_applicable, passed
 from rl_lab.doctor.worlds import World, by_hand, digest, drawn, going_on, played, same, script, stream
@@ -134,7 +135,7 @@ def ends(world: World) -> Finding:
             "the last observations of episodes look like first ones: it begins anew by itself, and the true successor "
             "is lost; values are bootstrapped from another episode"
         )
-    words = f"{terminated:,} episodes terminated, {truncated:,} truncated"
+    words = f"{counted(terminated, 'episodes')} terminated, {truncated:,} truncated"
     words += f"; {lives:,} lost lives end the future alone" * (lives > 0)
     lengths = episode_lengths(last)
     if len(set(lengths)) == 1 and len(lengths) > 3 and lengths[0] > 1 and not truncated:

@@ -3,6 +3,7 @@
 import html
 import io
 import queue
+import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -214,14 +215,15 @@ class Viewer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A key that the page sends; of another page's request nothing is read."""
-        asked, length = self._asked(), self.headers.get("Content-Length", "")
+        asked, lengths = self._asked(), self.headers.get_all("Content-Length", [])
         if asked is None or self.headers.get("Origin", self._own_origin) != self._own_origin:
             return self._answer(403, "text/plain", b"")
         if asked != "key":
             return self._answer(404, "text/plain", b"")
-        if not (length.isascii() and length.isdigit() and int(length[:6]) <= LONGEST_KEY):
+        length = int(lengths[0]) if len(lengths) == 1 and re.fullmatch("[0-9]{1,6}", lengths[0]) else LONGEST_KEY + 1
+        if length > LONGEST_KEY or "Transfer-Encoding" in self.headers:
             return self._answer(400, "text/plain", b"")
-        if key := self.rfile.read(int(length)).decode(errors="replace"):
+        if key := self.rfile.read(length).decode(errors="replace"):
             self.screen.press(key)
         self._answer(204, "text/plain", b"")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rl_lab.agents.exploration import certain
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.tabled import Tabled
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Positive
@@ -61,7 +61,7 @@ def infer(
             policy = soft_plan(paid(mdp), dynamics(mdp, float(mdp.gamma)), temperature).policy
         found = play(policy, demonstrations, seed)
     check_walks(found, mdp)
-    run.say(f"{found.episodes:,} demonstrations of {len(found.state):,} steps")
+    run.say(f"{counted(found.episodes, 'demonstrations')} of {counted(len(found.state), 'steps')}")
     with run.at_once():
         answer = planner(mdp, Expert(found, policy, play, seed + demonstrations))
     run.anew()

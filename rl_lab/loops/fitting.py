@@ -10,7 +10,7 @@ from rl_lab.agents.fitted_q import FittedQ, fitted_q
 from rl_lab.agents.random import Random
 from rl_lab.core import room
 from rl_lab.core.bookkeeping import Book
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, NonNegative, Unit
@@ -50,14 +50,14 @@ def fit_q(
                 log_every=1, unit="iterations")  # fmt: skip
     if not book.step:
         book.evaluations.due(0)  # before the first regression there is nothing to evaluate
-    run.say(f"{len(batch.reward):,} transitions, {int(batch.last.sum()):,} episodes")
+    run.say(f"{counted(len(batch.reward), 'transitions')}, {counted(int(batch.last.sum()), 'episodes')}")
     iterates = fitted_q(batch, learner, gamma)
     for step in book.steps():
         iterate = next(iterates)
         book.add({"fitted_q/residual": iterate.residual, "fitted_q/change": iterate.change,
                   "fitted_q/value": iterate.q.mean()})  # fmt: skip
         if iterate.change <= tolerance:
-            run.say(f"converged after {step:,} iterations")
+            run.say(f"converged after {counted(step, 'iterations')}")
             book.stop()
     return learner
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_lab.core import checkpoint, distributed, graphs, imports
 from rl_lab.core.bookkeeping import Book
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.learner import Learner
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
@@ -125,7 +125,7 @@ def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
         return False
     if played := [env.replayed for env in envs if isinstance(env, Replaying)]:
         steps, seconds = map(sum, zip(*played, strict=True))
-        run.say(f"games taken up where they stood ({steps:,} steps replayed in {seconds:.1f} s)")
+        run.say(f"games taken up where they stood ({counted(steps, 'steps')} replayed in {seconds:.1f} s)")
     return True
 
 

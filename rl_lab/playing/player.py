@@ -14,7 +14,7 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, threads
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
@@ -48,7 +48,7 @@ class Player(NamedTuple):
         """How it plays."""
         if self.is_random:
             return "random actions"
-        return ", ".join([*[f"greedy after {self.step:,} {self.unit}"] * bool(self.unit), *self.changes])
+        return ", ".join([*[f"greedy after {counted(self.step, self.unit)}"] * bool(self.unit), *self.changes])
 
     def act(self, obs: Tensor) -> Tensor:
         """Greedy actions [N]."""

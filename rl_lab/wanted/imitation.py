@@ -24,14 +24,12 @@ def behaviour_cloning(mdp: MDP, expert: Expert) -> Found:
 def dagger(mdp: MDP, expert: Expert, *, rounds: Count, episodes: Count) -> Found:
     """Plays what it has learned, asks the expert in every state that it met, and learns from all answers so far.
 
-    See Ross, Gordon and Bagnell (2011; https://arxiv.org/abs/1011.0686), algorithm 3.1; in the first round the expert
-    plays. Raises UserError where there is nobody to ask.
+    See Ross, Gordon and Bagnell (2011; https://arxiv.org/abs/1011.0686), algorithm 3.1 with beta = 1, 0, 0, ...: the
+    first round is the expert's demonstrations. Raises UserError where there is nobody to ask.
     """
     answer, counts = expert.asked(), torch.zeros(mdp.next_state.shape[:2], dtype=torch.int64)
-    policy = torch.nn.functional.one_hot(answer, counts.shape[-1]).double()
     for number in range(rounds):
-        walks = expert.play(policy, episodes, expert.seed + number)
+        walks = expert.play(cloned(counts), episodes, expert.seed + number) if number else expert.walks
         counts += walks._replace(action=answer[walks.state]).counts(mdp)
-        policy = cloned(counts)
     asked = float((counts.sum(-1) > 0).sum())
-    return Found(policy, None, {"wanted/steps": float(counts.sum()), "wanted/states_asked": asked})
+    return Found(cloned(counts), None, {"wanted/steps": float(counts.sum()), "wanted/states_asked": asked})

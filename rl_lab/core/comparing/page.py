@@ -17,6 +17,7 @@ from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.groups import differing
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.comparing.statistics import Estimate
+from rl_lab.core.errors import counted
 from rl_lab.core.style import COLORS
 
 if TYPE_CHECKING:
@@ -59,12 +60,10 @@ def _caption(section: Section) -> str:
 
 
 def lead(results: Results) -> str:
-    seeds = [row.seeds for row in results.rows]
-    counted = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    fewest, most = min(row.seeds for row in results.rows), max(row.seeds for row in results.rows)
+    seeds = f"{fewest} to " * (fewest < most) + counted(most, "seeds each")
     tasks = f"{len(results.tasks)} tasks: {', '.join(results.tasks)}" if len(results.tasks) > 1 else "one task"
-    return (
-        f"{len(results.groups)} groups, {counted} seed{'s' * (counted != '1')} each, {len(results.runs)} runs; {tasks}."
-    )
+    return f"{counted(len(results.groups), 'groups')}, {seeds}, {counted(len(results.runs), 'runs')}; {tasks}."
 
 
 def sections(results: Results, captions: list[str], notes: list[str]) -> Iterator[Section]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rl_lab.core.comparing import tables
 from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.results import Results
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -85,7 +85,7 @@ def build(results: Results, captions: list[str], project: str, entity: str) -> "
         title=results.metric,
         blocks=blocks,
         width="fluid",
-        description=f"{len(results.groups)} groups, {len(results.runs)} runs",
+        description=f"{counted(len(results.groups), 'groups')}, {counted(len(results.runs), 'runs')}",
     )
 
 

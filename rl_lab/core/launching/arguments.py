@@ -154,6 +154,15 @@ def checked(overrides: list[str], root: str) -> list[str]:
     return typed
 
 
+def check_place(typed: Sequence[str], several: bool) -> None:
+    """Where one run goes says nothing of several, and the other way round. Raises UserError."""
+    other, own = ("hydra.run.dir", "hydra.sweep.dir") if several else ("hydra.sweep.dir", "hydra.run.dir")
+    for override in map(parsed, typed):
+        if override.key_or_group == other:
+            kind = "of several runs" if several else "of one run"
+            raise UserError(f"{override.input_line} would be ignored: the place {kind} is {own}=...")
+
+
 def check_settings(typed: Sequence[str], known: set[str], needed: Container[str] = ()) -> None:
     """Each can be read, takes away nothing that is `needed`, and chooses by name of the groups `known`."""
     if flags := [words for words in typed if words.startswith("-")]:

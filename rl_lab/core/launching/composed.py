@@ -103,6 +103,16 @@ def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
             raise UserError("compile=graphs is for one process, and torchrun started more; leave it out")
 
 
+def check_instead(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
+    """Raises UserError where a setting was typed in whose place another stands: it would be ignored."""
+    for setting, other in parts.instead.items():
+        value = OmegaConf.select(cfg, setting)
+        for override in typed:
+            if value is not None and override.lstrip("+~").partition("=")[0] == other:
+                raise UserError(f"{override} would be ignored, as {setting}={value} stands in its place; leave it out, "
+                                f"or type {setting}=null too")  # fmt: skip
+
+
 def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """A protocol sets what only some worlds have."""
     protocol, env = choices.get("protocol"), cfg.get("env")

@@ -12,10 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import files, imports, metrics, outcome, ownership, reading, wanted
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
+    check_instead,
     check_loop,
     check_planner,
     check_protocol,
@@ -45,6 +46,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         check_root(cfg, root)
         check_loop(prog, chosen.choices)
         check_planner(chosen.choices, HydraConfig.get().overrides.task)
+        check_instead(cfg, HydraConfig.get().overrides.task, parts_of(prog))
         complete_eval_env(cfg, chosen.choices)
         keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         check_protocol(cfg, chosen.choices)
@@ -60,6 +62,7 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
         reading.refuse(reading.resolved(as_dict(cfg)), parts)
         cfg = changed(cfg, changes)
         check_root(cfg, root, "processes")
+        check_instead(cfg, changes, parts_of(prog))
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
         return _carry_out(cfg, folder.resolve(), prog, parts, lock)
@@ -123,7 +126,8 @@ def _carry_out(
     if not distributed.rank():
         distributed.told(str(folder))
     wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
-    run = _open_run(written, resolved, folder, lock, imports.placed(wants) if wants else None, beside)
+    sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
+    run = _open_run(written, resolved, folder, lock, sealed, beside)
     shown = Path(os.path.relpath(folder))
     try:
         with run:
@@ -138,7 +142,7 @@ def _carry_out(
         begun = run.folder.rows or run.folder.before
         run.say(f"stopped; {prog} train run={shown}{again} resumes it" if begun else "stopped before it began")
         raise
-    took, then = f"{run.step:,} {run.unit} in {duration(run.seconds)}", parts_of(prog).then
+    took, then = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog).then
     for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):
         run.say(line)
     return objective(run.final)

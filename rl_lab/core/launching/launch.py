@@ -14,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir, files
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 from rl_lab.core.folders import runs_below
-from rl_lab.core.launching.arguments import check_settings, checked, composed_once, lazy_help, split
+from rl_lab.core.launching.arguments import check_place, check_settings, checked, composed_once, lazy_help, split
 from rl_lab.core.launching.composition import compose, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
@@ -53,6 +53,7 @@ def train(
     def main(cfg: DictConfig) -> None:
         try:
             with plain():
+                check_place(HydraConfig.get().overrides.hydra, several=False)
                 begun(Path(HydraConfig.get().runtime.output_dir))
                 begin(cfg, prog, root)
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
@@ -64,9 +65,11 @@ def train(
 
     mistakes: list[Exception] = []
     sys.argv = [f"{prog} train", *overrides]
-    starting = lambda cfg: (
-        study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
-    )
+
+    def starting(cfg: DictConfig) -> Study:
+        check_place(cfg.hydra.overrides.hydra, several=True)
+        return study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
+
     ours = study is None or study.ours
     once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
     with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies, once:
@@ -80,6 +83,10 @@ def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
     """Resumes the run in a folder. Returns the exit code, raises UserError."""
     if flags := [change for change in changes if change.startswith("-")]:
         raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
+    if not (folder / "config.yaml").exists() and (inside := runs_below(folder, f"{root}_lab")) != [folder]:
+        raise UserError(
+            f"{folder} is not a run folder: it holds {counted(len(inside), 'runs')}; name one: run={inside[0]}"
+        )
     with plain_errors(conf_dir(), root, changes):
         go_on(folder, changes, prog, root)
     return 0

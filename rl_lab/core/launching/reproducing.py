@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, counted, nearest
+from rl_lab.core.launching.composition import parsed
 from rl_lab.core.launching.listing import Kept, experiments, kept
 from rl_lab.core.progress import duration
 
@@ -28,8 +29,7 @@ def listed(prog: str, root: str) -> str:
 def announced(row: Kept) -> str:
     """How many runs there will be, and how long they took."""
     count, seconds = len(row.seeds.split()), took(row)
-    runs = "1 run" if count == 1 else f"{count} runs"
-    return f"{runs}, seed{'s' * (count > 1)} {row.seeds}; " + (
+    return f"{counted(count, 'runs')}, seed{'s' * (count > 1)} {row.seeds}; " + (
         f"about {duration(sum(seconds))} where it was measured ({row.source})"
         if seconds
         else f"how long they took was not kept ({row.source})"
@@ -56,6 +56,11 @@ def reproduce(prog: str, root: str, name: str, given: Sequence[str], train: Call
     if other := [word for word in given if not word.startswith(ALLOWED)]:
         raise UserError(f"{other[0]} would make it another claim; {prog} reproduce takes hydra.*, device= and "
                         f"tracker=; with other settings: {prog} train experiment={name} {other[0]}")  # fmt: skip
+    from rl_lab.core import devices  # here, as torch takes long to import
+
+    for word in given:
+        if word.startswith("device="):
+            devices.chosen(word.partition("=")[2])
     row = found[name]
     print(f"{name}: {announced(row)}", file=sys.stderr)
     return compared(row, prog, *studied(row, prog, root, given, train))
@@ -70,10 +75,15 @@ def studied(
     from rl_lab.core.studies.study import Study
 
     seeds = row.seeds.split()
+    where = [str(setting.value()) for setting in map(parsed, given) if setting.key_or_group == "hydra.sweep.dir"]
     tracker = [] if any(word.startswith("tracker=") for word in given) else ["tracker=none"]
     settings = [f"experiment={row.experiment}", f"seed={','.join(seeds)}", *row.settings.split(), *tracker, *given]
-    study = Study.begin(Path("runs"), row.experiment, prog, ["-m", *settings], revision())
-    code = train(prog, root, ["-m", *settings, "hydra.sweep.dir=runs"], study)
+    study = Study.begin(Path(where[-1] if where else "runs"), row.experiment, prog, ["-m", *settings], revision())
+    try:
+        code = train(prog, root, ["-m", *settings], study)
+    finally:
+        if not study.about["jobs"]:  # a setting was refused
+            study.forget()
     ended: list[tuple[float, float] | None] = []
     for job in study.jobs():
         about = summary(study.folder / job.folder) if job.folder and job.state == "finished" else {}

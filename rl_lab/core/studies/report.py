@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rl_lab.core.errors import counted
 from rl_lab.core.folders import summary
 from rl_lab.core.metrics import is_lower_better
 from rl_lab.core.progress import duration
@@ -31,7 +32,7 @@ def announcement(study: Study, missing: list[int], total: int, at_once: int) -> 
     the launcher does not say it.
     """
     left = total - len(study.about["jobs"]) + len(missing)
-    words = f"{left} runs" if left == total else f"{left} of {total} runs"
+    words = counted(left, "runs") if left == total else f"{left} of {counted(total, 'runs')}"
     words += f", {min(at_once, total)} at a time" if at_once > 0 else ""
     known = _earlier(study.root)
     spent = [known[key] for n in missing if (key := _settings(study.job(n).overrides)) in known]
@@ -154,7 +155,8 @@ def account(study: Study, prog: str) -> tuple[str, int]:
     """How a study ended, in words, and the exit code: 0, 2 after mistakes, 1 after crashes and kills."""
     jobs = study.jobs()
     counts = Counter(job.state for job in jobs)
-    lines = [f"{len(jobs)} jobs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])]
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    lines = [f"{counted(len(jobs), 'jobs')}: {states}"]
     failed = [job for job in jobs if job.state in ("mistake", "crashed", "interrupted")]
     spared = Counter(job.reason for job in failed if _spared(job))
     for job in failed:

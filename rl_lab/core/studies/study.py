@@ -118,10 +118,8 @@ class Study:
         """Of a study that came to no job nothing stays."""
         for path in (self.folder / name for name in ("study.yaml", ownership.NAME, "multirun.yaml")):
             path.unlink(missing_ok=True)
-        for folder in (self.folder / "jobs", self.folder, *self.folder.parents[:2]):
-            if any(folder.iterdir()):
-                break
-            folder.rmdir()
+        files.remove_empty(self.folder / "jobs", above=0)
+        files.remove_empty(self.folder, above=3)
 
     def replayed(self, another_launcher: bool = False) -> list[str]:
         """The recorded arguments that are used again: of a stranger's none by which Hydra could be made to run code."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, counted
 
 
 class Layout(NamedTuple):
@@ -70,7 +70,7 @@ def checked(mdp: MDP, name: str) -> MDP:
                 f"{name}: {field} must be {_named(dtype)} {list(size)}, not {_named(x.dtype)} {list(x.shape)}"
             )
     if len(mdp.actions) != actions:
-        raise UserError(f"{name}: {len(mdp.actions)} names for {actions} actions")
+        raise UserError(f"{name}: {counted(len(mdp.actions), 'names')} for {counted(actions, 'actions')}")
 
     def refuse(wrong: Tensor, words: str) -> None:
         """`wrong` is [S, A] or [S, A, K]; `words` may use the first of its places, as s, a and k."""

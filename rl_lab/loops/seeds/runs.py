@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rl_lab.core import files
-from rl_lab.core.errors import NotFinite
+from rl_lab.core.errors import NotFinite, counted
 from rl_lab.core.interrupts import Interrupts
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
@@ -97,7 +97,7 @@ class Runs:
         self.whole.choose_threads(weights, lanes)
 
     def begin(self, total: int, unit: str = "steps") -> None:
-        self.whole.begin(total, f"{unit} of {len(self.each)} seeds", rows=False)
+        self.whole.begin(total, f"{unit} of {counted(len(self.each), 'seeds')}", rows=False)
         for _, run in self.running():
             run.begin(total)
 

@@ -171,8 +171,8 @@ def check(
         )
     if (best or patience) and eval_every is None:
         raise UserError(
-            "loop.best and loop.patience choose among evaluations, and loop.eval_every=null leaves one alone; give it a "
-            "number of updates"
+            "loop.best and loop.patience choose among evaluations, and loop.eval_every=null leaves one alone; give it "
+            "a number of updates"
         )
     if patience and distributed.size() > 1:
         raise UserError("loop.patience is for a run in one process; loop.best=true keeps the best weights of several")

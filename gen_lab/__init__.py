@@ -63,12 +63,13 @@ def evaluate(
 
     Nothing is written. Raises UserError.
     """
-    from gen_lab import fit
+    from gen_lab.judging import evaluation
     from rl_lab.core.settings import Natural, conform
 
     trained = load(run, *changes, device=device)
     iwae_samples, seed = conform("iwae_samples", iwae_samples, Natural), conform("seed", seed, Natural)
-    return {name: float(x) for name, x in fit.evaluate(trained.model, trained.data, seed, iwae_samples).items()}
+    found = evaluation.evaluate(trained.model, trained.data, seed, iwae_samples)
+    return {name: float(x) for name, x in found.items()}
 
 
 def metrics(*runs: str | Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -7,34 +7,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gen_lab.data import Batches, Images
 from gen_lab.judging import Judge, nothing
-from gen_lab.judging.pictures import WIDTH, side_by_side, write_sheet, write_training_film
-from gen_lab.losses import active_units
+from gen_lab.judging.evaluation import evaluate
+from gen_lab.judging.pictures import WIDTH, in_rows, side_by_side, write_sheet, write_training_film
 from gen_lab.networks.averaging import Averages
 from gen_lab.networks.best import Best
 from gen_lab.networks.schedules import Schedule, share
-from gen_lab.types import Autoencoder, LatentModel, Meaning, Model
+from gen_lab.types import Autoencoder, Meaning, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book
-from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.interrupts import Halted, Stopped
 from rl_lab.core.learner import Decay, Learner, Metrics
 from rl_lab.core.metrics import Metric, is_shown
 from rl_lab.core.progress import Told
-from rl_lab.core.randomness import generator, stream
+from rl_lab.core.randomness import generator
 from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Natural, Positive, Unit
 
-TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
-LOGITS_AT_ONCE = 2**27  # half a gigabyte
-DECODED_AT_ONCE = 2**24  # pixels of draws of z, so that it is soon seen how long an evaluation takes
-FEWEST_AT_ONCE = 8  # images, however many draws of z: one at a time would be slow
-MEASURED = 4_000  # samples, where the data have a measure of their own
 SOON = 1.0  # seconds that a last picture may take when a run is stopped
 SHOWN_EVERY = 5.0  # seconds, of the progress line before the first row
 
@@ -46,7 +39,7 @@ def fit(
     *,
     batch_size: Count,  # images
     total_steps: Count,  # updates
-    eval_every: Count,  # updates
+    eval_every: Count | None,  # updates; None: only after the last one
     eval_images: Count | None,  # of the evaluations before the last; None: all of the test set, as in the last one
     log_every: Count | None,  # updates; None: 200 rows a run
     iwae_samples: Natural,  # draws of z for each test image in the last evaluation; 0: none
@@ -78,7 +71,7 @@ def fit(
         batches = Batches(data, batch_size, run.stream("batches"))
     an_epoch = max(1, len(data.train) // batches.drawn)
     total_steps = total_steps if epochs is None else epochs * an_epoch
-    check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience)
+    check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience, eval_every)
     check_within(learner, total_steps, warm_up, step_every, run.say)
     if accumulate > 1:
         learner.in_parts = accumulate
@@ -137,7 +130,7 @@ def fit(
             averages.follow()
             if book.step < book.rows.next and time.monotonic() > shown + SHOWN_EVERY:  # of the row to come
                 shown = time.monotonic()
-                run.progress.show({name: float(x) for name, x in metrics.items()}, book.step)
+                run.progress.show({name: float(x) for name, x in metrics.items()})
             if picture_every and book.step % picture_every == 0 and book.step < total_steps and run.leads:
                 with contextlib.suppress(Halted), run.at_once(), averages.shown():  # the next pause saves, and stops
                     drawn()
@@ -159,6 +152,7 @@ def check(
     accumulate: int,
     best: bool,
     patience: int | None,
+    eval_every: int | None,
 ) -> None:
     """Raises UserError where settings of the loop contradict the model's, or one another."""
     name, own = type(learner).__name__, getattr(learner, "decay", 1.0)
@@ -174,6 +168,11 @@ def check(
         raise UserError(
             f"loop.accumulate={accumulate}: {name} needs a batch whole; PixelCNNs, PixelRNNs, VAEs and plain "
             "autoencoders take it in parts"
+        )
+    if (best or patience) and eval_every is None:
+        raise UserError(
+            "loop.best and loop.patience choose among evaluations, and loop.eval_every=null leaves one alone; give it "
+            "a number of updates"
         )
     if patience and distributed.size() > 1:
         raise UserError("loop.patience is for a run in one process; loop.best=true keeps the best weights of several")
@@ -205,49 +204,6 @@ def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:
             yield part
         elif isinstance(part, Learner):
             yield from optimizers(part)
-
-
-@torch.no_grad()
-def evaluate(
-    model: Model,
-    data: Images,
-    seed: int,
-    iwae_samples: int = 0,
-    judge: Judge | None = None,
-    told: Callable[[int, int], None] = lambda done, total: None,  # after each batch
-) -> Metrics:
-    """The mean of each score over the whole test set and its standard error; how many units of a code are active;
-    with a judge, the measures of samples. The same seed, the same draws.
-
-    Where the data know their own log p, the divergence KL(p || model) is estimated too, image by image: its standard
-    error is far below that of the likelihood. From a bound on the likelihood comes a bound on the divergence.
-    p(x|label) is another quantity than p(x), and is named so.
-    """
-    rng, scores, codes = generator(seed, data.device), [], []
-    pixels = math.prod(data.spec.shape)
-    at_once = min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (pixels * data.levels))
-    at_once = max(1, min(at_once, max(FEWEST_AT_ONCE, DECODED_AT_ONCE // (pixels * max(1, iwae_samples)))))
-    done = 0
-    for x, label in data.tested(at_once):
-        score = model.score(x, rng, iwae_samples, label)
-        if isinstance(model, LatentModel):
-            codes.append(model.code(x, label))
-        if data.log_prob:
-            nll = {name: nats for name, nats in score.items() if name in ("nll_nats", "nll_bound_nats")}
-            score |= {name.replace("nll", "kl"): double(nats) + data.log_prob(x) for name, nats in nll.items()}
-        scores.append(score)
-        told(done := done + len(x), len(data.test))
-    metrics, protocol = {}, data.name + "-given-label" * bool(model.spec.classes)
-    for name in scores[0]:
-        values = double(torch.cat([score[name] for score in scores]))  # [N]: each image counts once
-        metrics[f"eval/{name}[{protocol}]"] = values.mean()
-        metrics[f"eval/{name}_se[{protocol}]"] = values.std() / len(values) ** 0.5
-    if codes:
-        metrics[f"eval/active_units[{protocol}]"] = active_units(torch.cat(codes))
-    if data.measure:
-        drawn = model.sample(MEASURED, generator(stream(seed, "measure"), data.device))
-        metrics |= {f"eval/{name}[{protocol}]": x for name, x in data.measure(drawn).items()}
-    return metrics | (judge(model, generator(stream(seed, "judge"), data.device)) if judge else {})
 
 
 def picture(model: Model, data: Images, run: Run, step: int, count: int, says: str = "") -> None:
@@ -288,14 +244,6 @@ def real(data: Images, run: Run, count: int) -> None:
     x = data.train[index.to(data.train.device)]
     spec = data.spec._replace(levels=256) if data.resampled else data.spec  # the greys that bits are drawn from
     write_sheet(run.path("pictures/real.png"), spec.scaled(x), columns, f"{data.name} · training images")
-
-
-def in_rows(classes: int, count: int) -> tuple[Tensor | None, int]:
-    """Labels [N] of about `count` images, a class a row, and the columns; without classes none, and 8."""
-    if not 0 < classes <= count:
-        return None, 8
-    columns = count // classes
-    return torch.arange(classes).repeat_interleave(columns), columns
 
 
 def film(run: Run, step: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from stated import stated
 from stopping import StopsAt
 
-from gen_lab.fit import evaluate
+from gen_lab.judging.evaluation import evaluate
 from gen_lab.models.autoencoder import Autoencoder, Moments
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec

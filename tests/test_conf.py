@@ -21,7 +21,7 @@ CONF = composition.conf_dir()
 TINY = {
     "rl_lab.loops.training.train": [
         "loop.total_steps=400",
-        "loop.eval_every=400",
+        "loop.eval_every=null",
         "loop.eval_episodes=1",
         "loop.eval_drawn=0",
     ],
@@ -32,21 +32,21 @@ TINY = {
         "agent.rollout_length=16",
         "agent.gather_steps=64",
     ],
-    "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=null", "loop.eval_episodes=1"],
     "rl_lab.loops.planning.plan": ["loop.eval_episodes=1", "loop.film=false"],
-    "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
+    "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=null", "loop.eval_episodes=1"],
     "rl_lab.loops.demonstrated.infer": ["loop.eval_episodes=1", "loop.demonstrations=2"],
     "rl_lab.loops.reward_design.design": ["loop.eval_episodes=1"],
     "rl_lab.loops.preferences.train": [
         "loop.total_steps=400",
-        "loop.eval_every=400",
+        "loop.eval_every=null",
         "loop.eval_episodes=1",
         "loop.labels=4",
         "loop.clip=4",
         "loop.recent=400",
     ],
     "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
-    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3", "loop.iwae_samples=2"],
+    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=null", "loop.iwae_samples=2"],
 }
 DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (1, 28, 28),
               "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
@@ -61,7 +61,7 @@ def noise_for(cfg, tmp_path: Path) -> list[str]:
     labels = {f"{name}_labels": np.arange(16) % 10 for name in parts}
     np.savez(tmp_path / "noise.npz", **parts, **labels, levels=256)
     arguments = ["data=npz", f"data.path={tmp_path}/noise.npz", "loop.batch_size=2", "loop.total_steps=2"]
-    arguments += ["loop.eval_every=2", "loop.eval_images=2", "loop.pictured=0", "loop.iwae_samples=0", "threads=1"]
+    arguments += ["loop.eval_every=null", "loop.eval_images=2", "loop.pictured=0", "loop.iwae_samples=0", "threads=1"]
     if "protocol" in cfg.data:
         arguments += [f"data.protocol={cfg.data.protocol}"]
     if "components" in cfg.model:

@@ -21,7 +21,7 @@ from gen_lab.data import Batches, Images
 from gen_lab.data import cache as cache_module
 from gen_lab.data.images import bits, quantised
 from gen_lab.data.pixels import pictured
-from gen_lab.fit import evaluate
+from gen_lab.judging.evaluation import evaluate
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.types import Spec
 from rl_lab.core import recording, room

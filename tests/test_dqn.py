@@ -233,7 +233,7 @@ def test_the_target_may_follow_steadily():
 
 
 def test_epsilon_spreads_over_the_environments_as_in_ape_x():
-    found = exploration.spread(0.4, 7.0, 8, CPU)
+    found = exploration.spread(0.4, 7.0, torch.zeros(8, 2))
     torch.testing.assert_close(found, torch.tensor([0.4 ** (1 + 7 * i / 7) for i in range(8)]))
     q, rng = torch.tensor([[1.0, 0.0]]).expand(2, 2), torch.Generator().manual_seed(0)
     actions = torch.stack([exploration.epsilon_greedy(q, torch.tensor([1.0, 0.0]), rng) for _ in range(500)])

@@ -22,7 +22,7 @@ from vae_cases import PLAIN
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.data import Batches, Images
-from gen_lab.fit import evaluate
+from gen_lab.judging.evaluation import evaluate
 from gen_lab.judging.pictures import read_sheet, write_sheet
 from gen_lab.losses import bernoulli_nll
 from gen_lab.models.vae import VAE

@@ -8,7 +8,8 @@ from stated import stated
 
 from gen_lab.__main__ import COMMANDS
 from gen_lab.commands.latents import interpolations, principal, traversals
-from gen_lab.fit import evaluate, picture
+from gen_lab.fit import picture
+from gen_lab.judging.evaluation import evaluate
 from gen_lab.types import Spec
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run

@@ -14,7 +14,7 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(capsys):
     progress = Progress("mine")
     progress.begin(1_000, "steps", 100)
     now = time.monotonic()
-    progress.show({"eval/return": 3.25, "dqn/loss": 1.0}, 100)
+    progress.show({"eval/return": 3.25, "dqn/loss": 1.0})
     progress.advance(200, now + SOONEST / 2)
     assert capsys.readouterr().err == ""
     progress.advance(300, now + 20)
@@ -34,7 +34,7 @@ def test_a_line_has_80_columns_whatever_it_holds(capsys):
     """And what is left out is not the time that remains, which is never a number of six digits."""
     progress = Progress("a_name_that_is_so_long_that_not_even_a_page_of_this_width_has_room_for_all_of_it")
     progress.begin(1_000_000_000, "updates", 0)
-    progress.show({"eval/nll_bound_nats[mnist-levels-given-label]": 1234.5678, "episode/return": -123.456}, 0)
+    progress.show({"eval/nll_bound_nats[mnist-levels-given-label]": 1234.5678, "episode/return": -123.456})
     progress.advance(10_000, time.monotonic() + 20)
     assert "left" not in capsys.readouterr().err, "of the first thousandth nothing is foretold"
     progress.advance(1_000_000, time.monotonic() + 2_000)
@@ -42,7 +42,7 @@ def test_a_line_has_80_columns_whatever_it_holds(capsys):
     assert len(line) <= 80 and " 1,000,000/1,000,000,000 updates · 23 days left" in line
     progress = Progress("vae_digits")
     progress.begin(10_000, "updates", 0)
-    progress.show({"eval/nll_bound_nats[digits-binary]": 18.234}, 0)
+    progress.show({"eval/nll_bound_nats[digits-binary]": 18.234})
     progress.advance(5_000, time.monotonic() + 20)
     line = "vae_digits: 5,000/10,000 updates · 20 s left · eval/nll_bound_nats 18.23 · 250/s\n"
     assert capsys.readouterr().err == line and len(line) == 81
@@ -53,7 +53,7 @@ def test_on_a_terminal_nothing_is_cut_off(width):
     progress, screen = Progress("dqn_four_rooms_and_more_of_it"), io.StringIO()
     progress.console = Console(file=screen, force_terminal=True, width=width, color_system=None)
     progress.begin(300_000, "steps", 0)
-    progress.show({"eval/return": 0.9312, "episode/return": 0.875}, 0)
+    progress.show({"eval/return": 0.9312, "episode/return": 0.875})
     progress.advance(100_000, time.monotonic() + 20)
     progress.close()
     drawn = [line for line in screen.getvalue().replace("\r", "\n").splitlines() if "100,000" in line][-1]

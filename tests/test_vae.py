@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from vae_cases import BINARY, CONV, CPU, GREY, MLP, PLAIN, RESIDUAL, WORLD_MODELS, build, images
 
-from gen_lab.fit import evaluate
+from gen_lab.judging.evaluation import evaluate
 from gen_lab.losses import gaussian_kl, importance_weighted_nll
 from gen_lab.models import vae as module
 from gen_lab.models.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic

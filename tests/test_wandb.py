@@ -15,7 +15,6 @@ import pytest
 import wandb
 from wandb_server import Server, Tracked
 
-MEDIA = "image-file", "video-file", "table-file"
 MOVED = (
     f"wandb {wandb.__version__} asks the server for {{}}, which tests/wandb_server.py does not know: for each, see the "
     "query in wandb/sdk or wandb/apis (or `strings wandb/bin/wandb-core`), give Server a method of its name, and then "

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gen_lab.fit import evaluate as evaluate_model
 from gen_lab.judging import Judge, NoLabels, nothing
+from gen_lab.judging.evaluation import evaluate as evaluate_model
 from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Trained, load, some
 from rl_lab.core.errors import counted

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.pixels import pictured
-from gen_lab.fit import in_rows
-from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, side_by_side, thinned, write_film, write_sheet
+from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, in_rows, side_by_side, thinned, write_film, write_sheet
 from gen_lab.trained.loading import Trained, load, some
 from gen_lab.types import Inpainter, Meaning, ProgressiveSampler
 from rl_lab.core import room

@@ -126,3 +126,11 @@ def thinned(frames: Iterable[Tensor], most: int = FILM_FRAMES) -> list[Tensor]:
 def side_by_side(*images: Tensor) -> Tensor:
     """K of [N, ...] as one [K N, ...] of pairs, triples, ..."""
     return torch.stack(images, 1).flatten(0, 1)
+
+
+def in_rows(classes: int, count: int) -> tuple[Tensor | None, int]:
+    """Labels [N] of about `count` images, a class a row, and the columns; without classes none, and 8."""
+    if not 0 < classes <= count:
+        return None, 8
+    columns = count // classes
+    return torch.arange(classes).repeat_interleave(columns), columns

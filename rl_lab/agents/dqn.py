@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl_lab import returns
 from rl_lab.agents import exploration
-from rl_lab.agents.values import Categorical, Mean, Quantiles
+from rl_lab.agents.values import Categorical, Mean, Value
 from rl_lab.core import graphs
 from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
@@ -38,10 +38,7 @@ class DQN(Learner):
         network: TorsoFn,
         optimizer: OptimizerFn,
         replay: Callable[..., Replay],  # n_step and priorities are settings of its own
-        value: Mean
-        | Categorical
-        | Quantiles
-        | None,  # what is predicted of the return; None: its mean, by the Huber loss
+        value: Value | None,  # what is predicted of the return; None: its mean, by the Huber loss
         batch_size: Count,
         replay_ratio: NonNegative,  # samples learned from, per step taken
         learning_starts: Natural,  # steps
@@ -102,13 +99,7 @@ class DQN(Learner):
         if self.noisy:
             draw_noise(self.online, self.rng)
         q = self.value.mean(self.online(obs))
-        return exploration.epsilon_greedy(q, self.exploring(q, epsilon), self.rng)
-
-    def exploring(self, q: Tensor, epsilon: float) -> Tensor | float:
-        """Epsilon for all envs or for each [N], from their values [..., N, A]."""
-        if self.epsilon_spread:
-            return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
-        return epsilon
+        return exploration.epsilon_greedy(q, exploration.spread(epsilon, self.epsilon_spread, q), self.rng)
 
     @torch.no_grad()
     def probabilities(self, obs: Tensor) -> Tensor:

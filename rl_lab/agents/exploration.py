@@ -32,12 +32,15 @@ class Linear:
         return self.start + (self.end - self.start) * done
 
 
-def spread(epsilon: float, exponent: float, num_envs: int, device: torch.device) -> Tensor:
-    """[N]: epsilon^(1 + exponent i / (N - 1)) for env i, so that each explores to its own degree.
+def spread(epsilon: float, exponent: float, q: Tensor) -> Tensor | float:
+    """[N]: epsilon^(1 + exponent i / (N - 1)) for env i, so that each explores to its own degree; one number for all
+    where the exponent is 0. The values q [..., N, A] say how many envs there are.
 
     See Horgan et al. (2018), section 4.1: Ape-X takes epsilon .4 and exponent 7.
     """
-    share = torch.linspace(0, 1, num_envs, device=device)
+    if not exponent:
+        return epsilon
+    share = torch.linspace(0, 1, q.shape[-2], device=q.device)
     return epsilon ** (1 + exponent * share)
 
 

@@ -71,9 +71,8 @@ class QLearning(Learner):
         self._rollout: list[tuple[Tensor, ...]] = []
         self._explore, self._q = graphs.Captured(self.explore, self.rng), graphs.Captured(self.q)
         self._improve = graphs.Captured(self.improve)
-        self.planned: tuple[Tensor, Tensor] | None = (
-            None  # of SARSA: the actions chosen ahead [N], and the observations they were chosen for
-        )
+        # Of SARSA: the actions chosen ahead [N], and the observations they were chosen for.
+        self.planned: tuple[Tensor, Tensor] | None = None
 
     @property
     def settled(self) -> bool:
@@ -97,13 +96,7 @@ class QLearning(Learner):
 
     def explore(self, obs: Tensor, epsilon: float) -> Tensor:
         q = self.q(obs)
-        return exploration.epsilon_greedy(q, self.exploring(q, epsilon), self.rng)
-
-    def exploring(self, q: Tensor, epsilon: float) -> Tensor | float:
-        """Epsilon for all envs or for each [N], from their values [..., N, A]."""
-        if self.epsilon_spread:
-            return exploration.spread(epsilon, self.epsilon_spread, q.shape[-2], q.device)
-        return epsilon
+        return exploration.epsilon_greedy(q, exploration.spread(epsilon, self.epsilon_spread, q), self.rng)
 
     def update(self, transition: Transition) -> Metrics:
         if not self._rollout:
@@ -119,7 +112,7 @@ class QLearning(Learner):
     def worth(self, next_obs: Tensor) -> Tensor:
         """The value [N] of the true successors, by the policy that `target` names."""
         q = self._q(next_obs)
-        epsilon = self.exploring(q, self.epsilon(self.steps))
+        epsilon = exploration.spread(self.epsilon(self.steps), self.epsilon_spread, q)
         if self.target == "sarsa":
             action = exploration.epsilon_greedy(q, epsilon, self.rng)
             self.planned = action, next_obs

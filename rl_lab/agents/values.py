@@ -76,3 +76,6 @@ class Quantiles:
     def loss(self, now: Tensor, reward: Tensor, discount: Tensor, then: Tensor) -> Loss:
         target = reward.unsqueeze(-1) + discount.unsqueeze(-1) * then
         return losses.quantile_huber(now, target.detach()), (target.mean(-1) - now.mean(-1)).detach().abs()
+
+
+Value = Mean | Categorical | Quantiles

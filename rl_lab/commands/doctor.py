@@ -1,4 +1,4 @@
-"""What is wrong with an environment or an agent? Probes of known answer, and the exit code of their verdict."""
+"""Finds what is wrong with an environment or an agent by probes with known answers; a failed probe is the exit code."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -99,7 +99,9 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
 
 
 def checked_first(build: Callable[[], Any]) -> None:
-    """What cannot be built is a mistake in the settings, a UserError; what else is wrong the first probe says."""
+    """Builds it once: a UserError is a mistake in the settings and is raised; any other fault is left to the first
+    probe.
+    """
     try:
         build()
     except UserError:
@@ -109,7 +111,7 @@ def checked_first(build: Callable[[], Any]) -> None:
 
 
 def class_of(name: str, settings: Mapping[str, Any]) -> Callable[..., Any]:
-    """`module:Class`, with these settings. Raises UserError where it is no agent, or takes others."""
+    """`module:Class` with these settings filled in. Raises UserError where it is no agent, or does not take them."""
     found = guests.class_named(name)
     known = inspect.signature(found).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())

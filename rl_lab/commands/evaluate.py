@@ -47,7 +47,7 @@ def evaluate(
     changes: Sequence[str] = (),  # of the runs' settings
     choices: Mapping[str, str] = {},  # group -> name
 ) -> None:
-    """Of runs, or of a guest in a world of ours. Raises UserError."""
+    """Evaluates runs, or a guest in one of our worlds. Raises UserError."""
     if unknown := [str(key) for key in agent if key not in Asked._fields[:3]]:
         raise UserError(f"no setting 'agent.{unknown[0]}'{nearest(unknown[0], Asked._fields[:3])}")
     if wrong := [key for key, value in agent.items() if not isinstance(value, str | None)]:
@@ -94,9 +94,9 @@ def evaluate_runs(
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json, or
-    those of all in `out`.
+    those of all runs in `out`.
 
-    Each of the run's environments plays equally many episodes, so that they may be a few more than asked for.
+    Each of the run's environments plays the same number of episodes, so there may be a few more than asked for.
     """
     if not runs:
         raise UserError("which run? rl-lab evaluate run=<folder>")
@@ -113,7 +113,7 @@ def evaluate_runs(
 
 
 def show(found: Sequence[tuple[Player, dict]], title: str | None = None) -> None:
-    """A table, a line for each."""
+    """Prints a table with a line for each."""
     table = Table(
         "run", "checkpoint", "mean return", "standard error", "mean length", "episodes", "regret", title=title
     )
@@ -144,7 +144,7 @@ def evaluation(player: Player, episodes: int, seed: int) -> dict:
 
 
 def played(player: Player, episodes: int, seed: int) -> dict:
-    """Of greedy episodes alone."""
+    """The same, from greedy episodes alone."""
     returns, lengths = (double(x) for x in play(player.env, player.act, episodes, seed))
     error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
     scores: dict[str, Any] = {
@@ -196,7 +196,7 @@ class Asked(NamedTuple):
         return Player(name, name, Path(name), env, actor, step, "steps" if step else "")
 
     def settings(self) -> dict[str, Any]:
-        """What of it is written down."""
+        """What config.yaml says about it."""
         agent = {"name": self.name, "path": self.path, "algorithm": self.algorithm}
         return {"policy": self.policy} if self.policy else {"agent": {k: v for k, v in agent.items() if v}}
 
@@ -210,7 +210,7 @@ def new_folder(out: str) -> Path:
 
 
 def keep(guest: Player, record: dict, settings: dict[str, Any], seed: int) -> None:
-    """A run folder of one row, for `compare`. Raises UserError."""
+    """Leaves a run folder of one row, for `compare`. Raises UserError."""
     loop = {"_target_": f"{__name__}.evaluate", "episodes": record["episodes"]}
     config = {"name": guest.group, "seed": seed, **settings, "loop": loop}
     names = {"name": guest.group, **settings["choices"], "seed": seed}
@@ -242,7 +242,7 @@ def known(guest: Player, scores: dict[str, Any]) -> tuple[Player, Regret | None]
 
 
 def film_guest(guest: Player, regret: Regret | None, env: Mapping, seed: int) -> None:
-    """In a known world beside the optimum, each with the exact values of its policy. Raises UserError."""
+    """Films the guest; in a known world beside the optimum, each with the exact values of its policy. Raises UserError."""
     device, folder = str(guest.env.device), guest.folder
     with ExitStack() as stack:
         worlds = [of_world(env, 1, device, frames=True).env for _ in range(1 if regret is None else 2)]

@@ -77,7 +77,7 @@ def export(runs: Sequence[Path], *, to: str | None) -> None:
 
 
 def still(player: Player) -> None:
-    """From here on it draws nothing. Raises UserError where there is no network and no table."""
+    """Makes the agent draw nothing from here on. Raises UserError where there is no network and no table."""
     agent = player.agent
     within = vars(getattr(agent, "model", agent)).values()
     if not isinstance(agent, Planned) and not any(
@@ -92,7 +92,9 @@ def still(player: Player) -> None:
 
 @torch.no_grad()
 def observations(player: Player, count: int) -> Tensor:
-    """[count, ...], of episodes in which every other action is drawn: the file is to agree off the agent's way too."""
+    """[count, ...], of episodes in which half of the actions are random, so that the file is also compared where the
+    agent itself would not go.
+    """
     env, rng = player.env, generator(0, player.env.device)
     obs, seen = env.reset(0), torch.empty(0, *env.spec.obs_shape, dtype=env.spec.obs_dtype)
     while len(seen) < count:
@@ -129,7 +131,7 @@ def described(player: Player, batch: int | None) -> dict[str, Any]:
 
 
 def compared(player: Player, seen: Tensor, run: Run, batch: int | None) -> int:
-    """On how many observations it acts as the agent does."""
+    """On how many observations the file acts as the agent does."""
     return sum(int((run(part)[0] == player.act(part)).sum()) for part in seen.split(batch or len(seen)))
 
 
@@ -184,7 +186,9 @@ KINDS = {".pt2": (pt2, of_pt2), ".onnx": (onnx, of_onnx)}
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch tells of its own doings here, and a distribution would look at its arguments, which no program can."""
+    """Silences torch's own logging, and keeps distributions from checking their arguments, which no exported program
+    can do.
+    """
     checks = Distribution._validate_args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -74,7 +74,9 @@ def play(
 
 
 def by_hand(folder: Path, env: VectorEnv, settings: Any) -> dict[str, Any]:
-    """What recording.json says of episodes by hand, and of those there are. Raises UserError where it is another."""
+    """What recording.json says of episodes played by hand, together with those already there. Raises UserError where
+    the folder holds another recording.
+    """
     stage = Stage(env, Random(env.spec, env.device, 0), 1, settings, {"name": "by hand"})
     about = described(stage, 0, frames=False)
     earlier = earlier_recording(folder, about)
@@ -82,7 +84,7 @@ def by_hand(folder: Path, env: VectorEnv, settings: Any) -> dict[str, Any]:
 
 
 def kept(folder: Path, about: dict[str, Any], tape: Sequence[Transition], frame_stack: int) -> str:
-    """Adds the episode to the recording, as a shard of its own; what came of it. Raises UserError."""
+    """Adds the episode to the recording as a shard of its own and returns a line about it. Raises UserError."""
     if not (tape and bool(tape[-1].last)):
         return f"not kept in {folder}: the episode was not played to its end"
     number, first = len(about["shards"]), sum(shard["episodes"] for shard in about["shards"])
@@ -107,7 +109,7 @@ def guest(env: Mapping, device: str) -> Player:
 
 
 def sit(player: Player, screen: Screen, hand: "Hand", **how) -> Moment:
-    """Returns the last moment there was; its `ending` is empty where the person left."""
+    """Plays an episode and returns its last moment, whose `ending` is empty where the person left."""
     draw, moments = screen.draw(player), played(player, episodes=1, **how)
     moment = next(moments)
     while not moment.ending:
@@ -122,7 +124,9 @@ def sit(player: Player, screen: Screen, hand: "Hand", **how) -> Moment:
 
 
 class Hand:
-    """Keys become actions: one each where the world waits; else a key stays down until the next, `rate` a second."""
+    """Turns keys into actions: one each where the world waits; otherwise a key stays down until the next, `rate` steps
+    a second.
+    """
 
     def __init__(self, screen: Screen, keys: Mapping[str, int], rate: float | None):
         self.screen, self.keys, self.rate = screen, keys, rate
@@ -148,7 +152,7 @@ class Hand:
 
 
 def bindings(actions: Sequence[str]) -> dict[str, int]:
-    """Which action each key stands for; actions of unknown names have their number's digit, or a letter."""
+    """Which action each key stands for. Actions with unknown names get the digit of their number, or a letter."""
     keys: dict[str, int] = {}
     for i, action in enumerate(map(str.lower, actions)):
         plain = action.removesuffix("fire")
@@ -164,7 +168,7 @@ def bindings(actions: Sequence[str]) -> dict[str, int]:
 
 
 def legend(actions: Sequence[str], keys: Mapping[str, int]) -> dict[str, list[str]]:
-    """The keys that there are, by what they do."""
+    """The available keys, by what they do."""
     of = lambda number: [ARROWS.get(key, key) for key, i in keys.items() if i == number]
     rows = {action: of(number) for number, action in enumerate(actions)}
     return rows | {"as the agent would": [HAND_OVER], "leave": [LEAVE[0]]}

@@ -97,7 +97,9 @@ class Goal(NamedTuple):
     steps: int | None
 
     def left(self, about: dict) -> int:
-        """Episodes to go; as many as the rest of the steps should take, going by those there are."""
+        """How many episodes are missing; for a number of steps, estimated from the length of the episodes recorded so
+        far.
+        """
         shards = about["shards"]
         count, steps = (sum(shard[key] for shard in shards) for key in ("episodes", "steps"))
         length = steps / count if count else about["expected"]["steps"]
@@ -133,7 +135,7 @@ def described(stage: Stage, seed: int, frames: bool) -> dict:
 
 
 def default_folder(runs: Sequence[Path], about: dict) -> Path:
-    """The same for the same command, so that a repeated command continues its recording."""
+    """The same command names the same folder, so that repeating it continues its recording."""
     digest = hashlib.sha256(json.dumps([about[key] for key in SAME], sort_keys=True).encode()).hexdigest()[:6]
     if runs:
         name = f"step{about['agent']['step']}_epsilon{about['epsilon']:g}-{digest}"
@@ -163,7 +165,9 @@ def earlier_recording(folder: Path, about: dict) -> Recording | None:
 
 
 def expected(stage: Stage, goal: Goal, seed: int, shard_bytes: float, frames: bool) -> dict:
-    """From a few episodes: how long and how large one is, so how many make a shard, and from how many envs."""
+    """Plays a few episodes to find how long and how large one is, and so how many fit in a shard, and how many
+    environments to use.
+    """
     count = min(PROBE, goal.episodes or PROBE)
     probe = list(stage.episodes([count], stream(seed, "record/probe"), frames))
     steps, memory = (sum(x) / count for x in zip(*((len(e.action), e.nbytes) for e in probe), strict=True))
@@ -200,7 +204,9 @@ def afford(folder: Path, about: dict, goal: Goal) -> None:
 
 
 def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, frames: bool) -> None:
-    """Shard after shard; each is whole, and in the index, before the next begins. Raises UserError on a full disk."""
+    """Records shard after shard; each is complete and in the index before the next begins. Raises UserError on a full
+    disk.
+    """
     progress, steps = Progress(folder.name), 0
 
     def tick(count: int) -> None:

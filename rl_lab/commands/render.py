@@ -85,8 +85,8 @@ def place(out: str | None, players: list[Player]) -> Path:
 def still(
     players: Sequence[Player], seed: int, saliency: Saliency | None = None, max_steps: int = 2_000
 ) -> Image.Image:
-    """Of each run, under the settings that distinguish it: what it has learned on its map, in rows; or else moments
-    of an episode.
+    """What each run has learned on its map, or else moments of an episode, in rows, each under the settings that
+    distinguish it.
     """
     pages = []
     for player, words in zip(players, distinctions([p.folder for p in players]), strict=True):
@@ -104,7 +104,7 @@ def still(
 
 
 def strip(player: Player, seed: int, saliency: Saliency | None, max_steps: int, count: int) -> Image.Image:
-    """Up to `count` moments of an episode, from the first to the last, evenly apart."""
+    """Up to `count` moments of an episode, evenly spaced from the first to the last."""
     how: dict[str, Any] = dict(episodes=1, seed=seed, max_steps=max_steps)
     with rehearsed(player):
         last = max(moment.step for moment in play(player, **how, drawn=()))

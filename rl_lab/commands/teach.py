@@ -39,7 +39,7 @@ def teach(
     fps: Positive | None,  # None: the world's own, of a gridworld 6
     port: Natural,  # of the page; 0: any that is free
 ) -> None:
-    """Until the person leaves, or the run has ended and every question is answered. Raises UserError."""
+    """Asks until the person leaves, or until the run has ended and every question is answered. Raises UserError."""
     if not runs:
         raise UserError("which run? rl-lab teach run=<folder> who=<name>")
     asking = [run for run in runs if Sitting(run).now()] if len(runs) > 1 else runs
@@ -91,14 +91,14 @@ class Person:
         return pair, asked[pair]
 
     def say(self, pair: int, of: str, answer: str, swapped: bool, seconds: float) -> None:
-        """`answer` as it was seen: `swapped`, the left clip stood on the right."""
+        """`answer` as the person saw it; where `swapped`, the left clip stood on the right."""
         row = {"pair": pair, "of": of, "answer": OTHER.get(answer, answer) if swapped else answer, "swapped": swapped}
         row |= {"seconds": round(seconds, 2), "when": datetime.now(UTC).isoformat(timespec="seconds")}
         self.log.add(row)
         self._note(row)
 
     def undo(self) -> tuple[int, str] | None:
-        """The question again that was answered last."""
+        """Asks the question again that was answered last."""
         if not self.given:
             return None
         pair, of = self.given[-1], self.sitting.asked()[0][self.given[-1]]
@@ -106,7 +106,7 @@ class Person:
         return pair, of
 
     def account(self) -> str:
-        """In words; what they saw on the left shows whether they lean to a side."""
+        """A summary in words; how often each side was chosen shows whether they lean to one."""
         told = {row["pair"]: row for row in self.log.rows}.values()
         seen = [OTHER.get(x["answer"], x["answer"]) if x.get("swapped") else x["answer"] for x in told]
         of = lambda answer: f"{seen.count(answer)}"
@@ -116,7 +116,7 @@ class Person:
 
 
 def is_swapped(who: str, pair: int) -> bool:
-    """Whether this person sees the left clip on the right: by chance, and the same again where the pair comes again."""
+    """Whether this person sees the left clip on the right: by chance, but the same whenever the pair is shown again."""
     return hashlib.sha256(f"{who}/{pair}".encode()).digest()[0] % 2 == 1
 
 
@@ -131,7 +131,7 @@ class Desk:
         self.time = 0
 
     def sit(self) -> str:
-        """Why it ended."""
+        """Asks until it ends; returns why it did."""
         question = self.person.question()
         while True:
             if question is None:
@@ -163,7 +163,7 @@ class Desk:
             step = 0 if key == AGAIN else (step + 1) % (shown.length + pause)
 
     def show_alone(self) -> str:
-        """What the agent does, until there is a question; returns a key that ends it, if one did."""
+        """Shows what the agent does until there is a question; returns the key that ends it, if one did."""
         looked, shown = time.monotonic(), self.shown(None, None, False)
         while time.monotonic() - looked < POLL:
             self.screen.show([shown.draw(0, self.time)])
@@ -198,7 +198,7 @@ class Desk:
         return Shown(frames[::-1] if swapped else frames, believed[::-1] if swapped else believed, self.film, words)
 
     def _look(self) -> None:
-        """What the agent does now, where that is news."""
+        """Reads what the agent does now, where the run has written something new."""
         path = self.person.sitting.path("now.npz")
         about = path.stat() if path.exists() else None
         if about and (about.st_ino, about.st_mtime_ns) != self.stamp:

@@ -1,4 +1,4 @@
-"""Watch runs while they learn: greedy episodes of each one's latest checkpoint, until one leaves."""
+"""Watch runs while they learn: greedy episodes of each one's latest checkpoint, until you leave."""
 
 import sys
 import time
@@ -76,7 +76,9 @@ class Channel:
         return True
 
     def show(self, screen: Screen, rate: float, episodes: int | None, **how) -> Iterator:
-        """What `screen` shows, `rate` a second. An episode is played to its end by who began it."""
+        """Yields what `screen` shows, `rate` a second. Each episode is played to its end by the checkpoint that began
+        it.
+        """
         draw, number = screen.draw(self.player), 0
         while episodes is None or number < episodes:
             if self.tune():
@@ -105,7 +107,9 @@ def _is_running(folder: Path) -> bool:
 
 
 def paced(frames: Iterable, rate: float, most: float) -> Iterator:
-    """Frames meant for `rate` a second, when they are due; no more than `most` a second, those between left out."""
+    """Yields frames meant for `rate` a second when they are due, but no more than `most` a second; those in between are
+    left out.
+    """
     due, shown = time.monotonic(), 0.0
     for frame in frames:
         now = time.monotonic()

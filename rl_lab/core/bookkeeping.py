@@ -157,7 +157,8 @@ class Book:
             raise self.run.rescued(error, self.step, self.parts) from None
 
     def close(self) -> None:
-        """The last checkpoint, then the last evaluation: of a longer run resumed from here the latter is not a row.
+        """Writes the last checkpoint, then makes the last evaluation; resumed from here, a longer run does not repeat
+        that row.
 
         A rollout that is only half full at the end is lost: agents that learn from whole rollouts start a new one.
         """
@@ -175,7 +176,7 @@ class Book:
 
 
 def weights(part: Part) -> int:
-    """Of the largest network that a part of a run learns."""
+    """How many weights the largest network has that this part of a run learns."""
     networks = (x for x in vars(part).values() if isinstance(x, nn.Module))
     return max((sum(p.numel() for p in network.parameters()) for network in networks), default=0)
 
@@ -196,7 +197,7 @@ class Every:
         return {"next": self.next, "period": self.period}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """With another period than it had, it counts on from when it was due last."""
+        """With a different period it counts on from when it was last due."""
         if self.period is None:
             return
         begun = state["next"] - (state.get("period", self.period) or 0)
@@ -211,7 +212,7 @@ class Means:
         self._counts: dict[str, int] = {}
 
     def add(self, metrics: Metrics, step: int) -> None:
-        """Raises NotFinite at once on a CPU; on a GPU looking would stop the queue, and the next row tells."""
+        """Raises NotFinite at once on a CPU; on a GPU looking would stall the queue, so the next row finds it."""
         for name, x in metrics.items():
             if isinstance(x, float) or not x.is_cuda:
                 x = float(x)
@@ -226,7 +227,7 @@ class Means:
         return distributed.averaged(means)
 
     def state_dict(self) -> dict[str, Any]:
-        """Raises NotFinite, so that no checkpoint is written over a good one after a GPU went astray."""
+        """Raises NotFinite, so that no checkpoint overwrites a good one after something on a GPU became nan."""
         for name, total in self._sums.items():
             if not math.isfinite(total):
                 raise NotFinite(f"{name} became {float(total)} since the last row")

@@ -80,12 +80,12 @@ def annotations(call: Call) -> dict[str, Any]:
 
 
 def given(call: Call) -> Any:
-    """What a call returns: the class that it is, or what its signature says; Any where that is not known."""
+    """What a call returns: the class itself, or the type in its signature; Any where that is not known."""
     return call if inspect.isclass(call) else annotations(call).get("return", Any)
 
 
 def fits(result: Any, wanted: Any) -> bool:
-    """Whether a `result` of that type can be used where the type `wanted` is; in doubt it can."""
+    """Whether a `result` of that type can stand where the type `wanted` is expected; if in doubt, yes."""
     if get_origin(wanted) in (Union, UnionType):
         return any(fits(result, option) for option in get_args(wanted))
     result, wanted = get_origin(result) or result, get_origin(wanted) or wanted
@@ -96,7 +96,7 @@ def fits(result: Any, wanted: Any) -> bool:
 
 
 def lacking(result: type, wanted: Any) -> list[str]:
-    """The methods of a protocol that a class has not."""
+    """The methods of a protocol that a class does not have."""
     methods = [name for name in dir(wanted) if not name.startswith("_") and callable(getattr(wanted, name))]
     return [name for name in methods if not hasattr(result, name)]
 
@@ -120,6 +120,6 @@ def join(path: str, key: object) -> str:
 
 
 def one_line(value: Any) -> str:
-    """As it would be typed, in one line."""
+    """The value on one line, as one would type it."""
     text = "null" if value is None else " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -77,8 +77,8 @@ def check(node: DictConfig, path: str = "") -> None:
 
 
 def of_another(key: str) -> str:
-    """`; env=gym has it` for env.id, where a file in conf/env has such a setting; "" where none has. Those that say
-    what is called come before those that rest on them.
+    """`; env=gym has it` for env.id, where a file in conf/env has such a setting; "" where none has. Files that name a
+    `_target_` come before those that build on them.
     """
     group, _, rest = key.partition(".")
     files = sorted((conf_dir() / group).glob("*.yaml")) if rest else ()

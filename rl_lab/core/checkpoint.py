@@ -52,7 +52,7 @@ PLAIN = {dict, collections.OrderedDict, list, tuple, torch.Size, int, float, boo
 
 
 def foreign(node: Any) -> str | None:
-    """The kind of the first thing in a state that `read` would refuse."""
+    """The kind of the first value in a state that `read` would refuse."""
     if isinstance(node, torch.Tensor):
         return None
     if type(node) not in PLAIN:

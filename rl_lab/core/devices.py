@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device a run computes on."""
 
 import os
 import re
@@ -20,10 +20,11 @@ KINDS: dict[str, tuple[ModuleType, str]] = {  # what asks torch for each, and it
 
 
 def chosen(name: str, path: str = "device", config: Any = None, exact: Iterable[str] = ()) -> str:
-    """`auto` or a kind of device to one that is there. Raises UserError, which names the setting by its `path`.
+    """The name of a device that is there, from `auto` or a kind of device. Raises UserError, which names the setting by
+    its `path`.
 
-    `exact` is how the names of those parts begin that compute in float64, which mps lacks: where the `config` calls
-    one, `auto` leaves mps out.
+    `exact` are the first parts of the names of those classes that compute in float64, which mps lacks: where the
+    `config` calls one of them, `auto` leaves mps out.
     """
     doubles = next((target for target in _targets(config) if target.startswith(tuple(exact))), None)
     if name == "auto":
@@ -54,7 +55,7 @@ def has(kind: str) -> bool:
 
 
 def double(x: Tensor) -> Tensor:
-    """In float64, where x is or, of a device that has none, on the CPU."""
+    """x in float64, on its own device or, if that has none, on the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
@@ -69,7 +70,7 @@ def _targets(node: Any) -> Iterable[str]:
 
 
 def _own_gpu() -> str:
-    """Of this rank among those of its machine. Raises UserError where there are too few."""
+    """The GPU of this rank among those of its machine. Raises UserError where there are too few."""
     number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if number >= count:
         raise UserError(

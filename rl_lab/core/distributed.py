@@ -68,7 +68,7 @@ def joined() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """What this rank learns in here it learns by itself."""
+    """Within, this rank learns by itself."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -79,7 +79,7 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """The first rank goes ahead, and the others find done what needs doing once: a download, a file on disk."""
+    """The first rank goes ahead, so that the others find done what needs doing only once: a download, a file on disk."""
     meet()
     if rank():
         meet()
@@ -112,7 +112,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of x over the ranks: of their joined batch, for their batches are of one size."""
+    """The mean of x over the ranks, and so over their joint batch, since their batches have one size."""
     return x if size() == 1 else total(x) / size()
 
 
@@ -167,7 +167,7 @@ def of_first(x: Tensor) -> Tensor:
 
 
 def told(text: str | None = None) -> str:
-    """What the first rank says; the others listen."""
+    """The first rank says it, the others receive it."""
     words: list[str | None] = [text]
     if size() > 1:
         with _talking():
@@ -176,7 +176,7 @@ def told(text: str | None = None) -> str:
 
 
 def gathered(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """In the first rank the states of the others, on the CPU, in order; elsewhere nothing."""
+    """In the first rank the states of the others, on the CPU, in order; None elsewhere."""
     if size() == 1:
         return []
     file, found = io.BytesIO(), [b""] * size()
@@ -187,9 +187,8 @@ def gathered(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Accord:
-    """All ranks stop, and save, at the same step: as soon as one of them wants to.
-
-    They ask one another about once a second. They also agree on how many calls that is, since clocks differ.
+    """Makes all ranks stop, and save, at the same step: as soon as one of them wants to. They ask one another about
+    once a second, and agree on how many calls that is, since clocks differ.
     """
 
     def __init__(self) -> None:

@@ -40,5 +40,5 @@ def counted(number: float, things: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey."""
+    """The text without control characters that a terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

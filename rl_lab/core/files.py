@@ -48,7 +48,7 @@ def found(folder: Path, pattern: str) -> list[Path]:
 
 
 def fresh(folder: Path) -> Path:
-    """Makes a folder that no other process has: of this name or, where that is taken, with -2, -3, ... behind it."""
+    """Makes a folder that no other process has: of this name or, where that is taken, with -2, -3, ... appended."""
     for name in (folder.name, *(f"{folder.name}-{i}" for i in range(2, 10_000))):
         try:
             folder.with_name(name).mkdir(parents=True)
@@ -59,8 +59,8 @@ def fresh(folder: Path) -> Path:
 
 
 def remove_empty(folder: Path, above: int = 2) -> None:
-    """Takes away a folder that nothing was written into, and of those above it, runs/<name>, the ones that are left
-    empty; not the working directory.
+    """Removes a folder that nothing was written into, and those above it, runs/<name>, that are left empty; never the
+    working directory.
     """
     for place in (folder, *folder.parents[:above]):
         if Path.cwd().is_relative_to(place.resolve()):
@@ -93,7 +93,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, text: str | bytes) -> Path:
-    """Whole or not at all. Raises OSError."""
+    """The file is written whole or not at all. Raises OSError."""
     with replacing(path) as beside:
         beside.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
@@ -116,7 +116,7 @@ class Records:
         return inside(folder, name) if os.access(folder, os.W_OK) else None
 
     def keep(self, folder: Path, record: dict[str, Any]) -> None:
-        """A folder that cannot be written to is said, and stays as it is. Raises OSError."""
+        """Where the folder cannot be written to, says so and leaves it as it is. Raises OSError."""
         self.found[str(folder)] = record
         if self.out:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def opened(path: Path, largest: float = float("inf")) -> BinaryIO:
 
 
 def appending(path: Path, size: int | None = None) -> BinaryIO:
-    """A regular file under this name alone, cut to `size` bytes, to write on to. Raises UserError or OSError."""
+    """Opens the regular file of this name for appending, cut to `size` bytes. Raises UserError or OSError."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:

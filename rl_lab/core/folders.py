@@ -90,7 +90,7 @@ def runs_below(folder: Path, lab: str) -> list[Path]:
 
 
 def _lab(run: Path) -> str:
-    """Whose loop it is; "" where its config.yaml does not say it, or where it is no lab's."""
+    """The lab whose loop it is; "" where its config.yaml does not say, or names neither lab."""
     try:
         with files.opened(run / "config.yaml", LARGEST) as file:
             text = file.read().decode(errors="replace")
@@ -153,7 +153,7 @@ def plain(path: Path) -> dict[str, Any]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """Its summary.json; empty where there is none, or none that is whole."""
+    """Its summary.json; {} where there is none, or a damaged one."""
     try:
         with files.opened(folder / "summary.json", LARGEST) as file:
             found = json.loads(file.read())
@@ -163,7 +163,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def _curve(steps: np.ndarray, seconds: np.ndarray, values: np.ndarray) -> Curve:
-    """Where a step comes again, the run was taken up from there: the older points are void."""
+    """Where a step comes twice, the run was resumed from there: the older points are void."""
     kept = steps < np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1]
     return Curve(steps[kept], seconds[kept], values[kept])
 

@@ -22,7 +22,7 @@ class _Now:
 
 
 def choose(compiled: str, device: torch.device) -> str | None:
-    """Of this process, from here on; what there is to say of it."""
+    """Sets whether this process uses graphs from here on; returns what to say about it."""
     _Now.chosen = compiled == "graphs" and device.type == "cuda"
     if compiled == "none":
         return None
@@ -54,7 +54,7 @@ class Captured(Generic[T]):
         self.forget()
 
     def forget(self) -> None:
-        """After this the memory that the function reads may be elsewhere."""
+        """To be called where the memory that the function reads may have moved."""
         self._graphs: dict[Any, Recorded] = {}
         self._calls: dict[Any, int] = {}
 

@@ -65,7 +65,7 @@ def place(places: Mapping[str, str]) -> None:
 
 
 def placed(modules: Iterable[str]) -> dict[str, str]:
-    """Of these modules those that were placed, by the first part of their names."""
+    """Those of these modules that were placed, by the first part of their names."""
     return {top: FINDER.places[top] for m in modules if (top := m.partition(".")[0]) in FINDER.places}
 
 
@@ -82,7 +82,7 @@ def named(module: str, setting: str) -> ModuleType:
 
 
 def failed(module: str, setting: str, error: BaseException) -> UserError:
-    """What an import says that fails, and where."""
+    """A UserError for an import that failed: what it says, and where."""
     return UserError(f"{setting}: importing {module} failed ({told(error)})")
 
 

@@ -89,7 +89,7 @@ def terminals() -> list[int]:
 
 
 def leave(outputs: list[int]) -> None:
-    """Sends to nowhere what goes to terminals that no longer exist: writing to them would fail."""
+    """Redirects output to nowhere where its terminal no longer exists: writing to it would fail."""
     for number in outputs:
         if not os.isatty(number):
             nowhere = os.open(os.devnull, os.O_WRONLY)

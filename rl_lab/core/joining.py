@@ -1,4 +1,4 @@
-"""What a command makes of a run, a film or a picture, joins the W&B run that its folder is."""
+"""Adds what a command makes of a run, a film or a picture, to the W&B run of its folder."""
 
 import re
 import sys
@@ -13,9 +13,9 @@ from rl_lab.core.tracker import EXIT_CODES, STOPPED
 
 
 def join(tracker: Callable[..., Any] | None, folder: Path, media: Mapping[str, Path]) -> None:
-    """Logs each file under its name at the step where the run stands; says why where it does not.
+    """Logs each file under its name at the step where the run stands; where it cannot, says why.
 
-    `tracker` is a partial of `wandb_run`; for any other the files are all there is.
+    `tracker` is a partial of `wandb_run`; with any other tracker the files are all there is.
     """
     if not isinstance(tracker, partial) or tracker.func is not tracking.wandb_run:
         return
@@ -49,8 +49,8 @@ def _not_joined(folder: Path, about: Mapping[str, Any]) -> str:
 
 
 def _as_before(folder: Path, about: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """What opens the W&B run of a folder as its training did, so that nothing of it is renamed; what was `typed` now,
-    such as tracker.mode, goes first.
+    """The arguments that open the W&B run of a folder as its training did, so that nothing is renamed; what was `typed`
+    now, such as tracker.mode, takes precedence.
     """
     config = plain(folder / "config.yaml")
     named = reading.tracker(config.get("tracker"), folder / "config.yaml")

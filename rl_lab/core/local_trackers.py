@@ -52,7 +52,7 @@ class Csv:
     def finish(self) -> None: ...
 
     def _write_all(self) -> None:
-        """Anew, with whatever columns the rows have by now."""
+        """Writes the file again with all columns that the rows have by now."""
         rows = _rows(self.folder)
         self.columns += dict.fromkeys(name for row in rows for name in row if name not in self.columns)
         text = io.StringIO(newline="")
@@ -75,7 +75,9 @@ class TensorBoard:
         self._config = config
 
     def begin(self, folder: Path) -> None:
-        """TensorBoard leaves out what an earlier session sent from the last row on; the rows from there come again."""
+        """TensorBoard discards what an earlier session sent from the last row on, so the rows from there are sent
+        again.
+        """
         from omegaconf import OmegaConf
 
         rows = _rows(folder)

@@ -66,7 +66,7 @@ def remove_empty(folder: Path) -> None:
 
 
 def let_go(handle: int) -> None:
-    """Even where a child process has the handle too."""
+    """Releases it, even where a child process has the handle too."""
     fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
 

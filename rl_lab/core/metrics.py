@@ -1,4 +1,4 @@
-"""What is known of a metric by its name: `eval/nll_nats[mnist]` is the quantity `nll_nats` of `eval`, on mnist."""
+"""What the name of a metric says: `eval/nll_nats[mnist]` is the quantity `nll_nats` of `eval`, on mnist."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase

@@ -1,4 +1,4 @@
-"""What came of a run, in its last lines: its score, what it took, what it made, and what to type next."""
+"""The last lines of a run: its score, what it took, what it made, and what to type next."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ NAMED = 3  # pictures, or films; of more only the number is said
 
 
 def lines(folder: Path, final: Mapping[str, float], took: str, then: Sequence[str], seed: int) -> Iterator[str]:
-    """Of a run that is finished, with its newest figures, and the steps and the time that it `took`.
+    """For a finished run with its newest figures, and the steps and the time that it `took`.
 
     `then` are commands, with {run} for the folder and {seed} for the seed.
     """
@@ -34,9 +34,8 @@ def lines(folder: Path, final: Mapping[str, float], took: str, then: Sequence[st
 
 
 def score(final: Mapping[str, float]) -> str:
-    """Of a run's newest figures: eval/return 0.931 ± 0.012 (32 episodes), regret 0.0013; "" where there is none.
-
-    ± is the standard error.
+    """A run's newest figures: eval/return 0.931 ± 0.012 (32 episodes), regret 0.0013; "" where there are none. ± is the
+    standard error.
     """
     measured = sorted(name for name in final if name.startswith("eval/") and not Metric.of(name).is_error)
     if (name := objective(final) or next(iter(measured), None)) is None:

@@ -40,7 +40,9 @@ def config_home() -> Path | None:
 
 
 def key(made: bool) -> bytes | None:
-    """This user's own; `made` where there is none yet. None where it cannot be, or others could read or replace it."""
+    """This user's own key, `made` if there is none yet. None where there can be none, or where others could read or
+    replace it.
+    """
     if (home := config_home()) is None:
         return None
     path = home / __name__.partition(".")[0] / "key"
@@ -60,7 +62,7 @@ def key(made: bool) -> bytes | None:
 
 
 def _make(path: Path) -> None:
-    """Whole or not at all, and once, whoever else makes it. Raises OSError."""
+    """Makes it whole or not at all, and only once if several processes try. Raises OSError."""
     beside = path.with_name(f".new.{os.getpid()}.{secrets.token_hex(4)}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -14,14 +14,14 @@ LAYERS = ("BatchNorm1d", "BatchNorm2d", "CELU", "Conv1d", "Conv2d", "Dropout", "
 
 
 class Typed(NamedTuple):
-    """What was typed beside a run folder and is thus not the word of who wrote it."""
+    """What a person typed beside a run folder, and did not come from the folder itself."""
 
     targets: frozenset[str] = frozenset()  # of `_target_`s
     modules: frozenset[str] = frozenset()
 
 
 class Parts(NamedTuple):
-    """All that a lab's run folders are made of."""
+    """Everything that a lab's run folders are made of."""
 
     home: str  # the file that lists them
     allowed: Mapping[str, Judge]  # dotted names of what may be called, and who judges the arguments
@@ -45,14 +45,14 @@ def parts(module: str, *names: str, judge: Judge = None) -> dict[str, Judge]:
 
 
 def plain_numbers(key: str, value: Any) -> str | None:
-    """Numbers, true, false and null, also in lists: what a library's call could do with a text is not known."""
+    """Allows numbers, true, false and null, also in lists: what a library's call would do with a text is not known."""
     if isinstance(value, list):
         return next((reason for item in value if (reason := plain_numbers(key, item))), None)
     return None if value is None or isinstance(value, int | float) else "it must be a number, true, false or null"
 
 
 def word(value: Any) -> bool:
-    """A name: no path, no module, nothing to be looked up elsewhere."""
+    """Whether it is a plain name: no path, no module, nothing to be looked up elsewhere."""
     return isinstance(value, str) and bool(re.fullmatch(r"[\w.-]*", value)) and ".." not in value
 
 

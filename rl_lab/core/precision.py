@@ -12,7 +12,7 @@ class _Now:
 
 
 def choose(precision: str, device: torch.device) -> str | None:
-    """Of this process, from here on, as with the number of threads; what there is to say of it.
+    """Sets the precision of this process from here on, as with the number of threads; returns what to say about it.
 
     auto: bfloat16 where the device multiplies it (on x86: avx512_bf16 or amx_bf16), else float32.
     """
@@ -26,7 +26,7 @@ def choose(precision: str, device: torch.device) -> str | None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether products of bfloat16 are made in hardware."""
+    """Whether the hardware multiplies bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
@@ -37,7 +37,7 @@ def has_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Within, networks that can compute in the precision chosen; outside, all compute in float32."""
+    """Within, networks that can compute in the chosen precision do; outside, all compute in float32."""
     _Now.training = _Now.chosen
     try:
         yield

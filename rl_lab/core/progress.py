@@ -46,7 +46,9 @@ class Progress:
             self.say(self._line(f"{shortened(self.name, NAME)}: ", step, now, WIDTH))
 
     def _line(self, words: str, step: int, now: float, room: int) -> str:
-        """`words`, and behind them what has room, the most important first; of the first steps nothing is foretold."""
+        """`words`, followed by what there is room for, the most important first; nothing is predicted from the first
+        steps.
+        """
         done = step - self._first
         rate = done / max(now - self._start, 1e-9)
         words += f"{step:,}{'' if self._total is None else f'/{self._total:,}'} {self._unit}"
@@ -62,7 +64,7 @@ class Progress:
             words += f" · {part}" * (len(words) + len(part) + 3 <= room)
         return words
 
-    def show(self, values: dict[str, float], step: int) -> None:
+    def show(self, values: dict[str, float]) -> None:
         self._shown |= {k: v for k, v in values.items() if is_shown(k)}
 
     def say(self, text: str, once: bool = False) -> None:
@@ -76,7 +78,7 @@ class Progress:
 
 
 class Told:
-    """Says now and then how far work is that no step counts: an evaluation, say."""
+    """Reports now and then how far some work has come that no step counts, such as an evaluation."""
 
     def __init__(self, say: Callable[[str], None], what: str, unit: str = "images"):
         self.say, self.what, self.unit, self.begun = say, what, unit, time.monotonic()
@@ -90,7 +92,7 @@ class Told:
 
 
 def duration(seconds: float) -> str:
-    """As one says it: 4.2 s, 42 s, 17 min, 3.5 h, 22 days."""
+    """As one would say it: 4.2 s, 42 s, 17 min, 3.5 h, 22 days."""
     for unit, size, most, digits in (("s", 1, 10, 1), ("s", 1, 100, 0), ("min", 60, 100, 0), ("h", 3_600, 48, 1)):
         if (number := seconds / size) < most:
             return f"{number:.{digits}f} {unit}"

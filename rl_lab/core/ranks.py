@@ -16,7 +16,7 @@ class Part(Protocol):
 
 
 def own_states(parts: dict[str, Part]) -> dict[str, Any]:
-    """Of each part what differs between ranks; nothing where the run is one process."""
+    """What differs between ranks, for each part; nothing where the run is one process."""
     if distributed.size() == 1:
         return {}
     return {name: own_state(part) if isinstance(part, Learner) else part.state_dict() for name, part in parts.items()}

@@ -18,7 +18,8 @@ FORM = "run=wandb:<entity>/<project>/<run>, and :v2 behind it for an earlier ver
 
 
 def send(run: Any, folder: Path, slowest: float = 1e6) -> None:
-    """The folder as the next version of the run's artifact; waits for it while `slowest` bytes a second may arrive.
+    """Sends the folder as the next version of the run's artifact; waits for it as long as a connection of `slowest`
+    bytes a second would take.
 
     Online, wandb asks its server before it takes an artifact: where none answers, not even `wandb sync` has it later.
     """
@@ -108,7 +109,7 @@ def _artifact(path: str, version: str) -> Any:
 
 
 def _download(artifact: Any, folder: Path) -> Path:
-    """Whole and as sent, or not at all."""
+    """Keeps it whole and as it was sent, or not at all."""
     digest, entries = artifact.digest, artifact.manifest.entries  # asked for first: it may not follow the manifest
     if {*entries} != {*FILES} or any(entry.ref for entry in entries.values()):
         raise UserError(f"{artifact.name} is refused: a run folder is {', '.join(FILES)}, and nothing else")

@@ -1,4 +1,4 @@
-"""What there is room for, asked before it is taken: memory, disk, and what files unpack to."""
+"""Checks that there is room before it is taken, in memory and on disk, and that archives do not unpack to too much."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def memory(nbytes: float, what: str) -> None:
 
 
 def available(device: Any = "cpu") -> float:
-    """Bytes: what a GPU has free; or this machine, the control group around this process, and what it may take."""
+    """Free bytes: of a GPU; or of this machine, within the limits of this process and of its control group."""
     if str(device).startswith("cuda"):
         import torch  # where it is used already
 
@@ -42,9 +42,10 @@ def available(device: Any = "cpu") -> float:
 
 
 def bound_memory() -> None:
-    """From here on this process may take what is free now, so that too much is an error, and no killed machine.
+    """Limits this process to the memory that is free now, so that asking for too much is an error and does not bring
+    down the machine.
 
-    Linux alone counts it so; elsewhere nothing is bound. Not for a GPU: CUDA maps far more than it takes.
+    Only Linux can limit it this way. Not for a GPU: CUDA maps far more than it uses.
     """
     status = Path("/proc/self/status")
     if not status.exists():
@@ -81,7 +82,9 @@ def regular(path: Path) -> BinaryIO:
 
 
 def archive(file: BinaryIO, path: Path) -> zipfile.ZipFile:
-    """Raises UserError where it unpacks to what no data would, zipfile.BadZipFile where it is none."""
+    """Opens an archive. Raises UserError where it unpacks to far more than data would, zipfile.BadZipFile where it is
+    no archive.
+    """
     found = zipfile.ZipFile(file)
     packed, unpacked = (sum(getattr(x, name) for x in found.infolist()) for name in ("compress_size", "file_size"))
     times, least = BOMB

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a row a line, only ever written on to, and a mark by which a change of what was written is found."""
+"""metrics.jsonl: one row a line, only ever appended to, and a mark by which later changes to it are found."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ class Mark(NamedTuple):
 
     @classmethod
     def of(cls, state: object) -> "Mark | None":
-        """From a checkpoint or a summary; None where there is none, or none that can be."""
+        """From a checkpoint or a summary; None where it holds none, or a damaged one."""
         state = state if isinstance(state, dict) else {}
         size, count, step, digest = (state.get(name) for name in cls._fields)
         known = type(count) is int and isinstance(digest, str) and (step is None or type(step) in (int, float))
@@ -102,7 +102,9 @@ class Allowance:
 
 
 def content(path: Path) -> bytes:
-    """Nothing where there is no file. Raises UserError where it is a link, none to be read or too large."""
+    """The bytes of a file, none where it does not exist. Raises UserError where it is a link, no regular file or too
+    large.
+    """
     try:
         with files.opened(path, LARGEST) as file:
             return file.read()
@@ -111,7 +113,9 @@ def content(path: Path) -> bytes:
 
 
 def parsed(data: bytes) -> tuple[list[Line], list[int]]:
-    """Numbers, from 1, and texts of the lines that are rows, with the rows; and the numbers of those that are none."""
+    """The lines that are rows, each with its number from 1, its text and its row; and the numbers of the lines that are
+    not.
+    """
     lines, broken = [], []
     for number, line in enumerate(data.splitlines(), 1):
         line, row = line + b"\n", _row(line)
@@ -184,8 +188,8 @@ class Read(NamedTuple):
 
 
 def read(folder: Path, mark: Mark | None, ended: bool) -> Read:
-    """The rows that are whole. `mark` is the summary's; a run that has not `ended` may have written more since, and
-    its last line may be cut short. Raises UserError where the file is none to be read.
+    """The rows that are whole. `mark` is the summary's; a run that has not `ended` may have written more since, and its
+    last line may be cut short. Raises UserError where the file cannot be read.
     """
     data = content(folder / NAME)
     if mark and mark.sha256:

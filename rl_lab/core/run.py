@@ -131,7 +131,9 @@ class Run:
         return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
 
     def choose_threads(self, weights: int, lanes: int = 1) -> None:
-        """Of torch, as they suit networks of so many weights that compute in so many lanes at once, if threads=auto."""
+        """Sets torch's threads to suit networks of this many weights that compute in this many lanes at once, if
+        threads=auto.
+        """
         if self.config.get("threads") == "auto":
             torch.set_num_threads(threads.suited(weights, self.beside * lanes))
             of = counted(threads.cores(), "cores")
@@ -193,8 +195,7 @@ class Run:
         return self.step
 
     def at_once(self) -> AbstractContextManager[None]:
-        """Within, a signal stops the work without waiting for its end; several ranks wait for one another. Raises
-        Halted."""
+        """Within, a signal stops the work without waiting for its end, unless there are several ranks. Raises Halted."""
         return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:
@@ -227,8 +228,8 @@ class Run:
         self.folder.write_summary(self._summary())
 
     def rescued(self, error: NotFinite, step: int, parts: dict[str, Part]) -> NotFinite:
-        """Saves what was good: on a CPU the bad step was never taken; on a GPU, and with several ranks, of which this
-        one may be alone with its fault, the last checkpoint stands.
+        """Saves the last good state: on a CPU the bad step was never taken. On a GPU, and with several ranks, where
+        only this one may be at fault, the last checkpoint stands.
         """
         if self.device.type == "cpu" and distributed.size() == 1:
             self.save(step, parts)
@@ -257,7 +258,7 @@ class Run:
             if not math.isfinite(value):
                 raise NotFinite(f"{name} is {value} at step {step:,}")
         self.final |= values
-        self.progress.show(values, step)
+        self.progress.show(values)
         if not self._allowance.take(always=keep):
             self.say(f"more than {PER_SECOND} rows a second: some are left out (raise loop.log_every)", once=True)
             return

@@ -104,7 +104,7 @@ class RunFolder:
         rows.open()
 
     def note_rows_in_checkpoint(self) -> None:
-        """Where the rows stand now that the damaged ones are gone."""
+        """Records where the rows stand now that the damaged ones are gone."""
         if saved := self.checkpoint():
             checkpoint.write(self.path("checkpoint.pt"), saved | self.noted())
 
@@ -128,7 +128,7 @@ class RunFolder:
         files.write(self.path("summary.json"), text + "\n")
 
     def no_room(self, full: OSError) -> UserError:
-        """What there is to say and to type after a full disk."""
+        """What to say, and what to type, after a full disk."""
         begun = (self.dir / "config.yaml").exists()
         remedy = f"train run={os.path.relpath(self.dir)} resumes it" if begun else "start it again"
         return UserError(f"cannot write to {self.dir}: {os.strerror(full.errno or 0)}; make room, then {remedy}")

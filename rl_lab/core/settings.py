@@ -118,7 +118,7 @@ def conform(path: str, value: Any, hint: Any) -> Any:
 
 
 def _any_of(path: str, value: Any, options: Sequence[Any]) -> Any:
-    """As the first of the options that takes it. Raises UserError, of the first, where none does."""
+    """The value as the first option that takes it. Raises the first option's UserError where none does."""
     faults = []
     for option in options:
         try:
@@ -151,7 +151,7 @@ def _check_call(path: str, node: Any, wanted: Any, partial: bool) -> None:
 
 
 def folder_name(name: str) -> str:
-    """The name of a run, which is that of its folder under runs/ too. Raises UserError."""
+    """A run's name, which also names its folder under runs/. Raises UserError."""
     is_text = isinstance(name, str | int | float)
     name = " ".join(str(name).split(" "))
     parts = name.split("/")

@@ -1,4 +1,4 @@
-"""How many threads compute: of this machine's cores as many as what is computed keeps busy."""
+"""How many threads torch computes with: as many of this machine's cores as the work keeps busy."""
 
 import os
 from pathlib import Path
@@ -23,13 +23,13 @@ def setting(value: Any) -> int | str:
 
 
 def kept(value: Any) -> int:
-    """Of torch, by what a run folder says; it names the number that was chosen."""
+    """Torch's threads as a run folder states them: it names the number that was chosen."""
     threads = setting(value)
     return 1 if isinstance(threads, str) else threads
 
 
 def cores() -> int:
-    """That this process may use: of its affinity, and as its container is allowed."""
+    """How many this process may use, by its affinity and its container's quota."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = QUOTA.read_text().split()
@@ -39,9 +39,10 @@ def cores() -> int:
 
 
 def suited(weights: int, beside: int) -> int:
-    """Of torch, for networks of so many weights where `beside` such computations share the machine, this one included.
+    """Torch's threads for networks of this many weights, where `beside` such computations share the machine, this one
+    included.
 
-    No more than OMP_NUM_THREADS, with which a cluster says what a job may use.
+    No more than OMP_NUM_THREADS, by which a cluster says what a job may use.
     """
     if weights < LARGE:
         return 1
@@ -51,5 +52,5 @@ def suited(weights: int, beside: int) -> int:
 
 
 def of_emulators(count: int) -> int:
-    """For so many emulators that step together."""
+    """Threads for this many emulators that step together."""
     return min(count, cores())

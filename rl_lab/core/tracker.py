@@ -13,7 +13,7 @@ EXIT_CODES = {"finished": 0, "failed": 1}  # of a run's state
 
 
 class Tracker:
-    """Where the rows of a run folder go besides, if anywhere. Whatever happens there, the run continues."""
+    """Where a run's rows go besides its folder, if anywhere. Whatever happens there, the run continues."""
 
     def __init__(self, start: Callable[..., Any] | None, say: Callable[[str], None]):
         """`start` is a partial of `wandb_run` or of one of the local trackers'; None, or one that returns None: nothing

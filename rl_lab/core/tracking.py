@@ -103,8 +103,8 @@ def _imported() -> Any:
 
 
 def identity(folder: Path, name: str) -> dict[str, str]:
-    """Id and name of the W&B run that a run folder is. It keeps them where it is moved to, or fetched; a copy beside
-    the original is a run of its own.
+    """Id and name of the W&B run that belongs to a run folder. A folder that is moved or fetched keeps them; a copy
+    beside the original becomes a run of its own.
     """
     home = str(folder.resolve())
     try:

@@ -65,7 +65,7 @@ def several(words: list[str] | str | None) -> list[str]:
 
 
 def folder(out: Path | None) -> Path:
-    """Where the files go: of no other comparison, or as asked. Raises UserError."""
+    """Where the files go: a folder that no other comparison uses, or the one asked for. Raises UserError."""
     if out is None:
         return files.fresh(Path(f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}"))
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def publish(
 
 
 def untracked(tracker: Callable[..., Any] | None, out: Path) -> None:
-    """Says why W&B does not get it, to those who would look there."""
+    """Tells those who would look for it in W&B why it is not there."""
     if isinstance(tracker, partial) and tracker.func is wandb_run:
         print(
             f"not sent to W&B: a comparison is of many runs, and belongs to none; {out / 'index.html'} is all of it",

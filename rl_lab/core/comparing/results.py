@@ -82,7 +82,7 @@ class Results(NamedTuple):
 
     @property
     def single(self) -> bool:
-        """No group has two runs of a task: there is nothing to say of how sure a figure is."""
+        """Whether no group has two runs of a task, so that nothing can be said about how certain a figure is."""
         return all(row.seeds == 1 for row in self.rows)
 
     @property

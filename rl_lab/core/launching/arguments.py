@@ -1,4 +1,4 @@
-"""What was typed behind a command: run folders, flags of Hydra's, and settings; held against what there is."""
+"""What was typed after a command, checked against what exists: run folders, flags of Hydra's, and settings."""
 
 import glob
 import os
@@ -121,9 +121,8 @@ def composed_once() -> Iterator[None]:
 
 
 def checked(overrides: list[str], root: str) -> list[str]:
-    """What was typed for a new run, Hydra's flags first, as it wants them. Raises UserError.
-
-    The flags are such as Hydra knows, and a group is chosen by a name.
+    """What was typed for a new run, Hydra's flags first, as Hydra wants them. Raises UserError where Hydra does not
+    know a flag, or a group is not chosen by a name.
     """
     with lazy_help():
         parser = get_args_parser()
@@ -164,7 +163,7 @@ def check_place(typed: Sequence[str], several: bool) -> None:
 
 
 def check_settings(typed: Sequence[str], known: set[str], needed: Container[str] = ()) -> None:
-    """Each can be read, takes away nothing that is `needed`, and chooses by name of the groups `known`."""
+    """Checks that each can be read, removes nothing that is `needed`, and chooses from the groups `known` by name."""
     if flags := [words for words in typed if words.startswith("-")]:
         raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
     jobs = 1
@@ -185,7 +184,7 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
 
 
 def _choices(override: Override) -> int:
-    """How many values a sweep of it has."""
+    """How many values it sweeps over."""
     value = override._value
     if isinstance(value, ChoiceSweep):
         return len(value.list)

@@ -1,4 +1,4 @@
-"""From Python: the parts that a command line would train with, by the same settings, or its whole run."""
+"""From Python: builds what a command line would train with, from the same settings, or makes the whole run."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int,
 
 
 def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]:
-    """What is made of `parts`. One that makes something only when it is called, as an agent is for an env, is a partial
+    """The objects made of `parts`. What is built only when called, as an agent is for an env, is returned as a partial
     call. Raises UserError.
     """
     found, seed, _ = parts(root, typed, *names)

@@ -18,7 +18,7 @@ from rl_lab.core.reading import NAMES, plain, plain_references
 def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     """`cfg` with `changes` (agent.gamma=0.9, +key=value, ~key) made to it, as Hydra reads them. Raises UserError.
 
-    A setting that is not there is looked for in the signatures that `cfg` names: they are to be looked through before.
+    A setting that is not there is looked up in the signatures that `cfg` names, so those must have been checked before.
     """
     OmegaConf.set_struct(cfg, True)
     for override in map(parsed, changes):

@@ -22,7 +22,7 @@ def program(prog: str, root: str, commands: dict[str, str]) -> int:
 
 
 def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:
-    """Exit code 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours raises, whole."""
+    """Returns 0, 2 for a user's mistake, 128 + n for signal n. A fault of ours is raised with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in ("-sc", "--shell-completion"):
         if not [words for words in arguments[1:2] if words.partition("=")[0] in ("install", "uninstall", "query")]:

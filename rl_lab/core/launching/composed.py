@@ -1,4 +1,4 @@
-"""What Hydra composed, before it is run: completed, cut to what the loop takes, and held against what there is."""
+"""Completes what Hydra composed before it is run, drops what the loop does not take, and checks the rest."""
 
 import inspect
 import re
@@ -15,7 +15,9 @@ from rl_lab.core.settings import folder_name
 
 
 def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
-    """A misspelt key at the top of a YAML would otherwise be added and never read; `noted` are keys of run folders."""
+    """Refuses a misspelt key at the top of a YAML, which would otherwise be added and never read; `noted` are keys of
+    run folders.
+    """
     top = base(root)
     known = {str(k) for k in top if k not in ("defaults", "hydra")} | {"choices", *noted}
     known |= {*groups(root)} - {"experiment"}
@@ -29,14 +31,14 @@ def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
 
 
 def check_loop(prog: str, choices: dict[str, Any]) -> None:
-    """Both labs' loops are in one folder."""
+    """Refuses a loop of the other lab: both labs' loops are in one folder."""
     chosen = choices.get("loop")
     if (conf_dir() / f"loop/{chosen}.yaml").is_file() and chosen not in (own := loops(parts_of(prog))):
         raise UserError(f"loop={chosen} is not for {prog}; leave it out, or choose from {', '.join(own)}")
 
 
 def check_planner(choices: dict[str, Any], typed: Sequence[str]) -> None:
-    """An experiment of a learner sets what planning has not."""
+    """Refuses a planner in an experiment about learning, which sets what planning does not have."""
     experiment, planner = choices.get("experiment"), choices.get("planner")
     path = conf_dir() / f"experiment/{experiment}.yaml"
     chosen = {setting.lstrip("+").partition("=")[0] for setting in typed}
@@ -97,7 +99,7 @@ def _who(group: str, choices: dict[str, Any]) -> str:
 
 
 def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
-    """Raises UserError where the loop has no use for them."""
+    """Raises UserError where the loop cannot use CUDA graphs."""
     from rl_lab.core import distributed
 
     if resolved.get("compile", "none") == "graphs":
@@ -118,7 +120,7 @@ def check_instead(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
 
 
 def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
-    """A protocol sets what only some worlds have."""
+    """Refuses a protocol in a world that lacks the settings it sets."""
     protocol, env = choices.get("protocol"), cfg.get("env")
     if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
         return
@@ -136,7 +138,7 @@ def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
 
 
 def check_values(cfg: DictConfig) -> None:
-    """The settings at the top, which belong to no call."""
+    """Checks the settings at the top, which belong to no call."""
     from rl_lab.core import settings, threads
 
     cfg.name = folder_name(cfg.name)

@@ -96,7 +96,7 @@ def _held(folder: Path, made: bool = True) -> Iterator[int | None]:
 
 
 def _beside() -> int:
-    """How many runs share this machine, this one included: jobs of a study that are started together."""
+    """How many runs share this machine, this one included: the jobs of a study that are started together."""
     chosen = HydraConfig.get()
     return int(chosen.launcher.get("n_jobs") or 1) if chosen.mode == RunMode.MULTIRUN else 1
 
@@ -104,7 +104,7 @@ def _beside() -> int:
 def _carry_out(
     cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None, beside: int = 1
 ) -> Value:
-    """What is looked through is what is built: after `refuse` nothing is resolved, set or composed."""
+    """Builds exactly what was checked: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import checking, devices, distributed, room, settings
 
     exact = parts_of(prog).exact
@@ -150,7 +150,7 @@ def _carry_out(
 
 @contextmanager
 def _fitting(folder: Path, doubted: bool) -> Iterator[None]:
-    """In what a stranger put together, parts that do not fit are the stranger's mistake."""
+    """In a folder that a stranger may have written, parts that do not fit together are the stranger's mistake."""
     try:
         yield
     except hydra.errors.InstantiationException as error:
@@ -192,13 +192,13 @@ def _written_out(cfg: DictConfig) -> DictConfig:
 
 
 def objective(final: dict[str, float]) -> Value:
-    """Of a run's last figures the one that a search optimises, by name."""
+    """The figure that a search optimises, with its name, of a run's last ones."""
     name = metrics.objective(final)
     return None if name is None else (name, final[name])
 
 
 def finished(folder: Path) -> Value:
-    """What a run came to that had ended before its end was noted."""
+    """The result of a run that had ended before its end was noted."""
     from rl_lab.core import folders
 
     summary = folders.summary(folder)

@@ -1,4 +1,4 @@
-"""What Hydra, OmegaConf and the system raise over a user's mistake, as one line of ours."""
+"""Turns what Hydra, OmegaConf and the system raise over a user's mistake into one plain line."""
 
 import inspect
 import os
@@ -112,7 +112,7 @@ class plain_errors:
         return " ".join(lines)[:300]
 
     def _lab_with(self, group: str) -> str:
-        """The other lab, if it has this group, and the one at hand has not."""
+        """The other lab, if it has this group and the one at hand does not."""
         roots = [path.stem for path in sorted(conf_dir().glob("*.yaml"))]
         mine = self._is_command() or group in groups(self.config_name)
         return "" if mine else next((f"{root}-lab" for root in roots if group in groups(root)), "")
@@ -139,7 +139,7 @@ class plain_errors:
         return [] if self._is_command() else [*groups(self.config_name), *HYDRA]
 
     def _composed(self) -> DictConfig:
-        """With the choices of groups alone, so that what was misspelt is not there."""
+        """The config composed with the choices of groups alone, so that misspelt settings are not in it."""
         chosen = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
         try:
             return compose(self.source, self.config_name, chosen)
@@ -148,7 +148,7 @@ class plain_errors:
 
 
 def _too_large(error: BaseException) -> str | None:
-    """What could not be had, where memory ran out or a size is beyond all memory."""
+    """What could not be allocated, where memory ran out or a size is beyond all memory."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError | OverflowError):
         return text[:100] or "none is left"
@@ -158,7 +158,9 @@ def _too_large(error: BaseException) -> str | None:
 
 
 def refuse_through_reference(cfg: DictConfig, key: str) -> None:
-    """What only refers to something else, as loop.eval_env does to ${env}, has no settings. Raises UserError."""
+    """Refuses to set something within a reference: loop.eval_env, which is ${env}, has no settings of its own. Raises
+    UserError.
+    """
     names = key.lstrip("+~").split(".")
     parent: Any = cfg
     for i, name in enumerate(names[:-1]):
@@ -173,7 +175,7 @@ def refuse_through_reference(cfg: DictConfig, key: str) -> None:
 
 
 def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
-    """No such setting; or one that the signature has and the YAML leaves at its default."""
+    """The message for a setting that does not exist, or that the signature has and the YAML leaves at its default."""
     from rl_lab.core import calls
 
     refuse_through_reference(cfg, key)
@@ -214,7 +216,7 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, each once: a cause that is raised anew points back at what it caused."""
+    """An error and its causes, each once: a cause that is raised again points back at what it caused."""
     seen = []
     while error is not None and error not in seen:
         seen.append(error)

@@ -1,4 +1,4 @@
-"""What there is to choose from: the names of a group, with what opens their YAMLs, by the code behind them."""
+"""The names to choose from in each group, with the first line of their YAMLs, sorted by the code behind them."""
 
 import ast
 import csv
@@ -130,7 +130,7 @@ def _target(path: Path) -> str:
 
 
 def _merged(path: Path) -> dict[str, Any]:
-    """A YAML on the ones of its own group that its defaults name."""
+    """A YAML merged with the files of its own group that its defaults name."""
     node: Any = OmegaConf.load(path)
     found: Any = OmegaConf.create()
     for base in node.pop("defaults", []):
@@ -147,7 +147,7 @@ def _lab(name: str) -> Path:
 
 
 def code(target: str) -> tuple[str, str]:
-    """The file that defines a dotted name of the labs, and the sentence that opens it; nothing of it is imported."""
+    """The file that defines a dotted name of the labs, and its first sentence; nothing is imported."""
     lab, *parts = target.split(".")
     if f"{lab}.".startswith(tuple(f"{name}." for name in _labs())):
         home = _lab(lab)

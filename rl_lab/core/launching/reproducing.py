@@ -1,4 +1,4 @@
-"""Claims, made again: the runs behind a row of kept.csv are run once more, and their figures set beside those kept."""
+"""Reproduces claims: runs what is behind a row of kept.csv once more and prints its figures beside those kept."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ def rows(root: str) -> dict[str, Kept]:
 
 
 def listed(prog: str, root: str) -> str:
-    """A row a line."""
+    """One row a line."""
     words, found = dict(experiments(root)), rows(root)
     lines = [f"{prog} reproduce <row>", ""]
     for name, row in found.items():

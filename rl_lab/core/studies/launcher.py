@@ -30,9 +30,8 @@ BEGINNING = {
 
 @contextmanager
 def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> Iterator[list[Study]]:
-    """In here a sweeper that asks Hydra for its launcher gets one that keeps a study, which joins the yielded list.
-
-    `job(config, study=..., launcher=...)` is what the launcher's processes call.
+    """Within, a sweeper that asks Hydra for its launcher gets one that keeps a study and appends it to the yielded
+    list. `job(config, study=..., launcher=...)` is what the launcher's processes call.
     """
     studies, plugins = [], Plugins.instance()
     ask = plugins.instantiate_launcher
@@ -137,7 +136,7 @@ def _followed(
 
 
 def _reassure(study: Study, numbers: list[int], who: str, done: threading.Event) -> None:
-    """Says ever less often, until the first job begins, that it is waited for."""
+    """Says, less and less often until the first job begins, that it is still waiting."""
     begun, pause = time.monotonic(), PATIENCE
     while not done.wait(pause) and all(study.job(number).state == "waiting" for number in numbers):
         print(f"no job has begun after {time.monotonic() - begun:.0f} s: {who}", file=sys.stderr, flush=True)
@@ -146,7 +145,7 @@ def _reassure(study: Study, numbers: list[int], who: str, done: threading.Event)
 
 @contextmanager
 def _stoppable(study: Study) -> Iterator[list[int]]:
-    """The first signal asks every job to save and stop; a second one is not waited for."""
+    """The first signal asks every job to save and stop; a second one does not wait for them."""
     received: list[int] = []
     outputs = interrupts.terminals()
 

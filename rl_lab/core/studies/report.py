@@ -141,14 +141,14 @@ def standing(ranking: Ranking, ended: int, running: int, total: int, already: in
 
 
 def _world(study: Study, job: Job) -> tuple[str, ...]:
-    """What a job's score is about: scores of two worlds are not one better than the other."""
+    """The task of a job's score: scores of different worlds are not compared."""
     about = summary(study.folder / (job.folder or ""))
     settings = [o for o in study.differing(job.number) if o.lstrip("+").startswith(("env.", "data."))]
     return str(about.get("env")), str(about.get("data")), *settings
 
 
 def _spared(job: Job) -> bool:
-    """Whether it never began, since another job had found a mistake that every job would make."""
+    """Whether it never began because another job had found a mistake that every job would make."""
     return job.state == "mistake" and job.seconds is None
 
 

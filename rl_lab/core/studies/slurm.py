@@ -13,9 +13,9 @@ QUEUE = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i
 
 
 def starts_again(stop: KeyboardInterrupt) -> bool:
-    """Of a job that has saved and stopped, in its own process: whether Slurm has it in its queue again.
+    """Whether Slurm will run this job, which has saved and stopped, once more; asked in the job's own process.
 
-    A job that is preempted is put there by Slurm; one that nears its time limit by submitit, in its answer to the
+    Slurm itself requeues a job that is preempted; submitit requeues one that nears its time limit, in answer to the
     signal before it, up to hydra.launcher.max_num_timeout times.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
@@ -33,7 +33,7 @@ def starts_again(stop: KeyboardInterrupt) -> bool:
 
 
 def _restarts() -> int:
-    """How often Slurm has put this job back, also just now; 0 where it does not say."""
+    """How often Slurm has requeued this job, this time included; 0 where it does not say."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
     try:

@@ -115,7 +115,7 @@ class Study:
         return directory if holds else None
 
     def forget(self) -> None:
-        """Of a study that came to no job nothing stays."""
+        """Removes a study that came to no job."""
         for path in (self.folder / name for name in ("study.yaml", ownership.NAME, "multirun.yaml")):
             path.unlink(missing_ok=True)
         files.remove_empty(self.folder / "jobs", above=0)
@@ -151,7 +151,7 @@ class Study:
         return [self.job(number) for number in range(len(self.about["jobs"]))]
 
     def job(self, number: int) -> Job:
-        """A job that says it runs, and whose log nobody holds, was killed."""
+        """What is known of it. A job that claims to run while nobody holds its log was killed."""
         for _ in range(2):  # between the two looks of the first it may have ended
             job = Job(number, self.about["jobs"][number], **self._noted(number))
             if job.state != "running" or self._held(number):
@@ -220,7 +220,7 @@ class Study:
         )
 
     def share_mistake(self, reason: str | None) -> None:
-        """Jobs that begin from now on end with it, whatever process they are in; None: they try."""
+        """Makes jobs that begin from now on end with this mistake, in whatever process; None: they run."""
         path = self.folder / "mistake"
         files.write(path, reason) if reason else path.unlink(missing_ok=True)
 
@@ -238,7 +238,7 @@ class Study:
         return (self.folder / "stop").exists()
 
     def stop(self, stopping: bool = True) -> None:
-        """No further job begins, wherever the jobs run; or they may again."""
+        """Keeps further jobs from beginning, wherever they run; or allows them again."""
         path = self.folder / "stop"
         files.write(path, "") if stopping else path.unlink(missing_ok=True)
 

@@ -35,7 +35,7 @@ class Aside(Progress):
         self._said.add(text)
 
     def begin(self, total: int | None, unit: str, step: int) -> None: ...
-    def show(self, values: dict[str, float], step: int) -> None: ...
+    def show(self, values: dict[str, float]) -> None: ...
     def advance(self, step: int, now: float) -> None: ...
     def close(self) -> None: ...
 
@@ -128,7 +128,7 @@ class Runs:
         shared = {name for name in set(kept[0]).intersection(*kept) if not Metric.of(name).is_error} if kept else ()
         means = {name: sum(float(row[name]) for row in kept) / len(kept) for name in shared}
         self.whole.final |= means
-        self.whole.progress.show(means, step)
+        self.whole.progress.show(means)
 
     # -- seeds that fail
 

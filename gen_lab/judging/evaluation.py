@@ -1,0 +1,63 @@
+"""The scores of a model on a whole test set, each with its standard error."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from gen_lab.data.images import Images
+from gen_lab.judging.judge import Judge
+from gen_lab.losses import active_units
+from gen_lab.types import LatentModel, Model
+from rl_lab.core.devices import double
+from rl_lab.core.learner import Metrics
+from rl_lab.core.randomness import generator, stream
+
+TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
+LOGITS_AT_ONCE = 2**27  # half a gigabyte
+DECODED_AT_ONCE = 2**24  # pixels of draws of z, so that it is soon seen how long an evaluation takes
+FEWEST_AT_ONCE = 8  # images, however many draws of z: one at a time would be slow
+MEASURED = 4_000  # samples, where the data have a measure of their own
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    data: Images,
+    seed: int,
+    iwae_samples: int = 0,
+    judge: Judge | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,  # after each batch
+) -> Metrics:
+    """The mean of each score over the whole test set and its standard error; how many units of a code are active;
+    with a judge, the measures of samples. The same seed, the same draws.
+
+    Where the data know their own log p, the divergence KL(p || model) is estimated too, image by image: its standard
+    error is far below that of the likelihood. From a bound on the likelihood comes a bound on the divergence.
+    p(x|label) is another quantity than p(x), and is named so.
+    """
+    rng, scores, codes = generator(seed, data.device), [], []
+    pixels = math.prod(data.spec.shape)
+    at_once = min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (pixels * data.levels))
+    at_once = max(1, min(at_once, max(FEWEST_AT_ONCE, DECODED_AT_ONCE // (pixels * max(1, iwae_samples)))))
+    done = 0
+    for x, label in data.tested(at_once):
+        score = model.score(x, rng, iwae_samples, label)
+        if isinstance(model, LatentModel):
+            codes.append(model.code(x, label))
+        if data.log_prob:
+            nll = {name: nats for name, nats in score.items() if name in ("nll_nats", "nll_bound_nats")}
+            score |= {name.replace("nll", "kl"): double(nats) + data.log_prob(x) for name, nats in nll.items()}
+        scores.append(score)
+        told(done := done + len(x), len(data.test))
+    metrics, protocol = {}, data.name + "-given-label" * bool(model.spec.classes)
+    for name in scores[0]:
+        values = double(torch.cat([score[name] for score in scores]))  # [N]: each image counts once
+        metrics[f"eval/{name}[{protocol}]"] = values.mean()
+        metrics[f"eval/{name}_se[{protocol}]"] = values.std() / len(values) ** 0.5
+    if codes:
+        metrics[f"eval/active_units[{protocol}]"] = active_units(torch.cat(codes))
+    if data.measure:
+        drawn = model.sample(MEASURED, generator(stream(seed, "measure"), data.device))
+        metrics |= {f"eval/{name}[{protocol}]": x for name, x in data.measure(drawn).items()}
+    return metrics | (judge(model, generator(stream(seed, "judge"), data.device)) if judge else {})

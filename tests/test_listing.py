@@ -80,6 +80,7 @@ def test_words_look_for_lines(capsys):
     assert "(5 of 5 seeds); 148,480 to 525,312 steps, 76 to 273 s (tests/bench/results/pong.md)" in listed(
         capsys, "rl", "experiments", "minutes", "pong"
     )
+    assert "(5 of 5 seeds) (tests/bench/results/learning.md)" in listed(capsys, "rl", "experiments", "a2c_russell")
     assert listed(capsys, "rl", "envs", "slips").count("\n  ") == 1
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -182,16 +184,30 @@ def test_it_says_how_many_runs_how_long_and_what_was_best(here, capsys):
 
 def test_where_a_study_stands(study):
     study.add([["env=book", "agent=dqn", "seed=0"], ["env=book", "agent=dqn", "seed=1"], ["env=book", "seed=2"]], 2)
-    assert report.standing(study, 0, 2, 5, 0, 9.0) == "0 of 5 done, 2 running, 3 to go"
+    assert report.standing(report.Ranking(study, study.jobs()), 0, 2, 5, 0, 9.0) == "0 of 5 done, 2 running, 3 to go"
     for number, value in enumerate([1.0, 5.0, 3.5, 3.0]):
         study.note(number, state="finished", value=["eval/return", value])
     words = "4 of 5 done, 1 running, 0 to go; about 20 s left; best so far eval/return 3.25: agent=dqn (2 seeds)"
-    assert report.standing(study, 4, 1, 5, 2, 40.0) == words
+    assert report.standing(report.Ranking(study, study.jobs()), 4, 1, 5, 2, 40.0) == words
     for number, value in enumerate([1.0, 5.0, 3.5, 3.0]):
         study.note(number, state="finished", value=["eval/nll_nats[x]", value])
-    assert report.best(study) == "eval/nll_nats[x] 3 (2 seeds)"
+    assert report.Ranking(study, study.jobs()).best() == "eval/nll_nats[x] 3 (2 seeds)"
     study.note(4, state="finished", value=["eval/bits_per_dim[x]", 0.1])
-    assert report.best(study) == "", "figures of different names are not compared"
+    assert report.Ranking(study, study.jobs()).best() == "", "figures of different names are not compared"
+
+
+def test_a_finished_job_is_looked_at_once(study, monkeypatch):
+    for number in (0, 1):
+        study.note(number, state="finished", value=["eval/return", float(number)])
+    ranking, looked = report.Ranking(study), []
+    for name, home in {"summary": report, "_noted": Study}.items():
+        before = getattr(home, name)
+        monkeypatch.setattr(home, name, lambda *args, before=before: looked.append(args) or before(*args))
+    done = threading.Event()
+    done.set()
+    report.follow(ranking, [0, 1], 9, 0, 0.0, io.StringIO(), done)
+    assert ranking.best() == "eval/return 0.5 (2 seeds)" and len(looked) == 4  # its note, and the summary of its run
+    assert report.standing(ranking, 2, 0, 9, 0, 1.0).endswith("(2 seeds)") and len(looked) == 4
 
 
 def test_scores_in_two_worlds_have_no_best(study):
@@ -200,9 +216,9 @@ def test_scores_in_two_worlds_have_no_best(study):
         folder.mkdir()
         study.note(number, state="finished", value=["eval/return", 1.0], folder=str(number))
         (folder / "summary.json").write_text(json.dumps({"env": "book"}))
-    assert report.best(study) == "eval/return 1 (2 seeds)"
+    assert report.Ranking(study, study.jobs()).best() == "eval/return 1 (2 seeds)"
     (folder / "summary.json").write_text(json.dumps({"env": "windy"}))
-    assert report.best(study) == ""
+    assert report.Ranking(study, study.jobs()).best() == ""
 
 
 def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):

@@ -42,7 +42,7 @@ class Kept(NamedTuple):
     beside: str = ""  # what others came to, and where they say so
 
     def __str__(self) -> str:
-        return f"{self.score}; {self.spent} ({self.source})"
+        return f"{self.score}{'; ' * bool(self.spent)}{self.spent} ({self.source})"
 
 
 def listing(prog: str, root: str, name: str, words: Sequence[str]) -> str:

@@ -63,6 +63,7 @@ class Recorded(Launcher):
         one = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher")
         self.at_once: int = OmegaConf.select(config, "hydra.launcher.n_jobs") or int(one)
         self.start, self.already = 0.0, 0
+        self.ranking = report.Ranking(study)
 
     def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
@@ -78,7 +79,7 @@ class Recorded(Launcher):
             self.start, self.already = time.monotonic(), len(numbers) - len(missing)
             print(report.announcement(self.study, missing, total, self.at_once), file=sys.stderr)
         who = BEGINNING.get(type(self.launcher).__name__, "its processes start")
-        follows = _followed(self.study, numbers, total, self.already, self.start, who)
+        follows = _followed(self.ranking, numbers, total, self.already, self.start, who)
         with follows, _stoppable(self.study) as stopped:
             while missing and not stopped:
                 missing = self._attempt(missing, stopped)
@@ -114,13 +115,15 @@ class Recorded(Launcher):
 
 
 @contextmanager
-def _followed(study: Study, numbers: list[int], total: int, already: int, start: float, who: str) -> Iterator[None]:
+def _followed(
+    ranking: report.Ranking, numbers: list[int], total: int, already: int, start: float, who: str
+) -> Iterator[None]:
     """A line for each job that starts and ends, from this process alone, wherever the jobs run."""
     done = threading.Event()
-    known = study, numbers, total, already, start, sys.stderr, done
+    known = ranking, numbers, total, already, start, sys.stderr, done
     reporters = [
         threading.Thread(target=report.follow, args=known, daemon=True),
-        threading.Thread(target=_reassure, args=(study, numbers, who, done), daemon=True),
+        threading.Thread(target=_reassure, args=(ranking.study, numbers, who, done), daemon=True),
     ]
     for reporter in reporters:
         reporter.start()

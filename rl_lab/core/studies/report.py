@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -66,14 +66,47 @@ def _settings(words: Iterable[str]) -> frozenset[str]:
     return frozenset(word for word in words if "=" in word and not word.lstrip("+").startswith(BESIDE))
 
 
+class Ranking:
+    """Scores of a study's finished jobs by their settings, over the seeds: each job is looked at once."""
+
+    def __init__(self, study: Study, jobs: Iterable[Job] = ()):
+        self.study = study
+        self._kinds: set[tuple[Any, ...]] = set()  # names of metrics, and worlds
+        self._scores: dict[tuple[str, ...], list[tuple[int, float]]] = {}  # settings -> jobs and scores
+        for job in jobs:
+            self.add(job)
+
+    def add(self, job: Job) -> None:
+        if job.state == "finished" and job.value:
+            name, score = job.value
+            self._kinds.add((name, _world(self.study, job)))
+            settings = tuple(o for o in job.overrides if not o.startswith("seed="))
+            self._scores.setdefault(settings, []).append((job.number, score))
+
+    def best(self) -> str:
+        """Settings and score of the best jobs, means over the seeds; "" before there are any, and of several worlds."""
+        if len(self._kinds) != 1:
+            return ""
+        ((name, _),) = self._kinds
+        means = {settings: sum(x for _, x in jobs) / len(jobs) for settings, jobs in self._scores.items()}
+        chosen = (min if is_lower_better(str(name)) else max)(means, key=means.__getitem__)
+        (number, _), count = self._scores[chosen][0], len(self._scores[chosen])
+        settings = " ".join(o for o in self.study.differing(number) if not o.startswith("seed="))
+        return f"{name} {means[chosen]:.4g}: {settings}".rstrip(": ") + f" ({count} seeds)" * (count > 1)
+
+
 def follow(
-    study: Study, numbers: list[int], total: int, already: int, start: float, out: TextIO, done: threading.Event
+    ranking: Ranking, numbers: list[int], total: int, already: int, start: float, out: TextIO, done: threading.Event
 ) -> None:
     """Says what becomes of the jobs until `done` is set; those that need nothing are not mentioned. Of `total` jobs
     `already` were done at the `start`.
     """
+    study = ranking.study
     say = partial(print, file=out, flush=True)
-    shown = {n: state for n in numbers if (state := study.job(n).state) in ("finished", "running")}
+    begun = [job for job in map(study.job, numbers) if job.state in ("finished", "running")]
+    shown = {job.number: job.state for job in begun}
+    for known in begun:
+        ranking.add(known)
     earlier = numbers[0] if numbers else 0  # jobs of the batches before
     ended = earlier + Counter(shown.values())["finished"]
     if shown:
@@ -85,6 +118,7 @@ def follow(
             job = study.job(number) if shown.get(number) != "finished" else None
             if job and job.state != shown.get(number, "waiting"):
                 shown[number] = job.state
+                ranking.add(job)
                 ended = earlier + sum(state not in ("running", "waiting") for state in shown.values())
                 if job.state == "running":
                     say(f"started: {study.label(number)}")
@@ -92,35 +126,18 @@ def follow(
                     say(f"[{ended}/{total}] {sentence(study, job)}")
         if ended < total and (ended > before or time.monotonic() - spoke > QUIET):
             spoke = time.monotonic()
-            say(standing(study, ended, Counter(shown.values())["running"], total, already, spoke - start))
+            say(standing(ranking, ended, Counter(shown.values())["running"], total, already, spoke - start))
         if last:
             return
         last = done.wait(POLL)
 
 
-def standing(study: Study, ended: int, running: int, total: int, already: int, seconds: float) -> str:
+def standing(ranking: Ranking, ended: int, running: int, total: int, already: int, seconds: float) -> str:
     """`3 of 12 done, 4 running, 5 to go; about 2 min left; best so far eval/return 0.95: agent=ppo (2 seeds)`"""
     words = f"{ended} of {total} done, {running} running, {total - ended - running} to go"
     if ended > already:
         words += f"; about {duration(seconds * (total - ended) / (ended - already))} left"
-    return words + (f"; best so far {found}" if (found := best(study)) else "")
-
-
-def best(study: Study) -> str:
-    """Settings and score of the best jobs, means over the seeds; "" before there are any, and of several worlds."""
-    scores: dict[tuple[str, ...], list[float]] = {}
-    measured = [job for job in study.jobs() if job.state == "finished" and job.value]
-    kinds = {(job.value and job.value[0], _world(study, job)) for job in measured}
-    if len(kinds) != 1:
-        return ""
-    for job in measured:
-        settings = tuple(o for o in study.differing(job.number) if not o.startswith("seed="))
-        scores.setdefault(settings, []).append(job.value[1] if job.value else math.nan)
-    ((name, _),) = kinds
-    means = {settings: sum(values) / len(values) for settings, values in scores.items()}
-    chosen = (min if is_lower_better(str(name)) else max)(means, key=means.__getitem__)
-    seeds = f" ({len(scores[chosen])} seeds)" if len(scores[chosen]) > 1 else ""
-    return f"{name} {means[chosen]:.4g}: {' '.join(chosen)}".rstrip(": ") + seeds
+    return words + (f"; best so far {found}" if (found := ranking.best()) else "")
 
 
 def _world(study: Study, job: Job) -> tuple[str, ...]:
@@ -163,7 +180,7 @@ def account(study: Study, prog: str) -> tuple[str, int]:
         if not _spared(job):
             more = spared.pop(job.reason, 0)
             lines.append(f"  {sentence(study, job)}" + f", as would {more} more" * (more > 0))
-    if len(jobs) > 1 and (found := best(study)):
+    if len(jobs) > 1 and (found := Ranking(study, jobs).best()):
         lines.append(f"best {found}")
     if len(jobs) > counts["finished"]:
         lines.append(f"{prog} study resume {_near(study.folder)} runs what is missing")

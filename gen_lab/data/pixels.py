@@ -40,7 +40,7 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
 
 
 def shallow(image: ImageFile.ImageFile, path: Path, grey: bool, background: Background) -> Image.Image:
-    """Any opened picture as one of mode L or RGB, and how it is turned. Raises UserError."""
+    """Any opened picture converted to mode L or RGB, and its orientation. Raises UserError."""
     frames = getattr(image, "n_frames", 1)  # of formats that can hold several
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{path} holds {frames} pictures; save each of them as a file of its own")

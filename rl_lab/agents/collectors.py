@@ -15,7 +15,7 @@ from rl_lab.types import Spec, Transition, View
 
 
 class Greedy(Learner):
-    """Goes to the nearest goal by the shortest way, and thinks again at every step; ties are broken at random."""
+    """Goes to the nearest goal by the shortest way, and decides anew at every step; ties are broken at random."""
 
     saved = ("rng",)
 

@@ -194,7 +194,7 @@ class Run:
         return self.step
 
     def at_once(self) -> AbstractContextManager[None]:
-        """Within, a signal stops the work without waiting for its end, unless there are several ranks. Raises Halted."""
+        """Within, a signal stops the work at once, unless there are several ranks. Raises Halted."""
         return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What probes find: a line each, a summary, and the exit code."""
+"""What the probes find: a line each, a summary, and the exit code."""
 
 import math
 import signal
@@ -18,7 +18,7 @@ STYLES = {PASS: "green", FAIL: "bold red", NONE: "dim", LATE: "yellow"}
 
 
 class Finding(NamedTuple):
-    """`words` say what was found and, of a fault, what it does to a learner; all on one line."""
+    """`words` say what was found and, for a fault, what it does to a learner; all on one line."""
 
     outcome: str
     words: str
@@ -40,7 +40,7 @@ def not_applicable(words: str) -> Finding:
 
 
 def cut_short(probe: Probe, world: Any) -> Finding | None:
-    """The same probe where episodes end sooner; None where that cannot be set."""
+    """The same probe in a world whose episodes end sooner; None where that cannot be set."""
     if world.shorter is None:
         return None
     finding = probe(world.shorter)
@@ -48,12 +48,12 @@ def cut_short(probe: Probe, world: Any) -> Finding | None:
 
 
 def name(probe: Probe) -> str:
-    """That of its function, in words."""
+    """The name of its function, in words."""
     return getattr(probe, "__name__", "probe").replace("_", " ")
 
 
 def probed(probe: Probe, subject: Any, seconds: float = math.inf) -> Finding:
-    """A probe that raises has found a fault; one that takes more `seconds` has not."""
+    """A probe that raises has found a fault; one that takes longer than `seconds` is left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -66,12 +66,12 @@ def probed(probe: Probe, subject: Any, seconds: float = math.inf) -> Finding:
 
 
 class TimeIsUp(BaseException):
-    """Not an Exception, which an environment's own code may catch."""
+    """Not an Exception, since an environment's own code may catch those."""
 
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeIsUp in here, even in code that does not come back by itself, once it has used the processor so long.
+    """Raises TimeIsUp within, even in code that never returns, once it has used this much processor time.
 
     Other programs do not make a probe late, unless it takes SLACK times as long.
     """
@@ -99,9 +99,10 @@ def raised(error: BaseException) -> str:
 
 
 def examined(title: str, probes: Sequence[Probe], subject: Any, seconds: float = math.inf) -> int:
-    """Prints what each probe finds, the first one first: where that does not pass, no other is asked.
+    """Prints what each probe finds; if the first one fails, the others are not tried.
 
-    All use the processor for at most about so many `seconds`, each for half of those left. Returns the exit code.
+    Together they use about `seconds` of processor time at most, each no more than half of what is left. Returns the
+    exit code.
     """
     console, begun, found = Console(), (time.monotonic(), time.process_time()), dict[str, Finding]()
     width = max(len(name(probe)) for probe in probes)

@@ -1,4 +1,4 @@
-"""Anyone's agent in a world of ours: a Python class, a model of Stable-Baselines3, or a table of a known world."""
+"""Anyone's agent in one of our worlds: a Python class, a model of Stable-Baselines3, or a table for a known world."""
 
 import inspect
 import sys
@@ -23,7 +23,7 @@ LARGEST = 2**30  # bytes of a table
 
 
 class Unsteady(UserError):
-    """Who is no function of the observation, so that no exact value follows."""
+    """It is not a function of the observation, so it has no exact value."""
 
 
 class Guest:
@@ -83,7 +83,7 @@ class Guest:
 
 
 class Table(Tabled):
-    """One of which only the probabilities are known."""
+    """A table that comes with no values."""
 
     def view(self, obs: Tensor) -> View:
         view = super().view(obs)
@@ -114,7 +114,7 @@ def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError where it is not written as a class of a module is."""
+    """Raises UserError where it is not written like a class of a module."""
     if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
         raise UserError(f"agent={name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
     if name.count(":") != 1:
@@ -123,7 +123,7 @@ def check_name(name: str) -> None:
 
 
 def class_named(name: str) -> type:
-    """my_agent:Mine, of the working directory too. Raises UserError where it is no class that has `act`."""
+    """my_agent:Mine, also from the working directory. Raises UserError where it is no class that has `act`."""
     check_name(name)
     module, _, path = name.partition(":")
     imports.place(imports.local([module]))
@@ -157,7 +157,7 @@ def _built(kind: type, name: str, env: VectorEnv, seed: int) -> Any:
 
 
 def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Guest, int]:
-    """A model that Stable-Baselines3 has saved, and the steps that it learned from. Raises UserError."""
+    """A model that Stable-Baselines3 saved, and the number of steps it was trained for. Raises UserError."""
     if not path or not algorithm:
         raise UserError("agent=sb3 needs agent.path=model.zip and agent.algorithm=PPO")
     if algorithm.upper() not in ALGORITHMS:
@@ -183,7 +183,7 @@ def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Gue
 
 
 def _misfit(model: Any, env: VectorEnv) -> str:
-    """In what a model's spaces differ from the world's; "" where they fit."""
+    """How a model's spaces differ from the world's; "" where they fit."""
     theirs, spec = model.observation_space, env.spec
     shown = one_line(theirs)
     if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):

@@ -51,7 +51,7 @@ def shallow(image: ImageFile.ImageFile, path: Path, grey: bool, background: Back
     elif image.mode == "F":
         flat = Image.fromarray(_shares(image, path))
     elif image.mode == "I":
-        raise UserError(f"{path} has whole numbers of 32 bits, which name no white; save it with 8 or 16 bits")
+        raise UserError(f"{path} has whole numbers of 32 bits, of which none is white; save it with 8 or 16 bits")
     elif image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         flat = Image.fromarray(_laid(np.asarray(image.convert("RGBA")), background))
     else:

@@ -125,7 +125,7 @@ def train(
 
 def check(envs: Sequence[VectorEnv], agent: Callable[..., A2C]) -> None:
     if len({env.num_envs for env in envs}) > 1:
-        raise UserError("loop.envs: groups of different size would not weigh the same; give each the same num_envs")
+        raise UserError("loop.envs: groups of different sizes would count differently; give each the same num_envs")
     kind = getattr(agent, "func", agent)
     if kind is not A2C:
         home = kind.__module__.partition(".")[0]

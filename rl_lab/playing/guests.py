@@ -116,7 +116,7 @@ def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
 def check_name(name: str) -> None:
     """Raises UserError where it is not written like a class of a module."""
     if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
-        raise UserError(f"agent={name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
+        raise UserError(f"agent={name} is no agent; take agent=my_agent:Mine, a class of a module, or agent=sb3")
     if name.count(":") != 1:
         raise UserError(f"agent={name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
                         "trained here is evaluated by run=<folder>")  # fmt: skip
@@ -187,22 +187,24 @@ def _misfit(model: Any, env: VectorEnv) -> str:
     theirs, spec = model.observation_space, env.spec
     shown = one_line(theirs)
     if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):
-        return f"it chooses from {model.action_space}, and here are {spec.num_actions if count else 'discrete'} actions"
+        return f"it chooses from {model.action_space}, and this world has {spec.num_actions if count else 'discrete'} actions"
     if not spec.obs_shape and hasattr(theirs, "n"):
         states = len(env.mdp.start) if isinstance(env, Tabular) else 0
-        return "" if theirs.n == states else f"it observes {shown}, and here are {states} states"
+        return "" if theirs.n == states else f"it observes {shown}, and this world has {states} states"
     kind = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
     if hasattr(theirs, "n"):
-        return f"it observes {shown}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
+        return (
+            f"it observes {shown}, and this world has {spec.obs_shape} numbers; env.obs=index gives the state's number"
+        )
     if theirs.shape != spec.obs_shape or (theirs.dtype == np.uint8) != (kind == np.uint8):
-        return f"it observes {shown}, and here are {spec.obs_shape} of {np.dtype(kind)}"
+        return f"it observes {shown}, and this world has {spec.obs_shape} of {np.dtype(kind)}"
     return ""
 
 
 def of_table(path: str, env: VectorEnv, seed: int) -> Table:
     """An npz of actions [S] or of probabilities [S, A], called policy where it holds more. Raises UserError."""
     if not isinstance(env, Tabular):
-        raise UserError(f"policy={path} is of a world of known states, such as env=four_rooms, and this one has none")
+        raise UserError(f"policy={path} needs a world of known states, such as env=four_rooms, and this one has none")
     states, count = env.mdp.next_state.shape[:2]
     found, name = _array(path), f"policy={path}"
     if found.shape == (states,):

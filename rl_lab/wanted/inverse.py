@@ -154,8 +154,8 @@ def _gamma(mdp: MDP, gamma: float | None) -> float:
 def check_walks(walks: Walks, mdp: MDP) -> None:
     """Raises UserError where a step leads where none of this world's does: it was recorded in another one."""
     if (highest := int(torch.cat([walks.state, walks.successor]).max())) >= len(mdp.start):
-        raise UserError(f"the demonstrations are of another world: they come to state {highest}, and here are "
-                        f"{len(mdp.start)}, numbered from 0")  # fmt: skip
+        raise UserError(f"the demonstrations are of another world: they reach state {highest}, and this world has "
+                        f"states 0 to {len(mdp.start) - 1}")  # fmt: skip
     led = mdp.next_state[walks.state, walks.action]
     possible = ((led == walks.successor[:, None]) & (mdp.probability[walks.state, walks.action] > 0)).any(-1)
     if not possible.all():

@@ -62,7 +62,9 @@ class Sitting:
         found, withdrawn = {}, set()
         for number, row in enumerate(read(path := self.folder / HOME / "pairs.jsonl"), 1):
             if type(row.get("pair")) is not int or not ("withdrawn" in row or isinstance(row.get("of"), str)):
-                raise UserError(f"{path}: line {number} is no question; the run's other files are of no use without it")
+                raise UserError(
+                    f"{path}: line {number} is no question; without it the run's other files cannot be used"
+                )
             if "withdrawn" in row:
                 withdrawn.add(row["pair"])
             else:

@@ -39,7 +39,7 @@ def fit(
     *,
     batch_size: Count,  # images
     total_steps: Count,  # updates
-    eval_every: Count,  # updates
+    eval_every: Count | None,  # updates; None: only after the last one
     eval_images: Count | None,  # of the evaluations before the last; None: all of the test set, as in the last one
     log_every: Count | None,  # updates; None: 200 rows a run
     iwae_samples: Natural,  # draws of z for each test image in the last evaluation; 0: none
@@ -71,7 +71,7 @@ def fit(
         batches = Batches(data, batch_size, run.stream("batches"))
     an_epoch = max(1, len(data.train) // batches.drawn)
     total_steps = total_steps if epochs is None else epochs * an_epoch
-    check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience)
+    check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience, eval_every)
     check_within(learner, total_steps, warm_up, step_every, run.say)
     if accumulate > 1:
         learner.in_parts = accumulate
@@ -152,6 +152,7 @@ def check(
     accumulate: int,
     best: bool,
     patience: int | None,
+    eval_every: int | None,
 ) -> None:
     """Raises UserError where settings of the loop contradict the model's, or one another."""
     name, own = type(learner).__name__, getattr(learner, "decay", 1.0)
@@ -167,6 +168,11 @@ def check(
         raise UserError(
             f"loop.accumulate={accumulate}: {name} needs a batch whole; PixelCNNs, PixelRNNs, VAEs and plain "
             "autoencoders take it in parts"
+        )
+    if (best or patience) and eval_every is None:
+        raise UserError(
+            "loop.best and loop.patience choose among evaluations, and loop.eval_every=null leaves one alone; give it "
+            "a number of updates"
         )
     if patience and distributed.size() > 1:
         raise UserError("loop.patience is for a run in one process; loop.best=true keeps the best weights of several")

@@ -72,7 +72,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
 EXACT = ("gen_lab.models.independent.", "gen_lab.models.bernoulli_mixture.", "gen_lab.judging.features.",
          "gen_lab.data.synthetic.", "gen_lab.data.ising", "gen_lab.data.xor_chain")  # fmt: skip
 
-INSTEAD = {"loop.epochs": "loop.total_steps"}
+INSTEAD = {"loop.epochs": ("loop.total_steps",)}
 
 THEN = {"": ("gen-lab sample run={run}", "gen-lab evaluate run={run}")}
 

@@ -220,7 +220,9 @@ THEN = {
     "rl_lab.loops.seeds.training.train": ("rl-lab compare {run}", "rl-lab render run={run}/seed{seed}"),
 }
 
+INSTEAD = {"loop.data": ("loop.random_steps", "loop.demonstrations", "loop.expert", "loop.temperature")}
+
 CAPTURES = ("rl_lab.loops.training.train",)
 
 PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, captures=CAPTURES,
-              exact=EXACT)  # fmt: skip
+              instead=INSTEAD, exact=EXACT)  # fmt: skip

@@ -21,7 +21,7 @@ CONF = composition.conf_dir()
 TINY = {
     "rl_lab.loops.training.train": [
         "loop.total_steps=400",
-        "loop.eval_every=400",
+        "loop.eval_every=null",
         "loop.eval_episodes=1",
         "loop.eval_drawn=0",
     ],
@@ -32,21 +32,21 @@ TINY = {
         "agent.rollout_length=16",
         "agent.gather_steps=64",
     ],
-    "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=400", "loop.eval_episodes=1"],
+    "rl_lab.loops.crew.train": ["loop.total_steps=400", "loop.eval_every=null", "loop.eval_episodes=1"],
     "rl_lab.loops.planning.plan": ["loop.eval_episodes=1", "loop.film=false"],
-    "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=200", "loop.eval_episodes=1"],
+    "rl_lab.loops.sb3.train_sb3": ["loop.total_steps=200", "loop.eval_every=null", "loop.eval_episodes=1"],
     "rl_lab.loops.demonstrated.infer": ["loop.eval_episodes=1", "loop.demonstrations=2"],
     "rl_lab.loops.reward_design.design": ["loop.eval_episodes=1"],
     "rl_lab.loops.preferences.train": [
         "loop.total_steps=400",
-        "loop.eval_every=400",
+        "loop.eval_every=null",
         "loop.eval_episodes=1",
         "loop.labels=4",
         "loop.clip=4",
         "loop.recent=400",
     ],
     "rl_lab.loops.fitting.fit_q": ["loop.random_steps=200", "loop.iterations=2", "loop.eval_episodes=1"],
-    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=3", "loop.iwae_samples=2"],
+    "gen_lab.fit.fit": ["loop.total_steps=3", "loop.eval_every=null", "loop.iwae_samples=2"],
 }
 DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (1, 28, 28),
               "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
@@ -61,7 +61,7 @@ def noise_for(cfg, tmp_path: Path) -> list[str]:
     labels = {f"{name}_labels": np.arange(16) % 10 for name in parts}
     np.savez(tmp_path / "noise.npz", **parts, **labels, levels=256)
     arguments = ["data=npz", f"data.path={tmp_path}/noise.npz", "loop.batch_size=2", "loop.total_steps=2"]
-    arguments += ["loop.eval_every=2", "loop.eval_images=2", "loop.pictured=0", "loop.iwae_samples=0", "threads=1"]
+    arguments += ["loop.eval_every=null", "loop.eval_images=2", "loop.pictured=0", "loop.iwae_samples=0", "threads=1"]
     if "protocol" in cfg.data:
         arguments += [f"data.protocol={cfg.data.protocol}"]
     if "components" in cfg.model:
@@ -89,7 +89,7 @@ def test_experiments_run(root, name, tmp_path):
     arguments += TINY[cfg.loop._target_]
     if "env" in cfg and cfg.env._target_.endswith("Atari"):
         arguments += SMALL_GAMES["atari"]
-    if "eval_env" in cfg.loop and cfg.loop.eval_env != cfg.env:
+    if cfg.loop.get("eval_env"):
         arguments += ["loop.eval_env.num_envs=1"]
     learns = root == "rl" and "${agent}" in str(OmegaConf.to_container(cfg.loop, resolve=False))
     if learns and cfg.agent.get("random_steps"):
@@ -149,6 +149,22 @@ def test_collect_is_evaluated_in_its_own_world_but_for_what_the_loop_says():
     assert resolved == OmegaConf.to_container(cfg.env, resolve=True) | own and resolved["slip"] == 0.1
     written = OmegaConf.to_container(cfg.loop.eval_env, resolve=False)
     assert written["holes"] == "${env.holes}", "so that a run folder's env.holes=0 reaches the evaluation too"
+
+
+@pytest.mark.parametrize("name", ["pong_sticky", "preferences_pong", "dqn_four_rooms"])
+def test_what_is_typed_of_the_world_reaches_the_evaluation_too(name):
+    typed = ["env.num_envs=3", "env.time_limit=7"] if "four" in name else ["env.height=42", "env.game=breakout"]
+    cfg = composition.compose(CONF, "rl", [f"experiment={name}", *typed, "++loop.eval_env.num_envs=2"])
+    complete_eval_env(cfg, {})
+    found, env = (OmegaConf.to_container(x, resolve=True) for x in (cfg.loop.eval_env, cfg.env))
+    own = {"num_envs": 2} | {key: found[key] for key in ("num_threads",) if key in found}
+    assert found == env | own and env.get("sticky") == (0.25 if name == "pong_sticky" else env.get("sticky"))
+
+
+def test_an_evaluation_in_the_same_world_refers_to_it():
+    cfg = composition.compose(CONF, "rl", ["experiment=dqn_four_rooms"])
+    complete_eval_env(cfg, {})
+    assert OmegaConf.to_container(cfg.loop, resolve=False)["eval_env"] == "${env}"
 
 
 def test_every_experiment_says_what_it_is():

@@ -9,7 +9,8 @@ from gen_lab.judging import deep, features
 from gen_lab.judging.deep import shifted
 from gen_lab.judging.judge import three_splits
 
-Judge = stated("judge/classifier", samples=40)
+SMALL = stated("judge/classifier", "features", updates=20)
+Judge = stated("judge/classifier", samples=40, features=SMALL)
 
 
 def bars(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -72,10 +72,10 @@ TRAIN = {
     "agent.batch_size=99999": "agent.batch_size=99999 must be at most agent.replay.capacity=20000",
     "agent.optimizer.lr=0": "agent.optimizer.lr=0 must be above 0",
     "env.mdp.noise=2": "env.mdp.noise=2 must be between 0 and 1",
-    "loop.eval_env.time_limit=5": "loop.eval_env is the same as env; set env.time_limit=..., or for loop.eval_env alone "
-    "'loop.eval_env={time_limit: ...}'",
-    "+loop.eval_env.time_limit=5": "loop.eval_env is the same as env; set env.time_limit=..., or for loop.eval_env alone "
-    "'loop.eval_env={time_limit: ...}'",
+    "loop.eval_env.time_limit=5": "'loop.eval_env.time_limit' is env.time_limit; write +loop.eval_env.time_limit=... to set it for "
+    "evaluations alone",
+    "+loop.eval_env.tme_limit=5": "no setting 'loop.eval_env.tme_limit': env=four_rooms has no tme_limit; choose another env or loop, "
+    "or leave it out",
     "loop=collect env=collect_small agent=dqn_collect loop.eval_env.slp=1": "no setting 'loop.eval_env.slp'; did you mean "
     "loop.eval_env.slip?",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
@@ -118,8 +118,8 @@ TRAIN = {
     "agent=optimal_collector": "agent.goal_reward needs env.goal_reward, which the chosen env does not have; choose another env",
     "loop=collect": "no setting 'loop.eval_env.option_gamma': env=four_rooms has no option_gamma; choose another env or loop, "
     "or leave it out",
-    "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' has its default and is not in the YAML; "
-    "write +loop.eval_env.slip=... to set it",
+    "loop=collect env=collect loop.eval_env.slip=0.1": "'loop.eval_env.slip' is env.slip; write +loop.eval_env.slip=... to set it for "
+    "evaluations alone",
     "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, demonstrated, fit_q, overlapped, plan, preferences, reward_design, sb3, seeds, train",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
     "agent.network=mlp": "agent.network=mlp must be a call, a mapping with _target_; agent/network=... chooses "
@@ -129,6 +129,8 @@ TRAIN = {
     "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 must be at most 1,000,000",
     "loop=seeds loop.seeds=1e9": "loop.seeds=1000000000 must be at most 4,096",
     "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000 must be at most 1,000",
+    "loop=fit_q agent=fitted_q_linear loop.data=x loop.random_steps=9": "loop.random_steps=9 would be ignored, as loop.data=x stands in its "
+    "place; leave it out, or type loop.data=null too",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
@@ -168,6 +170,12 @@ def test_more_random_steps_than_memory_holds(here, capsys):
     overrides = ["experiment=fitted_q_russell_norvig", "tracker=none", "device=cpu", "loop.random_steps=1e12"]
     code, line = rl_lab(capsys, "train", *overrides)
     assert code == 2 and line.startswith("rl-lab: loop.random_steps=1000000000000 needs 1.21e+05 GB of memory, and ")
+
+
+def test_a_run_shorter_than_what_comes_before_the_first_update_says_so(here, capsys):
+    for settings, words in (["agent.learning_starts=2000"], True), (["agent.learning_starts=100"], False):
+        assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, *settings, "loop.eval_every=null"]) == 0
+        assert ("nothing was learned: the run ended, after " in capsys.readouterr().err) == words
 
 
 def test_a_setting_within_null():

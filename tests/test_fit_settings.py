@@ -172,6 +172,7 @@ def test_epochs_in_place_of_updates(tmp_path, data):
     [
         ({"best": True}, "set data.validation"),
         ({"patience": 2}, "set data.validation"),
+        ({"best": True, "eval_every": None}, "loop.eval_every=null leaves one alone"),
         ({"schedule": "step"}, "belong together"),
         ({"step_every": 5}, "belong together"),
         ({"warm_up": 13}, "loop.warm_up=13 is longer than the run of 12 updates"),

@@ -381,6 +381,18 @@ KEYS = {
 }
 
 
+def test_what_stands_there_stays_ones_own_until_it_is_replaced(tmp_path):
+    """A run that is resumed with changes, and killed between its seal and its config.yaml."""
+    first, second, third = (f"steps: {i}" for i in range(3))
+    assert ownership.seal(tmp_path, first, {"mine": "here"})
+    assert ownership.seal(tmp_path, second, {}, standing=first.encode())
+    assert ownership.of(tmp_path, first.encode()) == ownership.Seal({"mine": "here"})
+    assert ownership.of(tmp_path, second.encode()) == ownership.Seal({})
+    assert ownership.seal(tmp_path, third, {}, standing=first.encode())
+    assert ownership.of(tmp_path, first.encode()) and ownership.of(tmp_path, third.encode())
+    assert ownership.of(tmp_path, second.encode()) is None
+
+
 @pytest.mark.parametrize("what", KEYS)
 def test_a_key_that_proves_nothing(home, elsewhere, monkeypatch, what):
     config = elsewhere / "config"

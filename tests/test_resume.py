@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from stopping import equal
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import reading
+from rl_lab.core import checkpoint, reading
 from rl_lab.core.launching import cli
+from rl_lab.loops import judging
+from rl_lab.loops.seeds import training as seeds
 from rl_lab.parts import PARTS
 
 COMMAND = [sys.executable, "-m", "rl_lab", "train"]
@@ -51,6 +55,42 @@ def cut_off(*arguments: str, cwd: Path, after: float, by: int = signal.SIGKILL) 
     process.send_signal(by)
     said = process.communicate(timeout=300)[1]
     return process.returncode, said
+
+
+TINY = ["env=russell_norvig", "tracker=none", "device=cpu", "loop.total_steps=640", "loop.eval_every=320",
+        "loop.eval_episodes=64"]  # fmt: skip
+DRAWS = ["agent=dqn", "agent.eval_epsilon=0.3", "agent.learning_starts=100"]  # in evaluations, by the stream it acts by
+SEEDS = ["agent=q_learning", "loop=seeds", "loop.seeds=2"]
+
+
+@pytest.mark.parametrize(("agent", "at"), [(DRAWS, 2), (DRAWS, 3), (SEEDS, 2)])  # in the middle, and the last
+def test_the_first_signal_ends_an_evaluation_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch, agent, at):
+    home, asked, evaluations = judging if agent is DRAWS else seeds, [], itertools.count(1)
+
+    def played(env, policy, episodes, seed):
+        return play(env, stopping(policy) if next(evaluations) == at else policy, episodes, seed)
+
+    def stopping(policy):
+        def asking(obs):
+            asked.append(obs)
+            if len(asked) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return policy(obs)
+
+        return asking
+
+    play = home.play
+    assert run(*agent, *TINY, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
+    monkeypatch.setattr(home, "play", played)
+    code, said = run(*agent, *TINY, "hydra.run.dir=parts", cwd=tmp_path)
+    assert code == 130 and len(asked) == 3 and "resumes it" in said
+    code, said = run("run=parts", cwd=tmp_path)
+    assert code == 0 and ("only the last evaluation is left to do" in said) == (at == 3)
+    for name in ["."] if agent is DRAWS else ["seed0", "seed1"]:
+        parts, whole = (tmp_path / folder / name for folder in ("parts", "whole"))
+        assert rows(parts) == rows(whole) and len(rows(whole)) > 2
+        states = [checkpoint.read(folder / "checkpoint.pt")["agent"] for folder in (parts, whole)]
+        assert equal(*states)
 
 
 @pytest.mark.parametrize(("experiment", "kills"), [(DQN, 3), (A2C, 2)])

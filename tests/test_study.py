@@ -1,5 +1,6 @@
 """Studies: many jobs whose folders never meet, that fail alone, and that go on after any kill with what is missing."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import threads
+from rl_lab.core import files, threads
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.execution import objective
@@ -310,6 +311,29 @@ def test_a_study_from_a_stranger_runs_no_code(study, capsys):
         code == 2
         and "agent.network._target_=os.system is refused: a run folder may call only what rl_lab/parts.py lists" in err
     )
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])  # writes: seal.json, study.yaml
+def test_a_kill_between_what_is_asked_and_whose_it_is_makes_nobody_a_stranger(here, monkeypatch, after):
+    study, write, left = Study.begin(Path("runs"), "mine", "rl-lab", ["-m", "seed=0,1"], "abc"), files.write, after
+
+    def killed(path: Path, text: str) -> Path:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return write(path, text)
+
+    for jobs in [["seed=0"]], [["seed=0"], ["seed=1"]]:  # a second kill finds what the first one left
+        monkeypatch.setattr(files, "write", killed)
+        left = after
+        with contextlib.suppress(KeyboardInterrupt):
+            study.add(jobs, 0)
+        monkeypatch.setattr(files, "write", write)
+        study = Study(study.folder)
+        assert study.ours
+    (study.folder / "study.yaml").write_text((study.folder / "study.yaml").read_text().replace("mine", "theirs"))
+    assert not Study(study.folder).ours
 
 
 def test_mistakes_about_studies(study, here, capsys):

@@ -192,6 +192,11 @@ def test_frames_are_kept_as_they_are_and_planes_of_several_numbers_not_at_all():
 def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="agent.random_steps=16 must be 0, or more than 16"):
         agent(random_steps=16).announce(4)
+    walks, one = Walks(8, SMALL, CPU), torch.ones(2)
+    for _ in range(4):  # a world whose every step is an end
+        walks.add(transition(planes(2).float(), one.long(), one, one, one > 0, planes(2).float()))
+    with pytest.raises(UserError, match="agent.random_steps=8: every step of these walks ends an episode"):
+        walks.sample(2, 2, torch.Generator())
     with pytest.raises(UserError, match="agent.random_steps is for a network that predicts rewards"):
         agent(random_steps=50, network=partial(ActionValue, encoder=grid(), units=8, gate=True))
 

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from rl_lab.core import distributed, precision
-from rl_lab.core.errors import NotFinite
+from rl_lab.core.errors import NotFinite, counted
 from rl_lab.core.interrupts import Halted
-from rl_lab.core.learner import Metrics
+from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.ranks import Part
 
 Row = Any  # Metrics; or, of many seeds, a row for each
@@ -31,6 +32,7 @@ class Kept(Protocol):
     def choose_threads(self, weights: int, lanes: int = ...) -> None: ...
     def restore(self, parts: dict[str, Part]) -> int: ...
     def begin(self, total: int, unit: str = ...) -> None: ...
+    def at_once(self) -> AbstractContextManager[None]: ...
     def pause(self, step: int, parts: dict[str, Part]) -> None: ...
     def save(self, step: int, parts: dict[str, Part]) -> None: ...
     def rescued(self, error: NotFinite, step: int, parts: dict[str, Part]) -> NotFinite: ...
@@ -83,6 +85,7 @@ class Book:
         self.parts |= {"means": self.means, "rows": self.rows, "evaluations": self.evaluations}
         run.choose_threads(max(map(weights, parts.values()), default=0), lanes)
         self.step = run.restore(self.parts)
+        self.learned = self.step > 0  # of a resumed run it is not known
 
     def steps(self, stride: int = 1, learner: Stepper | None = None) -> Iterator[int]:
         """Counts to `total`, by `stride` at once, and closes the book at the end.
@@ -109,12 +112,27 @@ class Book:
         before = self.evaluations.next
         if self.step < self.total and self.evaluations.due(self.step) and self.run.leads:
             try:
-                row = self.evaluate()
+                row = self.evaluated()
             except Halted:  # it is due again when the run is resumed
                 self.evaluations.next = before
                 self.run.save(self.step, self.parts)
                 raise
             self.run.log(row, self.step, True)
+
+    def evaluated(self) -> Row:
+        """A signal ends it at once, and what it drew is taken back: a resumed run evaluates as if nothing had been.
+
+        Raises Halted.
+        """
+        learners = (part for part in self.parts.values() if isinstance(part, Learner))
+        drawn = [(rng, rng.get_state()) for learner in learners for rng in learner.streams()]
+        try:
+            with self.run.at_once():
+                return self.evaluate()
+        except Halted:
+            for rng, state in drawn:
+                rng.set_state(state)
+            raise
 
     def add(self, metrics: Metrics, reward: Tensor | None = None, last: Tensor | None = None) -> None:
         """The metrics of an update; rewards [N] and ends of episodes [N]. Writes a row if one is due.
@@ -123,6 +141,7 @@ class Book:
         """
         try:
             self.means.add(metrics, self.step)
+            self.learned = self.learned or bool(metrics)
             if self.episodes and reward is not None:
                 self.episodes.add(reward, last)
             if self.rows.due(self.step):
@@ -143,9 +162,13 @@ class Book:
 
         A rollout that is only half full at the end is lost: agents that learn from whole rollouts start a new one.
         """
+        if not self.learned and any(map(weights, self.parts.values())):
+            self.run.say(
+                f"nothing was learned: the run ended, after {counted(self.step, self.unit)}, before the first update"
+            )
         self.run.save(self.step, self.parts)
         if self.run.leads:
-            self.run.log(self.evaluate(), self.step, True)
+            self.run.log(self.evaluated(), self.step, True)
 
     def stop(self) -> None:
         """Makes the current step the last one."""

@@ -43,7 +43,9 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, the first signal stops too: for long work that changes nothing of the run. Raises Halted."""
+        """Within, the first signal stops too: for long work that changes nothing of the run; one that lies in another
+        ends both. Raises Halted.
+        """
         self._readily = True
         try:
             if self.asked:

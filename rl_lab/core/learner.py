@@ -52,6 +52,14 @@ class Learner:
             elif isinstance(part, Learner):
                 part.part_ways(seed + i)
 
+    def streams(self) -> Iterator[torch.Generator]:
+        """All that it draws from and saves."""
+        for part in (getattr(self, name) for name in self.saved):
+            if isinstance(part, torch.Generator):
+                yield part
+            elif isinstance(part, Learner):
+                yield from part.streams()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises KeyError, RuntimeError or ValueError where the state is of another learner."""
         for captured in (part for part in vars(self).values() if isinstance(part, graphs.Captured)):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rl_lab.core import files
 from rl_lab.core.errors import UserError
@@ -75,12 +75,17 @@ def _make(path: Path) -> None:
         beside.unlink()
 
 
-def seal(folder: Path, text: str, places: Mapping[str, str]) -> bool:
-    """Notes that the folder is one's own as long as its config.yaml is `text`; False where there is no key."""
+def seal(folder: Path, text: str, places: Mapping[str, str], standing: bytes = b"") -> bool:
+    """Notes that the folder is one's own as long as its config.yaml is `text`; False where there is no key.
+
+    To be written first: until config.yaml is, the seal of what is `standing` there holds as well, so that a kill in
+    between makes nobody a stranger.
+    """
     if (secret := key(made=True)) is None:
         return False
     note = {"places": dict(places), "digest": _digest(secret, folder, text.encode(), places)}
-    files.write(files.inside(folder, NAME), json.dumps(note, indent=2) + "\n")
+    before = [found for found in _notes(folder) if _holds(secret, folder, standing, found)]
+    files.write(files.inside(folder, NAME), json.dumps(note | {"before": before[:1]}, indent=2) + "\n")
     return True
 
 
@@ -88,16 +93,25 @@ def of(folder: Path, text: bytes) -> Seal | None:
     """The seal of a folder whose config.yaml is `text`; None where that is not this user's."""
     if (secret := key(made=False)) is None:
         return None
+    return next((Seal(note["places"]) for note in _notes(folder) if _holds(secret, folder, text, note)), None)
+
+
+def _notes(folder: Path) -> list[dict[str, Any]]:
+    """Places and digest, of what was sealed last and of what stood before it; none where the file is damaged."""
     try:
         with files.opened(folder / NAME, LARGEST) as file:
             note = json.loads(file.read())
-        places, digest = note["places"], note["digest"]
-        if not all(isinstance(x, str) for x in (digest, *places, *places.values())):
-            return None
+        notes = [{"places": x["places"], "digest": x["digest"]} for x in (note, *note.get("before", ())[:1])]
+        if all(isinstance(x, str) for n in notes for x in (n["digest"], *n["places"], *n["places"].values())):
+            return notes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a link is a ValueError
-        return None
-    known = hmac.compare_digest(_digest(secret, folder, text, places).encode(), digest.encode(errors="replace"))
-    return Seal(places) if known else None
+        pass
+    return []
+
+
+def _holds(secret: bytes, folder: Path, text: bytes, note: Mapping[str, Any]) -> bool:
+    digest = _digest(secret, folder, text, note["places"])
+    return hmac.compare_digest(digest.encode(), note["digest"].encode(errors="replace"))
 
 
 def _digest(secret: bytes, folder: Path, text: bytes, places: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     typed: Typed = Typed()  # allowed for this once
     then: Mapping[str, tuple[str, ...]] = {}  # what to type after a run, by what its loop is, or else under ""
     captures: tuple[str, ...] = ()  # the loops that compile=graphs is for
-    instead: Mapping[str, str] = {}  # settings that, where they are given, stand in place of another
+    instead: Mapping[str, tuple[str, ...]] = {}  # settings that, where they are given, stand in place of others
     exact: tuple[str, ...] = ()  # how the names of those begin that compute in float64 on the device
 
 

@@ -153,7 +153,8 @@ class Run:
         if self.leads:
             self._open(rows)
         if total is not None and self.step >= total:
-            self.say(f"nothing left to do: the run stands at step {self.step:,}, and the total is {total:,}")
+            left = "nothing" if self.folder.before.get("state") == "finished" else "only the last evaluation is"
+            self.say(f"{left} left to do: the run stands at step {self.step:,}, and the total is {total:,}")
         self.progress.begin(total, unit, self.step)
 
     def _open(self, with_rows: bool) -> None:

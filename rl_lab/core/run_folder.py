@@ -96,7 +96,8 @@ class RunFolder:
     def open(self, rows: Rows, summary: dict[str, Any]) -> None:
         """From here on the folder knows of the run."""
         if self.places is not None:  # first: who looks on while this run learns finds both
-            ownership.seal(self.dir, self.written, self.places)
+            path = self.path("config.yaml")
+            ownership.seal(self.dir, self.written, self.places, path.read_bytes() if path.exists() else b"")
         files.write(self.path("config.yaml"), self.written)
         self.rows = rows
         self.write_summary(summary)  # of rows that are there already: it holds before the others are cut off and after

@@ -61,7 +61,8 @@ def infer(
         policy = certain(judge.regret.best.policy, len(mdp.actions))
         if expert == "soft":
             policy = soft_plan(paid(mdp), dynamics(mdp, float(mdp.gamma)), temperature).policy
-        found = play(policy, demonstrations, seed)
+        with run.at_once():
+            found = play(policy, demonstrations, seed)
     check_walks(found, mdp)
     run.say(f"{counted(found.episodes, 'demonstrations')} of {counted(len(found.state), 'steps')}")
     with run.at_once():
@@ -77,7 +78,9 @@ def infer(
         plan = exact_plan(answer.reward)
         agent = Planned(plan.q.to(env.device), plan.policy.to(env.device), env.states)
         metrics["wanted/starc"] = starc(answer.reward, mdp)
-    run.log(metrics | judge(agent), 1, keep=True)
+    with run.at_once():
+        metrics |= judge(agent)
+    run.log(metrics, 1, keep=True)
     run.save(1, {"agent": agent})
     _keep(run, mdp, found, answer, agent.probabilities(env.all_observations()).cpu())
     return agent

@@ -57,7 +57,9 @@ def plan(
         start = perf_counter()
     row = progress(plan, policy, spent)
     player = Planned(plan.q, plan.policy, env.states)
-    run.log(row | judge(player), sweep, keep=True)
+    with run.at_once():
+        row |= judge(player)
+    run.log(row, sweep, keep=True)
     tensors = {"q": plan.q, "value": plan.value.masked_fill(env.mdp.terminal, 0.0), "policy": plan.policy}
     found = keep_arrays(run, "plan", tensors)
     run.save(sweep, {"agent": player})

@@ -27,7 +27,9 @@ def design(env: VectorEnv, planner: Callable[..., Design], run: Run, *, eval_epi
     run.anew()
     run.begin(1, "designs")
     agent = Tabled(found.policy.to(env.device), env.states, env.device, run.stream("agent"))
-    run.log({**found.metrics, **judge(agent)}, 1, keep=True)
+    with run.at_once():
+        scores = judge(agent)
+    run.log({**found.metrics, **scores}, 1, keep=True)
     run.save(1, {"agent": agent})
     belief, settings = found.belief, getattr(planner, "keywords", {})
     proxy = settings["proxy"]

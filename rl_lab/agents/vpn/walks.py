@@ -52,10 +52,13 @@ class Walks:
         """`count` walks [length, count, ...] that begin anywhere but on the last step of an episode.
 
         Also `start`, which ends where the first episode does unless they `cross_ends`, and next_obs, true where there
-        is no `end`.
+        is no `end`. Raises UserError where there is no such step.
         """
         if self._starts is None:
             self._starts = (~self.columns["end"][: self.rows - length]).flatten().nonzero().squeeze(1)
+            if not len(self._starts):
+                raise UserError(f"agent.random_steps={self.decisions}: every step of these walks ends an episode, and "
+                                "no walk begins there; raise it, or set it to 0")  # fmt: skip
         draw = torch.randint(len(self._starts), (count,), generator=rng, device=self.device)
         place = self._starts[draw] + self._walkers * torch.arange(length + 1, device=self.device).unsqueeze(1)
         read = {name: x.flatten(0, 1)[place] for name, x in self.columns.items()}

@@ -53,10 +53,14 @@ def check_planner(choices: dict[str, Any], typed: Sequence[str]) -> None:
 def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
     """An eval_env without _target_ is `env` but for the settings it has: any other becomes a reference, ${env.size}.
 
-    Raises UserError where `env` has no such setting.
+    It begins as {}, and not as ${env}: a mapping that is merged into a reference takes the place of all that it refers
+    to, as it stood then. Raises UserError where `env` has no such setting.
     """
     OmegaConf.set_struct(cfg, False)
     changes, env = cfg.loop._get_node("eval_env"), cfg.get("env")
+    if isinstance(changes, DictConfig) and changes == {}:
+        cfg.loop.eval_env = "${env}"
+        return
     if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
         return
     from rl_lab.core import calls
@@ -107,10 +111,10 @@ def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
 
 def check_instead(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
     """Raises UserError where a setting was typed in whose place another stands: it would be ignored."""
-    for setting, other in parts.instead.items():
+    for setting, others in parts.instead.items():
         value = OmegaConf.select(cfg, setting)
         for override in typed:
-            if value is not None and override.lstrip("+~").partition("=")[0] == other:
+            if value is not None and override.lstrip("+~").partition("=")[0] in others:
                 raise UserError(f"{override} would be ignored, as {setting}={value} stands in its place; leave it out, "
                                 f"or type {setting}=null too")  # fmt: skip
 

@@ -186,7 +186,8 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     if parent and "." in parent and node is None and parent in set(flatten(cfg)):
         return f"{parent} is null; give it as a whole: '{parent}={{{name}: ...}}'"
     target = node.get("_target_") if isinstance(node, DictConfig) else None
-    if parent == "loop.eval_env" and not target:  # its differences from env
+    differs = parent == "loop.eval_env" and not target  # from env, by what it has
+    if differs:
         target = OmegaConf.select(cfg, "env._target_")
     parameters = inspect.signature(call := calls.locate(target)).parameters if target else {}
     if target:
@@ -195,6 +196,8 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         if name in by_lab:
             return f"{key} is set by the lab itself; leave it out"
         parameters = {of: p for of, p in parameters.items() if of not in by_lab}
+    if name in parameters and differs:
+        return f"'{key}' is env.{name}; write +{key}=... to set it for evaluations alone"
     if name in parameters:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
     if parent and OmegaConf.is_config(node) and not target:  # a mapping that is passed on, such as env.options

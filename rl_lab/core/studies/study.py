@@ -134,6 +134,7 @@ class Study:
 
     def add(self, overrides: Sequence[Sequence[str]], first: int) -> list[int]:
         """The numbers of these jobs, from `first` on; a resumed study must give the same ones again."""
+        standing = _yaml(self.about)
         numbers, known = range(first, first + len(overrides)), self.about["jobs"]
         for number, settings in zip(numbers, map(list, overrides), strict=True):
             if number == len(known):
@@ -143,7 +144,7 @@ class Study:
                     f"job {number} of {self.folder} was {shlex.join(known[number])} and would now be "
                     f"{shlex.join(settings)}; start a new study"
                 )
-        _write(self.folder, self.about, self.ours)
+        _write(self.folder, self.about, self.ours, standing)
         return list(numbers)
 
     def jobs(self) -> list[Job]:
@@ -277,12 +278,12 @@ def runs_of(folders: list[Path]) -> list[Path]:
     return found
 
 
-def _write(folder: Path, about: dict[str, Any], ours: bool) -> None:
-    """study.yaml, and whose it is."""
+def _write(folder: Path, about: dict[str, Any], ours: bool, standing: str = "") -> None:
+    """Whose it is, and then study.yaml, in place of what is `standing` there."""
     text = _yaml(about)
-    files.write(files.inside(folder, "study.yaml"), text)
     if ours:
-        ownership.seal(folder, _sealed(text), {})
+        ownership.seal(folder, _sealed(text), {}, _sealed(standing).encode())
+    files.write(files.inside(folder, "study.yaml"), text)
 
 
 def _sealed(text: str) -> str:

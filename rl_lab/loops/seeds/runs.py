@@ -1,7 +1,7 @@
 """Many seeds in one process: one run that holds a run for each seed, each as it would be alone."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -102,6 +102,9 @@ class Runs:
         self.whole.begin(total, f"{unit} of {counted(len(self.each), 'seeds')}", rows=False)
         for _, run in self.running():
             run.begin(total)
+
+    def at_once(self) -> AbstractContextManager[None]:
+        return self.whole.at_once()
 
     def pause(self, step: int, parts: dict[str, Part]) -> None:
         self.whole.pause(step, parts | {"runs": self})

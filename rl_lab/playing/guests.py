@@ -187,7 +187,8 @@ def _misfit(model: Any, env: VectorEnv) -> str:
     theirs, spec = model.observation_space, env.spec
     shown = one_line(theirs)
     if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):
-        return f"it chooses from {model.action_space}, and this world has {spec.num_actions if count else 'discrete'} actions"
+        ours = spec.num_actions if count else "discrete"
+        return f"it chooses from {model.action_space}, and this world has {ours} actions"
     if not spec.obs_shape and hasattr(theirs, "n"):
         states = len(env.mdp.start) if isinstance(env, Tabular) else 0
         return "" if theirs.n == states else f"it observes {shown}, and this world has {states} states"

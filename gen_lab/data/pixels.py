@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.room import regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -34,7 +34,7 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
     except UserError:
         raise
     except Exception as error:  # of the decoders: damaged files raise whatever their bytes led to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = brief(error) or type(error).__name__
         raise UserError(f"{path} is not a picture that can be read ({reason}); repair it or remove it") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 

@@ -18,7 +18,7 @@ import numpy as np
 from gen_lab.data.cache import File, Source, cache, fetch
 from gen_lab.data.cache import sha256 as file_sha256
 from rl_lab.core import room
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 
 DEEPEST, MOST = 4, 20_000  # folders below the root that are looked through, and names in all of them
 LARGEST = 2**28  # bytes of one file, unpacked
@@ -150,7 +150,7 @@ def _places(path: Path, faults: list[str]) -> Iterator[Blobs]:
         else:
             yield {str(path): _file(path)}
     except FAULTS as error:
-        faults.append(f"{path} cannot be read ({' '.join(str(error).split())[:120]})")
+        faults.append(f"{path} cannot be read ({brief(error)})")
 
 
 def _file(path: Path) -> Callable[[], bytes]:
@@ -208,7 +208,7 @@ def npz_arrays(blobs: Blobs, faults: list[str]) -> Iterator[tuple[str, np.ndarra
             array = np.load(io.BytesIO(read()), allow_pickle=False)
             yield where, plain(array), ""
         except FAULTS as error:
-            faults.append(f"{where} cannot be read ({' '.join(str(error).split())[:120]})")
+            faults.append(f"{where} cannot be read ({brief(error)})")
 
 
 def plain(array: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from rl_lab.core.errors import brief
+
 PASS, FAIL, NONE, LATE = "pass", "FAIL", "-", "late"  # not applicable; left out, as time was up
 SLACK = 3  # times as many seconds on the clock as of the processor, where other programs use it, too
 STYLES = {PASS: "green", FAIL: "bold red", NONE: "dim", LATE: "yellow"}
@@ -95,7 +97,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def raised(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {brief(error)}"
 
 
 def examined(title: str, probes: Sequence[Probe], subject: Any, seconds: float = math.inf) -> int:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from rl_lab.core import imports
 from rl_lab.core.devices import Device
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.settings import Count, Objects, Positive, Unit
 from rl_lab.envs import frames, naming, wrapping
 from rl_lab.envs.lens import Lens, Statistics
@@ -252,7 +252,7 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
     except Exception as error:
         if _of_its_own(error):
             raise
-        words = " ".join(str(error).split())[:200]
+        words = brief(error)
         raise UserError(
             f"env.id={id}: its {method}() does not return what Gymnasium {gymnasium.__version__} expects "
             f"({words}); see gymnasium.utils.env_checker"

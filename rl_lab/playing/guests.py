@@ -14,7 +14,7 @@ from rl_lab.agents import exploration
 from rl_lab.agents.tabled import Tabled
 from rl_lab.core import imports
 from rl_lab.core.calls import one_line
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, brief, nearest
 from rl_lab.envs.abilities import Tabular
 from rl_lab.types import VectorEnv, View, Viewed
 
@@ -234,7 +234,7 @@ def _array(path: str) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # of NumPy, of zipfile or of zlib
-        words = " ".join(str(error).split())[:160]
+        words = brief(error)
         raise UserError(f"policy={path} cannot be read as an npz of numbers ({words})") from error
 
 

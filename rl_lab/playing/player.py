@@ -14,7 +14,7 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, threads
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import UserError, brief, counted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
@@ -93,7 +93,7 @@ def load(
     except hydra.errors.InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        reason = " ".join(str(error.__cause__ or error).split())[:120]
+        reason = brief(error.__cause__ or error)
         raise UserError(f"the environment of {asked} cannot be built ({reason})") from error
     try:
         if isinstance(env, Normalising):
@@ -109,7 +109,7 @@ def load(
         env.close()
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
+        raise UserError(f"{path} does not fit {asked} ({brief(error)})") from error
     units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
              "reward_design.design": "designs"}  # fmt: skip
     unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")

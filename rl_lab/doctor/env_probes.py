@@ -11,11 +11,12 @@ from torch import Tensor
 
 from rl_lab.core.errors import counted
 from rl_lab.core.randomness import generator
-from rl_lab.doctor.report import Finding, cut_short, failed, not_applicable, passed
+from rl_lab.doctor.report import Finding, cut_short, failed, late, not_applicable, passed
 from rl_lab.doctor.worlds import World, by_hand, digest, drawn, going_on, played, same, script, stream
 from rl_lab.envs.abilities import Tabular
 
 SIGHT = 300  # steps that most probes look at
+ENDLESS = 1_000  # steps without an end that are taken for a fault
 
 
 def runs(world: World) -> Finding:
@@ -179,6 +180,8 @@ def time_limit(world: World) -> Finding:
                 ended, full = ended + int(step.last.sum()), full + int(at_limit.sum())
                 terminated += int((at_limit & (step.discount == 0)).sum())
                 length[step.last] = 0
+    if limit is None and not ended and longest < ENDLESS:
+        return late(f"it states none, and no episode ended in {longest:,} steps, for which there was time")
     if limit is None and not ended:
         return failed(f"it states none, and no episode ended in {longest:,} steps: an evaluation may never end")
     if limit is None:

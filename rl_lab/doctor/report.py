@@ -41,6 +41,10 @@ def not_applicable(words: str) -> Finding:
     return Finding(NONE, words)
 
 
+def late(words: str) -> Finding:
+    return Finding(LATE, words)
+
+
 def cut_short(probe: Probe, world: Any) -> Finding | None:
     """The same probe in a world whose episodes end sooner; None where that cannot be set."""
     if world.shorter is None:
@@ -62,7 +66,7 @@ def probed(probe: Probe, subject: Any, seconds: float = math.inf) -> Finding:
             with _at_most(seconds):
                 return probe(subject)
         except TimeIsUp:
-            return Finding(LATE, f"left out: it takes more than {seconds:.1f} s")
+            return late(f"left out: it takes more than {seconds:.1f} s")
         except (Exception, SystemExit) as error:
             return failed(f"raises {raised(error)}; nothing can be learned like that")
 

@@ -267,7 +267,11 @@ class Endless(Walk):
     ("probe", "kind", "words"),
     [
         (cost_probes.pictures, OnePicture, r"there was time for \d+ pictures? alone"),
-        (env_probes.time_limit, Endless, r"it states none, and no episode ended in \d+ steps, for which there was time"),
+        (
+            env_probes.time_limit,
+            Endless,
+            r"it states none, and no episode ended in \d+ steps, for which there was time",
+        ),
     ],
 )
 def test_what_there_was_no_time_for_is_no_fault(monkeypatch, probe, kind, words):

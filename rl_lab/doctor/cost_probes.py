@@ -24,7 +24,7 @@ PROC = Path("/proc/self")
 
 
 def pictures(world: World) -> Finding:
-    """Drawn as a film would have them, and whether a declared speed is that of its physics."""
+    """Whether it can be filmed, and whether the speed it declares is that of its physics."""
     with closing(world.built(1, **({"camera": True} if has_camera(world.node["_target_"]) else {}))) as env:
         if not isinstance(env, Filmed):
             drawn_as = "it is drawn as a map" if isinstance(env, Mapped) and env.has_map else "it has no picture"
@@ -47,7 +47,7 @@ def pictures(world: World) -> Finding:
 
 
 def declared(world: World) -> str:
-    """What metadata say of the speed, and what the physics say where they name the seconds of a step."""
+    """What its metadata say about the speed, and whether its physics agree, where they state the seconds of a step."""
     with world.singles(1) as envs:
         for env in envs:
             fps, inner = env.metadata.get("render_fps"), env.unwrapped
@@ -77,7 +77,7 @@ def in_words(seconds: float) -> str:
 
 
 def memory(world: World) -> Finding:
-    """A thousand episodes, or as many as there is time for: what the process has grown by since the first fifth."""
+    """By how much the process grows over a thousand episodes, or as many as time allows, from the first fifth on."""
     if not (PROC / "statm").exists():
         return not_applicable("this system does not say how much memory a process has")
     gc.collect()
@@ -105,7 +105,7 @@ def memory(world: World) -> Finding:
 
 
 def ending(world: World, seconds: float) -> Iterator[int]:
-    """Random episodes, of a bare environment where there is one: how many have ended, after each."""
+    """Plays random episodes, of the bare environment where there is one; yields their number after each."""
     count = 0
     with world.singles(1) as envs:
         for env in envs:
@@ -122,7 +122,7 @@ def ending(world: World, seconds: float) -> Iterator[int]:
 
 
 def resident() -> float:
-    """MB of this process that lie in memory."""
+    """The memory of this process, in MB."""
     gc.collect()
     return int((PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -127,7 +127,9 @@ class Convolutional(nn.Sequential):
 
 
 def prepared(torso: nn.Module, obs: Tensor) -> Tensor:
-    """Observations as the torso makes them numbers, which it takes as well: what is learned from in several epochs."""
+    """Observations already converted to numbers, which the torso takes as well: for what is learned from in several
+    epochs.
+    """
     return torso[0](obs) if isinstance(torso, Convolutional) else obs
 
 

@@ -1,6 +1,4 @@
-"""What data sets keep on disk: files fetched once and checked at every use, and memory maps of sets too large for
-memory.
-"""
+"""What data sets keep on disk: files fetched once and checked at every use, and memory maps of large sets."""
 
 import hashlib
 import http.client

@@ -99,9 +99,7 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
 
 
 def checked_first(build: Callable[[], Any]) -> None:
-    """Builds it once: a UserError is a mistake in the settings and is raised; any other fault is left to the first
-    probe.
-    """
+    """Builds it once. A UserError is a mistake in the settings; any other fault is left to the first probe."""
     try:
         build()
     except UserError:

@@ -186,9 +186,7 @@ KINDS = {".pt2": (pt2, of_pt2), ".onnx": (onnx, of_onnx)}
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences torch's own logging, and keeps distributions from checking their arguments, which no exported program
-    can do.
-    """
+    """Silences torch, and keeps distributions from checking their arguments, which no exported program can do."""
     checks = Distribution._validate_args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

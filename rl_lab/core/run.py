@@ -131,9 +131,7 @@ class Run:
         return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
 
     def choose_threads(self, weights: int, lanes: int = 1) -> None:
-        """Sets torch's threads to suit networks of this many weights that compute in this many lanes at once, if
-        threads=auto.
-        """
+        """Sets torch's threads to suit networks of this many weights, computing in this many lanes, if threads=auto."""
         if self.config.get("threads") == "auto":
             torch.set_num_threads(threads.suited(weights, self.beside * lanes))
             of = counted(threads.cores(), "cores")

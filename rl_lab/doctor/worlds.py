@@ -105,9 +105,7 @@ def drawn(env: VectorEnv, rng: torch.Generator) -> Tensor:
 
 
 def played(env: VectorEnv, seed: int, steps: int, seconds: float) -> Iterator[Moment]:
-    """Plays random actions from a reset, the same ones for every seed; fewer steps, but at least a few, where time runs
-    out.
-    """
+    """Plays random actions from a reset, the same for every seed; fewer steps, but some, where time runs out."""
     rng, obs = generator(0, env.device), env.reset(seed)
     end = time.monotonic() + seconds
     for t in range(steps):

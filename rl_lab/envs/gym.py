@@ -242,9 +242,7 @@ def channels_of(id: str, shape: tuple[int, ...], wanted: str | None, is_bytes: b
 
 @contextmanager
 def answers_checked(id: str, method: str) -> Iterator[None]:
-    """An answer that Gymnasium cannot use becomes a UserError; what fails in the environment's own code is raised as it
-    is.
-    """
+    """An answer that Gymnasium cannot use becomes a UserError; errors of the environment itself pass through."""
     try:
         yield
     except UserError:

@@ -39,9 +39,7 @@ def infer(
     demonstrations: Count,  # episodes of the expert
     eval_episodes: Judged,
 ) -> Planned | Tabled:
-    """Leaves inferred.npz and pictures, and an agent whose exact regret measures how well the demonstrations were
-    understood.
-    """
+    """Leaves inferred.npz and pictures, and an agent whose exact regret shows how much was understood."""
     name = getattr(planner, "func", planner).__name__
     if not isinstance(env, Tabular):
         raise UserError(f"{name} needs a world whose states are known, and env={run.names.get('env')} is none; "

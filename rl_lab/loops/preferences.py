@@ -122,9 +122,7 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
 
 
 def told(obs: Tensor, action: Tensor, step: Step) -> Transition:
-    """The transition from taking `action` [N] at obs [N, ...], with the reward as the game gave it, by which the
-    teacher judges.
-    """
+    """What `action` [N] led to at obs [N, ...], with the game's own reward, by which the teacher judges."""
     return Transition.of(obs, action, step._replace(signal=None))
 
 

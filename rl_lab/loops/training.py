@@ -119,9 +119,7 @@ def resumed(env: VectorEnv, step: int, episodes: Episodes, run: Run) -> Tensor:
 
 
 def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
-    """Whether the envs stand where the checkpoint left them; says so where restoring them took time, and where it
-    failed.
-    """
+    """Whether the envs stand where the checkpoint left them; says so where that took time, or failed."""
     if not all(env.state_dict() for env in envs):
         run.say("this environment's state cannot be saved: its episodes start anew")
         return False

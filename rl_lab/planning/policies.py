@@ -1,6 +1,4 @@
-"""Planners that evaluate a policy and improve it: Howard's policy iteration and its relatives; and the last step of
-every planner.
-"""
+"""Planners that evaluate and improve a policy: Howard's policy iteration and its kin; and how every planner ends."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -32,9 +30,7 @@ PATIENCE = 1_000  # sweeps at least, and as many as there are states, before pol
 
 
 def judged(mdp: MDP, gamma: float | None = None) -> Discounted:
-    """The MDP with gamma as a float64 tensor, for an infinite horizon. Raises UserError where gamma is 1 and some v*
-    infinite.
-    """
+    """The MDP with gamma as a float64 tensor. Raises UserError where gamma is 1 and some v* infinite."""
     mdp = discounted(mdp, gamma)
     if (mdp.gamma == 1).any():
         settling_policy(mdp)
@@ -153,9 +149,7 @@ def _proven(plan: Plan) -> Plan:
 
 
 def concluded(plan: Plan) -> Plan:
-    """A planner's last plan, with its policy by the rule; for a far-sighted gamma it is proven, or improved until it
-    is.
-    """
+    """A planner's last plan, its policy by the rule; for a far-sighted gamma proven, or improved until it is."""
     policy = arriving(plan)
     if far_sighted(plan.mdp):
         return optimal(plan.mdp, policy)

@@ -61,9 +61,7 @@ class Found(NamedTuple):
 
 
 def walks_of(episodes: Iterable[Episode], states: Callable[[Tensor], Tensor], device: torch.device) -> Walks:
-    """The episodes as walks; `states` reads state numbers off observations on `device`. Raises UserError without
-    episodes.
-    """
+    """The episodes as walks; `states` reads state numbers off observations. Raises UserError without episodes."""
     rows = []
     for episode in episodes:
         seen = states(torch.from_numpy(np.asarray(episode.obs)).to(device)).cpu()

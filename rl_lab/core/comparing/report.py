@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rl_lab.core.comparing import tables
 from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.results import Results
-from rl_lab.core.errors import UserError, brief, counted
+from rl_lab.core.errors import UserError, counted
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -49,7 +49,7 @@ def save(results: Results, captions: list[str], project: Project) -> str:
         report = build(results, captions, project.name, project.entity or wandb.Api().default_entity or "")
         report.save()
     except (wandb.errors.Error, ValueError, OSError) as error:
-        raise UserError(f"W&B refused the report: {brief(error)}") from error
+        raise UserError(f"W&B refused the report: {' '.join(str(error).split())[:200]}") from error
     return str(report.url)
 
 

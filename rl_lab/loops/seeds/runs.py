@@ -24,9 +24,7 @@ class Rows(list[Metrics]):
 
 
 class Aside(Progress):
-    """Stands in for the progress bar of one seed, since the run of all seeds has the screen; what it says, that run
-    says.
-    """
+    """Stands in for the progress bar of one seed; what it says, the run of all seeds says."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._said = say, set()

@@ -27,9 +27,7 @@ MIXING = torch.optim.Adafactor, torch.optim.LBFGS, torch.optim.Muon  # look beyo
 
 
 def stacked(learners: Sequence[Stackable]) -> Stackable:
-    """The learners as one, built on the first; none may have learned yet. Raises UserError where they cannot be
-    stacked.
-    """
+    """The learners as one, built on the first, before any has learned. Raises UserError where that cannot be."""
     one = learners[0]
     if getattr(one, "eval_epsilon", 0):
         raise UserError("agent.eval_epsilon: many seeds are evaluated at once by greedy policies; set it to 0")
@@ -51,9 +49,7 @@ def stacked(learners: Sequence[Stackable]) -> Stackable:
 
 
 def _network(networks: Sequence[nn.Module]) -> nn.Module:
-    """The first network with each of its layers turned into S layers: its parameters stay the objects that the
-    optimizer knows.
-    """
+    """The first network, each of its layers now S layers; its parameters stay those that the optimizer knows."""
     one = networks[0]
     for name, module in list(one.named_modules()):
         inside = next(module.children(), None) or type(module).__module__ == "torch.nn.modules.activation"

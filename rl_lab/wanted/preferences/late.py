@@ -17,9 +17,7 @@ FILM = 60  # steps
 
 
 class Late(Preferences):
-    """Everything it does follows from the answers and the steps at which they came in, so a run can be repeated from
-    them.
-    """
+    """All it does follows from the answers and the steps at which they came, so they are enough to repeat a run."""
 
     saved = (*Preferences.saved, "drawn", "open", "sources")
     teacher: People | Recorded

@@ -1,6 +1,4 @@
-"""Teachers who answer when they get to it: people, through files of the run's folder; and what they said in another
-run.
-"""
+"""Teachers who answer in their own time: people, through files of the run's folder; or what they said before."""
 
 import json
 import os

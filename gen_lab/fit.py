@@ -72,6 +72,8 @@ def fit(
     an_epoch = max(1, len(data.train) // batches.drawn)
     total_steps = total_steps if epochs is None else epochs * an_epoch
     check(learner, data, schedule, warm_up, step_every, average, accumulate, best, patience, eval_every)
+    if accumulate > batch_size:
+        raise UserError(f"loop.accumulate={accumulate} must be at most loop.batch_size={batch_size}")
     check_within(learner, total_steps, warm_up, step_every, run.say)
     if accumulate > 1:
         learner.in_parts = accumulate

@@ -74,6 +74,8 @@ EXACT = ("gen_lab.models.independent.", "gen_lab.models.bernoulli_mixture.", "ge
 
 INSTEAD = {"loop.epochs": ("loop.total_steps",)}
 
+NEEDS = {"loop.step_factor": ("loop.schedule", "step")}
+
 THEN = {"": ("gen-lab sample run={run}", "gen-lab evaluate run={run}")}
 
-PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, then=THEN, instead=INSTEAD, exact=EXACT)
+PARTS = Parts("gen_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, then=THEN, instead=INSTEAD, needs=NEEDS, exact=EXACT)

@@ -222,7 +222,16 @@ THEN = {
 
 INSTEAD = {"loop.data": ("loop.random_steps", "loop.demonstrations", "loop.expert", "loop.temperature")}
 
+NEEDS = {
+    "loop.temperature": ("loop.expert", "soft"),
+    "loop.candidates": ("loop.select", "disagreement"),
+    "loop.end_reward": ("loop.hidden_ends", True),
+}
+
+WHOLE = ("rl_lab.loops.planning.plan", "rl_lab.loops.demonstrated.infer", "rl_lab.loops.reward_design.design",
+         "rl_lab.loops.sb3.train_sb3")  # fmt: skip
+
 CAPTURES = ("rl_lab.loops.training.train",)
 
 PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, captures=CAPTURES,
-              instead=INSTEAD, exact=EXACT)  # fmt: skip
+              instead=INSTEAD, needs=NEEDS, whole=WHOLE, exact=EXACT)  # fmt: skip

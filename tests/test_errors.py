@@ -131,6 +131,11 @@ TRAIN = {
     "experiment=vpn_four_rooms agent.depth=1e9": "agent.depth=1000000000 must be at most 1,000",
     "loop=fit_q agent=fitted_q_linear loop.data=x loop.random_steps=9": "loop.random_steps=9 would be ignored, as loop.data=x stands in its "
     "place; leave it out, or type loop.data=null too",
+    "planner=behaviour_cloning loop.temperature=0.5": "loop.temperature=0.5 would be ignored, as loop.expert=optimal; leave it out, or "
+    "type loop.expert=soft too",
+    "loop=preferences loop.end_reward=-2": "loop.end_reward=-2 would be ignored, as loop.hidden_ends=false; leave it out, or type "
+    "loop.hidden_ends=true too",
+    "planner=value_iteration precision=bf16": "precision=bf16 would be ignored: this loop trains no network of ours; leave it out",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
@@ -198,6 +203,7 @@ def test_commands(here, capsys):
         2,
         "rl-lab: by=1,2 is several values, and compare takes one; a list is written [1,2]",
     )
+    assert rl_lab(capsys, "doctor", "secnds=1") == (2, "rl-lab: no setting 'secnds'; did you mean seconds?")
     assert rl_lab(capsys, "compare", "metrik=x") == (2, "rl-lab: no setting 'metrik'; did you mean metric?")
 
 
@@ -276,6 +282,11 @@ def test_a_run_is_not_overwritten(finished, capsys):
         == f"rl-lab: {path} holds a run already; rl-lab train run={path} resumes it, or choose another hydra.run.dir"
     )
     assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_is_of_training_alone_is_no_change_to_an_evaluation(finished, capsys):
+    line = "rl-lab: loop.eval_episodes=5 would be ignored, as evaluate trains nothing; leave it out"
+    assert rl_lab(capsys, "evaluate", "run=run", "episodes=1", "loop.eval_episodes=5") == (2, line)
 
 
 def test_a_resumed_run_keeps_its_config_when_the_new_one_is_impossible(finished, capsys):

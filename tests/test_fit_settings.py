@@ -175,6 +175,7 @@ def test_epochs_in_place_of_updates(tmp_path, data):
         ({"best": True, "eval_every": None}, "loop.eval_every=null leaves one alone"),
         ({"schedule": "step"}, "belong together"),
         ({"step_every": 5}, "belong together"),
+        ({"accumulate": 51}, "loop.accumulate=51 must be at most loop.batch_size=50"),
         ({"warm_up": 13}, "loop.warm_up=13 is longer than the run of 12 updates"),
         ({"warm_up": 4, "epochs": 1, "batch_size": 100}, "longer than the run of 3 updates"),
         ({"schedule": "step", "step_every": 12}, "leaves the rates as they are in a run of 12 updates"),
@@ -183,6 +184,12 @@ def test_epochs_in_place_of_updates(tmp_path, data):
 def test_settings_that_lack_something(tmp_path, data, settings, words):
     with pytest.raises(UserError, match=words):
         fitted(tmp_path, data, **settings)
+
+
+def test_one_image_has_a_score_and_no_standard_error(tmp_path, data):
+    fitted(tmp_path, data, eval_images=1, total_steps=1)
+    first, last = (row for row in rows(tmp_path) if any(name.startswith("eval/") for name in row))
+    assert "_se[" in " ".join(last) and "_se[" not in " ".join(first)
 
 
 def test_a_weight_that_rises_for_longer_than_the_run_is_said(tmp_path, data, capsys):
@@ -228,6 +235,11 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
     )
     said = capsys.readouterr()
     assert "11/11" in said.out + said.err or json.loads(next(tmp_path.rglob("summary.json")).read_text())["step"] == 11
+    assert cli.main("gen-lab", "gen", COMMANDS, [*short, "loop.step_factor=0.5"]) == 2
+    assert (
+        "would be ignored, as loop.schedule=constant; leave it out, or type loop.schedule=step"
+        in capsys.readouterr().err
+    )
     assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.average=0.99"]) == 2
     assert "loop.average" in capsys.readouterr().err
     line = "gen-lab: loop.total_steps=22 would be ignored, as loop.epochs=1 stands in its place; leave it out, or type "

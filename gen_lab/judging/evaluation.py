@@ -54,8 +54,9 @@ def evaluate(
     for name in scores[0]:
         values = double(torch.cat([score[name] for score in scores]))  # [N]: each image counts once
         metrics[f"eval/{name}[{protocol}]"] = values.mean()
-        metrics[f"eval/{name}_se[{protocol}]"] = values.std() / len(values) ** 0.5
-    if codes:
+        if len(values) > 1:  # a single image has no deviation, and no unit is active in it alone
+            metrics[f"eval/{name}_se[{protocol}]"] = values.std() / len(values) ** 0.5
+    if codes and len(data.test) > 1:
         metrics[f"eval/active_units[{protocol}]"] = active_units(torch.cat(codes))
     if data.measure:
         drawn = model.sample(MEASURED, generator(stream(seed, "measure"), data.device))

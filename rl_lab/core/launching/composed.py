@@ -105,10 +105,20 @@ def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
             raise UserError("compile=graphs is for loop=train; leave it out, or choose that loop")
         if distributed.size() > 1:
             raise UserError("compile=graphs is for one process, and torchrun started more; leave it out")
+    if (precision := resolved.get("precision", "fp32")) != "fp32" and resolved["loop"]["_target_"] in parts.whole:
+        raise UserError(f"precision={precision} would be ignored: this loop trains no network of ours; leave it out")
 
 
-def check_instead(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
-    """Raises UserError where a setting was typed in whose place another stands: it would be ignored."""
+def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
+    """Raises UserError where a setting was typed in whose place another stands, or that needs another."""
+    for override in typed:
+        setting = override.lstrip("+~").partition("=")[0]
+        other, value = parts.needs.get(setting, ("", None))
+        if other and (found := OmegaConf.select(cfg, other, default=value)) != value:
+            wanted, found = ("true" if x is True else "false" if x is False else x for x in (value, found))
+            raise UserError(
+                f"{override} would be ignored, as {other}={found}; leave it out, or type {other}={wanted} too"
+            )
     for setting, others in parts.instead.items():
         value = OmegaConf.select(cfg, setting)
         for override in typed:

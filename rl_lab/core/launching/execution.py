@@ -16,7 +16,7 @@ from rl_lab.core.errors import UserError, brief, counted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
-    check_instead,
+    check_heeded,
     check_loop,
     check_planner,
     check_protocol,
@@ -46,7 +46,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         check_root(cfg, root)
         check_loop(prog, chosen.choices)
         check_planner(chosen.choices, HydraConfig.get().overrides.task)
-        check_instead(cfg, HydraConfig.get().overrides.task, parts_of(prog))
+        check_heeded(cfg, HydraConfig.get().overrides.task, parts_of(prog))
         complete_eval_env(cfg, chosen.choices)
         keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
         check_protocol(cfg, chosen.choices)
@@ -62,7 +62,7 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
         reading.refuse(reading.resolved(as_dict(cfg)), parts)
         cfg = changed(cfg, changes)
         check_root(cfg, root, "processes")
-        check_instead(cfg, changes, parts_of(prog))
+        check_heeded(cfg, changes, parts_of(prog))
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
         return _carry_out(cfg, folder.resolve(), prog, parts, lock)

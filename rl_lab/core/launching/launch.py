@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,10 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir, files
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import UserError, counted, nearest
 from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import check_place, check_settings, checked, composed_once, lazy_help, split
-from rl_lab.core.launching.composition import compose, is_group, parsed, parts_of
+from rl_lab.core.launching.composition import base, compose, groups, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
@@ -216,6 +217,10 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     if "tracker" not in taken:  # it tracks nothing anyway
         given = [o for o in given if o != "tracker=none"]
     settings = [o for o in given if composes and parsed(o).key_or_group not in own]
+    known = {*map(str, own), *map(str, base(root)), *groups(root)} - {"defaults"}
+    for key in (parsed(o).key_or_group for o in settings):
+        if key.isidentifier() and key not in known:
+            raise UserError(f"no setting '{key}'{nearest(key, known, listing=False)}")
     overrides = [_as_mapping(o, config_name) for o in given if o not in changes + settings]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
@@ -224,6 +229,8 @@ def command(root: str, name: str, arguments: list[str]) -> int:
         parameters = inspect.signature(calls.locate(cfg._target_)).parameters
         if changes and "changes" not in parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
+        if idle := [o for o in changes if re.match(r"[+~]*loop\.(?!(eval_env|envs?|agent|data|model)\b)", o)]:
+            raise UserError(f"{idle[0]} would be ignored, as {name} trains nothing; leave it out")
         runs = folders if name == "study" else runs_of(folders)
         if name not in ("study", "compare"):  # which reads runs without a checkpoint too
             runs = [run for folder in runs for run in runs_below(folder, f"{root}_lab")]

@@ -5,7 +5,7 @@ import sys
 COMMANDS = {
     "data": "every data set: a line each; which files are at hand, and where those that are missing would come from",
     "models": "every model: a line each, and the file and the paper behind it",
-    "experiments": "every experiment: a line each, and of those that were measured the score, and the cost if known",
+    "experiments": "every experiment: a line each, with its score and what it took, where that was measured",
     "train": "train a model, or resume its training: run=<folder>",
     "sample": "draw from what a run learned: samples, one class, completed images, a film",
     "evaluate": "score the whole test set, and compare samples with held-out images",

@@ -1,4 +1,4 @@
-"""The one loop of gen_lab: it knows nothing of optimizers or likelihoods, so that every model fits in it."""
+"""The one loop of gen_lab. It knows nothing of optimizers or likelihoods, so every model fits in it."""
 
 import contextlib
 import math
@@ -200,7 +200,7 @@ def check_within(learner: Any, total: int, warm_up: int, step_every: int | None,
 
 
 def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:
-    """Of all its networks."""
+    """The optimizers of all its networks."""
     for part in vars(learner).values():
         if isinstance(part, torch.optim.Optimizer):
             yield part
@@ -209,8 +209,8 @@ def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:
 
 
 def picture(model: Model, data: Images, run: Run, step: int, count: int, says: str = "") -> None:
-    """Samples, a class a row where the model knows any; what the model means by them where it draws pixels one by one;
-    for an autoencoder test images (left) beside their reconstructions (right).
+    """Draws samples, a class a row where the model knows any; their means, where it draws pixels one by one; for an
+    autoencoder test images (left) beside their reconstructions (right).
     """
     if not count:
         return
@@ -236,7 +236,7 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int, says: s
 
 
 def real(data: Images, run: Run, count: int) -> None:
-    """A sheet of training images to hold samples against, a class a row where they have labels."""
+    """Draws a sheet of training images to compare samples with, a class a row where they have labels."""
     label, columns = in_rows(data.classes, count)
     index = torch.arange(min(count, len(data.train)))
     if label is not None and data.train_labels is not None:
@@ -249,7 +249,7 @@ def real(data: Images, run: Run, count: int) -> None:
 
 
 def film(run: Run, step: int) -> None:
-    """The samples of all evaluations one after another, each drawn from the same noise."""
+    """Makes a film of the samples of all evaluations, each drawn from the same noise."""
     sheets = run.folder.found("pictures/samples_*.png")
     if len(sheets) > 1:
         run.media("training", write_training_film(run.path("videos/training.gif"), sheets), step)

@@ -5,7 +5,7 @@ import sys
 COMMANDS = {
     "envs": "every environment: a line each, and the file behind it",
     "agents": "every agent: a line each, and the file and the paper behind it",
-    "experiments": "every experiment: a line each, and of those that were measured the score, and the cost if known",
+    "experiments": "every experiment: a line each, with its score and what it took, where that was measured",
     "train": "run an experiment, or resume one: run=<folder>",
     "evaluate": "play greedy episodes with what a run learned, or with anyone's agent: agent=my_agent:Mine env=<name>",
     "watch": "watch a run while it learns, in the browser or in the terminal",

@@ -275,5 +275,5 @@ def test_policies_know_where_they_belong():
     with pytest.raises(UserError, match="^env.living_reward=0.1 must be at most 0 and at most env.goal_reward"):
         Optimal(env.spec, env.device, 0, **WORLD | {"living_reward": 0.1})
     crowded = Collect(1, goals=17, **SMALL)
-    with pytest.raises(UserError, match="^env.goals=17 must be at most 16, for all orders of them are tried$"):
+    with pytest.raises(UserError, match="^env.goals=17 must be at most 16, since all orders of them are tried$"):
         optimal(crowded.spec, crowded.device, 0).act(crowded.reset(0))

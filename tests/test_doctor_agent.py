@@ -301,7 +301,7 @@ def test_ones_own_class_is_examined_as_far_as_it_goes(own, examine):
         (["agent=my_agents:Table:Seen"], "agent=my_agents:Table:Seen names no class; "),
         (["agent=dqn_cnn"], "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (2,); choose agent/network=mlp or agent/network=linear"),
         (["agent=sb3_dqn_cnn"], "DQN cannot be built for observations (2,): You should use NatureCNN only with images"),
-        (["agent=fitted_q_linear"], "this agent is fitted to recordings and acts in no world while it learns; take another one"),
+        (["agent=fitted_q_linear"], "this agent is fitted to recordings and acts in no world while it learns; choose another"),
         (["agent=dqn", "agent.gama=1"], "no setting 'agent.gama'; did you mean agent.gamma?"),
         (["agent=dqn", "seconds=no"], "seconds=no must be a number"),
     ],

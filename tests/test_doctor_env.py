@@ -257,6 +257,30 @@ def test_a_fault_is_told_in_a_line(register, cleared, kind, words):
     assert report.probed(probe, World(written("env=gym", register(Walk)), 0, 0.5)).outcome == report.PASS
 
 
+class Endless(Walk):
+    def step(self, action):
+        obs, reward, _, *rest = super().step(action)
+        return obs, reward, False, *rest
+
+
+@pytest.mark.parametrize(
+    ("probe", "kind", "words"),
+    [
+        (cost_probes.pictures, OnePicture, r"there was time for \d+ pictures? alone"),
+        (
+            env_probes.time_limit,
+            Endless,
+            r"it states none, and no episode ended in \d+ steps, for which there was time",
+        ),
+    ],
+)
+def test_what_there_was_no_time_for_is_no_fault(monkeypatch, probe, kind, words):
+    spec = gymnasium.envs.registration.EnvSpec("Doctored-v0", kind)
+    monkeypatch.setitem(gymnasium.registry, "Doctored-v0", spec)
+    found = report.probed(probe, World(written("env=gym", "env.id=Doctored-v0"), 0, 0.001))
+    assert found.outcome == report.LATE and re.fullmatch(words, found.words)
+
+
 def written(*settings):
     (node,), *_ = building.parts("rl", [*settings, "device=cpu"], "env")
     return node

@@ -200,7 +200,7 @@ def test_what_never_ends_is_worth_no_plan():
 
 def test_demonstrations_of_a_larger_world_are_refused():
     walk = Walks(tensor([0]), tensor([1]), tensor([7]), tensor([0]))
-    with pytest.raises(UserError, match="they come to state 7, and here are 2, numbered from 0"):
+    with pytest.raises(UserError, match="they reach state 7, and this world has states 0 to 1"):
         check_walks(walk, gridworld("S.", rewards={}, gamma=0.5))
 
 

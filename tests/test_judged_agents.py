@@ -217,11 +217,11 @@ def test_a_film_shows_the_guest_beside_the_optimum(here, capsys):
         (["agent=sb3", "agent.path=none.zip", "agent.algorithm=PPO"], "agent.path=none.zip is no file"),
         (["agent=sb3", "agent.path=other.zip", "agent.algorithm=PPO"], "agent.path=other.zip is no zip of Stable-Baselines3"),
         (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=DQN"], "agent.path=cart.zip is no model of agent.algorithm=DQN ("),
-        (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=PPO"], "it chooses from Discrete(2), and here are 4 actions"),
+        (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=PPO"], "it chooses from Discrete(2), and this world has 4 actions"),
         (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=3", "env=cartpole"], "agent.algorithm=3 must be a text"),
         (["agent=sb3", "agent.path=cart.zip", "agent.algorithm=PPO", "env=collect"], "agent.path=cart.zip is a model of another environment: "),
-        (["agent=sb3", "agent.path=lake.zip", "agent.algorithm=DQN"], "it observes Discrete(16), and here are (4,) numbers; env.obs=index"),
-        (["agent=sb3", "agent.path=lake.zip", "agent.algorithm=DQN", "env.obs=index"], "it observes Discrete(16), and here are 4 states"),
+        (["agent=sb3", "agent.path=lake.zip", "agent.algorithm=DQN"], "it observes Discrete(16), and this world has (4,) numbers; env.obs=index"),
+        (["agent=sb3", "agent.path=lake.zip", "agent.algorithm=DQN", "env.obs=index"], "it observes Discrete(16), and this world has 4 states"),
         (["policy=far.npz"], "policy=far.npz gives action 4, and there are actions 0 to 3"),
         (["policy=below.npz"], "policy=below.npz: row 2 holds a probability below 0"),
         (["policy=missing.npz"], "policy=missing.npz: row 1 holds NaN"),
@@ -230,7 +230,7 @@ def test_a_film_shows_the_guest_beside_the_optimum(here, capsys):
         (["policy=two.npz"], "policy=two.npz holds a, b; call the array to use policy"),
         (["policy=object.npz"], "policy=object.npz cannot be read as an npz of numbers (Object arrays"),
         (["policy=other.zip"], "policy=other.zip is no npz, as numpy.savez writes it"),
-        (["policy=uniform.npz", "env=cartpole"], "policy=uniform.npz is of a world of known states, such as env=four_rooms"),
+        (["policy=uniform.npz", "env=cartpole"], "policy=uniform.npz needs a world of known states, such as env=four_rooms"),
     ],
 )  # fmt: skip
 def test_what_is_no_agent_is_a_line(here, capsys, arguments, line):

@@ -82,7 +82,7 @@ def compare(
 
 
 def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Iterator[page.Section]:
-    """Of the page: what the latest evaluations said, a table for each protocol and judge, and samples."""
+    """Sections of the page: what the latest evaluations say, a table for each protocol and judge, and samples."""
     for data, rows in tables.items():
         names = columns(rows)
         best = {name: best_of(rows, name) for name in names}
@@ -112,7 +112,7 @@ def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Ite
 
 
 def in_front(model: str, row: Row, times: dict[str, str]) -> tuple[str, str, str]:
-    """What each table begins with."""
+    """The first columns of each table."""
     return model, updates(latest_of(row)), times.get(model, "")
 
 
@@ -123,7 +123,7 @@ def heading(data: str, rows: dict[str, Row]) -> str:
 
 
 def best_of(rows: dict[str, Row], name: str) -> str:
-    """The model that is best by a measure that several have; "" where none is."""
+    """The best model by a measure that several have; "" where there is none."""
     means = {model: row[name].mean for model, row in rows.items() if name in row}
     choose = {"lower": min, "higher": max}.get(better(name))
     if choose is None or len(means) < 2 or len({*means.values()}) < 2:
@@ -132,14 +132,14 @@ def best_of(rows: dict[str, Row], name: str) -> str:
 
 
 def seconds(runs: Iterable[RunFiles]) -> str:
-    """That the longest and the shortest of them took."""
+    """What the fastest and the slowest of them took."""
     took = [max((float(curve.seconds[-1]) for curve in run.curves.values()), default=0.0) for run in runs]
     low, high = f"{min(took):,.0f}", f"{max(took):,.0f}"
     return low if low == high else f"{low} to {high}"
 
 
 def shared(runs: list[RunFiles]) -> str | None:
-    """A measure that every run has."""
+    """A measure that all runs have."""
     common = sorted(set.intersection(*(set(run.curves) for run in runs)))
     found = [name for name in common if name.startswith("eval/") and not Metric.of(name).is_error]
     order = {quantity: place for place, quantity in enumerate(CURVES)}
@@ -147,7 +147,7 @@ def shared(runs: list[RunFiles]) -> str | None:
 
 
 def columns(rows: dict[str, Row]) -> list[str]:
-    """The best known first."""
+    """The columns, best known first."""
     names = {name for row in rows.values() for name in row}
     return [name for name in FIRST if name in names] + sorted(names - {*FIRST})
 
@@ -163,14 +163,14 @@ def updates(steps: tuple[int, int]) -> str:
 
 
 def in_row(row: Row, names: list[str]) -> list[str]:
-    """The cells in words; where one is of other updates than the row, with those."""
+    """The cells in words; a cell from other updates than its row's says so."""
     newest = latest_of(row)
     words = {name: written(cell) + f" @{updates(cell.steps)}" * (cell.steps != newest) for name, cell in row.items()}
     return [words.get(name, "") for name in names]
 
 
 def show(data: str, rows: dict[str, Row], times: dict[str, str]) -> None:
-    """On the terminal: as many columns in a table as its width has room for, the others in tables below."""
+    """Prints as many columns of a table as the terminal is wide, the others in tables below."""
     console, names = Console(highlight=False), columns(rows)
     console.width = console.width if console.is_terminal else max(console.width, WIDE)
     room = max(1, (console.width - TAKEN) // COLUMN)

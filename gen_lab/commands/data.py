@@ -1,4 +1,4 @@
-"""What data sets are at hand, what is missing of them, and where it would come from; all of it checked."""
+"""Which data sets are at hand, what is missing of them, and where to get it; all of it checked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ PUBLISHED: list[tuple[str, Source, Reader]] = [
 
 
 def data(runs: Sequence[Path] = (), *, root: str | None) -> int:
-    """Looks through the folder that `data.root` names; the code is 2 where something that lies there is damaged."""
+    """Looks through the folder that `data.root` names; returns 2 where a file in it is damaged."""
     if runs:
         raise UserError(f"{runs[0]} is a folder; to look through it type root={runs[0]}")
     print(f"looked through {cache(root)} (another folder: root=<folder>; of a run data.root=<folder>)")

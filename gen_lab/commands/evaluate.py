@@ -84,7 +84,7 @@ def evaluate(
 
 
 def _measured(trained: Trained, judge: Judge, seed: int, picture: Path | None) -> dict[str, dict]:
-    """What evaluation.json says of samples; the picture shows those nearest to a training image beside it."""
+    """What evaluation.json says about samples; the picture shows those nearest to a training image beside it."""
     images = judge.draw(trained.model, generator(stream(seed, "judge"), trained.device))
     if picture:
         caption = f"{trained.name} · update {trained.step:,} · left a sample, right the training image nearest to it"

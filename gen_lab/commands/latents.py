@@ -1,4 +1,4 @@
-"""What the latents of a run mean: traversals of each, interpolations between images, and a map of all codes."""
+"""Shows what the latents of a run mean: traversals of each, interpolations between images, and a map of all codes."""
 
 import math
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def interpolations(model: LatentModel, x: Tensor, z: Tensor, rows: int, steps: i
 
 
 def decoded(model: LatentModel, z: Tensor, label: Tensor | None) -> Tensor:
-    """One label [1] for all of z [N, Z], or none."""
+    """Decodes all of z [N, Z] with one label [1], or none."""
     return model.decode(z, None if label is None else label.expand(len(z)))
 
 
@@ -106,7 +106,7 @@ def principal(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def write_map(path: Path, z: Tensor, label: Tensor | None, title: str) -> Path:
-    """Two latents as they are, more of them along their two directions of most variance; coloured by label."""
+    """Plots two latents as they are, or more of them along their two directions of most variance; coloured by label."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

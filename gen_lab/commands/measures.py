@@ -74,7 +74,7 @@ Tables = dict[str, dict[str, Row]]  # by data set (and protocol), then by model
 
 
 def better(column: str) -> str:
-    """lower or higher, whichever is better; "" of a measure of which neither is."""
+    """ "lower" or "higher"; "" for a measure where neither is better."""
     if column in NEITHER:
         return ""
     return "lower" if column == "bits/dim" or is_lower_better(f"eval/{column}") else "higher"
@@ -93,7 +93,7 @@ def measure(name: str) -> Metric | None:
 
 
 def proper(named: Mapping[str, X]) -> dict[str, X]:
-    """By today's names: `kl_nats` of an older run is KL(data || model) if the run has an exact likelihood, and
+    """The metric's present name: `kl_nats` of an older run is KL(data || model) if the run has an exact likelihood, and
     otherwise KL(q || prior), a term of a VAE's bound.
     """
     renamed = {}
@@ -106,7 +106,7 @@ def proper(named: Mapping[str, X]) -> dict[str, X]:
 
 
 def joined(curves: dict[str, Curve]) -> dict[str, Curve]:
-    """And eval/nats, eval/bits and eval/kl: the exact ones where there are any, otherwise their bounds."""
+    """With eval/nats, eval/bits and eval/kl added: the exact ones where there are any, otherwise their bounds."""
     more: dict[str, Curve] = {}
     for name, (exact, bound) in JOINED.items():
         for quantity in bound, exact:  # the exact one comes last, and replaces the bound
@@ -125,7 +125,7 @@ def is_bound(metric: str | None, runs: list[RunFiles]) -> bool:
 
 
 def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
-    """Of each measure the last row, or evaluation.json where that is of as many updates or more."""
+    """The last row of each measure, or evaluation.json where that is of as many updates or more."""
     found = {name: Figure(float(curve.values[-1]), int(curve.steps[-1])) for name, curve in run.curves.items()}
     learned = max(figure.step for figure in found.values())
     for name, figure in evaluation(run.folder, notes).items():
@@ -141,7 +141,7 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
 
 
 def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
-    """What its evaluation.json says; nothing, and a note, where that is damaged or a link."""
+    """What evaluation.json says; {} and a note where that is damaged or a link."""
     try:
         with opened(folder / "evaluation.json", LARGEST) as file:
             record: Any = printable(json.load(file))

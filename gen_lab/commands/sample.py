@@ -79,7 +79,7 @@ def sample(
 
 
 def warm(trained: Trained, temperature: float) -> None:
-    """From here on the model draws at this temperature. Raises UserError where it knows none."""
+    """Sets the temperature at which the model draws. Raises UserError where it has none."""
     if temperature != 1:
         if not hasattr(trained.model, "temperature"):
             raise UserError(
@@ -106,13 +106,13 @@ class Drawn(NamedTuple):
 
 
 def blocks(count: int, seed: int, device: torch.device) -> Iterator[tuple[int, torch.Generator]]:
-    """Where each 64 images begin, and random numbers of their own: the first images do not depend on the count."""
+    """The start of every 64 images, and random numbers for them: the first images do not depend on the count."""
     for start in range(0, count, BLOCK):
         yield start, generator(stream(seed, f"images from {start}") if start else seed, device)
 
 
 def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: str | None, film: bool) -> Drawn:
-    """Raises UserError if the model cannot do it."""
+    """Draws the samples. Raises UserError if the model cannot."""
     model, spec, classes, device = trained.model, trained.spec, trained.model.spec.classes, trained.device
     labels = trained.labels(label, count)
     if inpaint:
@@ -152,7 +152,7 @@ def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: 
 
 
 def _inpainted(trained: Trained, count: int, seed: int, labels: Tensor | None, inpaint: str) -> Drawn:
-    """The first test images; their known pixels are kept."""
+    """Completes the first test images, keeping their known pixels."""
     model, data = trained.model, trained.data
     if not isinstance(model, Inpainter):
         raise UserError(f"inpaint={inpaint}: this model cannot complete an image; an autoregressive one can")

@@ -181,13 +181,13 @@ def _split(file: Path, held_out: float) -> tuple[Member, Member]:
 
 
 def _runs(shape: tuple) -> Iterator[tuple[int, int]]:
-    """Where each run of images begins and how many it has: some 16 MB at once."""
+    """Where each chunk of images begins and how many it has: some 16 MB at a time."""
     at_once = max(1, 2**24 // math.prod(shape[1:]))
     return ((start, min(at_once, shape[0] - start)) for start in range(0, shape[0], at_once))
 
 
 def _laid_out(said: str, shape: tuple, dtype: np.dtype, chunks: Callable[[], Iterator[np.ndarray]]) -> Member:
-    """Its images as [N, C, H, W] uint8, whichever axis was the colours'. Raises UserError where it has none."""
+    """The images as [N, C, H, W] uint8, whichever axis held the colours. Raises UserError where none does."""
     said = f"{said} is {dtype} {list(shape)}"
     if dtype not in (np.uint8, bool) or len(shape) not in (3, 4) or not all(shape):
         raise UserError(f"{said}; it must be uint8 or bool [N, C, H, W], [N, H, W, C] or [N, H, W]: {RIGHT}")
@@ -205,7 +205,7 @@ def _laid_out(said: str, shape: tuple, dtype: np.dtype, chunks: Callable[[], Ite
 
 
 def _checked(chunks: Iterator[np.ndarray], file: Path, name: str, levels: int, shown: Callable[[Tensor], Tensor]):
-    """Pixels under the protocol. Raises UserError where some are of no level."""
+    """Pixels under the protocol. Raises UserError where some are above the highest level."""
     for pixels in chunks:
         if (highest := int(pixels.max())) >= levels:
             raise UserError(
@@ -215,7 +215,7 @@ def _checked(chunks: Iterator[np.ndarray], file: Path, name: str, levels: int, s
 
 
 def _levels(file: Path, levels: np.ndarray | None, dtype: np.dtype) -> tuple[int, str]:
-    """How many, and what is to be said where the file does not."""
+    """How many levels, and what to say where the file does not state them."""
     if levels is None:
         return (2, "") if dtype.kind == "b" else (256, "no 'levels' in the file, so 256")
     if levels.size != 1 or not 2 <= int(levels.item()) <= 256:
@@ -224,7 +224,7 @@ def _levels(file: Path, levels: np.ndarray | None, dtype: np.dtype) -> tuple[int
 
 
 def _labels(file: Path, arrays: dict, *counts: int) -> tuple[list, int]:
-    """Of train and test, int64, and how many classes they name: both parts have labels, or neither."""
+    """The labels of train and test, int64, and how many classes they name: both parts have labels, or neither."""
     names = "train_labels", "test_labels"
     if all(arrays.get(name) is None for name in names):
         return [None, None], 0

@@ -1,4 +1,4 @@
-"""What data sets keep on disk: files fetched once and checked at every use, and memory maps of what is too large."""
+"""What data sets keep on disk: files fetched once and checked at every use, and memory maps of large sets."""
 
 import hashlib
 import http.client
@@ -53,7 +53,7 @@ class Source(NamedTuple):
 
 
 def cache(root: str | None) -> Path:
-    """`root`, or where the system keeps what can be had again (XDG base directories)."""
+    """`root`, or the system's place for what can be fetched again (XDG base directories)."""
     if root:
         return home(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen_lab"
@@ -109,7 +109,7 @@ def _download(file: File, mirrors: Iterable[str], path: Path) -> None:
 
 
 def _attempt(url: str, file: File, beside: Path) -> str | None:
-    """What was wrong with it; None where the file is whole."""
+    """What went wrong; None where the file is whole."""
     resumed = beside.exists()
     try:
         _transfer(url, file, beside)
@@ -178,7 +178,7 @@ def _filled(whole: Array, chunks: Iterable[np.ndarray]) -> Array:
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Copy-on-write, because torch needs writable memory."""
+    """Maps it copy-on-write, because torch needs writable memory."""
     try:
         found = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError) as error:

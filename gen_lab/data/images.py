@@ -1,4 +1,4 @@
-"""What every data set becomes: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
+"""The form of every data set: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple

@@ -95,7 +95,7 @@ Pictures = list[tuple[Path, str | None]]  # and the class of each
 
 
 def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, Pictures, str]:
-    """Those to train on, to test on, to validate on, and what is to be said of the rest. Raises UserError where a part
+    """The pictures to train on, to test on and to validate on, and remarks on the rest. Raises UserError where a part
     is empty or the folders' names contradict one another.
     """
     whole, remarks = found(path)
@@ -153,7 +153,7 @@ def _top(parts: Sequence[str]) -> str | None:
 
 
 def _refuse_splits_below(path: Path, pictures: Pictures) -> None:
-    """Raises UserError where a split lies deeper than it is looked for, and would be lost."""
+    """Raises UserError where a split lies too deep to be found, and would be lost."""
     places: dict[Path, set[str]] = {}
     for p, _ in pictures:
         for parent in p.relative_to(path).parents:

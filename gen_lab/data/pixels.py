@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.room import regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -34,13 +34,13 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
     except UserError:
         raise
     except Exception as error:  # of the decoders: damaged files raise whatever their bytes led to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = brief(error) or type(error).__name__
         raise UserError(f"{path} is not a picture that can be read ({reason}); repair it or remove it") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
 def shallow(image: ImageFile.ImageFile, path: Path, grey: bool, background: Background) -> Image.Image:
-    """Any opened picture as one of mode L or RGB, and how it is turned. Raises UserError."""
+    """Any opened picture converted to mode L or RGB, and its orientation. Raises UserError."""
     frames = getattr(image, "n_frames", 1)  # of formats that can hold several
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{path} holds {frames} pictures; save each of them as a file of its own")
@@ -51,7 +51,7 @@ def shallow(image: ImageFile.ImageFile, path: Path, grey: bool, background: Back
     elif image.mode == "F":
         flat = Image.fromarray(_shares(image, path))
     elif image.mode == "I":
-        raise UserError(f"{path} has whole numbers of 32 bits, which name no white; save it with 8 or 16 bits")
+        raise UserError(f"{path} has whole numbers of 32 bits, of which none is white; save it with 8 or 16 bits")
     elif image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         flat = Image.fromarray(_laid(np.asarray(image.convert("RGBA")), background))
     else:

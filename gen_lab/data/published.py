@@ -1,4 +1,4 @@
-"""Published data sets found by content: in any wrapping and under any name, judged by the sha256 of what is inside."""
+"""Published data sets found by their content: in any archive and under any name, identified by sha256."""
 
 import bz2
 import gzip
@@ -18,7 +18,7 @@ import numpy as np
 from gen_lab.data.cache import File, Source, cache, fetch
 from gen_lab.data.cache import sha256 as file_sha256
 from rl_lab.core import room
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 
 DEEPEST, MOST = 4, 20_000  # folders below the root that are looked through, and names in all of them
 LARGEST = 2**28  # bytes of one file, unpacked
@@ -42,14 +42,14 @@ class Found(NamedTuple):
 
 
 class Sought(NamedTuple):
-    """What of a data set is at hand, and what only looked like it."""
+    """Which parts of a data set are at hand, and which files only looked like one."""
 
     parts: dict[str, Found]
     faults: list[str]
 
 
 def obtained(source: Source, root: str | None, read: Reader) -> tuple[dict[str, np.ndarray], str]:
-    """Every part by name, and what is to be said of where it was; what is not at hand is fetched. Raises UserError."""
+    """Every part by name, and a remark on where it was; what is not at hand is fetched. Raises UserError."""
     if not all(whole(cache(root) / source.name / file.name, file) for file in source.files):
         parts, faults = sought(source, root, read)
         lacking = [i for i, part in enumerate(source.parts) if part.name not in parts]
@@ -83,7 +83,7 @@ def _checked(paths: list[Path], read: Reader) -> list[np.ndarray]:
 
 
 def sought(source: Source, root: str | None, read: Reader) -> Sought:
-    """Looks through the cache, and nothing leaves the machine."""
+    """Searches the cache; nothing leaves the machine."""
     wanted, parts, faults = {part.sha256: part for part in source.parts}, dict[str, Found](), list[str]()
     shapes = {part.shape for part in source.parts}
     for path in _candidates(cache(root), source):
@@ -150,7 +150,7 @@ def _places(path: Path, faults: list[str]) -> Iterator[Blobs]:
         else:
             yield {str(path): _file(path)}
     except FAULTS as error:
-        faults.append(f"{path} cannot be read ({' '.join(str(error).split())[:120]})")
+        faults.append(f"{path} cannot be read ({brief(error)})")
 
 
 def _file(path: Path) -> Callable[[], bytes]:
@@ -208,7 +208,7 @@ def npz_arrays(blobs: Blobs, faults: list[str]) -> Iterator[tuple[str, np.ndarra
             array = np.load(io.BytesIO(read()), allow_pickle=False)
             yield where, plain(array), ""
         except FAULTS as error:
-            faults.append(f"{where} cannot be read ({' '.join(str(error).split())[:120]})")
+            faults.append(f"{where} cannot be read ({brief(error)})")
 
 
 def plain(array: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def resized(pixels: Tensor, size: int | None, grey: bool) -> Tensor:
 
 
 def fresh(pixels: np.ndarray, seen: set[bytes]) -> np.ndarray:
-    """Those that are not among `seen`, which then has them too."""
+    """Those not yet among `seen`, which are added to it."""
     new = []
     for i, x in enumerate(pixels):
         key = x.tobytes()

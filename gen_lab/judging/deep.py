@@ -1,4 +1,4 @@
-"""A deeper classifier for large labelled sets, which all of their training images teach in minutes of one core."""
+"""A deeper classifier for large labelled sets, trained on all of their training images in minutes of one core."""
 
 import contextlib
 import hashlib
@@ -74,7 +74,7 @@ class Deep(nn.Module):
 
     @torch.no_grad()
     def standardise(self, images: Images) -> None:
-        """From here on the features of the test images, which it has not learned from, have mean 0 and variance 1."""
+        """Makes the features of the test images, which it has not learned from, have mean 0 and variance 1."""
         raw = torch.cat([self(x.to(images.device)).features for x in images.test.split(AT_ONCE)]).double()
         self.mean.copy_(raw.mean(0))
         self.scale.copy_(raw.std(0).clamp(min=1e-6))
@@ -142,7 +142,7 @@ def shifted(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _key(net: Deep, images: Images, seed: int) -> str:
-    """Of all that shapes what it learns."""
+    """A digest of everything that shapes what it learns."""
     recipe = BATCH, RATE, MOMENTUM, DECAY, SMOOTHED, WARM, GREY, COLOUR, SHIFT, seed
     digest = hashlib.sha256(repr((str(net), recipe, images.resampled, images.device.type)).encode())
     for x in images.train, images.train_labels, images.test:

@@ -105,7 +105,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def standardise(self, images: Images) -> None:
-        """From here on the features of `images.train` have mean 0 and variance 1, each by itself."""
+        """Makes each feature of `images.train` have mean 0 and variance 1."""
         raw = torch.cat([self.body(x) for x in images.train.split(AT_ONCE)])
         count, total = len(raw), raw.sum(0)  # on a grid: exact, as the sum of squares is
         variance = (raw.square().sum(0) - total * total / count) / max(1, count - 1)
@@ -114,7 +114,7 @@ class Net(nn.Module):
 
     @property
     def hash(self) -> str:
-        """Of parameters and statistics, 8 hexadecimal digits."""
+        """A hash of parameters and statistics, 8 hexadecimal digits."""
         state = b"".join(x.cpu().numpy().tobytes() for x in self.state_dict().values())
         return hashlib.sha256(state).hexdigest()[:8]
 
@@ -174,12 +174,12 @@ def classifier(
 
 
 def is_large(images: Images) -> bool:
-    """They can teach a deeper net."""
+    """Whether there are enough images for a deeper net."""
     return len(images.train) >= MANY and images.train_labels is not None and min(images.spec.shape[1:]) >= LEAST
 
 
 def random(images: Images, *, seed: Natural, told: ToldFn | None = None) -> Net:
-    """A net of random weights: a fair ruler without labels, though a coarse one."""
+    """A net of random weights: fair without labels, but coarse."""
     net = Net(images.spec._replace(classes=0), seed)
     with one_thread():
         net.standardise(images.to(CPU))
@@ -207,7 +207,7 @@ def learn(net: Net, images: Images, updates: int, seed: int, rate: float = 2e-3)
 
 
 def _key(net: Net, images: Images, *settings: object) -> str:
-    """Of all that shapes what a net learns: its layers, its images and labels, its settings."""
+    """A digest of everything that shapes what a net learns: its layers, its images and labels, its settings."""
     digest = hashlib.sha256(repr(([p.shape for p in net.weights], settings, GRIDS, BETAS)).encode())
     for x in images.train, images.train_labels:
         digest.update(b"" if x is None else x.contiguous().numpy().tobytes())
@@ -216,7 +216,7 @@ def _key(net: Net, images: Images, *settings: object) -> str:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """On which a net so small learns fastest."""
+    """A net this small learns fastest on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -262,5 +262,5 @@ class Inception:
 
 
 def inception(images: Images, told: ToldFn | None = None) -> Inception:
-    """Learns nothing of the images. Raises UserError where torch-fidelity is not installed."""
+    """Learns nothing from the images. Raises UserError where torch-fidelity is not installed."""
     return Inception(images.spec, images.device)

@@ -84,7 +84,7 @@ class Judge:
             self.record["accuracy"] = right.double().mean().item()
 
     def prepared(self, path: Path, tested: Tensor) -> tuple[Seen, Seen]:
-        """What the net sees in all training images and in these of the test set; of many it is kept."""
+        """What the net sees in all training images and in these test images; kept on disk where there are many."""
         data, many = self.data, len(self.data.train) >= KEPT_FROM
         if many and path.exists():
             found: dict[str, Any] = checkpoint.read(path)
@@ -155,7 +155,7 @@ class Judge:
         return measures
 
     def named(self, measures: dict[str, Tensor]) -> Metrics:
-        """As metrics: a distance is one of these data, under this net."""
+        """As metrics: the name of a distance states the data and the net."""
         return {f"eval/{name}[{self.data.name}-{self.net.name}]": x for name, x in measures.items()}
 
     def neighbours(self, images: Tensor, count: int) -> Tensor:
@@ -168,7 +168,7 @@ class Judge:
 
 
 def _key(net: str, data: Images, *chosen: Tensor) -> str:
-    """Of all that shapes what a net sees: its name says its parameters."""
+    """A digest of everything that shapes what a net sees: its name stands for its parameters."""
     digest = hashlib.sha256(repr((net, data.name, data.device.type, data.resampled)).encode())
     for x in data.train, data.test, *chosen:
         digest.update(x.cpu().contiguous().numpy().tobytes())
@@ -190,7 +190,7 @@ def three_splits(data: Images, at_most: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def lesson(data: Images, taught: Tensor) -> Images:
-    """Data that shows a net only the images that it may learn from."""
+    """Data that show a net only the images it may learn from."""
     labels = None if data.test_labels is None else data.test_labels[taught]
     return data._replace(
         train=data.test[taught], train_labels=labels, test=data.test[:0], test_labels=None, resampled=False

@@ -40,7 +40,7 @@ def sheet(images: Tensor, columns: int = 8, caption: str = "") -> Image.Image:
 
 
 def captioned(picture: Image.Image, caption: str) -> Image.Image:
-    """With the caption below, in as many lines as it needs; the same picture where there is none."""
+    """The picture with the caption below it, in as many lines as it needs."""
     if not caption:
         return picture
     font = ImageFont.load_default(LETTERS)
@@ -87,7 +87,7 @@ def _write_gif(path: Path, pictures: list[Image.Image], milliseconds: int) -> Pa
 
 
 def _saved(path: Path, picture: Image.Image, **how) -> Path:
-    """Whole or not at all, never through a link."""
+    """Written whole or not at all, never through a link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         picture.save(beside, **how)

@@ -1,4 +1,4 @@
-"""What a net for features sees in images."""
+"""What a feature net sees in images."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol

@@ -1,1 +1,1 @@
-"""The models, a file each: layers, objective, samples."""
+"""The models, one file each: layers, objective, samples."""

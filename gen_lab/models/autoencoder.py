@@ -79,7 +79,7 @@ class Autoencoder(Learner):
 
     @property
     def figure(self) -> str:
-        """What is descended. The cross entropy is called by its name: of grey pixels it is no likelihood."""
+        """The loss that is minimised. The cross entropy is called by its name: for grey pixels it is no likelihood."""
         return "recon_bce" if self.loss == "cross_entropy" else "squared_error"
 
     def errors(self, out: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ class Autoencoder(Learner):
         return self.decode(self.code(x))
 
     def sample(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Tensor:
-        """Codes drawn from the Gaussian through those of training, decoded, cut to the data's levels."""
+        """Codes drawn from a Gaussian fitted to those of training, decoded, rounded to the data's levels."""
         return self.spec.nearest(self.decode(self.codes.draw(count, generator, self.temperature)))
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
 from gen_lab.types import LatentModel, Model, Spec
 from rl_lab.core import checking, checkpoint, devices, reading, threads
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.randomness import generator
@@ -118,7 +118,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
             take(model, state["best"]["learned"])
             state["step"] = state["best"]["step"]
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = brief(error)
         raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
     return Trained(str(cfg.name), model, spec, read, chosen, state["step"])
 

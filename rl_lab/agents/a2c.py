@@ -19,7 +19,7 @@ from rl_lab.types import Spec, Transition, View
 
 
 class Acted(NamedTuple):
-    """What the forward that chose the actions computed, its graph still attached; [N], or [T, N] stacked."""
+    """What the forward pass that chose the actions computed, its graph still attached; [N], or [T, N] stacked."""
 
     log_prob: Tensor
     entropy: Tensor
@@ -123,7 +123,7 @@ class A2C(Learner):
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def advance(self, steps: int) -> None:
-        """Counts these steps; the learning rate is that of those before."""
+        """Counts these steps; the learning rate is the one before them."""
         self.decay.to(self.steps)
         self.count_steps(steps)
 
@@ -137,7 +137,7 @@ class A2C(Learner):
         return self.objective(acted, self.targets(transitions, acted.value))
 
     def targets(self, transitions: Sequence[Transition], value: Tensor) -> Tensor:
-        """Of the values [T, N] of what was acted on."""
+        """The targets [T, N], from the values [T, N] of what was acted on."""
         return value_targets(
             transitions,
             value,
@@ -170,5 +170,5 @@ class A2C(Learner):
 
 
 def taken(transitions: Sequence[Transition]) -> tuple[Tensor, Tensor]:
-    """What was seen [T, N, ...], and done there [T, N]."""
+    """The observations [T, N, ...] and the actions taken there [T, N]."""
     return torch.stack([t.obs for t in transitions]), torch.stack([t.action for t in transitions])

@@ -15,7 +15,7 @@ from rl_lab.types import Spec, Transition, View
 
 
 class Greedy(Learner):
-    """Goes to the nearest goal by the shortest way, and thinks again at every step; ties are broken at random."""
+    """Goes to the nearest goal by the shortest way, and decides anew at every step; ties are broken at random."""
 
     saved = ("rng",)
 
@@ -72,7 +72,7 @@ class Optimal(Greedy):
     def view(self, obs: Tensor) -> View:
         walls, agent, goals, share = planes(obs)
         if (most := int(goals.sum((1, 2)).max())) > routes.MOST_GOALS:
-            raise UserError(f"env.goals={most} must be at most {routes.MOST_GOALS}, for all orders of them are tried")
+            raise UserError(f"env.goals={most} must be at most {routes.MOST_GOALS}, since all orders of them are tried")
         left = np.rint(share * self.time_limit).astype(np.int64)
         return self._view(obs, *routes.best_order(walls, agent, goals, left, *self.rewards, self.earliest))
 

@@ -1,4 +1,4 @@
-"""How an agent tries things: schedules, and behaviour policies that draw from a generator of their own."""
+"""How an agent explores: schedules, and behaviour policies that draw from a generator of their own."""
 
 from dataclasses import KW_ONLY, dataclass
 

@@ -1,7 +1,7 @@
-"""Fitted Q iteration (Ernst, Geurts and Wehenkel, 2005; https://jmlr.org/papers/v6/ernst05a.html), and its regressors.
+"""Regressors for fitted Q iteration (Ernst, Geurts and Wehenkel, 2005; https://jmlr.org/papers/v6/ernst05a.html).
 
-A regressor learns q(s, a) from a fixed set of targets, `fit(obs [B, ...], action [B], target [B], weight [B])`, then
-answers `predict(obs [B, ...]) -> q [B, A]`; in between it plays greedily, like any agent.
+Each learns q(s, a) from a fixed set of targets, `fit(obs [B, ...], action [B], target [B], weight [B])`, then answers
+`predict(obs [B, ...]) -> q [B, A]`; in between it plays greedily, like any agent. The iteration itself is `fitted_q`.
 """
 
 import math

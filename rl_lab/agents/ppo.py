@@ -19,7 +19,7 @@ from rl_lab.types import Spec, Transition, View
 
 
 class Acted(NamedTuple):
-    """What the forward that chose the actions took and computed; [N, ...]."""
+    """What the forward pass that chose the actions took and computed; [N, ...]."""
 
     obs: Tensor  # as `torsos.prepared` made it: it is learned from in every epoch
     log_prob: Tensor

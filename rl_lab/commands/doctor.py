@@ -90,7 +90,7 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
     else:
         (make,), seed, device = parts("rl", settings, "agent")
         if str(make["_target_"]).startswith("rl_lab.agents.fitted_q."):
-            raise UserError("this agent is fitted to recordings and acts in no world while it learns; take another one")
+            raise UserError("this agent is fitted to recordings and acts in no world while it learns; choose another")
     torch.set_num_threads(1)
     candidate = Candidate(make, typed, stream(seed, "agent"), device, seconds)
     checked_first(lambda: Course(candidate, problems.CONSTANT))
@@ -99,9 +99,7 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
 
 
 def checked_first(build: Callable[[], Any]) -> None:
-    """Builds it once: a UserError is a mistake in the settings and is raised; any other fault is left to the first
-    probe.
-    """
+    """Builds it once. A UserError is a mistake in the settings; any other fault is left to the first probe."""
     try:
         build()
     except UserError:

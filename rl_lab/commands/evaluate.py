@@ -242,7 +242,7 @@ def known(guest: Player, scores: dict[str, Any]) -> tuple[Player, Regret | None]
 
 
 def film_guest(guest: Player, regret: Regret | None, env: Mapping, seed: int) -> None:
-    """Films the guest; in a known world beside the optimum, each with the exact values of its policy. Raises UserError."""
+    """Films the guest, in a known world beside the optimum, each with its policy's exact values. Raises UserError."""
     device, folder = str(guest.env.device), guest.folder
     with ExitStack() as stack:
         worlds = [of_world(env, 1, device, frames=True).env for _ in range(1 if regret is None else 2)]

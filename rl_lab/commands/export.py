@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import UserError, brief, counted
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Normalising
 from rl_lab.playing.player import Player, load
@@ -115,7 +115,7 @@ def traced(player: Player, seen: Tensor) -> tuple[ExportedProgram, int | None]:
                 return torch.export.export(policy, (seen[: batch or 2].clone(),), strict=False, **shapes), batch
         except Exception as error:  # of many kinds: what the agent does cannot be written down
             fault = error
-    words = " ".join(str(fault).split())[:160]
+    words = brief(fault)
     raise UserError(f"{type(player.agent).__name__} cannot be exported ({type(fault).__name__}: {words})") from fault
 
 
@@ -186,9 +186,7 @@ KINDS = {".pt2": (pt2, of_pt2), ".onnx": (onnx, of_onnx)}
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences torch's own logging, and keeps distributions from checking their arguments, which no exported program
-    can do.
-    """
+    """Silences torch, and keeps distributions from checking their arguments, which no exported program can do."""
     checks = Distribution._validate_args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

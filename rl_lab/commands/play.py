@@ -124,9 +124,7 @@ def sit(player: Player, screen: Screen, hand: "Hand", **how) -> Moment:
 
 
 class Hand:
-    """Turns keys into actions: one each where the world waits; otherwise a key stays down until the next, `rate` steps
-    a second.
-    """
+    """Turns keys into actions: one each where the world waits; else a key stays down until the next comes."""
 
     def __init__(self, screen: Screen, keys: Mapping[str, int], rate: float | None):
         self.screen, self.keys, self.rate = screen, keys, rate

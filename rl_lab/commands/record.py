@@ -97,9 +97,7 @@ class Goal(NamedTuple):
     steps: int | None
 
     def left(self, about: dict) -> int:
-        """How many episodes are missing; for a number of steps, estimated from the length of the episodes recorded so
-        far.
-        """
+        """How many episodes are missing; for a number of steps, estimated from those recorded so far."""
         shards = about["shards"]
         count, steps = (sum(shard[key] for shard in shards) for key in ("episodes", "steps"))
         length = steps / count if count else about["expected"]["steps"]
@@ -165,9 +163,7 @@ def earlier_recording(folder: Path, about: dict) -> Recording | None:
 
 
 def expected(stage: Stage, goal: Goal, seed: int, shard_bytes: float, frames: bool) -> dict:
-    """Plays a few episodes to find how long and how large one is, and so how many fit in a shard, and how many
-    environments to use.
-    """
+    """Plays a few episodes to see how long and how large one is, how many make a shard, and in how many envs."""
     count = min(PROBE, goal.episodes or PROBE)
     probe = list(stage.episodes([count], stream(seed, "record/probe"), frames))
     steps, memory = (sum(x) / count for x in zip(*((len(e.action), e.nbytes) for e in probe), strict=True))
@@ -204,9 +200,7 @@ def afford(folder: Path, about: dict, goal: Goal) -> None:
 
 
 def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, frames: bool) -> None:
-    """Records shard after shard; each is complete and in the index before the next begins. Raises UserError on a full
-    disk.
-    """
+    """Records shard after shard; each is whole, and in the index, before the next. Raises UserError on a full disk."""
     progress, steps = Progress(folder.name), 0
 
     def tick(count: int) -> None:

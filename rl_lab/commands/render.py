@@ -85,9 +85,7 @@ def place(out: str | None, players: list[Player]) -> Path:
 def still(
     players: Sequence[Player], seed: int, saliency: Saliency | None = None, max_steps: int = 2_000
 ) -> Image.Image:
-    """What each run has learned on its map, or else moments of an episode, in rows, each under the settings that
-    distinguish it.
-    """
+    """What each run has learned on its map, or moments of an episode, under the settings that distinguish it."""
     pages = []
     for player, words in zip(players, distinctions([p.folder for p in players]), strict=True):
         several = len(players) > 1

@@ -66,7 +66,7 @@ class Person:
         """Raises UserError where the run asks no people, or where another process writes this person's answers."""
         self.sitting, self.who = Sitting(folder), who
         if not self.sitting.now():
-            raise UserError(f"{folder} asks nobody (yet); a run that does is started with teacher=person, as in "
+            raise UserError(f"{folder} asks nobody (yet); start one that does with teacher=person, as in "
                             "rl-lab train experiment=preferences_russell_norvig teacher=person")  # fmt: skip
         self.sitting.told()  # what is damaged is said before anyone answers
         self.log = Log(self.sitting.path(f"answers-{who}.jsonl"))

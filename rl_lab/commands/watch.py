@@ -76,9 +76,7 @@ class Channel:
         return True
 
     def show(self, screen: Screen, rate: float, episodes: int | None, **how) -> Iterator:
-        """Yields what `screen` shows, `rate` a second. Each episode is played to its end by the checkpoint that began
-        it.
-        """
+        """Yields what `screen` shows, `rate` a second. Each episode is played out by the checkpoint that began it."""
         draw, number = screen.draw(self.player), 0
         while episodes is None or number < episodes:
             if self.tune():
@@ -107,9 +105,7 @@ def _is_running(folder: Path) -> bool:
 
 
 def paced(frames: Iterable, rate: float, most: float) -> Iterator:
-    """Yields frames meant for `rate` a second when they are due, but no more than `most` a second; those in between are
-    left out.
-    """
+    """Yields frames meant for `rate` a second when they are due, at most `most` a second; others are left out."""
     due, shown = time.monotonic(), 0.0
     for frame in frames:
         now = time.monotonic()

@@ -79,7 +79,7 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """The first rank goes ahead, so that the others find done what needs doing only once: a download, a file on disk."""
+    """The first rank goes ahead, so that the others find done what needs doing once: a download, a file on disk."""
     meet()
     if rank():
         meet()

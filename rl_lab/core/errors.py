@@ -39,6 +39,11 @@ def counted(number: float, things: str) -> str:
     return f"{shown} " + (re.sub(r"s\b", "", things, count=1) if shown == "1" else things)
 
 
+def brief(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:200]
+
+
 def printable(text: str) -> str:
     """The text without control characters that a terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -59,9 +59,7 @@ def fresh(folder: Path) -> Path:
 
 
 def remove_empty(folder: Path, above: int = 2) -> None:
-    """Removes a folder that nothing was written into, and those above it, runs/<name>, that are left empty; never the
-    working directory.
-    """
+    """Removes an empty folder, and those above it, runs/<name>, that are then empty; never the working directory."""
     for place in (folder, *folder.parents[:above]):
         if Path.cwd().is_relative_to(place.resolve()):
             return

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from rl_lab.core import files, rows
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, brief, nearest
 from rl_lab.core.yaml_events import LOADER, events
 
 LARGEST_VALUE, LONGEST_NAME = 1e100, 200  # of a metric that can be drawn; characters
@@ -146,7 +146,7 @@ def plain(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (yaml.YAMLError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
+        raise UserError(f"{path} is damaged: {brief(error)}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} is not the config of a run")
     return found

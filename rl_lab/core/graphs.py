@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import precision
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 
 WARM_UP = 3  # calls of each kind that are made as they are: libraries and optimizers set up what they keep
 MOST = 4  # graphs of one function, each with memory of its own; other shapes are computed as they come
@@ -97,7 +97,7 @@ class Captured(Generic[T]):
                 out = self.call(*kept)
         except RuntimeError as error:
             name = getattr(self.call, "__qualname__", "a function")
-            reason = " ".join(str(error).split())[:120]
+            reason = brief(error)
             raise UserError(f"compile=graphs: {name} cannot be captured ({reason}); take compile=none") from error
         return Recorded(kept, out, graph.replay)
 

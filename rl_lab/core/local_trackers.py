@@ -75,9 +75,7 @@ class TensorBoard:
         self._config = config
 
     def begin(self, folder: Path) -> None:
-        """TensorBoard discards what an earlier session sent from the last row on, so the rows from there are sent
-        again.
-        """
+        """TensorBoard discards what an earlier session sent from the last row on; those rows are sent again."""
         from omegaconf import OmegaConf
 
         rows = _rows(folder)

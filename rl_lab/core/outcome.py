@@ -34,9 +34,7 @@ def lines(folder: Path, final: Mapping[str, float], took: str, then: Sequence[st
 
 
 def score(final: Mapping[str, float]) -> str:
-    """A run's newest figures: eval/return 0.931 ± 0.012 (32 episodes), regret 0.0013; "" where there are none. ± is the
-    standard error.
-    """
+    """The newest figures: eval/return 0.931 ± 0.012 (32 episodes), regret 0.0013; ± is the standard error."""
     measured = sorted(name for name in final if name.startswith("eval/") and not Metric.of(name).is_error)
     if (name := objective(final) or next(iter(measured), None)) is None:
         return ""

@@ -40,9 +40,7 @@ def config_home() -> Path | None:
 
 
 def key(made: bool) -> bytes | None:
-    """This user's own key, `made` if there is none yet. None where there can be none, or where others could read or
-    replace it.
-    """
+    """This user's own key, `made` if there is none. None where that fails, or others could read or replace it."""
     if (home := config_home()) is None:
         return None
     path = home / __name__.partition(".")[0] / "key"

@@ -46,9 +46,7 @@ class Progress:
             self.say(self._line(f"{shortened(self.name, NAME)}: ", step, now, WIDTH))
 
     def _line(self, words: str, step: int, now: float, room: int) -> str:
-        """`words`, followed by what there is room for, the most important first; nothing is predicted from the first
-        steps.
-        """
+        """`words`, and what else there is room for, most important first; the first steps predict nothing."""
         done = step - self._first
         rate = done / max(now - self._start, 1e-9)
         words += f"{step:,}{'' if self._total is None else f'/{self._total:,}'} {self._unit}"

@@ -1,4 +1,4 @@
-"""Randomness: named streams derived from one seed, each stored with the state; and several streams drawn from at once."""
+"""Randomness: named streams from one seed, each stored with the state; and several streams drawn from at once."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -15,8 +15,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rl_lab.core import calls, conf_dir, files, imports, ownership, wanted
-from rl_lab.core.errors import UserError
+from rl_lab.core import calls, conf_dir, files, imports, ownership, permissions
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.parts import Parts, Typed
 from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.yaml_events import events
@@ -49,7 +49,7 @@ def _parsed(written: bytes, path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
+        raise UserError(f"{path} is damaged: {brief(error)}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not the config of a run")
     return dict(config)
@@ -213,19 +213,19 @@ def refuse(config: dict[str, Any], parts: Parts | None) -> None:
     """
     if parts is None:
         return
-    for key in wanted.in_order(config):
+    for key in permissions.in_order(config):
         _refuse(config[key], str(key), parts)
-    typed, found = parts.typed, wanted.of(config, parts)
+    typed, found = parts.typed, permissions.of(config, parts)
     if lacking := [w for w in found if w.name not in (typed.targets if w.is_call else typed.modules)]:
         named = ", ".join(dict.fromkeys(w.name if w.is_call else w.module for w in lacking))
         raise UserError(
             f"this run folder wants {named}, and no run of yours has written it so in this place (it was copied, "
-            f"changed or sent); where you trust it, type {' '.join(wanted.words(found))}"
+            f"changed or sent); where you trust it, type {' '.join(permissions.words(found))}"
         )
     for want in found:
         if want.is_call:
-            kind, home = calls.locate(want.name), wanted.top(want.name)
-            if not isinstance(kind, type) or wanted.top(kind.__module__) != home:
+            kind, home = calls.locate(want.name), permissions.top(want.name)
+            if not isinstance(kind, type) or permissions.top(kind.__module__) != home:
                 raise UserError(f"{want.path}._target_={want.name} is refused: it is no class of {home}'s")
 
 
@@ -237,7 +237,7 @@ def _refuse(node: Any, path: str, parts: Parts) -> None:
         return
     target = node.get("_target_")
     is_listed = isinstance(target, str) and target in parts.allowed
-    if "_target_" in node and not (is_listed or wanted.may_be(target, path)):
+    if "_target_" in node and not (is_listed or permissions.may_be(target, path)):
         raise UserError(f"{path}._target_={target} is refused: a run folder may call only what {parts.home} lists")
     for key, value in node.items():
         _refuse(value, f"{path}.{key}", parts)

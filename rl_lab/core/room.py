@@ -82,9 +82,7 @@ def regular(path: Path) -> BinaryIO:
 
 
 def archive(file: BinaryIO, path: Path) -> zipfile.ZipFile:
-    """Opens an archive. Raises UserError where it unpacks to far more than data would, zipfile.BadZipFile where it is
-    no archive.
-    """
+    """Opens an archive. Raises UserError where it unpacks to far too much, zipfile.BadZipFile where it is none."""
     found = zipfile.ZipFile(file)
     packed, unpacked = (sum(getattr(x, name) for x in found.infolist()) for name in ("compress_size", "file_size"))
     times, least = BOMB

@@ -102,9 +102,7 @@ class Allowance:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, none where it does not exist. Raises UserError where it is a link, no regular file or too
-    large.
-    """
+    """The bytes of a file, none where it is missing. Raises UserError where it is a link, no file or too large."""
     try:
         with files.opened(path, LARGEST) as file:
             return file.read()
@@ -113,9 +111,7 @@ def content(path: Path) -> bytes:
 
 
 def parsed(data: bytes) -> tuple[list[Line], list[int]]:
-    """The lines that are rows, each with its number from 1, its text and its row; and the numbers of the lines that are
-    not.
-    """
+    """The lines that are rows, each with its number from 1 and its text; and the numbers of the other lines."""
     lines, broken = [], []
     for number, line in enumerate(data.splitlines(), 1):
         line, row = line + b"\n", _row(line)

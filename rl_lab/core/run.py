@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rl_lab.core import distributed, provenance, threads, tracking
 from rl_lab.core.devices import double
-from rl_lab.core.errors import NotFinite, UserError, counted
+from rl_lab.core.errors import NotFinite, UserError, brief, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress
@@ -131,9 +131,7 @@ class Run:
         return self.stream(name if self.leads else f"{name}/rank {distributed.rank()}")
 
     def choose_threads(self, weights: int, lanes: int = 1) -> None:
-        """Sets torch's threads to suit networks of this many weights that compute in this many lanes at once, if
-        threads=auto.
-        """
+        """Sets torch's threads to suit networks of this many weights, computing in this many lanes, if threads=auto."""
         if self.config.get("threads") == "auto":
             torch.set_num_threads(threads.suited(weights, self.beside * lanes))
             of = counted(threads.cores(), "cores")
@@ -185,7 +183,7 @@ class Run:
                 try:
                     part.load_state_dict(saved[name])
                 except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-                    reason = " ".join(str(error).split())[:120]
+                    reason = brief(error)
                     raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit "
                                     f"this one ({reason})") from error  # fmt: skip
         if self.step:
@@ -195,7 +193,7 @@ class Run:
         return self.step
 
     def at_once(self) -> AbstractContextManager[None]:
-        """Within, a signal stops the work without waiting for its end, unless there are several ranks. Raises Halted."""
+        """Within, a signal stops the work at once, unless there are several ranks. Raises Halted."""
         return self.interrupts.at_once() if distributed.size() == 1 else nullcontext()
 
     def heed(self, step: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rl_lab.core import files
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.folders import summary
 from rl_lab.core.rows import NAME, content, parsed
 
@@ -57,7 +57,7 @@ def wandb_run(
     try:
         wandb.setup(wandb.Settings(silent=True))
     except ValueError as error:  # of the environment
-        reason = " ".join(str(error).split())[:160]
+        reason = brief(error)
         raise UserError(
             f"W&B does not take its settings ({reason}); correct WANDB_..., or run with tracker=none"
         ) from error
@@ -81,8 +81,8 @@ def wandb_run(
             raise UserError(f"W&B refused the run: {' '.join(str(error).split())}; or run with tracker=none") from error
         run = wandb.init(mode=_offline(init_timeout), **arguments | {"id": f"{id}-offline"})  # `id` stays taken a while
     except (wandb.errors.Error, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"W&B does not start ({reason}); install wandb anew, or run with tracker=none") from error
+        reason = brief(error)
+        raise UserError(f"W&B does not start ({reason}); reinstall wandb, or run with tracker=none") from error
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
@@ -96,9 +96,7 @@ def _imported() -> Any:
         wandb.init, wandb.errors.UsageError  # noqa: B018 (a folder of this name would have none)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise UserError(
-            f"wandb cannot be imported ({reason}); run with tracker=none, or pip install wandb anew"
-        ) from error
+        raise UserError(f"wandb cannot be imported ({reason}); run with tracker=none, or reinstall wandb") from error
     return wandb
 
 

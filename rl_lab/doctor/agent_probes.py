@@ -77,7 +77,7 @@ def termination(candidate: Candidate) -> Finding:
 
 
 def truncation(candidate: Candidate) -> Finding:
-    """Each step pays the same and is the last by a time limit alone: the future counts, though it is cut off."""
+    """Each step pays the same and ends the episode by a time limit: the future counts, though it is cut off."""
     return valued(candidate, problems.TRUNCATED, "a truncated end is taken for a terminated one", ends=True)
 
 
@@ -95,7 +95,7 @@ def episode_seams(candidate: Candidate) -> Finding:
 
 def valued(candidate: Candidate, problem: Problem, fault: str, changes: Mapping[str, Any] = {}, ends: bool = False
            ) -> Finding:  # fmt: skip
-    """`ends`: the values are those of who counts the future beyond a truncated end."""
+    """`ends`: the values of an agent that counts the future beyond a truncated end."""
     course = Course(candidate, problem, changes)
     if lacking := has_no_values(course, ends):
         return not_applicable(lacking)
@@ -106,7 +106,7 @@ def valued(candidate: Candidate, problem: Problem, fault: str, changes: Mapping[
 
 
 def has_no_values(course: Course, ends: bool = False) -> str:
-    """Why none can be compared, in words; '' where they can."""
+    """Why no values can be compared, in words; '' where they can."""
     if not course.learns:
         return "it has no update, and learns nothing"
     if not course.has_view:
@@ -121,7 +121,7 @@ def has_no_values(course: Course, ends: bool = False) -> str:
 
 
 def compared(course: Course, of: Callable[[View], tuple[Tensor, Tensor]], what: str, fault: str) -> Finding:
-    """Right after some steps and after twice as many, or wrong after all."""
+    """Passes where values are right after some steps and after twice as many; fails where they are wrong to the end."""
     close, steps, found, exact = 0, 0, torch.zeros(1), torch.zeros(1)
     for steps, view in course.trained():
         assert view is not None
@@ -156,7 +156,7 @@ def patience(candidate: Candidate) -> Finding:
 
 
 def observation_suffices(candidate: Candidate) -> Finding:
-    """Observations follow each other by chance, and each tells which action pays: what came before tells nothing."""
+    """Observations follow each other at random, and each says which action pays: earlier ones say nothing."""
     return chosen(candidate, problems.SHUFFLED, (0, 1), "actions follow from something else than what is seen now")
 
 

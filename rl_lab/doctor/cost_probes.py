@@ -11,18 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_lab.core.errors import counted
 from rl_lab.core.randomness import generator
-from rl_lab.doctor.report import Finding, failed, not_applicable, passed
+from rl_lab.doctor.report import Finding, failed, late, not_applicable, passed
 from rl_lab.doctor.worlds import World, by_hand, drawn, script
 from rl_lab.envs.abilities import Filmed, Mapped, has_camera
 from rl_lab.envs.frames import speed as fps_of
 
 EPISODES, LEAK = 1_000, 8.0  # MB that so many may leave behind
+FEW = 20  # pictures that may all be the same
 PROC = Path("/proc/self")
 
 
 def pictures(world: World) -> Finding:
-    """Drawn as a film would have them, and whether a declared speed is that of its physics."""
+    """Whether it can be filmed, and whether the speed it declares is that of its physics."""
     with closing(world.built(1, **({"camera": True} if has_camera(world.node["_target_"]) else {}))) as env:
         if not isinstance(env, Filmed):
             drawn_as = "it is drawn as a map" if isinstance(env, Mapped) and env.has_map else "it has no picture"
@@ -36,6 +38,8 @@ def pictures(world: World) -> Finding:
         own = env.frames_per_second
     if any(shot.dtype != np.uint8 or shot.ndim != 3 or shot.shape[2] != 3 for shot in shots):
         return failed(f"a picture is {shots[0].dtype} {shots[0].shape}, not bytes [H, W, 3]: it cannot be filmed")
+    if len(shots) < FEW:
+        return late(f"there was time for {counted(len(shots), 'pictures')} alone")
     if all(np.array_equal(shots[0], shot) for shot in shots[1:]):
         return failed(f"{len(shots)} pictures of {len(shots)} steps are all the same: a film would show nothing")
     words = f"{len(shots)} pictures {shots[0].shape[0]} x {shots[0].shape[1]}, {rate:,.0f} a second"
@@ -43,7 +47,7 @@ def pictures(world: World) -> Finding:
 
 
 def declared(world: World) -> str:
-    """What metadata say of the speed, and what the physics say where they name the seconds of a step."""
+    """What its metadata say about the speed, and whether its physics agree, where they state the seconds of a step."""
     with world.singles(1) as envs:
         for env in envs:
             fps, inner = env.metadata.get("render_fps"), env.unwrapped
@@ -73,7 +77,7 @@ def in_words(seconds: float) -> str:
 
 
 def memory(world: World) -> Finding:
-    """A thousand episodes, or as many as there is time for: what the process has grown by since the first fifth."""
+    """By how much the process grows over a thousand episodes, or as many as time allows, from the first fifth on."""
     if not (PROC / "statm").exists():
         return not_applicable("this system does not say how much memory a process has")
     gc.collect()
@@ -101,7 +105,7 @@ def memory(world: World) -> Finding:
 
 
 def ending(world: World, seconds: float) -> Iterator[int]:
-    """Random episodes, of a bare environment where there is one: how many have ended, after each."""
+    """Plays random episodes, of the bare environment where there is one; yields their number after each."""
     count = 0
     with world.singles(1) as envs:
         for env in envs:
@@ -118,7 +122,7 @@ def ending(world: World, seconds: float) -> Iterator[int]:
 
 
 def resident() -> float:
-    """MB of this process that lie in memory."""
+    """The memory of this process, in MB."""
     gc.collect()
     return int((PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -1,4 +1,4 @@
-"""An agent as its settings make it, trained bit by bit in worlds of known values."""
+"""An agent built from its settings and trained step by step in worlds with known values."""
 
 import inspect
 import time
@@ -24,7 +24,7 @@ SEAMS = {"rollout_length": 2, "n_steps": 2, "minibatches": 1, "batch_size": 32, 
 
 
 class Candidate:
-    """Who is examined: the settings of an agent, or a class of one's own with some."""
+    """The agent under examination: its settings, or a person's class with some of its own."""
 
     def __init__(self, make: Callable[..., Any] | Mapping[str, Any], typed: set[str], seed: int, device: str,
                  seconds: float):  # fmt: skip
@@ -37,7 +37,7 @@ class Candidate:
         return {key: cap for key, cap in CAPS.items() if (settings.get(key) or 0) > cap and key not in self.typed}
 
     def built(self, env: VectorEnv, changes: Mapping[str, Any]) -> Any:
-        """An agent for `env`. Raises UserError where it is none for observations that are vectors."""
+        """An agent for `env`. Raises UserError where it cannot take observations that are vectors."""
         if not isinstance(self.make, Mapping):
             return self._own(env)
         changes = {key: value for key, value in (self.caps | dict(changes)).items() if key not in self.typed}
@@ -56,7 +56,7 @@ class Candidate:
             raise UserError(f"{kind} cannot be built for observations {env.spec.obs_shape}: {words}") from error
 
     def _own(self, env: VectorEnv) -> Any:
-        """Of the class that was named, which is given what its signature asks for by name."""
+        """Builds a person's class, and passes it what its signature names."""
         assert callable(self.make)
         given = {"spec": env.spec, "device": env.device, "seed": self.seed}
         given |= {"gamma": GAMMA} if "gamma" not in self.typed else {}
@@ -72,7 +72,7 @@ class Candidate:
 
 
 def changed(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are there, such as replay.n_step, with other values."""
+    """The settings with other values for those that are there, such as replay.n_step."""
     found = dict(node)
     for key, value in changes.items():
         first, _, rest = key.partition(".")
@@ -104,7 +104,7 @@ class Course:
         self.first = self.view() if self.has_view else None
 
     def go_on(self, steps: int) -> None:
-        """So many of all copies."""
+        """Takes this many steps of all copies."""
         if self.agent is not self.learner:
             self.due += steps * COPIES  # a rollout may have gone beyond what was due
             if (rest := self.due - self.learner.num_timesteps) > 0:
@@ -127,7 +127,7 @@ class Course:
 
     @torch.no_grad()
     def view(self) -> View:
-        """Of each state: bars [S, 2] and values [S], as rewards were given: not scaled."""
+        """Bars [S, 2] and values [S] of each state, in units of the reward as it was given."""
         view = self.agent.view(self.env.sights)
         scale = float(getattr(self.learner, "reward_scale", 1.0))
         bars = view.bars.double().cpu()
@@ -135,11 +135,11 @@ class Course:
         return View(bars, view.value.double().cpu() / scale, view.kind)
 
     def is_idle(self, view: View) -> bool:
-        """Whether it thinks what it thought before the first step."""
+        """Whether it still thinks what it thought before the first step."""
         return self.first is not None and torch.equal(view.value, self.first.value)
 
     def share(self, best: tuple[int, ...]) -> float:
-        """Of greedy actions in the first states, asked for in turn and at random, that are the `best`."""
+        """The share of greedy actions in the first states, asked for in turn and at random, that are the `best`."""
         rng, count, right = torch.Generator().manual_seed(0), 0, 0
         for t in range(8):
             state = torch.randint(len(best), (COPIES,), generator=rng)
@@ -152,7 +152,7 @@ class Course:
         return torch.as_tensor(greedy(self.agent, obs)).cpu()
 
     def trained(self) -> Iterator[tuple[int, View | None]]:
-        """After how many steps, each time twice as many, and the mean of what it then thought of late."""
+        """Yields the number of steps, doubled each time, and the mean of what the agent thought in the last of them."""
         done, goal = 0, FIRST
         while goal <= MOST:
             half, views = (goal - done) // 2, []

@@ -1,4 +1,4 @@
-"""What any environment must keep to, ours or Gymnasium's: seeds, repeats, ends, limits, numbers, buffers."""
+"""What any environment must satisfy, ours or Gymnasium's: seeds, repeats, ends, limits, numbers, buffers."""
 
 import copy
 import math
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from rl_lab.core.errors import counted
 from rl_lab.core.randomness import generator
-from rl_lab.doctor.report import Finding, cut_short, failed, not_applicable, passed
+from rl_lab.doctor.report import Finding, cut_short, failed, late, not_applicable, passed
 from rl_lab.doctor.worlds import World, by_hand, digest, drawn, going_on, played, same, script, stream
 from rl_lab.envs.abilities import Tabular
 
 SIGHT = 300  # steps that most probes look at
+ENDLESS = 1_000  # steps without an end that are taken for a fault
 
 
 def runs(world: World) -> Finding:
-    """The other probes are asked only where this one passes."""
+    """The other probes run only where this one passes."""
     with closing(world.built(world.few)) as env:
         steps = len(list(played(env, world.seed, 100, world.seconds)))
     spec = env.spec
@@ -28,7 +29,7 @@ def runs(world: World) -> Finding:
 
 
 def seeding(world: World) -> Finding:
-    """The same seed shows the same, seed 0 too; other seeds and the other copies of a vector show something else."""
+    """The same seed gives the same episodes, seed 0 too; other seeds and the other copies of a vector give others."""
     odd = [seed for seed, pair in enumerate(world.streams) if not same(*pair)]
     streams = [first for first, _ in world.streams]
     if odd == [0]:
@@ -48,7 +49,7 @@ def seeding(world: World) -> Finding:
 
 
 def side_by_side(world: World, seed: int) -> np.ndarray:
-    """What two copies see who take the same actions."""
+    """What two copies that take the same actions see."""
     with closing(world.built(2)) as env:
         env.reset(seed)
         return stream(going_on(env, 100))
@@ -144,7 +145,7 @@ def ends(world: World) -> Finding:
 
 
 def episode_lengths(last: Tensor) -> list[int]:
-    """Of all that ended, from [T, N]."""
+    """The lengths of all that ended, from ends [T, N]."""
     lengths, count = [], torch.zeros(last.shape[1], dtype=torch.int64, device=last.device)
     for row in last:
         count += 1
@@ -154,7 +155,7 @@ def episode_lengths(last: Tensor) -> list[int]:
 
 
 def time_limit(world: World) -> Finding:
-    """Each copy keeps to one action of its own; the last one to random ones."""
+    """Each copy repeats an action of its own; the last one takes random ones."""
     with closing(world.built(1)) as probe:
         limit, count = probe.time_limit, min(probe.spec.num_actions, world.few, 7) + 1
     with closing(world.built(count)) as env:
@@ -179,6 +180,8 @@ def time_limit(world: World) -> Finding:
                 ended, full = ended + int(step.last.sum()), full + int(at_limit.sum())
                 terminated += int((at_limit & (step.discount == 0)).sum())
                 length[step.last] = 0
+    if limit is None and not ended and longest < ENDLESS:
+        return late(f"it states none, and no episode ended in {longest:,} steps, for which there was time")
     if limit is None and not ended:
         return failed(f"it states none, and no episode ended in {longest:,} steps: an evaluation may never end")
     if limit is None:
@@ -205,7 +208,7 @@ def tells_time(length: Tensor, obs: Tensor) -> bool:
 
 
 def buffers(world: World) -> Finding:
-    """What was seen once stays as it was; of Gymnasium's environments also beneath our copies of it."""
+    """An observation that was given stays as it was, in our copies and in the Gymnasium environments beneath them."""
     with world.singles(1) as envs:
         for single in envs:
             given, copied = [], []
@@ -230,7 +233,7 @@ def buffers(world: World) -> Finding:
 
 
 def tables(world: World) -> Finding:
-    """Each step of a known MDP against its tables: successor, reward and end."""
+    """Checks each step of a known MDP against its tables: successor, reward and end."""
     if not world.kind.is_tabular:
         return not_applicable("it is no known MDP")
     with closing(world.built(world.few)) as env:

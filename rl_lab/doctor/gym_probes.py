@@ -1,4 +1,4 @@
-"""Of an environment of Gymnasium's, driven by hand: its interface, its spaces, and all ways to reset it."""
+"""Probes of a Gymnasium environment driven by hand: its interface, its spaces, and all ways to reset it."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ STEPS = 300  # of each copy
 
 
 def interface(world: World) -> Finding:
-    """Gymnasium's own check_env; what it warns of is not a fault."""
+    """Runs Gymnasium's own check_env; its warnings are no faults."""
     if not world.kind.is_gymnasium:
         return NO_GYMNASIUM
     with world.singles(1) as envs, warnings.catch_warnings(record=True) as told:
@@ -40,7 +40,7 @@ def interface(world: World) -> Finding:
 
 
 def spaces_(world: World) -> Finding:
-    """What it shows and answers, against what its spaces and Gymnasium's interface state."""
+    """Checks what it returns against its spaces and Gymnasium's interface."""
     if not world.kind.is_gymnasium:
         return NO_GYMNASIUM
     with world.singles(1) as (env,):
@@ -58,7 +58,7 @@ spaces_.__name__ = "spaces"
 
 
 def outside(space: spaces.Space, obs: Any) -> str:
-    """What of an observation its space does not hold, in words; '' where it holds it."""
+    """Why an observation is not in its space, in words; '' where it is."""
     if not isinstance(space, spaces.Box):
         return "" if space.contains(obs) else f"an observation {obs!r:.60} is not in {space}"
     if not isinstance(obs, np.ndarray):
@@ -75,7 +75,7 @@ def outside(space: spaces.Space, obs: Any) -> str:
 
 
 def autoreset(world: World) -> Finding:
-    """The same transitions by hand and in each of Gymnasium's three modes; none is made up."""
+    """The same transitions come by hand and in each of Gymnasium's three modes, and none is made up."""
     found = twins(world)
     if isinstance(found, Finding):
         return found
@@ -93,7 +93,9 @@ def autoreset(world: World) -> Finding:
 
 
 def twins(world: World) -> Finding | tuple[list[list[int]], list[list[Row]]]:
-    """Actions of two copies, equally many, and what either shows by hand; or why there is nothing to be held by it."""
+    """The actions of two copies and what each shows when driven by hand, of equal length; or a finding that says why
+    there is nothing to compare with.
+    """
     if not world.kind.is_gymnasium:
         return NO_GYMNASIUM
     if not world.repeats:
@@ -111,7 +113,7 @@ def own(env: gymnasium.Env) -> Own:
 
 
 def by_loop(world: World) -> Finding:
-    """Returns, lengths and ends of episodes as training here sees them, beside a twin driven by hand."""
+    """Compares returns, lengths and ends of episodes as training here sees them with a twin driven by hand."""
     found = twins(world)
     if isinstance(found, Finding):
         return found
@@ -139,7 +141,7 @@ by_loop.__name__ = "returns"
 
 
 def parted(hand: Sequence[Sequence[Row]], tapes: Sequence[Sequence[Row]]) -> str:
-    """The first place where two copies' tapes part, in words; '' where they do not."""
+    """The first place where two copies' tapes differ, in words; '' where they do not."""
     found = (
         f"copy {i}: {words}" for i, (a, b) in enumerate(zip(hand, tapes, strict=True)) if (words := difference(a, b))
     )
@@ -148,7 +150,7 @@ def parted(hand: Sequence[Sequence[Row]], tapes: Sequence[Sequence[Row]]) -> str
 
 def through(envs: Sequence[gymnasium.Env], seed: int, actions: Sequence[Sequence[int]], mode: AutoresetMode
             ) -> list[list[Row]]:  # fmt: skip
-    """The transitions of each copy in a vector of Gymnasium's, until all have taken all their actions."""
+    """The transitions of each copy in one of Gymnasium's vectors, until each has taken all its actions."""
     makers: list[Callable[[], gymnasium.Env]] = [lambda env=env: env for env in envs]  # type: ignore[misc]
     vector, tapes = SyncVectorEnv(makers, autoreset_mode=mode), [list[Row]() for _ in envs]
     obs, _ = vector.reset(seed=seed)
@@ -182,7 +184,7 @@ def seen_by_loop(env: VectorEnv, seed: int, actions: np.ndarray) -> Iterator[lis
 
 
 def episodes(steps: Iterator[list[tuple[float, bool, bool]]]) -> list[list[Ending]]:
-    """Of each copy, from (reward, whether the future ends, whether the episode does) a step."""
+    """The episodes of each copy, from (reward, whether the future ends, whether the episode does) a step."""
     tapes = [list(tape) for tape in zip(*steps, strict=True)]
     return [ended(tape) for tape in tapes]
 

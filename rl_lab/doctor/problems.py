@@ -1,4 +1,4 @@
-"""Worlds of a few states whose values are known: what an agent learns in them is right or wrong."""
+"""Worlds of a few states with known values, in which what an agent learns is right or wrong."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Problem(NamedTuple):
         return checked(MDP(next_state, probability, reward, terminal, start, ("0", "1")), "problem")
 
     def action_values(self, gamma: float) -> Tensor:
-        """Q [S, 2] of the best policy, without the end's; a time limit takes no part in it."""
+        """Q [S, 2] of the best policy, without the end's; the time limit is not taken into account."""
         mdp = self.mdp
         q = torch.zeros(len(self.rows) + 1, 2, dtype=torch.float64)
         for _ in range(200 if gamma < 0.9 else 20_000):
@@ -66,7 +66,7 @@ class ProblemEnv(MDPEnv):
 
 
 def both(*outcomes: Outcome) -> Sequence[Sequence[Outcome]]:
-    """Whatever is done."""
+    """The outcomes whatever is done."""
     return outcomes, outcomes
 
 

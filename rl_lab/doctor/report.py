@@ -1,4 +1,4 @@
-"""What probes find: a line each, a summary, and the exit code."""
+"""What the probes find: a line each, a summary, and the exit code."""
 
 import math
 import signal
@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from rl_lab.core.errors import brief
+
 PASS, FAIL, NONE, LATE = "pass", "FAIL", "-", "late"  # not applicable; left out, as time was up
 SLACK = 3  # times as many seconds on the clock as of the processor, where other programs use it, too
 STYLES = {PASS: "green", FAIL: "bold red", NONE: "dim", LATE: "yellow"}
 
 
 class Finding(NamedTuple):
-    """`words` say what was found and, of a fault, what it does to a learner; all on one line."""
+    """`words` say what was found and, for a fault, what it does to a learner; all on one line."""
 
     outcome: str
     words: str
@@ -39,8 +41,12 @@ def not_applicable(words: str) -> Finding:
     return Finding(NONE, words)
 
 
+def late(words: str) -> Finding:
+    return Finding(LATE, words)
+
+
 def cut_short(probe: Probe, world: Any) -> Finding | None:
-    """The same probe where episodes end sooner; None where that cannot be set."""
+    """The same probe in a world whose episodes end sooner; None where that cannot be set."""
     if world.shorter is None:
         return None
     finding = probe(world.shorter)
@@ -48,30 +54,30 @@ def cut_short(probe: Probe, world: Any) -> Finding | None:
 
 
 def name(probe: Probe) -> str:
-    """That of its function, in words."""
+    """The name of its function, in words."""
     return getattr(probe, "__name__", "probe").replace("_", " ")
 
 
 def probed(probe: Probe, subject: Any, seconds: float = math.inf) -> Finding:
-    """A probe that raises has found a fault; one that takes more `seconds` has not."""
+    """A probe that raises has found a fault; one that takes longer than `seconds` is left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with _at_most(seconds):
                 return probe(subject)
         except TimeIsUp:
-            return Finding(LATE, f"left out: it takes more than {seconds:.1f} s")
+            return late(f"left out: it takes more than {seconds:.1f} s")
         except (Exception, SystemExit) as error:
             return failed(f"raises {raised(error)}; nothing can be learned like that")
 
 
 class TimeIsUp(BaseException):
-    """Not an Exception, which an environment's own code may catch."""
+    """Not an Exception, since an environment's own code may catch those."""
 
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeIsUp in here, even in code that does not come back by itself, once it has used the processor so long.
+    """Raises TimeIsUp within, even in code that never returns, once it has used this much processor time.
 
     Other programs do not make a probe late, unless it takes SLACK times as long.
     """
@@ -95,13 +101,14 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def raised(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {brief(error)}"
 
 
 def examined(title: str, probes: Sequence[Probe], subject: Any, seconds: float = math.inf) -> int:
-    """Prints what each probe finds, the first one first: where that does not pass, no other is asked.
+    """Prints what each probe finds; if the first one fails, the others are not tried.
 
-    All use the processor for at most about so many `seconds`, each for half of those left. Returns the exit code.
+    Together they use about `seconds` of processor time at most, each no more than half of what is left. Returns the
+    exit code.
     """
     console, begun, found = Console(), (time.monotonic(), time.process_time()), dict[str, Finding]()
     width = max(len(name(probe)) for probe in probes)

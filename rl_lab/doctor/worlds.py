@@ -1,4 +1,4 @@
-"""An environment as its settings make it, as often as probes need it, and what was seen while it was played."""
+"""An environment built from its settings, as often as the probes need it, and what is seen while it is played."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ LARGE = 10_000  # bytes of an observation from where on a few copies are enough
 
 
 class World:
-    """Who is examined: the settings of an environment, the seed of the probes, and the seconds that each may play."""
+    """The environment under examination: its settings, the seed of the probes, and the seconds that each may play."""
 
     def __init__(self, node: Mapping[str, Any], seed: int, seconds: float):
         self.node, self.seed, self.seconds = node, seed, seconds
@@ -39,7 +39,7 @@ class World:
 
     @cached_property
     def few(self) -> int:
-        """Copies for what does not measure speed."""
+        """How many copies the probes use that do not measure speed."""
         return min(self.num_envs, 2 if self.kind.size > LARGE else 64)
 
     @cached_property
@@ -50,7 +50,7 @@ class World:
 
     @cached_property
     def shorter(self) -> "World | None":
-        """The same with a limit of a few steps, where one can be set: some episodes take long to end."""
+        """The same with a limit of a few steps, since some episodes take long to end; None where none can be set."""
         node, steps = dict(self.node), SHORT
         if "max_frames" in node:
             node["max_frames"] = steps * node["frame_skip"]
@@ -61,28 +61,28 @@ class World:
         return None if node == dict(self.node) else World(node, self.seed, self.seconds)
 
     def ticks(self, least: int, most: int) -> Iterator[int]:
-        """Numbers from 0 on as long as a probe may play, but some."""
+        """Numbers from 0 on for as long as a probe may play, but at least a few."""
         end = time.monotonic() + self.seconds
         yield from takewhile(lambda i: i < least or time.monotonic() < end, range(most))
 
     @contextmanager
     def singles(self, count: int, **more: Any) -> Iterator[Sequence[gymnasium.Env]]:
-        """Fresh environments of Gymnasium's, as they are beneath our vector; none where there are none."""
+        """Fresh Gymnasium environments as they are beneath our vector; () where there are none."""
         with closing(self.built(count, **more)) as env:
             yield env.copies() if isinstance(env, OfGymnasium) else ()
 
     @cached_property
     def streams(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each of two or three seeds, 0 the first, what two fresh ones show."""
+        """For each of two or three seeds, beginning with 0, what two fresh copies show."""
         return [(self.stream(seed), self.stream(seed)) for seed in self.ticks(2, 3)]
 
     @property
     def repeats(self) -> bool:
-        """Whether the same seed shows the same."""
+        """Whether the same seed gives the same."""
         return all(same(*pair) for pair in self.streams)
 
     def stream(self, seed: int) -> np.ndarray:
-        """All that two copies of a fresh one see in 100 steps."""
+        """Everything that two fresh copies see in 100 steps."""
         with closing(self.built(2)) as env:
             return stream(played(env, seed, 100, self.seconds / 4))
 
@@ -100,12 +100,12 @@ class Moment(NamedTuple):
 
 
 def drawn(env: VectorEnv, rng: torch.Generator) -> Tensor:
-    """Actions [N], each as likely as the others."""
+    """Uniformly random actions [N]."""
     return torch.randint(env.spec.num_actions, (env.num_envs,), generator=rng, device=env.device)
 
 
 def played(env: VectorEnv, seed: int, steps: int, seconds: float) -> Iterator[Moment]:
-    """Random actions from a reset on, whatever the seed the same; fewer steps, but some, where time runs out."""
+    """Plays random actions from a reset, the same for every seed; fewer steps, but some, where time runs out."""
     rng, obs = generator(0, env.device), env.reset(seed)
     end = time.monotonic() + seconds
     for t in range(steps):
@@ -118,7 +118,7 @@ def played(env: VectorEnv, seed: int, steps: int, seconds: float) -> Iterator[Mo
 
 
 def going_on(env: VectorEnv, steps: int) -> Iterator[Moment]:
-    """From where it stands, actions in turn; the copies take the same ones."""
+    """Continues from where the env stands with a fixed sequence of actions, the same for all copies."""
     obs = env.observe()
     for t in range(steps):
         action = torch.full((env.num_envs,), t * 7 // 5 % env.spec.num_actions, device=env.device)
@@ -138,7 +138,7 @@ def digest(parts: Iterable[Tensor]) -> int:
 
 
 def same(x: np.ndarray, y: np.ndarray) -> bool:
-    """As far as both go."""
+    """Whether they agree as far as both go."""
     length = min(len(x), len(y))
     return np.array_equal(x[:length], y[:length])
 
@@ -155,13 +155,13 @@ class Row(NamedTuple):
 
 
 def script(seed: int, copy: int, env: gymnasium.Env, steps: int) -> list[int]:
-    """Actions of a copy, by the count of its transitions."""
+    """The actions of a copy, one for each of its transitions."""
     space: Any = env.action_space
     return (int(space.start) + np.random.default_rng([seed, copy]).integers(space.n, size=steps)).tolist()
 
 
 def by_hand(env: gymnasium.Env, seed: int, actions: Iterable[int], seconds: float = math.inf) -> Iterator[Row]:
-    """Reset where it ends, and nowhere else; observations as they are given."""
+    """Resets only where an episode ends; observations are passed on as they are given."""
     obs, _ = env.reset(seed=seed)
     end = time.monotonic() + seconds
     for t, action in enumerate(actions):
@@ -173,7 +173,7 @@ def by_hand(env: gymnasium.Env, seed: int, actions: Iterable[int], seconds: floa
 
 
 def difference(one: Sequence[Row], other: Sequence[Row]) -> str:
-    """Where two tapes part, in words; '' where they do not."""
+    """Where two tapes differ, in words; '' where they do not."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         for field in Row._fields:
             if not np.array_equal(np.asarray(getattr(a, field)), np.asarray(getattr(b, field)), equal_nan=True):

@@ -1,4 +1,4 @@
-"""What a world may be beyond a VectorEnv. A world declares it by having the members; its class is never checked."""
+"""What a world may offer beyond a VectorEnv. It declares an ability by its members; its class is never checked."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ class Redrawn(VectorEnv, Protocol):
 
 @runtime_checkable
 class Replaying(VectorEnv, Protocol):
-    """A world whose state is what was played: a loaded one is played again."""
+    """A world whose state is the list of actions played: loading it plays them again."""
 
     replayed: tuple[int, float]  # steps and seconds that it took, the last time
 
@@ -74,7 +74,7 @@ class Normalising(VectorEnv, Protocol):
 
 
 def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
-    """`eval_env` sees by the statistics that `env` gathers; they are returned for the checkpoint, {} without any."""
+    """Makes `eval_env` use the statistics that `env` gathers; returns them for the checkpoint, {} without any."""
     if not isinstance(env, Normalising) or not isinstance(eval_env, Normalising) or not env.statistics.parts:
         return {}
     eval_env.share(env.statistics)
@@ -82,7 +82,7 @@ def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
 
 
 def refuse_statistics(env: VectorEnv, loop: str) -> None:
-    """Raises UserError where the env keeps some: this loop shares them with no evaluation, and saves none."""
+    """Raises UserError where the env keeps statistics, which this loop neither shares with evaluations nor saves."""
     if isinstance(env, Normalising) and env.statistics.parts:
         raise UserError(
             f"env.normalise_obs and env.normalise_reward are for loop=train and loop=sb3, not for loop={loop}; "
@@ -109,7 +109,7 @@ class Map(NamedTuple):
 
 @runtime_checkable
 class Mapped(VectorEnv, Protocol):
-    """A world that can be drawn as a map, of what is seen of it."""
+    """A world that can be drawn as a map, from its observations."""
 
     @property
     def has_map(self) -> bool: ...
@@ -121,7 +121,7 @@ State = TypeVar("State")
 
 
 class Advance(NamedTuple, Generic[Walkers, State]):
-    """A step before anyone looks: `successor` is where it led, `walkers` stand where the next one begins."""
+    """A step before it is observed: `successor` is where it led, `walkers` stand where the next one begins."""
 
     walkers: Walkers
     successor: State  # [N]

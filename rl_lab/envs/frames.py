@@ -1,4 +1,4 @@
-"""What `render()` gives in the wild, as a picture: floats, greys, lists of frames, text."""
+"""Turns whatever `render()` returns into a picture: floats, greys, lists of frames, text."""
 
 import math
 import re
@@ -15,7 +15,7 @@ CELL, LINES, COLUMNS = (9, 18), 60, 160  # of text: pixels across and down, and 
 
 
 def speed(fps: Any) -> float:
-    """Frames a second, by what a world declares."""
+    """Frames a second, from what a world declares."""
     is_valid = isinstance(fps, int | float | np.number) and math.isfinite(fps) and SLOWEST <= fps <= FASTEST
     return fps if is_valid else FPS
 
@@ -41,7 +41,7 @@ def as_picture(frame: Any, id: str) -> np.ndarray:
 
 
 def as_bytes(x: np.ndarray) -> np.ndarray:
-    """uint8, of truth values, of shares up to 1, or of numbers up to 255."""
+    """uint8, from booleans, from shares up to 1, or from numbers up to 255."""
     if x.dtype == np.uint8:
         return x
     x = np.nan_to_num(x.astype(np.float64), posinf=255.0, neginf=0.0)

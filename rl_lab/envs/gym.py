@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from rl_lab.core import imports
 from rl_lab.core.devices import Device
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.settings import Count, Objects, Positive, Unit
 from rl_lab.envs import frames, naming, wrapping
 from rl_lab.envs.lens import Lens, Statistics
@@ -134,11 +134,11 @@ class Gym:
         return self.picture().shape[1:3] == self.spec.obs_shape[1:]
 
     def copies(self) -> Sequence[gymnasium.Env]:
-        """Without what is ours around them; none where they run in processes of their own."""
+        """The environments without our wrapper; () where they run in processes of their own."""
         return [env.env if isinstance(env, Own) else env for env in getattr(self._env, "envs", ())]
 
     def _tensor(self, obs: np.ndarray) -> Tensor:
-        """Of the array's own memory where device and dtype let it."""
+        """Shares the array's memory where device and dtype allow it."""
         if isinstance(self._space, spaces.Discrete):
             x = torch.from_numpy(obs).to(self.device)
             return F.one_hot(x.long() - int(self._space.start), int(self._space.n)).float()
@@ -151,7 +151,7 @@ class Gym:
     def load_state_dict(self, state: dict) -> None: ...
 
     def share(self, statistics: Statistics) -> None:
-        """From here on it sees by these, and adds nothing to them."""
+        """From here on it uses these statistics, and adds nothing to them."""
         self.statistics = self._lens.statistics = statistics
         self._lens.frozen = True
 
@@ -220,7 +220,7 @@ def made(
 
 
 def game_of(id: str) -> str | None:
-    """The Atari game that an id of ale-py's, or one of the names before it, stands for."""
+    """The Atari game that an id of ale-py's stands for, or one of the names it had before."""
     from ale_py import roms
 
     name = re.sub(r"(NoFrameskip|Deterministic)?(-ram)?(-v\d+)?$", "", id.removeprefix("ALE/")).lower()
@@ -228,7 +228,7 @@ def game_of(id: str) -> str | None:
 
 
 def channels_of(id: str, shape: tuple[int, ...], wanted: str | None, is_bytes: bool) -> str:
-    """Which side of an image counts its channels. Raises UserError where it could be either."""
+    """Which side of an image counts its channels. Raises UserError where it could be more than one."""
     first, middle, last = shape
     if wanted:
         return wanted
@@ -242,7 +242,7 @@ def channels_of(id: str, shape: tuple[int, ...], wanted: str | None, is_bytes: b
 
 @contextmanager
 def answers_checked(id: str, method: str) -> Iterator[None]:
-    """An answer that Gymnasium cannot use is a UserError; what fails in the environment's own code stays whole."""
+    """An answer that Gymnasium cannot use becomes a UserError; errors of the environment itself pass through."""
     try:
         yield
     except UserError:
@@ -250,7 +250,7 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
     except Exception as error:
         if _of_its_own(error):
             raise
-        words = " ".join(str(error).split())[:200]
+        words = brief(error)
         raise UserError(
             f"env.id={id}: its {method}() does not return what Gymnasium {gymnasium.__version__} expects "
             f"({words}); see gymnasium.utils.env_checker"
@@ -258,7 +258,7 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
 
 
 def _of_its_own(error: Exception) -> bool:
-    """Whether it came up in the environment's own code, and not in Gymnasium's, which was given what it cannot use."""
+    """Whether the error arose in the environment's own code, not in Gymnasium's, given what it cannot use."""
     return any(not _of_interface(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 

@@ -1,4 +1,4 @@
-"""How the observations and rewards of an environment are shown to an agent: normalised, clipped, stacked."""
+"""How an agent is shown the observations and rewards of an environment: normalised, clipped, stacked."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ class Statistics:
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What the state lacks begins anew."""
+        """Parts that the state lacks start anew."""
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])

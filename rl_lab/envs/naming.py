@@ -1,4 +1,4 @@
-"""What the actions of a Gymnasium environment are called."""
+"""The names of a Gymnasium environment's actions."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def of_actions(env: gymnasium.Env | None, count: int) -> tuple[str, ...]:
 
 
 def _own_space(env: gymnasium.Env, count: int) -> bool:
-    """Whether no wrapper has made other actions of them."""
+    """Whether no wrapper has changed the actions."""
     own = env.unwrapped.action_space
     return isinstance(own, spaces.Discrete) and int(own.n) == count
 
@@ -53,7 +53,7 @@ def _declared(world: Any) -> Sequence[Any]:
 
 
 def of_gymnasium(kind: type) -> tuple[str, ...]:
-    """Of a class of Gymnasium's own, or derived from one; () where it has no names."""
+    """The names for a class of Gymnasium's, or one derived from it; () where it has none."""
     return next((KNOWN[c.__name__] for c in kind.__mro__ if c.__name__ in KNOWN and _is_own(c)), ())
 
 

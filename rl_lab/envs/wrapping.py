@@ -66,7 +66,7 @@ def register(imported: Sequence[str] | str, id: str) -> str:
 
 
 def unknown(id: str) -> str:
-    """What to say of an id that no module has registered."""
+    """What to say about an id that no module has registered."""
     words = f"no Gymnasium environment '{id}'"
     if package := next((package for package in KNOWN if re.match(package.ids, id, re.IGNORECASE)), None):
         if any(re.match(package.ids, there) for there in gymnasium.registry):
@@ -154,7 +154,7 @@ def _call(name: str, settings: Mapping[str, Any], shown: str) -> Wrap:
 def tried(env: gymnasium.Env, wrappers: Sequence[tuple[str, Wrap]], id: str) -> int | None:
     """Wraps `env`, resets it, and closes it; returns the time limit that the wrappers set. Raises UserError.
 
-    What fails before the first wrapper is not theirs.
+    An error before the first wrapper is not the wrappers' fault.
     """
     limits = []
     try:
@@ -193,7 +193,7 @@ def check(env: gymnasium.Env, id: str) -> None:
 
 
 def _advice(env: gymnasium.Env, seen: spaces.Space) -> str:
-    """The wrapper that makes them a Box, as it is typed."""
+    """The wrapper that turns them into a Box, as one would type it."""
     if type(env.unwrapped).__module__.startswith("minigrid."):
         return "; choose env.wrappers=[{_target_: minigrid.wrappers.ImgObsWrapper}]"
     if _is_flat(seen):
@@ -205,7 +205,7 @@ def _advice(env: gymnasium.Env, seen: spaces.Space) -> str:
 
 
 def _is_flat(seen: spaces.Space) -> bool:
-    """Whether FlattenObservation takes it: custom spaces claim to be what they are not."""
+    """Whether FlattenObservation takes it: custom spaces may claim to be what they are not."""
     try:
         return seen.is_np_flattenable and isinstance(spaces.flatten_space(seen), spaces.Box)
     except (NotImplementedError, TypeError):

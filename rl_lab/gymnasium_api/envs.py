@@ -23,7 +23,7 @@ METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps":
 
 
 class World(gymnasium.Env):
-    """One walker in conf/env/<world>.yaml; further keywords stand above that file: noise is `mdp={"noise": 0.2}`."""
+    """One walker in conf/env/<world>.yaml; further keywords override that file: noise is `mdp={"noise": 0.2}`."""
 
     metadata = METADATA
 
@@ -152,7 +152,7 @@ def build(world: str, device: str = "cpu", obs: str | None = None, **changes) ->
 
 
 def _check_plain(value: Any, path: str) -> None:
-    """Changes are numbers and words: nothing that Hydra would call or OmegaConf resolve. Raises UserError."""
+    """Refuses changes other than numbers and words, which Hydra might call or OmegaConf resolve. Raises UserError."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key in checking.RESERVED:
@@ -167,7 +167,7 @@ def _check_plain(value: Any, path: str) -> None:
 
 
 def _read(world: str) -> Any:
-    """A DictConfig of the file, on those that its defaults name."""
+    """The file as a DictConfig, merged with those that its defaults name."""
     written: Any = OmegaConf.load(conf_dir() / "env" / f"{world}.yaml")
     bases = [_read(base) for base in written.pop("defaults", []) if base != "_self_"]
     return OmegaConf.merge(*bases, written)
@@ -206,7 +206,7 @@ def checked_mask(mask: np.ndarray, num_envs: int) -> np.ndarray:
 
 
 def frames(env: Functional, state: Tensor | tuple, mode: str | None) -> list[np.ndarray | str | None]:
-    """Of each walker the map with it on: uint8 [H, W, 3], or text with @ for the walker."""
+    """For each walker the map with the walker on it: uint8 [H, W, 3], or text with @ for the walker."""
     if mode is None or (world := worlds.mapped(env)) is None:
         return [None] * env.num_envs
     maps = world.maps(env.look(state))

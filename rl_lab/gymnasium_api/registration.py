@@ -14,7 +14,7 @@ FUNCTIONAL = "rl_lab.envs.tabular.stepper.MDPEnv", "rl_lab.envs.collect.world.Co
 
 
 def register_with_gymnasium() -> None:
-    """At once where Gymnasium has been imported, and otherwise when it is: it has no entry points for that."""
+    """At once if Gymnasium has been imported, otherwise when it is: Gymnasium offers no entry points for this."""
     if "gymnasium" in sys.modules:
         register()
     else:
@@ -22,7 +22,7 @@ def register_with_gymnasium() -> None:
 
 
 class Waiting(MetaPathFinder, Loader):
-    """Finds gymnasium as all other finders do, and registers the worlds once it has been imported."""
+    """Finds gymnasium as the other finders do, and registers the worlds once it has been imported."""
 
     loader: Loader
 

@@ -89,7 +89,7 @@ KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left",
 
 
 class Browser:
-    """Shows the newest picture to every viewer; one that is slow, or gone, holds up nobody.
+    """Shows the newest picture to every viewer; a slow or absent one holds up nobody.
 
     Only those who know the page's address can see it or press keys: it contains a token, which other pages and other
     users of this machine cannot know.
@@ -175,7 +175,7 @@ class Server(ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(VIEWERS)
 
     def process_request(self, request, client_address) -> None:
-        """Beyond this many at once, a viewer is turned away."""
+        """Turns a viewer away if there are already this many."""
         if self._places.acquire(blocking=False):
             super().process_request(request, client_address)
         else:

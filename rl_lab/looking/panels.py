@@ -22,7 +22,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def number(x: float) -> str:
-    """Three digits, and whole numbers from a thousand on; - where it is not known."""
+    """Three digits, and whole numbers from a thousand on; - where it is nan."""
     return "-" if x != x else f"{x:,.0f}" if abs(x) >= 999.5 else f"{x:#.3g}".rstrip(".")
 
 

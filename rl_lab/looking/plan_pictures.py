@@ -84,7 +84,7 @@ class Sweeps:
         self._latest: tuple[int, Plan]  # not a copy: it is the last of all once the film is written
 
     def add(self, sweep: int, plan: Plan) -> None:
-        """After the sweep, counted from 1; of the plan only what is kept is looked at, and copied."""
+        """Called after each sweep, counted from 1; only what is kept of the plan is looked at, and copied."""
         self._latest = sweep, plan
         if not self._keeps(sweep):
             return
@@ -104,7 +104,7 @@ class Sweeps:
         write(path, self.frames(freeze=round(FREEZE * fps)), fps, gif=True, palette=colours)
 
     def frames(self, freeze: int = 0) -> Iterator[Image.Image]:
-        """One a snapshot in which something moves, and the last; that stands for `freeze` more."""
+        """A frame for each snapshot in which something moves, and for the last, which is repeated `freeze` times."""
         scene, shown = self._scene(), None
         for snapshot in self.snapshots:
             if (picture := scene(snapshot)) is not shown or snapshot is self.snapshots[-1]:

@@ -19,10 +19,10 @@ WIDE = 1_100  # pixels: of a row of maps
 
 
 def by_cell(mdp: MDP) -> Tensor:
-    """[S], what a cell is worth to be in: paid on leaving it whatever is done, or else on average on entering it."""
-    leaving = as_table(mdp, "state")
-    whatever = (rewarded(mdp, leaving, "state").reward - mdp.reward).mul(mdp.probability > 0).abs().max() < 1e-9
-    return leaving if whatever else as_table(mdp, "entered")
+    """[S], what being in a cell is worth: paid on leaving it, whatever is done, or else on average on entering it."""
+    table = as_table(mdp, "state")
+    error = (rewarded(mdp, table, "state").reward - mdp.reward).mul(mdp.probability > 0).abs().max()
+    return table if error < 1e-9 else as_table(mdp, "entered")
 
 
 def board(layout: Layout, mdp: MDP, shade: Tensor, policy: Tensor | None, word: str) -> Image.Image:

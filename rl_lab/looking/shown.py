@@ -1,4 +1,4 @@
-"""Two clips side by side, to be told apart: what a teacher of preferences has before their eyes."""
+"""Two clips side by side for a teacher of preferences to compare."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -23,8 +23,8 @@ Frame = Image.Image
 
 
 def painter(env: VectorEnv, side: int = CLIP) -> Callable[[Tensor], Frame | None]:
-    """What draws an observation [*obs_shape] into a square of `side` pixels, None where there is nothing on the map to
-    see. Raises UserError where it cannot be drawn from that alone.
+    """A function that draws an observation [*obs_shape] into a square of `side` pixels, or returns None where nothing
+    on the map can be seen. Raises UserError where an observation alone cannot be drawn.
     """
     if world := worlds.mapped(env):
         drawn = lru_cache(1024)(lambda seen: fitted(worlds.picture(seen), side) if seen.agent else None)
@@ -41,14 +41,14 @@ def painter(env: VectorEnv, side: int = CLIP) -> Callable[[Tensor], Frame | None
 
 
 def frames_of(clips: Clips, env: VectorEnv, paint: Callable[[Tensor], Frame | None]) -> list[list[Frame]]:
-    """Of each clip, as long as it lasts."""
+    """The frames of each clip, as long as it lasts."""
     stack = env.spec.frame_stack
     obs = unpacked(clips.obs, stack, env.spec.obs_shape[0] // stack if stack > 1 else 1)
     return [painted(one[: int(n) + 1], paint) for one, n in zip(obs, clips.length, strict=True)]
 
 
 def painted(obs: Tensor, paint: Callable[[Tensor], Frame | None]) -> list[Frame]:
-    """Of obs [T, ...]; who has left the map is seen where it was last."""
+    """The frames of obs [T, ...]; an agent that has left the map is shown where it was last."""
     found: list[Frame] = []
     for x in obs:
         picture = paint(x)
@@ -72,7 +72,7 @@ class Words(NamedTuple):
 
 
 class Shown:
-    """A pair, drawn moment by moment: both in step, the last picture of one that is over under a veil."""
+    """A pair drawn moment by moment, both in step; once one is over, its last picture is veiled."""
 
     def __init__(self, clips: Sequence[Sequence[Frame]], believed: Sequence[Sequence[float]], film: Sequence[Frame],
                  words: Words):  # fmt: skip
@@ -84,7 +84,7 @@ class Shown:
         self.most = max([*flat, 1e-9])
 
     def draw(self, step: int, time: int) -> Frame:
-        """At a step of the clips; the film goes on by `time`."""
+        """The page at a step of the clips; the film moves on by `time`."""
         right = MARGIN + 2 * CLIP + GAP
         page = Image.new("RGB", (right + GAP + FILM + MARGIN, HEAD + self.high + 34 + LINE + MARGIN), PAPER)
         draw, words = ImageDraw.Draw(page), self.words

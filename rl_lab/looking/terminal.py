@@ -24,7 +24,7 @@ BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 class Terminal:
-    """Takes the whole terminal while it is open, and gives it back as it was, whatever happens."""
+    """Takes over the whole terminal while it is open, and restores it whatever happens."""
 
     fps = 10.0  # a picture is up to 125 kB
 

@@ -1,4 +1,4 @@
-"""What an agent that looks ahead imagines: the tree of its plan, and the way it would go on the map."""
+"""What an agent that looks ahead imagines: the tree of its plan, and the route it would take on the map."""
 
 from collections.abc import Sequence
 

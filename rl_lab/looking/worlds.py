@@ -56,7 +56,7 @@ def _draw_words(picture: Image.Image, world: Map) -> None:
 
 
 def text(world: Map) -> str:
-    """The same in letters: '#' wall, '@' agent, 'G' goal."""
+    """The map in letters: '#' wall, '@' agent, 'G' goal."""
     rows = [list(row) for row in world.layout.rows]
     for y, x in world.goals:
         rows[y][x] = "G"

@@ -1,7 +1,7 @@
-"""A2C with its environments in groups, each in a thread of its own: one group steps while another learns.
+"""A2C with its environments in groups, each in its own thread: one group steps while another learns.
 
-Every group acts with the parameters of the same step and finds the gradient of its own rollout; their mean is the
-gradient of all, so this is synchronous A2C exactly, whichever thread comes first.
+Every group acts with the parameters of the same step and computes the gradient of its own rollout; their mean is the
+gradient of all, so this is exactly synchronous A2C, whichever thread comes first.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class Member(Learner):
 
 
 class Crew:
-    """`learn` from one rollout of every member at once."""
+    """Learns from one rollout of every member at once."""
 
     def __init__(self, agent: A2C, members: Sequence[Member]):
         self.agent, self.members, self._pool = agent, members, ThreadPoolExecutor(len(members))
@@ -125,7 +125,7 @@ def train(
 
 def check(envs: Sequence[VectorEnv], agent: Callable[..., A2C]) -> None:
     if len({env.num_envs for env in envs}) > 1:
-        raise UserError("loop.envs: groups of different size would not weigh the same; give each the same num_envs")
+        raise UserError("loop.envs: groups of different sizes would count differently; give each the same num_envs")
     kind = getattr(agent, "func", agent)
     if kind is not A2C:
         home = kind.__module__.partition(".")[0]

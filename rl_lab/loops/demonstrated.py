@@ -1,4 +1,4 @@
-"""The loop of those who learn from demonstrations in a known world: gather them, infer, plan, draw, play."""
+"""The loop for learning from demonstrations in a known world: gather them, infer, plan, draw, play."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +39,7 @@ def infer(
     demonstrations: Count,  # episodes of the expert
     eval_episodes: Judged,
 ) -> Planned | Tabled:
-    """Leaves inferred.npz and pictures, and an agent whose exact regret is that of what was understood."""
+    """Leaves inferred.npz and pictures, and an agent whose exact regret shows how much was understood."""
     name = getattr(planner, "func", planner).__name__
     if not isinstance(env, Tabular):
         raise UserError(f"{name} needs a world whose states are known, and env={run.names.get('env')} is none; "

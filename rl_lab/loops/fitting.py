@@ -35,7 +35,7 @@ def fit_q(
     eval_every: Count,  # iterations
     eval_episodes: Judged,
 ) -> FittedQ:
-    """Iterates on the data; `env` says what the observations are, and plays where there are no data yet."""
+    """Iterates on the data; `env` gives the form of the observations, and is played where there are no data yet."""
     check_loop(agent, "fit_q")
     refuse_statistics(env, "fit_q")
     if not env.spec.obs_shape:
@@ -83,7 +83,7 @@ def check_recorded(recording: Recording, obs: Tensor, spec: Spec) -> None:
 
 
 def random_transitions(env: VectorEnv, steps: int, seed: int) -> Transition:
-    """At least `steps` of them, in whole episodes; as many of each env."""
+    """At least this many steps, in whole episodes; the same number of episodes from each env."""
     agent, rounds = Random(env.spec, env.device, seed), 0
     episodes: list[Episode] = []
     while sum(len(e.action) for e in episodes) < steps:

@@ -43,7 +43,7 @@ class Judge:
         return scores(*played) | self.drawing(actor) | self.exact(actor)
 
     def drawing(self, actor: Actor) -> Metrics:
-        """The mean return of the policy itself, where the actor has one: greedy play may run in circles."""
+        """The mean return of the policy itself, where the actor has one: greedy play may go round in circles."""
         if not self.drawn:
             return {}
         if not isinstance(actor, Viewed) or actor.view(self.env.reset(self.seed)).kind != "probabilities":
@@ -66,13 +66,13 @@ class Judge:
 
 
 def scores(returns: Tensor, lengths: Tensor) -> Metrics:
-    """Of episodes [E]: means, the standard error of the return, which a single episode has not, and their number."""
+    """Means over episodes [E], their number, and the standard error of the return where there is more than one."""
     error = {"eval/return_se": returns.std() / len(returns) ** 0.5} if len(returns) > 1 else {}
     return {"eval/return": returns.mean(), **error, "eval/length": lengths.mean(), "eval/episodes": len(returns)}
 
 
 def drawn_from(actor: Viewed, rng: torch.Generator, obs: Tensor) -> Tensor:
-    """Actions [N] by the probabilities that the actor shows."""
+    """Actions [N], drawn from the probabilities that the actor shows."""
     return exploration.sample(actor.view(obs).bars.log(), rng)
 
 
@@ -109,7 +109,7 @@ def play(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[Tens
 
 
 def report_long(steps: int) -> None:
-    """Raises UserError where an episode has lasted too long to be taken for one that ends."""
+    """Reports an episode that may never end. Raises UserError where it has lasted too long."""
     remedy = "set one: +env.options.max_episode_steps=10000"
     if steps >= ENDLESS:
         raise UserError(f"an episode has lasted {steps:,} steps, and its environment has no time limit; {remedy}")

@@ -43,7 +43,7 @@ class Collector(Learner):
         self.obs = self.env.reset(seed)
 
     def follow(self) -> None:
-        """From here on it acts as the learner would now."""
+        """From here on it acts with the learner's present parameters."""
         self.network.load_state_dict(self.learner.network.state_dict())
 
     def collect(self) -> None:

@@ -71,14 +71,14 @@ def plan(
 
 
 def _is_whole(run: Run, drawn: bool, film: bool) -> bool:
-    """Whether a planner's folder has every file; where one is missing, planning starts again."""
+    """Whether a planner's folder has every file; if one is missing, planning starts again."""
     names = ["checkpoint.pt", "plan.npz", "pictures/values.png", *["pictures/q.png"] * drawn]
     names += [f"videos/sweeps.{kind}" for kind in ("mp4", "gif") if film]
     return all((run.dir / name).is_file() and (run.dir / name).stat().st_size for name in names)
 
 
 def progress(plan: Plan, policy: Tensor, seconds: float) -> Metrics:
-    """Of a sweep: what moved, what the start is worth and between which bounds, and the seconds planned so far."""
+    """What a sweep changed, the value of the start and its bounds, and the seconds planned so far."""
     value = plan.mdp.start @ plan.value
     row: Metrics = {
         "plan/residual": plan.residual,

@@ -1,4 +1,4 @@
-"""The loop of agents that are not told a reward: act, step, learn what is wanted, update by that."""
+"""The loop for agents that are not told a reward: act, step, learn what is wanted, update by that."""
 
 from collections.abc import Callable
 from functools import partial
@@ -59,7 +59,8 @@ def train(
     log_every: Count | None,  # steps; None: 200 rows a run
     stop_at: float | None,  # the mean true return of the last 20 episodes at which training ends
 ) -> Agent:
-    """As `training.train`, but for what the agent learns from. The true reward reaches the teacher and the rows alone.
+    """As `training.train`, except for what the agent learns from: the true reward reaches only the teacher and the
+    rows.
 
     Raises UserError.
     """
@@ -121,12 +122,12 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
 
 
 def told(obs: Tensor, action: Tensor, step: Step) -> Transition:
-    """What came of `action` [N] at obs [N, ...], with the reward as the game gave it, by which the teacher judges."""
+    """What `action` [N] led to at obs [N, ...], with the game's own reward, by which the teacher judges."""
     return Transition.of(obs, action, step._replace(signal=None))
 
 
 def continued(obs: Tensor, action: Tensor, step: Step, worth: float) -> Transition:
-    """The same where no end is told: the next episode follows, and the end is worth that to the teacher (section 2.1:
+    """The same without ends: the next episode follows on, and the teacher is paid `worth` for the end (section 2.1:
     that an episode ends may give away what is wanted).
     """
     reward = step.reward + worth * (step.last & (step.discount == 0))
@@ -135,7 +136,7 @@ def continued(obs: Tensor, action: Tensor, step: Step, worth: float) -> Transiti
 
 
 def watch_random(env: VectorEnv, model: Preferences, run: Run, truly: Callable[..., Transition] = told) -> Metrics:
-    """The first questions, about random play: as many steps as the tape holds."""
+    """Asks the first questions, about random play: as many steps as the tape holds."""
     actor = Random(env.spec, env.device, run.stream("random"))
     obs = env.reset(run.stream("random/env"))
     for _ in range(model.tape.length):
@@ -147,7 +148,7 @@ def watch_random(env: VectorEnv, model: Preferences, run: Run, truly: Callable[.
 
 
 def learned_world(model: Preferences, env: VectorEnv) -> MDP | None:
-    """The world as it would be if it paid what is believed; None where it is not known, or too large."""
+    """The world if it paid the learned reward; None where it is not known, or too large."""
     if not isinstance(env, Tabular):
         return None
     mdp = env.mdp.to("cpu")
@@ -166,7 +167,7 @@ def learned_world(model: Preferences, env: VectorEnv) -> MDP | None:
 
 
 def believed(model: Preferences, env: VectorEnv, regret: Regret | None) -> Metrics:
-    """How much the exact plan for the learned reward loses of the true one, and how far apart the two are."""
+    """The true regret of the exact plan for the learned reward, and how far apart the two rewards are."""
     world = learned_world(model, env)
     if world is None or regret is None or not isinstance(env, Tabular):
         return {}
@@ -174,7 +175,7 @@ def believed(model: Preferences, env: VectorEnv, regret: Regret | None) -> Metri
 
 
 def draw(run: Run, model: Preferences, env: VectorEnv) -> None:
-    """The learned reward beside the true one, where the world is a map."""
+    """Draws the learned reward beside the true one, where the world is a map."""
     world = learned_world(model, env)
     if world is None or world.layout is None or not isinstance(env, Tabular):
         return

@@ -68,7 +68,7 @@ def train_sb3(
 
 
 def built(agent: Callable[..., BaseAlgorithm], env: AsVecEnv, run: Run) -> BaseAlgorithm:
-    """Raises UserError where this is not for SB3, or SB3 refuses it."""
+    """Builds the model. Raises UserError where the agent is not one of SB3's, or SB3 refuses it."""
     kind, shape = getattr(agent, "func", agent), env.observation_space.shape
     if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
         raise UserError(f"loop=sb3 is for the agents of Stable-Baselines3, and this one is {kind.__name__}; "

@@ -1,4 +1,4 @@
-"""The loop of every agent of ours: act, step, update."""
+"""The loop for all of our agents: act, step, update."""
 
 import inspect
 import traceback
@@ -69,7 +69,7 @@ def train(
 
 
 def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
-    """Raises UserError where its constructor takes something else."""
+    """Builds the agent. Raises UserError where its constructor takes other arguments."""
     try:
         return agent(spec, **given)
     except TypeError as error:
@@ -82,7 +82,7 @@ def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
 
 
 def checked(learner: Agent) -> Agent:
-    """Raises UserError where it lacks a method of an agent, or what it saves could not be read back."""
+    """Raises UserError where it lacks a method of an agent, or saves what could not be read back."""
     name = type(learner).__name__
     missing = [method for method in OWN if not callable(getattr(learner, method, None))]
     if inherited := [member for member in INHERITED if not hasattr(learner, member)]:
@@ -119,7 +119,7 @@ def resumed(env: VectorEnv, step: int, episodes: Episodes, run: Run) -> Tensor:
 
 
 def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
-    """Whether they stand where the checkpoint left them; says so where that took time, and where they do not."""
+    """Whether the envs stand where the checkpoint left them; says so where that took time, or failed."""
     if not all(env.state_dict() for env in envs):
         run.say("this environment's state cannot be saved: its episodes start anew")
         return False
@@ -130,7 +130,7 @@ def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
 
 
 def check_loop(agent: Callable[..., Any], loop: str) -> None:
-    """Raises UserError where the agent is one of another loop's."""
+    """Raises UserError where the agent is for another loop."""
     kind = getattr(agent, "func", agent)
     foreign = {"stable_baselines3": "sb3", "rl_lab.agents.fitted_q": "fit_q"}
     own = next((name for home, name in foreign.items() if f"{kind.__module__}.".startswith(f"{home}.")), "train")

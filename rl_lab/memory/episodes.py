@@ -19,7 +19,7 @@ def play_episodes(
     picture: Callable[[], np.ndarray] | None = None,  # of all envs as they are now, uint8 [N, H, W, 3]
     tick: Callable[[int], None] = lambda steps: None,  # called with how many steps were added
 ) -> Iterator[Episode]:
-    """The first quotas[i] episodes of env i, as they end. Quotas do not favour short episodes; a race would."""
+    """Yields the first quotas[i] episodes of env i, as they end. Quotas do not favour short episodes."""
     left, obs = list(quotas), env.reset(seed)
     tapes: list[list[tuple]] = [[] for _ in quotas]
     while any(left):

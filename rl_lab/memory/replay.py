@@ -160,7 +160,7 @@ class Replay:
         return torch.arange(place.start, place.stop, device=self._device)
 
     def _make_room(self) -> None:
-        """For the final frames of another row. Raises UserError where memory does not suffice."""
+        """Makes room for the final frames of another row. Raises UserError where memory does not suffice."""
         if self._ring.has_room():
             return
         if (size := self._ring.wider) > (free := free_bytes(self._device)):
@@ -178,7 +178,7 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        """Of what a checkpoint would hold."""
+        """The size of what a checkpoint would hold."""
         return sum(x[: self._ring.filled].nbytes for x in self._ring.store) if self._begun else 0
 
     def state_dict(self) -> dict:

@@ -119,7 +119,7 @@ class Ring:
     # -- room for final frames
 
     def has_room(self) -> bool:
-        """For those of one more row, should all its episodes be cut short."""
+        """Whether there is room for those of one more row, if all its episodes should be cut short."""
         if self._sure < 1:
             self._sure = (self.finals - int(self._live())) // self.num_envs
         return self._sure >= 1

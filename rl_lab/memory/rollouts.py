@@ -1,4 +1,4 @@
-"""What agents that learn on-policy make of T steps of N envs."""
+"""What on-policy agents compute from T steps of N envs."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +73,7 @@ def samples(x: Tensor, seeds: int = 0) -> Tensor:
 
 
 def back(x: Tensor, shape: torch.Size) -> Tensor:
-    """What `samples` made of a rollout of this shape, [T, N] or [T, S, N], again a rollout."""
+    """Undoes `samples`: a rollout of this shape, [T, N] or [T, S, N]."""
     return x.unflatten(len(shape) - 2, (shape[0], shape[-1])).movedim(len(shape) - 2, 0)
 
 

@@ -1,1 +1,1 @@
-"""Networks by their parts: torsos, heads, tiles; and the optimizers that are not torch's."""
+"""Networks in parts: torsos, heads, tiles; and optimizers that torch does not have."""

@@ -1,4 +1,4 @@
-"""Features made by hand, for linear functions of observations that are not a table's states."""
+"""Hand-made features, for linear functions of observations that are not a table's states."""
 
 import math
 from collections.abc import Sequence

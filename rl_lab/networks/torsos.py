@@ -127,7 +127,7 @@ class Convolutional(nn.Sequential):
 
 
 def prepared(torso: nn.Module, obs: Tensor) -> Tensor:
-    """Observations as the torso makes them numbers, which it takes as well: what is learned from in several epochs."""
+    """Observations as numbers, which the torso takes too: for what is learned from in several epochs."""
     return torso[0](obs) if isinstance(torso, Convolutional) else obs
 
 

@@ -26,9 +26,9 @@ def evaluate_policy(mdp: MDP, policy: Tensor, gamma: float | None = None) -> Ten
 
 
 def values(mdp: Discounted, policy: Tensor) -> Tensor:
-    """v [S] of a policy, gamma being a tensor: the sum of the discounted rewards, however long it takes.
+    """v [S] of a policy, with gamma as a tensor: the sum of the discounted rewards, however long it takes.
 
-    Without discount it may be infinite; or NaN, where the rewards of a way that never ends cancel in the mean alone.
+    Without discount it may be infinite; or NaN, where the rewards of a path that never ends cancel only on average.
     """
     if policy.dtype != torch.int64:
         policy = policy.double() / policy.double().sum(-1, keepdim=True)
@@ -65,7 +65,7 @@ def _values(ahead: csr_array, leave: ndarray, reward: ndarray, size: ndarray, en
 
 
 def _closed(ahead: csr_array, leave: ndarray, ended: ndarray) -> list[ndarray]:
-    """The sets of states that a chain without discount never leaves, and that are no end."""
+    """The sets of states that a chain without discount never leaves, although none of them is an end."""
     count, label = connected_components(ahead, connection="strong")
     rows = np.repeat(np.arange(len(label)), np.diff(ahead.indptr))
     opens = np.zeros(count, bool)
@@ -77,7 +77,7 @@ def _closed(ahead: csr_array, leave: ndarray, ended: ndarray) -> list[ndarray]:
 
 
 def _for_ever(ahead: csr_array, reward: ndarray, size: ndarray, states: ndarray) -> float:
-    """What it is worth to be among closed states [n] for ever: nothing, infinitely much or little, or NaN."""
+    """The value of staying in closed states [n] for ever: 0, plus or minus infinity, or NaN."""
     paid, worth = reward[states], size[states]
     paid = np.where(np.abs(paid) <= 1e-12 * worth, 0.0, paid)
     if (paid == 0).all():

@@ -1,4 +1,4 @@
-"""What every planner shares: the backup, what a sweep has shown, and when that is enough.
+"""What all planners share: the backup, what a sweep proves, and when that is enough.
 
 Shapes are those of one MDP; a batch of them (`mdp.stack`) has a leading dimension B everywhere, [B, S, A].
 """
@@ -83,7 +83,7 @@ class Plan:
 
 
 def discounted(mdp: MDP, gamma: float | None = None) -> Discounted:
-    """With gamma as a tensor; another one than the world's own if that is given."""
+    """The MDP with gamma as a tensor: its own gamma, or the one given."""
     given = torch.as_tensor(mdp.gamma if gamma is None else gamma, dtype=torch.float64, device=mdp.start.device)
     return Discounted(*mdp._replace(gamma=given.expand(mdp.start.shape[:-1])))
 
@@ -101,9 +101,9 @@ def far_sighted(mdp: Discounted) -> bool:
 
 
 def follow(mdp: World, policy: Tensor) -> World:
-    """The world that is left when the policy chooses: one action. `policy` is actions [S] or probabilities [S, A].
+    """The world in which a policy makes all choices: one action. `policy` is actions [S] or probabilities [S, A].
 
-    To plan in it is to evaluate the policy.
+    Planning in it means evaluating the policy.
     """
     if policy.dtype == torch.int64:
         taken = policy[..., None, None].expand(*policy.shape, 1, mdp.next_state.shape[-1])
@@ -147,7 +147,7 @@ def converged(plan: Plan, rule: Rule, epsilon: float) -> bool:
 
 
 def centred(plan: Plan) -> Plan:
-    """With the values in the middle of MacQueen's bounds, if there are any: within half their width of v*."""
+    """The plan with its values in the middle of MacQueen's bounds, if there are any: within half their width of v*."""
     if not (plan.low.isfinite() & plan.high.isfinite()).all():
         return plan
     shift = (plan.low + plan.high) / 2

@@ -1,4 +1,4 @@
-"""Planners that evaluate a policy and improve it: Howard's policy iteration and its kin; and how every planner ends."""
+"""Planners that evaluate and improve a policy: Howard's policy iteration and its kin; and how every planner ends."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -30,7 +30,7 @@ PATIENCE = 1_000  # sweeps at least, and as many as there are states, before pol
 
 
 def judged(mdp: MDP, gamma: float | None = None) -> Discounted:
-    """With gamma as a float64 tensor, for an endless future. Raises UserError where gamma is 1 and some v* infinite."""
+    """The MDP with gamma as a float64 tensor. Raises UserError where gamma is 1 and some v* infinite."""
     mdp = discounted(mdp, gamma)
     if (mdp.gamma == 1).any():
         settling_policy(mdp)
@@ -61,7 +61,7 @@ def settling_policy(mdp: Discounted) -> Tensor:
 
 
 def _check_bounded(mdp: Discounted) -> None:
-    """Raises UserError where without discount it pays never to end."""
+    """Raises UserError where it would pay, without discount, never to end."""
     graph = Graph(mdp)
     stays, component = graph.staying(graph.endless[:, None] & np.ones(graph.reward.shape, bool))
     if not stays.any():
@@ -139,7 +139,7 @@ def improvements(mdp: Discounted, policy: Tensor) -> Iterator[Plan]:
 
 
 def _proven(plan: Plan) -> Plan:
-    """With the policy that the rule chooses, if it is worth as much."""
+    """The plan with the policy that the rule chooses, if that is worth as much."""
     policy = arriving(plan)
     if (policy != plan.policy).any():
         worth = values(plan.mdp, policy)
@@ -149,7 +149,7 @@ def _proven(plan: Plan) -> Plan:
 
 
 def concluded(plan: Plan) -> Plan:
-    """A planner's last plan: its policy by the rule; for a far-sighted gamma it is proven, or improved until it is."""
+    """A planner's last plan, its policy by the rule; for a far-sighted gamma proven, or improved until it is."""
     policy = arriving(plan)
     if far_sighted(plan.mdp):
         return optimal(plan.mdp, policy)
@@ -158,7 +158,7 @@ def concluded(plan: Plan) -> Plan:
 
 
 def optimal(mdp: Discounted, policy: Tensor) -> Plan:
-    """The exact plan, from a policy that is good already: the last of policy iteration's."""
+    """The exact plan, by policy iteration from a policy that is already good."""
     resting = may_rest(mdp)
     v = values(mdp, policy)
     if not (v.isfinite() & ((v >= -1e-9) | ~resting)).all():
@@ -175,7 +175,7 @@ def may_rest(mdp: Discounted) -> Tensor:
 
 
 def waited(mdp: Discounted, sweeps: int) -> bool:
-    """Whether this many are enough to leave the rest to `concluded`."""
+    """Whether there have been enough sweeps to leave the rest to `concluded`."""
     return far_sighted(mdp) and sweeps >= max(PATIENCE, mdp.start.shape[-1])
 
 

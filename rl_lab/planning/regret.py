@@ -1,4 +1,4 @@
-"""How far a policy is from the best one, exactly: where the world is known, learning can be measured without noise."""
+"""How far a policy is from the best one, exactly: in a known world learning can be measured without noise."""
 
 from functools import cached_property
 from itertools import islice
@@ -37,7 +37,7 @@ class Regret:
         return values(self.mdp, policy.cpu())
 
     def __call__(self, policy: Tensor) -> float:
-        """Of actions int64 [S], or of probabilities [S, A]."""
+        """The regret of actions int64 [S], or of probabilities [S, A]."""
         policy, value = policy.cpu(), self.at_start(self.values(policy))
         if value.isfinite():
             lost = self.optimum - value

@@ -1,4 +1,4 @@
-"""Planning with entropy: v = alpha ln sum_a exp(q / alpha), whose policy prefers better actions without being sure.
+"""Planning with entropy: v = alpha ln sum_a exp(q / alpha); its policy prefers better actions without being certain.
 
 See Ziebart (2010), chapter 9. Shapes: S states, A actions; everything is float64 and dense.
 """
@@ -40,7 +40,7 @@ def dynamics(mdp: MDP, gamma: float) -> Dynamics:
 
 
 def soft_plan(reward: Tensor, world: Dynamics, alpha: float) -> SoftPlan:
-    """Of the expected reward [S, A] of each action. Raises UserError where entropy pays more than an end."""
+    """The plan for the expected reward [S, A] of each action. Raises UserError where entropy pays more than ending."""
     value = soft_values(reward, world, alpha)
     q = reward + world.ahead @ value
     return SoftPlan(value, q, (q / alpha).softmax(-1))

@@ -140,7 +140,7 @@ def prioritised_sweeping(
 
 
 def _tables(mdp: Discounted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the kernels read. Raises UserError on a GPU, where sweeps in place have no sense."""
+    """The arrays that the kernels read. Raises UserError on a GPU, where sweeps in place make no sense."""
     from rl_lab.planning.kernels import tables
 
     if mdp.start.is_cuda:

@@ -1,4 +1,4 @@
-"""Anyone's agent in a world of ours: a Python class, a model of Stable-Baselines3, or a table of a known world."""
+"""Anyone's agent in one of our worlds: a Python class, a model of Stable-Baselines3, or a table for a known world."""
 
 import inspect
 import sys
@@ -14,7 +14,7 @@ from rl_lab.agents import exploration
 from rl_lab.agents.tabled import Tabled
 from rl_lab.core import imports
 from rl_lab.core.calls import one_line
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, brief, nearest
 from rl_lab.envs.abilities import Tabular
 from rl_lab.types import VectorEnv, View, Viewed
 
@@ -23,7 +23,7 @@ LARGEST = 2**30  # bytes of a table
 
 
 class Unsteady(UserError):
-    """Who is no function of the observation, so that no exact value follows."""
+    """It is not a function of the observation, so it has no exact value."""
 
 
 class Guest:
@@ -83,7 +83,7 @@ class Guest:
 
 
 class Table(Tabled):
-    """One of which only the probabilities are known."""
+    """A table that comes with no values."""
 
     def view(self, obs: Tensor) -> View:
         view = super().view(obs)
@@ -114,16 +114,16 @@ def of_class(name: str, env: VectorEnv, seed: int) -> Guest:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError where it is not written as a class of a module is."""
+    """Raises UserError where it is not written like a class of a module."""
     if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
-        raise UserError(f"agent={name} is none; take agent=my_agent:Mine, a class of a module, or agent=sb3")
+        raise UserError(f"agent={name} is no agent; take agent=my_agent:Mine, a class of a module, or agent=sb3")
     if name.count(":") != 1:
         raise UserError(f"agent={name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
                         "trained here is evaluated by run=<folder>")  # fmt: skip
 
 
 def class_named(name: str) -> type:
-    """my_agent:Mine, of the working directory too. Raises UserError where it is no class that has `act`."""
+    """my_agent:Mine, also from the working directory. Raises UserError where it is no class that has `act`."""
     check_name(name)
     module, _, path = name.partition(":")
     imports.place(imports.local([module]))
@@ -157,7 +157,7 @@ def _built(kind: type, name: str, env: VectorEnv, seed: int) -> Any:
 
 
 def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Guest, int]:
-    """A model that Stable-Baselines3 has saved, and the steps that it learned from. Raises UserError."""
+    """A model that Stable-Baselines3 saved, and the number of steps it was trained for. Raises UserError."""
     if not path or not algorithm:
         raise UserError("agent=sb3 needs agent.path=model.zip and agent.algorithm=PPO")
     if algorithm.upper() not in ALGORITHMS:
@@ -183,26 +183,29 @@ def of_sb3(path: str | None, algorithm: str | None, env: VectorEnv) -> tuple[Gue
 
 
 def _misfit(model: Any, env: VectorEnv) -> str:
-    """In what a model's spaces differ from the world's; "" where they fit."""
+    """How a model's spaces differ from the world's; "" where they fit."""
     theirs, spec = model.observation_space, env.spec
     shown = one_line(theirs)
     if (count := getattr(model.action_space, "n", None)) != spec.num_actions or getattr(model.action_space, "start", 0):
-        return f"it chooses from {model.action_space}, and here are {spec.num_actions if count else 'discrete'} actions"
+        ours = spec.num_actions if count else "discrete"
+        return f"it chooses from {model.action_space}, and this world has {ours} actions"
     if not spec.obs_shape and hasattr(theirs, "n"):
         states = len(env.mdp.start) if isinstance(env, Tabular) else 0
-        return "" if theirs.n == states else f"it observes {shown}, and here are {states} states"
+        return "" if theirs.n == states else f"it observes {shown}, and this world has {states} states"
     kind = np.uint8 if spec.obs_dtype == torch.uint8 else np.float32
     if hasattr(theirs, "n"):
-        return f"it observes {shown}, and here are {spec.obs_shape} numbers; env.obs=index gives the state's number"
+        return (
+            f"it observes {shown}, and this world has {spec.obs_shape} numbers; env.obs=index gives the state's number"
+        )
     if theirs.shape != spec.obs_shape or (theirs.dtype == np.uint8) != (kind == np.uint8):
-        return f"it observes {shown}, and here are {spec.obs_shape} of {np.dtype(kind)}"
+        return f"it observes {shown}, and this world has {spec.obs_shape} of {np.dtype(kind)}"
     return ""
 
 
 def of_table(path: str, env: VectorEnv, seed: int) -> Table:
     """An npz of actions [S] or of probabilities [S, A], called policy where it holds more. Raises UserError."""
     if not isinstance(env, Tabular):
-        raise UserError(f"policy={path} is of a world of known states, such as env=four_rooms, and this one has none")
+        raise UserError(f"policy={path} needs a world of known states, such as env=four_rooms, and this one has none")
     states, count = env.mdp.next_state.shape[:2]
     found, name = _array(path), f"policy={path}"
     if found.shape == (states,):
@@ -231,7 +234,7 @@ def _array(path: str) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # of NumPy, of zipfile or of zlib
-        words = " ".join(str(error).split())[:160]
+        words = brief(error)
         raise UserError(f"policy={path} cannot be read as an npz of numbers ({words})") from error
 
 

@@ -1,4 +1,4 @@
-"""From a run folder back to something that plays: its environment, and its agent as the last checkpoint left it."""
+"""Turns a run folder into something that plays: its environment, and its agent as the last checkpoint left it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, threads
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import UserError, brief, counted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
@@ -40,7 +40,7 @@ class Player(NamedTuple):
 
     @property
     def is_random(self) -> bool:
-        """Whether it has learned nothing, and there is nothing of it to draw."""
+        """Whether it has learned nothing, so that there is nothing to draw."""
         return isinstance(self.agent, Random)
 
     @property
@@ -59,7 +59,7 @@ class Player(NamedTuple):
         return self.agent.view(obs)
 
     def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
-        """What it imagines, where it looks ahead."""
+        """What it imagines, if it looks ahead."""
         return self.agent.plan(obs) if isinstance(self.agent, Planning) else None
 
 
@@ -93,7 +93,7 @@ def load(
     except hydra.errors.InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        reason = " ".join(str(error.__cause__ or error).split())[:120]
+        reason = brief(error.__cause__ or error)
         raise UserError(f"the environment of {asked} cannot be built ({reason})") from error
     try:
         if isinstance(env, Normalising):
@@ -109,7 +109,7 @@ def load(
         env.close()
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} does not fit {asked} ({' '.join(str(error).split())[:120]})") from error
+        raise UserError(f"{path} does not fit {asked} ({brief(error)})") from error
     units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
              "reward_design.design": "designs"}  # fmt: skip
     unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")
@@ -128,7 +128,7 @@ def titled(cfg: DictConfig) -> str:
 def _loop(
     cfg: DictConfig, parts: Parts | None, changes: Sequence[str], device: str, max_envs: int, camera: bool
 ) -> dict:
-    """The loop's settings as they are built: all that is to be set is set before they are looked through."""
+    """The loop's settings as they are built; everything is set before it is checked."""
     reading.refuse(_resolved(cfg), parts)
     cfg = changed(cfg, changes)
     cfg.device = device
@@ -153,7 +153,7 @@ def _resolved(cfg: DictConfig) -> dict:
 
 
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
-    """Of a run's environment, as they were composed, `changes` made to them. Raises UserError."""
+    """The settings of a run's environment as they were composed, with `changes` made to them. Raises UserError."""
     cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
     reading.refuse(_resolved(cfg), parts)
     loop = _resolved(changed(cfg, changes))["loop"]

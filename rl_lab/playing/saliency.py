@@ -126,7 +126,7 @@ def _layers(count: int) -> Iterator[list[Layer]]:
 
 
 def _window(module: nn.Module) -> Window:
-    """A pixel sees itself alone in a layer that has no kernel."""
+    """In a layer without a kernel a pixel sees only itself."""
     pair = lambda x: tuple(x) if isinstance(x, tuple | list) else (x, x)
     size, stride, padding = (
         pair(getattr(module, name, d)) for name, d in (("kernel_size", 1), ("stride", 1), ("padding", 0))

@@ -1,1 +1,1 @@
-"""What is wanted, learned instead of told: from demonstrations, from a reward for another world, from answers."""
+"""Learning what is wanted instead of being told: from demonstrations, from a reward for another world, from answers."""

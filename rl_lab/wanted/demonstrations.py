@@ -1,4 +1,4 @@
-"""What an expert did in a known world, by number of state, and the expert to ask."""
+"""What an expert did in a known world, as numbers of states, and an expert who can be asked."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Walks(NamedTuple):
 
 
 class Expert(NamedTuple):
-    """Its demonstrations, and what to ask it for more."""
+    """An expert's demonstrations, and how to ask for more."""
 
     walks: Walks
     policy: Tensor | None  # [S, A] probabilities; None: only its demonstrations are known
@@ -53,7 +53,7 @@ class Expert(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was made of demonstrations: a policy, or a reward that is planned for."""
+    """What was learned from demonstrations: a policy, or a reward to plan for."""
 
     policy: Tensor | None  # [S, A] probabilities; None: the best one for the reward
     reward: MDP | None  # the world as it would be if it paid by what was inferred
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
 
 def walks_of(episodes: Iterable[Episode], states: Callable[[Tensor], Tensor], device: torch.device) -> Walks:
-    """`states` reads their numbers off observations on `device`. Raises UserError where there are no episodes."""
+    """The episodes as walks; `states` reads state numbers off observations. Raises UserError without episodes."""
     rows = []
     for episode in episodes:
         seen = states(torch.from_numpy(np.asarray(episode.obs)).to(device)).cpu()

@@ -9,7 +9,7 @@ from rl_lab.wanted.demonstrations import Expert, Found
 
 
 def cloned(counts: Tensor) -> Tensor:
-    """[S, A], in each state the action that the expert took most often; where it never was, all alike."""
+    """[S, A]: in each state the action that the expert took most often; all actions alike where it never was."""
     best = torch.nn.functional.one_hot(counts.argmax(-1), counts.shape[-1]).double()
     return torch.where(counts.sum(-1, keepdim=True) > 0, best, 1 / counts.shape[-1])
 

@@ -67,13 +67,13 @@ def maximum_entropy(
 
 
 def _entries(visited: Tensor, policy: Tensor, world: Dynamics, form: Form) -> Tensor:
-    """[S], how often each entry of the table is paid by a policy that acts in states as often as `visited` [S]."""
+    """[S], how often each entry of the table is paid under a policy that visits states as often as `visited` [S]."""
     entered = torch.einsum("s,sa,sat->t", visited, policy, world.probability)
     return {"state": visited, "entered": entered, "change": entered - visited}[form]
 
 
 def minimised(loss: Callable[[Tensor], Tensor], size: int) -> tuple[Tensor, float]:
-    """The table [size] of the least loss, by L-BFGS from zeros; and that loss."""
+    """The table [size] of least loss, found by L-BFGS from zeros; and that loss."""
     from scipy.optimize import minimize
 
     def both(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -94,10 +94,10 @@ def linear_programme(
     gamma: Unit | None,  # None: the world's own, .95 where that is 1
     penalty: NonNegative,  # on the sum of |R|: the larger, the fewer states pay
 ) -> Found:
-    """Ng and Russell (2000): rewards by which leaving the expert's way costs as much as it can. Raises UserError.
+    """Ng and Russell (2000): rewards under which deviating from the expert costs as much as possible. Raises UserError.
 
-    It wants to know what the expert does everywhere, and asks. A recording answers for the states in it alone: in
-    others the expert is taken to draw its actions, and what is inferred is little to rely on.
+    It needs to know what the expert does in every state, and asks. A recording answers only for the states in it:
+    elsewhere the expert is taken to act at random, and what is inferred is not reliable.
     """
     world = dynamics(mdp, _gamma(mdp, gamma))
     policy, seen = expert.policy, world.live
@@ -154,8 +154,8 @@ def _gamma(mdp: MDP, gamma: float | None) -> float:
 def check_walks(walks: Walks, mdp: MDP) -> None:
     """Raises UserError where a step leads where none of this world's does: it was recorded in another one."""
     if (highest := int(torch.cat([walks.state, walks.successor]).max())) >= len(mdp.start):
-        raise UserError(f"the demonstrations are of another world: they come to state {highest}, and here are "
-                        f"{len(mdp.start)}, numbered from 0")  # fmt: skip
+        raise UserError(f"the demonstrations are of another world: they reach state {highest}, and this world has "
+                        f"states 0 to {len(mdp.start) - 1}")  # fmt: skip
     led = mdp.next_state[walks.state, walks.action]
     possible = ((led == walks.successor[:, None]) & (mdp.probability[walks.state, walks.action] > 0)).any(-1)
     if not possible.all():

@@ -21,7 +21,7 @@ MOST = 1_000_000  # hypotheses
 
 
 class Belief(NamedTuple):
-    """What is held of the true weights after the proxy was seen."""
+    """What is believed about the true weights after seeing the proxy."""
 
     weights: Tensor  # [W, L]
     behaviour: Tensor  # [W, L] phi~: the features of the best policy for each, in the training world
@@ -67,7 +67,7 @@ def hypotheses(values: Sequence[float], letters: int) -> Tensor:
 
 
 def best_policies(phi: Tensor, weights: Tensor, world: Dynamics) -> Tensor:
-    """[W, S, A]: for each w the even choice among its best actions, by policy iteration of all at once."""
+    """[W, S, A]: for each w the uniform choice among its best actions, by policy iteration of all at once."""
     reward = torch.einsum("sal,wl->wsa", phi, weights)
     eye, v = torch.eye(len(world.start), dtype=torch.float64), torch.zeros(len(weights), len(world.start)).double()
     policy, moving = torch.zeros_like(reward), torch.arange(len(weights))

@@ -54,7 +54,7 @@ def exact_plan(mdp: MDP) -> Plan:
 
 
 def below_one(mdp: MDP, instead: float) -> float:
-    """The world's gamma, and another instead of 1."""
+    """The world's gamma, or `instead` where that is 1."""
     own = float(mdp.gamma)
     return instead if own == 1 else own
 

@@ -156,7 +156,7 @@ class GAN(Learner):
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """No likelihood, no score."""
+        """Nothing: without a likelihood there is no score."""
         return {}
 
     def latent(self, count: int, generator: torch.Generator) -> Tensor:
@@ -169,7 +169,7 @@ class GAN(Learner):
 
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[None]:
-    """Gradients flow through its layers in here, and none are computed for its parameters."""
+    """Within, gradients flow through its layers, but none are computed for its parameters."""
     net.requires_grad_(False)
     try:
         yield

@@ -136,6 +136,6 @@ def mlp_discriminator(spec: Spec, *, hidden: Count, layers: Count, spectral: boo
 
 
 def perceptron(inputs: int, hidden: int, layers: int, activation: nn.Module) -> tuple[list[nn.Module], int]:
-    """Hidden layers, and how many numbers they give."""
+    """Hidden layers, and the size of their output."""
     widths = [inputs, *[hidden] * layers]
     return [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), activation)], hidden

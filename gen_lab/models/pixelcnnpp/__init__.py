@@ -1,1 +1,1 @@
-"""PixelCNN++ (Salimans et al., 2017; https://arxiv.org/abs/1701.05517): the network, and it one pixel at a time."""
+"""PixelCNN++ (Salimans et al., 2017; https://arxiv.org/abs/1701.05517): the network, and its cache for sampling."""

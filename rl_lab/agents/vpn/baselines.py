@@ -1,4 +1,4 @@
-"""What the paper holds against its network: one without a model, and one that predicts observations."""
+"""The baselines of the paper: a network without a model, and one that predicts observations."""
 
 import math
 from typing import Literal
@@ -27,7 +27,7 @@ class ActionValue(PlanningNetwork):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it best
 
     def q(self, obs: Tensor, branches: tuple[int, ...] = (), gamma: float = 1.0) -> Tensor:
-        """[B, A]; there is nothing to look ahead with."""
+        """[B, A]; without a model there is no looking ahead."""
         q: Tensor = self.value(self.transition(self.encode(obs)))
         return q.view(-1, self.num_actions)
 

@@ -133,7 +133,7 @@ class VPN(Learner):
         return {**metrics, "vpn/epsilon": self.epsilon(self.steps)}
 
     def lessons(self, rollout: list[Transition]) -> Iterator[Sequences]:
-        """What to take a gradient step from, one after another: parts of the rollout, or of those kept."""
+        """Yields what to take gradient steps from: parts of the rollout, or of the rollouts kept."""
         num_envs = len(rollout[0].reward)
         if self.rollouts is None:
             play = self.sequences(rollout)
@@ -185,7 +185,7 @@ class VPN(Learner):
         return metrics
 
     def walk(self, count: int) -> Sequences:
-        """Random walks [T, count, ...], whose worth is not known."""
+        """Random walks [T, count, ...] whose values are not known."""
         walk = self.walks.sample(count, self.rollout_length, self.rng, self.walks_cross_ends)
         walk["reward"] = walk["reward"].clamp(-self.max_abs_reward, self.max_abs_reward)
         unknown = torch.zeros_like(walk["reward"])
@@ -195,14 +195,14 @@ class VPN(Learner):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def view(self, obs: Tensor) -> View:
-        """Options that the plan did not look into are shown as the least of those it did."""
+        """Options that the plan did not look into are shown with the least value of those it did."""
         q = self.q(self.online, obs, self.eval_branches)
         least = q.masked_fill(q.isinf(), math.inf).amin(-1, keepdim=True)
         return View(torch.maximum(q, least), q.amax(-1), "action values")
 
     @torch.no_grad()
     def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
-        """The tree that its greedy action comes from; None of a network that looks nowhere."""
+        """The tree that its greedy action comes from; None for a network that does not look ahead."""
         return self.online.plan(obs, self.eval_branches, self.gamma)
 
 

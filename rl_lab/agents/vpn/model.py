@@ -1,4 +1,4 @@
-"""The value prediction network's parts by their names: `encode`, `transition`, `outcome` and `value`."""
+"""The parts of the value prediction network: `encode`, `transition`, `outcome` and `value`."""
 
 import math
 from collections.abc import Callable, Sequence

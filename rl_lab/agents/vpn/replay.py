@@ -1,4 +1,4 @@
-"""Rollouts kept for a while, so that VPN learns from each more than once: ours, the paper has none."""
+"""Keeps rollouts for a while, so that VPN learns from each more than once; the paper does not."""
 
 from typing import Any
 

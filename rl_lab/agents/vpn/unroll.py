@@ -36,7 +36,7 @@ class PlanningNetwork(nn.Module):
         raise NotImplementedError
 
     def plan(self, obs: Tensor, branches: tuple[int, ...], gamma: float) -> tuple[Level, ...] | None:
-        """None of a network that looks nowhere."""
+        """None for a network that does not look ahead."""
         return None
 
     def losses(self, play: Sequences, steps: int, of_error: ErrorFn) -> dict[str, Tensor]:

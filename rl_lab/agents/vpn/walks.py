@@ -1,4 +1,4 @@
-"""Random play, kept for the whole run: a model learns rewards and durations from it beside the agent's own play."""
+"""Random play, kept for the whole run: besides the agent's own play, a model learns rewards and durations from it."""
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ def ended(transition: Transition) -> Tensor:
 
 
 def packed(obs: Tensor) -> dict[str, Tensor]:
-    """Of planes [N, P, H, W] one number each and a mask, eight cells a byte. Raises UserError where that loses any."""
+    """Planes [N, P, H, W] as one number each and a mask, eight cells a byte. Raises UserError where that loses any."""
     if obs.dtype == torch.uint8:
         return {"frames": obs}
     cells = obs.flatten(2)

@@ -15,9 +15,7 @@ from rl_lab.core.settings import folder_name
 
 
 def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
-    """Refuses a misspelt key at the top of a YAML, which would otherwise be added and never read; `noted` are keys of
-    run folders.
-    """
+    """Refuses a misspelt key at the top of a YAML, which nothing would read; `noted` are keys of run folders."""
     top = base(root)
     known = {str(k) for k in top if k not in ("defaults", "hydra")} | {"choices", *noted}
     known |= {*groups(root)} - {"experiment"}

@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import files, imports, metrics, outcome, ownership, reading, wanted
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core import files, imports, metrics, outcome, ownership, permissions, reading
+from rl_lab.core.errors import UserError, brief, counted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
@@ -70,7 +70,7 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
 
 def find_wanted(cfg: DictConfig, parts: Parts) -> None:
     """What was typed just now may lie in the working directory. Raises UserError."""
-    imports.place(imports.local(want.module for want in wanted.of(as_dict(cfg), parts)))
+    imports.place(imports.local(want.module for want in permissions.of(as_dict(cfg), parts)))
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _carry_out(
     check_graphs(resolved, parts_of(prog))
     if not distributed.rank():
         distributed.told(str(folder))
-    wants = [want.module for want in wanted.of(resolved, parts_of(prog))]
+    wants = [want.module for want in permissions.of(resolved, parts_of(prog))]
     sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
     run = _open_run(written, resolved, folder, lock, sealed, beside)
     shown = Path(os.path.relpath(folder))
@@ -157,8 +157,7 @@ def _fitting(folder: Path, doubted: bool) -> Iterator[None]:
         if not doubted or isinstance(error.__cause__, UserError):
             raise
         raise UserError(
-            f"{folder}/config.yaml names parts that do not fit together "
-            f"({' '.join(str(error.__cause__ or error).split())[:160]})"
+            f"{folder}/config.yaml names parts that do not fit together ({brief(error.__cause__ or error)})"
         ) from error
 
 

@@ -158,9 +158,7 @@ def _too_large(error: BaseException) -> str | None:
 
 
 def refuse_through_reference(cfg: DictConfig, key: str) -> None:
-    """Refuses to set something within a reference: loop.eval_env, which is ${env}, has no settings of its own. Raises
-    UserError.
-    """
+    """Refuses to set something within a reference, such as loop.eval_env, which is ${env}. Raises UserError."""
     names = key.lstrip("+~").split(".")
     parent: Any = cfg
     for i, name in enumerate(names[:-1]):

@@ -173,7 +173,7 @@ def _tables(rows: list, terminal: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _layout(env: Any, kind: str, rows: list, terminal: np.ndarray) -> Layout | None:
-    """Of the two that are boards. Holes pay 0 and end; the cliff costs and sends back to the start."""
+    """The layout of the two that are boards. Holes pay 0 and end; the cliff costs and sends back to the start."""
     paid = {
         int(to): float(r)
         for s, row in enumerate(rows)

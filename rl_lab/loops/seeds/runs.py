@@ -1,4 +1,4 @@
-"""Many seeds in one process: a run that holds a run for each of them, each as it would have been alone."""
+"""Many seeds in one process: one run that holds a run for each seed, each as it would be alone."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -24,7 +24,7 @@ class Rows(list[Metrics]):
 
 
 class Aside(Progress):
-    """Stands for a progress bar where the run of all seeds has the screen; what is said, that run says."""
+    """Stands in for the progress bar of one seed; what it says, the run of all seeds says."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._said = say, set()
@@ -41,9 +41,9 @@ class Aside(Progress):
 
 
 class Runs:
-    """The runs of S seeds, from the whole's own upwards; one that fails stops alone.
+    """The runs of S seeds, numbered upwards from the whole run's own; one that fails stops alone.
 
-    A `Book` is kept in it as in a single run. `parts` gives what the checkpoint of one seed holds, for its place.
+    A `Book` is kept in it as in a single run. `parts` gives what the checkpoint of one seed holds, by its place.
     """
 
     leads = True
@@ -57,7 +57,7 @@ class Runs:
         self.parts: Callable[[int], dict[str, Part]] = lambda i: {}
 
     def _of_seed(self, seed: int, loop: dict[str, Any]) -> Run:
-        """An ordinary run in a folder of its own; the terminal, the signals and the checkpoint are the whole's."""
+        """An ordinary run in a folder of its own; terminal, signals and checkpoint belong to the whole run."""
         whole, config = self.whole, OmegaConf.create(self.whole.folder.written)
         progress = Aside(lambda text: whole.say(f"seed {seed}: {text}"))
         run = Run(
@@ -111,7 +111,7 @@ class Runs:
         self.whole.save(step, parts | {"runs": self})
 
     def rescued(self, error: NotFinite, step: int, parts: dict[str, Part]) -> NotFinite:
-        """Each seed that failed has saved what was good of it."""
+        """Each seed that failed has saved its last good state."""
         return error
 
     def log(self, rows: Sequence[Metrics], step: int, keep: bool = False) -> None:

@@ -27,7 +27,7 @@ MIXING = torch.optim.Adafactor, torch.optim.LBFGS, torch.optim.Muon  # look beyo
 
 
 def stacked(learners: Sequence[Stackable]) -> Stackable:
-    """The learners as one, made of the first; they must not have learned yet. Raises UserError where that cannot be."""
+    """The learners as one, built on the first, before any has learned. Raises UserError where that cannot be."""
     one = learners[0]
     if getattr(one, "eval_epsilon", 0):
         raise UserError("agent.eval_epsilon: many seeds are evaluated at once by greedy policies; set it to 0")
@@ -49,7 +49,7 @@ def stacked(learners: Sequence[Stackable]) -> Stackable:
 
 
 def _network(networks: Sequence[nn.Module]) -> nn.Module:
-    """The first one, each of its layers become S layers: its parameters stay the objects that an optimizer knows."""
+    """The first network, each of its layers now S layers; its parameters stay those that the optimizer knows."""
     one = networks[0]
     for name, module in list(one.named_modules()):
         inside = next(module.children(), None) or type(module).__module__ == "torch.nn.modules.activation"
@@ -63,7 +63,7 @@ def _network(networks: Sequence[nn.Module]) -> nn.Module:
 
 
 def _stack(parameters: Sequence[Any]) -> nn.Parameter:
-    """[S, ...], in the place of the first, which an optimizer knows."""
+    """[S, ...], stored in the first one, which the optimizer knows."""
     first: nn.Parameter = parameters[0]
     first.data = torch.stack([p.data for p in parameters])
     return first
@@ -143,7 +143,7 @@ class Replays(Replay):
 
 
 def share(learner: Stackable, seed: int) -> dict[str, Any]:
-    """What the checkpoint of one of the stacked learners would hold, alone, but for its memory."""
+    """What the checkpoint of one of the stacked learners would hold by itself, without its memory."""
     return {name: _share(getattr(learner, name), seed) for name in learner.saved if name != learner.memory}
 
 

@@ -70,7 +70,7 @@ ALONE = {"_target_": "rl_lab.loops.training.train", "eval_drawn": 0, "stop_at": 
 
 
 def check(env: VectorEnv, agent: Callable[..., Stackable]) -> MDPEnv:
-    """The env, if many seeds can be trained in it at once. Raises UserError."""
+    """The env, if many seeds can be trained in it at once. Raises UserError if not."""
     if distributed.size() > 1:
         raise UserError("loop=seeds trains in one process; start it without torchrun")
     if not isinstance(env, MDPEnv):

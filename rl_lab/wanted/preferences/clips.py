@@ -1,4 +1,4 @@
-"""Clips of what an agent does, to be shown in pairs: the newest steps, and windows into them."""
+"""Clips of what an agent does, to be shown in pairs: a tape of the newest steps, and windows cut from it."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""The learner of what is wanted whose teachers answer when they do."""
+"""The learner of what is wanted, from teachers who take their time to answer."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ FILM = 60  # steps
 
 
 class Late(Preferences):
-    """What it does follows from the answers and the steps at which it heard them, so that those repeat a run."""
+    """All it does follows from the answers and the steps at which they came, so they are enough to repeat a run."""
 
     saved = (*Preferences.saved, "drawn", "open", "sources")
     teacher: People | Recorded
@@ -29,7 +29,7 @@ class Late(Preferences):
         self.sources: list[tuple[str, int]] = []  # of each answer kept: who, and which pair
 
     def ask(self, questions: int) -> Metrics:
-        """The first ones. Raises UserError or Stopped."""
+        """Asks the first questions. Raises UserError or Stopped."""
         self.put(questions)
         return self.listen(first=True)
 
@@ -67,7 +67,7 @@ class Late(Preferences):
         return found
 
     def take(self, told: list[Told]) -> Metrics:
-        """Each of them in place of what that person had said of that pair. Raises UserError."""
+        """Lets each answer replace what that person had said about that pair, and fits. Raises UserError."""
         for _, pair, _ in told:
             self.open.pop(pair, None)
         news = {(who, pair) for who, pair, _ in told}
@@ -95,7 +95,7 @@ class Late(Preferences):
         return left, right
 
     def now(self) -> tuple[dict[str, Any], Tensor]:
-        """What there is to say of itself, and what the agent of the first env has done lately [T, ...]."""
+        """What the run says about itself, and what the agent of the first env has done lately [T, ...]."""
         left, right = self.shown([*self.open]) if self.open else (None, None)
         believed = {}
         if left and right:

@@ -1,4 +1,4 @@
-"""The learner of what is wanted: it watches, asks which of two clips is better, and says what a step is worth."""
+"""The learner of what is wanted: it watches the agent, asks which of two clips is better, and rates each step."""
 
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Preferences(Learner):
 
     @torch.no_grad()
     def rewarded(self, transition: Transition) -> Transition:
-        """The transition as it is believed to be worth; the true reward goes no further than this learner."""
+        """The transition with the reward it is believed to earn; the true reward goes no further than this learner."""
         return transition._replace(reward=self.ensemble.rewards(transition))
 
     def update(self, transition: Transition) -> Metrics:
@@ -66,7 +66,7 @@ class Preferences(Learner):
         self.count_steps(self.num_envs)
 
     def missing(self) -> int:
-        """Questions that are to be put now: a whole round, or the last ones; else 0."""
+        """How many questions to ask now: a whole round, or the last ones; else 0."""
         due = labels_due(self.steps, self.total_steps, self.labels, self.first)
         missing = due - self.asked
         return missing if missing >= (1 if due == self.labels else self.round) else 0
@@ -81,7 +81,7 @@ class Preferences(Learner):
         return self.fit()
 
     def keep(self, left: Clips, right: Clips, answer: Tensor, weight: Tensor) -> None:
-        """The newest answers [n], and how often each member drew them, [n, M]."""
+        """Adds answers [n], and how often each member drew them [n, M], and keeps the newest."""
         new = {f"left/{name}": x for name, x in left._asdict().items()}
         new |= {f"right/{name}": x for name, x in right._asdict().items()}
         new |= {"answer": answer, "weight": weight}
@@ -97,7 +97,7 @@ class Preferences(Learner):
         return [self.answers[name]] if self.answers else []
 
     def pairs(self, count: int) -> tuple[Clips, Clips]:
-        """Random ones, or of many candidates those about which the members differ most. Raises UserError."""
+        """Random pairs, or of many candidates those that the members disagree about most. Raises UserError."""
         many = count * (self.candidates if self.select == "disagreement" and self.answers else 1)
         left, right = (self.tape.draw(many, self.clip, self.rng) for _ in range(2))
         if left is None or right is None:
@@ -113,7 +113,7 @@ class Preferences(Learner):
         return left, right, self.answers["answer"], self.answers["weight"]
 
     def understood(self) -> Metrics:
-        """How well each answer is foreseen by the members that did not learn from it."""
+        """How well each answer is predicted by the members that did not learn from it."""
         left, right, answer, weight = self.data()
         probability, held = self.ensemble.probability(left, right), (weight == 0).T
         found: Metrics = {"preferences/labels": float(len(answer)), "preferences/ties": (answer == 0.5).double().mean()}

@@ -1,4 +1,4 @@
-"""Files that are only ever written on to, a row of JSON a line, each by one process."""
+"""Append-only files, one JSON row a line, each written by one process."""
 
 import json
 import os
@@ -16,8 +16,8 @@ class Log:
     """A row is on disk before `add` returns."""
 
     def __init__(self, path: Path):
-        """Cuts off a last line that a kill tore. Raises UserError where another process writes the file, or where a
-        line is damaged.
+        """Removes a last line that was cut off by a kill. Raises UserError where another process writes the file, or
+        where a line is damaged.
         """
         self.path, self._file = path, files.appending(path)
         try:
@@ -42,7 +42,7 @@ class Log:
 
 
 def read(path: Path) -> list[Row]:
-    """Without a last line that is not whole yet. Raises UserError where another is damaged."""
+    """The rows, without a last line that is still incomplete. Raises UserError where another one is damaged."""
     data = content(path)
     found = []
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], 1):

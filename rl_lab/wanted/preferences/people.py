@@ -1,4 +1,4 @@
-"""Teachers who answer when they do: people, through files of the run's folder; and what they said in another run."""
+"""Teachers who answer in their own time: people, through files of the run's folder; or what they said before."""
 
 import json
 import os
@@ -24,7 +24,7 @@ POLL, MISSING = 0.5, 0.25  # seconds between looks for answers; share of the fir
 
 
 class People:
-    """A run resumed from an older checkpoint hears again what it had heard, at the same steps."""
+    """Asks people. A run resumed from an older checkpoint receives the same answers again, at the same steps."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class People:
             log.add(row)
 
     def put(self, pair: int, clips: Clips, step: int) -> None:
-        """Those that an earlier life of the run has put stay as they were shown."""
+        """Pairs that were put before the run was resumed stay as they were shown."""
         if pair not in self.asked:
             files.write(self.sitting.path(f"clips/{pair:06}.npz"), packed(clips))
             self.asked[pair] = known_by(clips)
@@ -72,7 +72,7 @@ class People:
         return self.sitting.clips(pair)
 
     def say(self, now: Callable[[], tuple[dict[str, Any], Tensor]]) -> None:
-        """What the run asks and believes, and what the agent has done lately, obs [T, ...]."""
+        """Writes down what the run asks and believes, and what the agent has done lately, obs [T, ...]."""
         about, film = now()
         about = {"question": self.question, "open_pairs": self.open_pairs, "stale": self.stale, **about}
         whole = Clips(film[None], torch.zeros(1, 0), torch.zeros(1), torch.zeros(1))
@@ -80,8 +80,8 @@ class People:
         files.write(self.sitting.path("now.json"), json.dumps(about) + "\n")
 
     def hear(self, step: int, drawn: int, waiting: Sequence[int], enough: int, first: bool) -> list[Told]:
-        """What is new of the pairs below `drawn`, once `enough` is. Those `waiting` for an answer are waited for: all
-        where that is set, else most of the first ones. Raises Stopped.
+        """The new answers to pairs below `drawn`, once there are `enough`. It waits for those `waiting`: for all of
+        them where `wait` is set, else for most of the first ones. Raises Stopped.
         """
         if self.heard and step <= max(self.heard):
             return self.heard.get(step, [])
@@ -107,7 +107,7 @@ class People:
         return changes(self.told, self.before, range(drawn))
 
     def _until(self, left: int, drawn: int, waiting: Sequence[int]) -> list[Told]:
-        """Waits until no more of them than `left` are without an answer, or nobody answers any more."""
+        """Waits until at most `left` of them are unanswered, or nobody answers any more."""
         began = time.monotonic()
         while True:
             before, news = self.sizes, self._news(drawn)
@@ -149,7 +149,7 @@ class Recorded:
     def sit(self, run: Run) -> None: ...
 
     def put(self, pair: int, clips: Clips, step: int) -> None:
-        """Raises UserError where the people were asked about something else."""
+        """Raises UserError where the people were asked something else."""
         if self.asked.get(pair, known_by(clips)) != known_by(clips):
             raise UserError(f"{self.sitting.folder} asked about other clips than this run does (pair {pair}); repeat "
                             "its command, with its seed and settings, and teacher=recorded")  # fmt: skip

@@ -175,7 +175,7 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def renormalise(self, left: Clips, right: Clips, newest: int = 200) -> None:
-        """By the steps of the last 400 clips."""
+        """Over the steps of the last 400 clips."""
         if self.normalise == "none":
             return
         for number, member in enumerate(self.members):

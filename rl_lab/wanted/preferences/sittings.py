@@ -30,7 +30,7 @@ WORTH = {LEFT: 1.0, RIGHT: 0.0, SAME: 0.5}  # of the left clip
 
 
 class Told(NamedTuple):
-    """The newest that a person says of a pair."""
+    """The latest answer of a person about a pair."""
 
     who: str
     pair: int
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 
 class Sitting:
-    """What the folder of a run says. Raises UserError where a file is damaged."""
+    """What the files in a run's folder say. Raises UserError where one is damaged."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -47,7 +47,7 @@ class Sitting:
         return files.inside(self.folder, f"{HOME}/{name}")
 
     def now(self) -> dict[str, Any]:
-        """What the run last said of itself; {} where it has asked nobody yet."""
+        """What the run last wrote about itself; {} where it has asked nobody yet."""
         data = rows.content(self.folder / HOME / "now.json")
         try:
             found = json.loads(data) if data else {}
@@ -58,11 +58,13 @@ class Sitting:
         return found
 
     def asked(self) -> tuple[dict[int, str], set[int]]:
-        """What the clips of each pair are known by; and those pairs that were withdrawn."""
+        """The digest of the clips of each pair; and the pairs that were withdrawn."""
         found, withdrawn = {}, set()
         for number, row in enumerate(read(path := self.folder / HOME / "pairs.jsonl"), 1):
             if type(row.get("pair")) is not int or not ("withdrawn" in row or isinstance(row.get("of"), str)):
-                raise UserError(f"{path}: line {number} is no question; the run's other files are of no use without it")
+                raise UserError(
+                    f"{path}: line {number} is no question; without it the run's other files cannot be used"
+                )
             if "withdrawn" in row:
                 withdrawn.add(row["pair"])
             else:
@@ -70,7 +72,7 @@ class Sitting:
         return found, withdrawn
 
     def told(self) -> dict[tuple[str, int], str]:
-        """The newest answer of each person to each pair. Raises UserError where one is to a pair of another run."""
+        """The latest answer of each person to each pair. Raises UserError where one belongs to another run."""
         asked, found = self.asked()[0], {}
         for path in self.files():
             who = path.stem.partition("-")[2]
@@ -90,7 +92,7 @@ class Sitting:
         return files.found(self.folder, f"{HOME}/answers-*.jsonl")
 
     def used(self) -> dict[int, list[Told]]:
-        """By step, what was learned from then."""
+        """For each step, the answers that were learned from at that step."""
         found: dict[int, list[Told]] = {}
         for number, row in enumerate(read(path := self.folder / HOME / "used.jsonl"), 1):
             try:
@@ -105,7 +107,7 @@ class Sitting:
 
 
 def packed(clips: Clips) -> bytes:
-    """As npz; what is true of them stays with the run."""
+    """The clips as npz, without their true rewards, which stay with the run."""
     file = io.BytesIO()
     arrays: dict[str, Any] = {name: getattr(clips, name).cpu().numpy() for name in ("obs", "action", "length")}
     np.savez_compressed(file, **arrays)
@@ -131,7 +133,7 @@ def unpacked(path: Path) -> Clips:
 
 
 def known_by(clips: Clips) -> str:
-    """The same clips in another run are known by the same."""
+    """A digest of the clips, equal for equal clips in any run."""
     digest = hashlib.sha256()
     for x in (clips.obs, clips.action, clips.length):
         digest.update(x.cpu().contiguous().numpy().tobytes())
@@ -139,7 +141,7 @@ def known_by(clips: Clips) -> str:
 
 
 def name_of(who: str) -> str:
-    """Raises UserError where it cannot be part of a file's name."""
+    """The name, which becomes part of a file's name. Raises UserError where it cannot."""
     if not re.fullmatch(r"\w[\w.]{0,39}", who):
         raise UserError(f"who={who[:60]} must be a name of letters, digits, points and underscores, 40 at most and "
                         "no point first, as in who=anna")  # fmt: skip
@@ -147,7 +149,7 @@ def name_of(who: str) -> str:
 
 
 def changes(told: dict[tuple[str, int], str], before: dict[tuple[str, int], str], pairs: Iterable[int]) -> list[Told]:
-    """What people say of these pairs and had not said before, in an order of its own."""
+    """What people say about these pairs and had not said before, in a fixed order."""
     known = set(pairs)
     news = {key: answer for key, answer in told.items() if key[1] in known and before.get(key, REVOKED) != answer}
     return [Told(who, pair, answer) for (who, pair), answer in sorted(news.items(), key=lambda item: item[0][::-1])]

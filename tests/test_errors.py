@@ -134,7 +134,10 @@ TRAIN = {
     "planner=behaviour_cloning loop.temperature=0.5": "loop.temperature=0.5 would be ignored, as loop.expert=optimal; leave it out, or "
     "type loop.expert=soft too",
     "loop=preferences loop.end_reward=-2": "loop.end_reward=-2 would be ignored, as loop.hidden_ends=false; leave it out, or type "
-    "loop.hidden_ends=true too",
+    "loop.hidden_ends=... too",
+    "agent=ppo env=four_rooms agent.decay_steps=0 agent.decay_floor=0.5": "agent.decay_floor=0.5 would be ignored, as agent.decay_steps=0; leave it out, "
+    "or type agent.decay_steps=... too",
+    "checkpoint.evry=1": "no setting 'checkpoint.evry'; did you mean checkpoint.every?",
     "planner=value_iteration precision=bf16": "precision=bf16 would be ignored: this loop trains no network of ours; leave it out",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",

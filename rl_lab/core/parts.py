@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     then: Mapping[str, tuple[str, ...]] = {}  # what to type after a run, by what its loop is, or else under ""
     captures: tuple[str, ...] = ()  # the loops that compile=graphs is for
     instead: Mapping[str, tuple[str, ...]] = {}  # settings that, where they are given, stand in place of others
-    needs: Mapping[str, tuple[str, Any]] = {}  # settings that are of use only where another has this value
+    needs: Mapping[str, tuple[str, Any]] = {}  # settings that need another to be this; True: any but 0 and null
     whole: tuple[str, ...] = ()  # the loops that precision= is not for
     exact: tuple[str, ...] = ()  # how the names of those begin that compute in float64 on the device
 

@@ -114,10 +114,11 @@ def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
     for override in typed:
         setting = override.lstrip("+~").partition("=")[0]
         other, value = parts.needs.get(setting, ("", None))
-        if other and (found := OmegaConf.select(cfg, other, default=value)) != value:
-            wanted, found = ("true" if x is True else "false" if x is False else x for x in (value, found))
+        found = OmegaConf.select(cfg, other, default=value) if other else value
+        if (not found) if value is True else (found != value):
+            shown, wanted = "false" if found is False else found, "..." if value is True else value
             raise UserError(
-                f"{override} would be ignored, as {other}={found}; leave it out, or type {other}={wanted} too"
+                f"{override} would be ignored, as {other}={shown}; leave it out, or type {other}={wanted} too"
             )
     for setting, others in parts.instead.items():
         value = OmegaConf.select(cfg, setting)

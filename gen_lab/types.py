@@ -20,6 +20,11 @@ class Spec(NamedTuple):
     levels: int  # L
     classes: int = 0  # a label is one of 0, ..., classes - 1; 0: the images have none
 
+    @property
+    def words(self) -> str:
+        classes = f", {self.classes} classes" if self.classes else ""
+        return f"{' x '.join(map(str, self.shape))}, {self.levels} levels{classes}"
+
     def written(self) -> list[int]:
         """As a checkpoint keeps it."""
         return [*self.shape, self.levels, self.classes]

@@ -39,8 +39,8 @@ class Trained(NamedTuple):
         """The images themselves, read the first time that they are asked for. Raises UserError."""
         found = self.read()
         if found.spec != self.spec:
-            raise UserError(f"{self.name} learned images of {self.spec}, and {found.name} has images of {found.spec}; "
-                            "leave its settings of data as they are")  # fmt: skip
+            raise UserError(f"{self.name} learned images of {self.spec.words}, and {found.name} has images of "
+                            f"{found.spec.words}; leave its settings of data as they are")  # fmt: skip
         return found
 
     def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:

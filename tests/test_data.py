@@ -509,7 +509,7 @@ def test_a_wrong_folder_is_named(tmp_path):
     with pytest.raises(UserError, match=r"data.path=.*nowhere is not a folder"):
         folder(path=str(tmp_path / "nowhere"))
     paint(tmp_path / "0.png", (0, 0, 0))
-    with pytest.raises(UserError, match=r"has 1 pictures .*too few.*data.held_out=0.5"):
+    with pytest.raises(UserError, match=r"has 1 picture .*too few.*data.held_out=0.5"):
         folder(path=str(tmp_path), held_out=0.5)
     paint(tmp_path / "1.png", (0, 0, 0), size=(7, 7))
     with pytest.raises(UserError, match=r"[01].png is of .* pixels and others of .*data.size="):
@@ -547,7 +547,7 @@ def test_what_is_left_out_is_said(tmp_path):
     assert (len(data.train), len(data.test), len(data.validation), data.classes) == (3, 2, 4, 0)
     assert data.validated.name == f"{data.name}-validation" and data.validation[:, 0, 0, 0].tolist() == [2] * 4
     assert "left out, being no pictures: 1 .txt, 1 .heic" in data.about or "1 .heic, 1 .txt" in data.about
-    assert "1 pictures in valid left out, for those in test are tested on" in data.about
+    assert "1 picture in valid left out, for those in test are tested on" in data.about
     assert "3 + 2 images (and 4 to validate on)" in data.about
     with pytest.raises(UserError, match="data.validation must be 0: the images bring a validation set"):
         folder(path=str(tmp_path), validation=1)

@@ -43,7 +43,9 @@ def test_it_draws_where_the_images_are_not(folder):
 def test_images_of_another_kind_are_refused(folder):
     other = np.zeros((16, 1, 8, 8), np.uint8)
     np.savez(folder.parent / "x.npz", train=other, test=other, levels=2)
-    with pytest.raises(UserError, match="learned images of 1 x 8 x 8, 4 levels, and .* has images of 1 x 8 x 8, 2 levels"):
+    with pytest.raises(
+        UserError, match="learned images of 1 x 8 x 8, 4 levels, and .* has images of 1 x 8 x 8, 2 levels"
+    ):
         gen_lab.load(folder, device="cpu").data  # noqa: B018
 
 

@@ -15,7 +15,7 @@ import pytest
 from rl_lab.core.interrupts import Stopped
 from rl_lab.core.studies import launcher, slurm
 from rl_lab.core.studies.jobs import run_job
-from rl_lab.core.studies.report import follow
+from rl_lab.core.studies.report import Ranking, follow
 from rl_lab.core.studies.study import Study
 
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4", "loop.eval_episodes=2",
@@ -108,7 +108,9 @@ def test_a_job_that_goes_back_into_the_queue_has_not_ended(study, monkeypatch):
                 study.note(number, state=state, seconds=2.0, **reason)
             if not now:
                 monkeypatch.setattr("rl_lab.core.studies.report.POLL", 0.01)
-                reporter = threading.Thread(target=follow, args=(study, [0, 1], 2, 0, time.monotonic(), out, done))
+                reporter = threading.Thread(
+                    target=follow, args=(Ranking(study), [0, 1], 2, 0, time.monotonic(), out, done)
+                )
                 reporter.start()
             time.sleep(0.3)
             if following is None:

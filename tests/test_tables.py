@@ -88,7 +88,7 @@ def test_impossible_files(content, line, tmp_path):
 def test_impossible_tables():
     for arguments, line in {
         ("gamma", 1.5): "mdp: gamma must be between 0 and 1, not 1.5",
-        ("actions", ("a",)): "mdp: 1 names for 2 actions",
+        ("actions", ("a",)): "mdp: 1 name for 2 actions",
         ("probability", torch.ones(2, 2, 2)): "mdp: probability must be float64 [2, 2, 2], not float32 [2, 2, 2]",
     }.items():
         with pytest.raises(UserError) as error:

@@ -418,5 +418,5 @@ def test_a_line_can_be_taken_out_though_it_was_taken_back(taught, tmp_path):
     )  # fmt: skip
     person = Person(folder, "carl")
     assert person.given == [1]
-    assert person.account().startswith("1 answers of carl's: the left one 1")
+    assert person.account().startswith("1 answer of carl's: the left one 1")
     person.log.close()

@@ -94,6 +94,7 @@ class Clock:
 def ours(world: str, agent: str, seed: int, changes: list[str]) -> dict:
     import hydra
 
+    from rl_lab.core.launching.composed import complete_eval_env
     from rl_lab.core.launching.composition import compose, conf_dir
     from rl_lab.core.run import Run
 
@@ -127,6 +128,7 @@ def ours(world: str, agent: str, seed: int, changes: list[str]) -> dict:
     settings = [f"experiment={agent}_{world}", f"seed={seed}", "device=cpu", "tracker=none", "loop.eval_every=null",
                 "loop.eval_episodes=100", *changes]  # fmt: skip
     config = compose(conf_dir(), "rl", settings)
+    complete_eval_env(config, {})
     with tempfile.TemporaryDirectory() as folder:
         run = Timed(Path(folder), seed, "cpu", names={"name": "bench"}, config={}, checkpoint_every=1e9)
         with run:

@@ -47,6 +47,7 @@ class Turns:
 def ours(agent: str, envs: int, changes: list[str]) -> None:
     import hydra
 
+    from rl_lab.core.launching.composed import complete_eval_env
     from rl_lab.core.launching.composition import compose, conf_dir
     from rl_lab.core.run import Run
 
@@ -58,6 +59,7 @@ def ours(agent: str, envs: int, changes: list[str]) -> None:
     settings = ["env=cartpole", f"env.num_envs={envs}", *OURS[agent].split(), "device=cpu", "tracker=none",
                 "loop.total_steps=1_000_000_000", "loop.eval_every=null", *changes]  # fmt: skip
     config = compose(conf_dir(), "rl", settings)
+    complete_eval_env(config, {})
     with tempfile.TemporaryDirectory() as folder:
         run = Watched(Path(folder), 0, "cpu", names={"name": "bench"}, config={}, checkpoint_every=1e9)
         with run:

@@ -19,6 +19,7 @@ from pathlib import Path
 import hydra
 import torch
 
+from rl_lab.core.launching.composed import complete_eval_env
 from rl_lab.core.launching.composition import compose, conf_dir
 from rl_lab.core.run import Run
 
@@ -47,6 +48,7 @@ def seconds(words: str, loop: str, steps: int, seed: int, *more: str) -> float:
     settings = [*words.split(), "env=four_rooms", f"loop={loop}", f"loop.total_steps={steps}", "device=cpu",
                 "loop.eval_every=100_000_000", "loop.eval_episodes=1", *more]  # fmt: skip
     config = compose(conf_dir(), "rl", settings)
+    complete_eval_env(config, {})
     with tempfile.TemporaryDirectory() as folder:
         written = "loop: {}"
         run = Quiet(Path(folder), seed, "cpu", names={"name": "bench"}, config={"loop": {}}, written=written,

@@ -44,7 +44,7 @@ TRAIN = {
     "agent.optimizer.lrr=0.9": "no setting 'agent.optimizer.lrr'; did you mean agent.optimizer.lr?",
     "hydra.run.dri=x": "no setting 'hydra.run.dri'; did you mean hydra.run.dir?",
     "agent=dqnn": "no choice 'dqnn' for agent; did you mean agent=dqn?",
-    "agent=zzz": "no choice 'zzz' for agent",
+    "agent=zzz": "no choice 'zzz' for agent; --help lists them all",
     "experiment=cartpole": "no choice 'cartpole' for experiment; did you mean experiment=a2c_cartpole or experiment=dqn_cartpole or experiment=ppo_cartpole or experiment=pqn_cartpole?",
     "env=four_room": "no choice 'four_room' for env; did you mean env=four_rooms?",
     "experiment=dqn_fourrooms": "no choice 'dqn_fourrooms' for experiment; did you mean experiment=dqn_four_rooms?",

@@ -5,7 +5,7 @@ import torch
 from stated import stated
 
 from rl_lab.loops.episodes import Episodes
-from rl_lab.loops.judging import Judge
+from rl_lab.loops.judging import Judge, scores
 from rl_lab.types import View
 
 CPU = torch.device("cpu")
@@ -92,3 +92,9 @@ def test_episodes_by_drawing_have_the_return_of_the_policy():
     assert "eval/drawn_return" not in metrics
     assert said == ["eval/drawn_return is left out: Values has no policy to draw from"]
     assert "eval/drawn_return" not in Judge(env, 100, 3)(Walker())
+
+
+def test_equal_returns_have_no_standard_error():
+    """Of 104 float32 returns of 0.7 the mean is rounded, and none of them would equal it."""
+    assert scores(torch.full((104,), 0.7), torch.ones(104))["eval/return_se"] == 0
+    assert scores(torch.tensor([1.0, 3.0]), torch.ones(2))["eval/return_se"] == 1

@@ -44,6 +44,8 @@ TRAIN = {
     "agent.optimizer.lrr=0.9": "no setting 'agent.optimizer.lrr'; did you mean agent.optimizer.lr?",
     "hydra.run.dri=x": "no setting 'hydra.run.dri'; did you mean hydra.run.dir?",
     "agent=dqnn": "no choice 'dqnn' for agent; did you mean agent=dqn?",
+    "agent=zzz": "no choice 'zzz' for agent; --help lists them all",
+    "experiment=cartpole": "no choice 'cartpole' for experiment; did you mean experiment=a2c_cartpole or experiment=dqn_cartpole or experiment=ppo_cartpole or experiment=pqn_cartpole?",
     "env=four_room": "no choice 'four_room' for env; did you mean env=four_rooms?",
     "experiment=dqn_fourrooms": "no choice 'dqn_fourrooms' for experiment; did you mean experiment=dqn_four_rooms?",
     "agent.max_abs_rewards=1": "no setting 'agent.max_abs_rewards'; did you mean agent.max_abs_reward?",
@@ -196,6 +198,13 @@ def test_commands(here, capsys):
     assert rl_lab(capsys, "-sc") == (2, 'rl-lab: -sc goes with a shell: eval "$(rl-lab -sc install=bash)"')
     assert rl_lab(capsys, "trian") == (2, "rl-lab: no command 'trian'; did you mean train?")
     assert rl_lab(capsys, "render", "run=nowhere") == (2, "rl-lab: no run folder nowhere")
+    (here / "runs/compare").mkdir(parents=True)
+    assert rl_lab(capsys, "render", "runs/nothere") == (2, "rl-lab: no run folder runs/nothere")
+    line = "rl-lab: no run folder runs/compar; did you mean runs/compare?"
+    assert rl_lab(capsys, "render", "runs/compar") == (2, line)
+    line = "rl-lab: no run folder dqn_cartpole; did you mean experiment=dqn_cartpole?"
+    assert rl_lab(capsys, "train", "dqn_cartpole") == (2, line)
+    assert "--total-steps" in rl_lab(capsys, "train", "--total-steps", "100")[1]
     assert rl_lab(capsys, "compare", "~by") == (
         2,
         "rl-lab: ~by takes away nothing: there is no such value; leave it out",

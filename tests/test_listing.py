@@ -87,7 +87,7 @@ def test_words_look_for_lines(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["agents", "dqnn"], "rl-lab: nothing in rl-lab agents says dqnn\n"),
+        (["agents", "dqnn"], "rl-lab: no line of rl-lab agents has dqnn; rl-lab agents lists them all\n"),
         (["envs", "env=maze"], "rl-lab: env=maze is not a word to look for; rl-lab envs takes words, such as rl-lab envs maze\n"),
         (["models"], "rl-lab: no command 'models'"),
     ],

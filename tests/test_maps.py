@@ -86,6 +86,7 @@ def test_a_map_from_a_file(tmp_path):
     ("arguments", "line"),
     [
         ({"map": "S.\n..."}, "env.mdp.map: all rows must have the same length, not [2, 3]"),
+        ({"map": "###\nS G"}, "env.mdp.map: all rows must have the same length, not [1, 3]; a free cell is a '.', not a space"),
         ({"map": "S?"}, "env.mdp.map: ? has no meaning; give it a reward in env.mdp.rewards"),
         ({"map": "..G"}, "env.mdp.map: no start cell; mark at least one with S"),
         ({"rewards": {"G": "much"}}, "env.mdp.rewards.G=much must be a number"),

@@ -22,7 +22,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.execution import objective
 from rl_lab.core.launching.explain import EXTRAS
-from rl_lab.core.studies import report
+from rl_lab.core.studies import launcher, report
 from rl_lab.core.studies.study import Study, runs_of
 
 QUIET = ["tracker=none", "device=cpu", "loop.eval_episodes=2"]
@@ -261,6 +261,13 @@ def test_interrupted_every_job_saves_and_no_further_one_begins(here, capsys):
     assert states() == ["interrupted", "interrupted", "waiting"] and under_way(0) and under_way(1)
     code, _, err = rl_lab(capsys, "study", "resume", str(the_study().folder), "hydra.launcher.n_jobs=2")
     assert (code, states()) == (0, ["finished"] * 3), err
+
+
+def test_once_a_study_stops_a_launcher_finds_no_further_job_to_compose(study):
+    jobs = iter(line := launcher.InLine(study, [["seed=0"], ["seed=1"], ["seed=2"]]))
+    assert next(jobs) == ["seed=0"]
+    study.stop()
+    assert (list(jobs), len(line)) == ([], 3)
 
 
 def has_begun(number: int) -> bool:

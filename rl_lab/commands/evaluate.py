@@ -146,7 +146,7 @@ def evaluation(player: Player, episodes: int, seed: int) -> dict:
 def played(player: Player, episodes: int, seed: int) -> dict:
     """The same, from greedy episodes alone."""
     returns, lengths = (double(x) for x in play(player.env, player.act, episodes, seed))
-    error = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else None
+    error = float((returns - returns[0]).std() / len(returns) ** 0.5) if len(returns) > 1 else None
     scores: dict[str, Any] = {
         "eval/return": float(returns.mean()),
         "eval/return_se": error,

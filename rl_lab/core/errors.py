@@ -21,15 +21,17 @@ WINDOWS = (
 SHORTEST, MOST = 3, 6  # letters of a word that is looked for in longer ones; how many of those are named
 
 
-def nearest(word: str, choices: Iterable[str], listing: bool = True) -> str:
+def nearest(word: str, choices: Iterable[str], listing: bool = True, before: str = "") -> str:
     """`; did you mean X?` for the choice most like `word`, or those that hold it, or, with `listing`, the choices if
-    there are none.
+    there are none. `before` is what is typed before each, and no part of what is alike.
     """
     word, choices = str(word), sorted({str(c) for c in choices})
+    holding = sorted((c for c in choices if word in c), key=len)[:MOST] if len(word) >= SHORTEST else []
     if close := difflib.get_close_matches(word, choices, n=1, cutoff=0.5):
-        return f"; did you mean {close[0]}?"
-    if holding := sorted((c for c in choices if word in c), key=len)[:MOST] if len(word) >= SHORTEST else []:
-        return f"; did you mean {' or '.join(holding)}?"
+        alike = [c for c in holding if len(c) == len(close[0])] if close[0] in holding else close
+        return f"; did you mean {' or '.join(before + c for c in alike)}?"
+    if holding:
+        return f"; did you mean {' or '.join(before + c for c in holding)}?"
     return f"; choose from {', '.join(choices)}" if listing and 0 < len(choices) <= 20 else ""
 
 

@@ -46,7 +46,7 @@ class Gym:
         channels: Literal["first", "last"] | None,  # of images; None: the side that is shorter than both others
         imports: Annotated[Any, wrapping.modules_of],  # that register environments; `<module>:<id>` names one, too
         wrappers: Annotated[Any, wrapping.named],  # around each environment, the innermost first
-        planes: bool,  # whether a Box of three sides that are no bytes is an image, too
+        planes: bool,  # whether a Box of three sides is an image even if it does not hold bytes
         time_limit: Count | None,  # steps; None: the environment's own
         normalise_obs: bool,  # by their running mean and deviation
         normalise_reward: Unit | None,  # by the running deviation of returns of this discount; None: not

@@ -67,7 +67,7 @@ class Judge:
 
 def scores(returns: Tensor, lengths: Tensor) -> Metrics:
     """Means over episodes [E], their number, and the standard error of the return where there is more than one."""
-    error = {"eval/return_se": returns.std() / len(returns) ** 0.5} if len(returns) > 1 else {}
+    error = {"eval/return_se": (returns - returns[0]).std() / len(returns) ** 0.5} if len(returns) > 1 else {}
     return {"eval/return": returns.mean(), **error, "eval/length": lengths.mean(), "eval/episodes": len(returns)}
 
 

@@ -58,6 +58,9 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             folders.append(registry.fetch(pattern.removeprefix("wandb:")))
             continue
         found = [Path(pattern)] if _exists(pattern) else sorted(Path(p) for p in glob.glob(pattern))
+        if not found and before.startswith("--"):  # as it may be the value of a flag that does not exist
+            rest.append(argument)
+            continue
         if not found:
             shown = pattern if len(pattern) <= 120 else f"{pattern[:120]}..."
             raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(pattern)}")
@@ -66,9 +69,11 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _nearest_folder(pattern: str) -> str:
+    if re.fullmatch(r"\w+", pattern) and (conf_dir() / "experiment" / f"{pattern}.yaml").exists():
+        return f"; did you mean experiment={pattern}?"
     parent = Path(pattern).parent
-    names = [str(p) for p in parent.iterdir() if p.is_dir()] if _exists(str(parent)) and parent.is_dir() else []
-    return nearest(pattern, names, listing=False)
+    names = [p.name for p in parent.iterdir() if p.is_dir()] if _exists(str(parent)) and parent.is_dir() else []
+    return nearest(Path(pattern).name, names, listing=False, before=pattern[: pattern.rfind("/") + 1])
 
 
 def _exists(path: str) -> bool:

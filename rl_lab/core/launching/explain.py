@@ -69,8 +69,8 @@ class plain_errors:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
             if group.startswith("hydra/") and (extra := EXTRAS.get(choice)):
                 return f"{group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{extra}]'"
-            options = (f"{group}={option}" for option in error.options)
-            return f"no choice '{choice}' for {group}{nearest(f'{group}={choice}', options)}"
+            near = nearest(choice, error.options, before=f"{group}=")
+            return f"no choice '{choice}' for {group}{near or '; --help lists them all'}"
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
             if self._is_command():
                 return f"{error.full_key} refers to {found[1]}, and there is no such setting"

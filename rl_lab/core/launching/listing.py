@@ -58,7 +58,7 @@ def listing(prog: str, root: str, name: str, words: Sequence[str]) -> str:
     lines = [f"{prog} train {group}=<name>; its settings: {prog} train {group}=<name> --help", ""]
     found = list(_experiments(root, words) if group == "experiment" else _choices(group, words))
     if not found:
-        raise UserError(f"nothing in {prog} {name} says {' and '.join(words)}")
+        raise UserError(f"no line of {prog} {name} has {' and '.join(words)}; {prog} {name} lists them all")
     return "\n".join([*lines, *found])
 
 

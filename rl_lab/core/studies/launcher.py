@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -91,7 +92,8 @@ class Recorded(Launcher):
         """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""
         slurm.attend(self.launcher)
         try:
-            self.launcher.launch([self._overrides(number) for number in missing], initial_job_idx=missing[0])
+            line = InLine(self.study, map(self._overrides, missing))
+            self.launcher.launch(line, initial_job_idx=missing[0])
             return []
         except EndedEarly:
             left = [number for number in missing if self.study.job(number).state == "waiting"]
@@ -112,6 +114,17 @@ class Recorded(Launcher):
         return JobReturn(
             overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.value[1] if job.value else None
         )
+
+
+class InLine(list[Sequence[str]]):
+    """Jobs of which, once the study stops, none is left to take: a launcher would compose each before it is refused."""
+
+    def __init__(self, study: Study, jobs: Iterable[Sequence[str]]):
+        super().__init__(jobs)
+        self.study = study
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        return takewhile(lambda _: not self.study.stopping, super().__iter__())
 
 
 @contextmanager

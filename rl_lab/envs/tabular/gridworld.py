@@ -159,9 +159,11 @@ def _layout(grid: ndarray, paid: ndarray, letters: set[str], ends: list[str], le
 
 def _grid(map: str, letters: set[str]) -> ndarray:
     """The map as single characters [H, W]."""
-    rows = _text(map).split()
+    text = _text(map)
+    rows = text.split()
     if not rows or len({len(row) for row in rows}) > 1:
-        raise UserError(f"env.mdp.map: all rows must have the same length, not {sorted({len(r) for r in rows})}")
+        hint = "; a free cell is a '.', not a space" if any(len(line.split()) > 1 for line in text.splitlines()) else ""
+        raise UserError(f"env.mdp.map: all rows must have the same length, not {sorted({len(r) for r in rows})}{hint}")
     if len(rows) * len(rows[0]) > MOST_CELLS:
         raise UserError(
             f"env.mdp.map: {len(rows)} x {len(rows[0])} cells are more than {MOST_CELLS:,}; draw a smaller one"

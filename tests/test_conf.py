@@ -1,6 +1,7 @@
 """Every YAML is composed, held against the signatures and built; every experiment's recipe runs a few steps."""
 
 import inspect
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -51,7 +52,13 @@ TINY = {
 DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (1, 28, 28),
               "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
 SMALL_GAMES = {"atari": ["env.max_frames=80", "env.noop_max=1", "env.num_envs=2", "loop.total_steps=160"]}
-EXPERIMENTS = [(root, name) for root in ("rl", "gen") for name, _ in cli.experiments(root)]
+# Of games and mazes as others published them: what they set is held against the signatures in seconds, below.
+PUBLISHED = re.compile(r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|dqn_collect|vpn3_collect|ppo_minatar_(?!breakout).*")
+EXPERIMENTS = [
+    pytest.param(root, name, marks=[pytest.mark.slow] * bool(PUBLISHED.fullmatch(name)))
+    for root in ("rl", "gen")
+    for name, _ in cli.experiments(root)
+]
 
 
 def noise_for(cfg, tmp_path: Path) -> list[str]:

@@ -490,7 +490,7 @@ def test_a_fault_of_ours_is_a_whole_traceback(here):
     assert "Traceback" in result.stderr and result.stderr.strip().endswith("ZeroDivisionError: division by zero")
 
 
-@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("silent", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_key_but_no_network_is_no_error(here, silent):
     """One line, then offline: where nothing listens, and where something listens but never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:

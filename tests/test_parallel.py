@@ -140,6 +140,7 @@ PIXELS = ["train", "experiment=gated_pixelcnn_digits", *QUICK, "loop.total_steps
           "~model.optimizer.fused", "model.optimizer._target_=torch.optim.SGD"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_torchrun_fits_a_model_as_one_process_does_with_the_joined_batch(tmp_path):
     """From the command line to the checkpoint: the same images in the same order, in one folder of the usual name."""
     halves = subprocess.run([*TORCHRUN, "gen_lab", *PIXELS, "loop.batch_size=16"], cwd=tmp_path, capture_output=True)

@@ -369,7 +369,7 @@ def test_an_agent_that_is_told_no_end(tmp_path, monkeypatch):
         ("loop.predictor.hidden_rows=2", "loop.predictor.hidden_rows=2 hides rows of a picture"),
         ("loop.predictor.input=all", "loop.predictor.input=all is not a choice"),
         ("agent/network@loop.predictor.network=cnn", "needs frames of at least"),
-        ("teacher=nobody", "no choice 'nobody' for teacher; did you mean teacher=recorded?"),
+        ("teacher=nobody", "no choice 'nobody' for teacher; choose from oracle, person, recorded"),
     ],
 )
 def test_what_cannot_be_asked(setting, words, tmp_path, capsys):

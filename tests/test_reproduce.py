@@ -36,7 +36,7 @@ def test_every_row_is_listed_and_can_be_run(root, commands, capsys):
         (["lake"], "rl-lab: no row 'lake'; did you mean a2c_frozen_lake or dqn_frozen_lake or ppo_frozen_lake or "
          "q_learning_frozen_lake or q_learning_frozen_lake_8x8?; rl-lab reproduce lists them all\n"),
         (["pong", "device=gpu"], "rl-lab: device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps\n"),
-        (["pong", "tracker=x"], "rl-lab: no choice 'x' for tracker; did you mean tracker=csv?\n"),
+        (["pong", "tracker=x"], "rl-lab: no choice 'x' for tracker; choose from csv, none, tensorboard, wandb\n"),
         (["pong", "hydra.run.dir=x"], "rl-lab: hydra.run.dir=x would be ignored: the place of several runs is "
          "hydra.sweep.dir=...\n"),
     ],

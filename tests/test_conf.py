@@ -53,7 +53,9 @@ DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (
               "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
 SMALL_GAMES = {"atari": ["env.max_frames=80", "env.noop_max=1", "env.num_envs=2", "loop.total_steps=160"]}
 # Of games and mazes as others published them: what they set is held against the signatures in seconds, below.
-PUBLISHED = re.compile(r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|dqn_collect|vpn3_collect|ppo_minatar_(?!breakout).*")
+PUBLISHED = re.compile(
+    r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|dqn_collect|vpn3_collect|ppo_minatar_(?!breakout).*"
+)
 EXPERIMENTS = [
     pytest.param(root, name, marks=[pytest.mark.slow] * bool(PUBLISHED.fullmatch(name)))
     for root in ("rl", "gen")

@@ -5,13 +5,8 @@ import re
 import pytest
 from gallery import FILMS, GALLERY, ROOT, digest_of_code, digest_of_picture, made
 
-PENDING = {"collect.gif"}  # to be trained and drawn anew: make gallery
 
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason="make gallery")] * (n in PENDING)) for n in GALLERY],
-)
+@pytest.mark.parametrize("name", GALLERY)
 def test_no_picture_is_older_than_the_code_that_draws_it(name):
     entry = made().get(name, {})
     words = f"runs/gallery/{name} is older than the code that draws it; python tests/gallery.py {name}"

@@ -48,7 +48,7 @@ def evaluate(
         trained = load(folder, device, changes)
         for name in "evaluation.json", "neighbours.png":
             inside(folder, name)  # refused before the hours that follow
-        head = Text(str(folder)), f"{counted(trained.step, 'updates')}"
+        head = Text(str(folder)), counted(trained.step, "updates")
         try:
             by = judge(trained.data, say=say)
         except NoLabels as error:

@@ -80,8 +80,9 @@ def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConf
     if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
         raise UserError(f"{path} is not the config of a run")
     _rename(found, parts, found)
-    ignored = [] if seal else places(found)
+    ignored = list[tuple[str, Any]]()
     if not seal:
+        ignored = places(found)
         _clear_places(found)
     found["name"] = folder_name(found["name"])
     found["seed"] = conform("seed", found["seed"], Natural)

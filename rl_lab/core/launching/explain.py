@@ -198,9 +198,8 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         return f"'{key}' is env.{name}; write +{key}=... to set it for evaluations alone"
     if name in parameters:
         return f"'{key}' has its default and is not in the YAML; write +{key}=... to set it"
-    if (
-        parent not in ("", "checkpoint") and OmegaConf.is_config(node) and not target
-    ):  # a mapping that is passed on, such as env.options
+    passed_on = OmegaConf.is_config(node) and not target  # a mapping such as env.options
+    if parent not in ("", "checkpoint") and passed_on:
         return f"'{key}' is not in the YAML; write +{key}=... to add it"
     parts = ((k, node._get_node(k)) for k in node) if isinstance(node, DictConfig) and target else ()
     for k, part in parts:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gen_lab.losses import bits_per_dim, categorical_nll
+from gen_lab.losses import bits_per_dim
 from gen_lab.types import Spec
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.settings import Unit
@@ -27,7 +27,9 @@ class Independent(Learner):
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         nll = self.nll(x).mean()  # before these are counted
-        self.counts += (x.unsqueeze(-1) == torch.arange(self.spec.levels, device=x.device)).sum(0)
+        places = torch.arange(0, self.counts.numel(), self.spec.levels, device=x.device)
+        seen = (x.flatten(1) + places).flatten()
+        self.counts.view(-1).scatter_add_(0, seen, torch.ones_like(seen, dtype=self.counts.dtype))
         return {"independent/nll_nats": nll}
 
     def load_state_dict(self, state: dict) -> None:
@@ -41,8 +43,9 @@ class Independent(Learner):
 
     def nll(self, x: Tensor) -> Tensor:
         """-log p(x) [B] of levels x [B, C, H, W]."""
-        logits = self.probabilities().log().float().movedim(-1, 1)
-        return categorical_nll(logits.expand(len(x), *logits.shape), x)
+        log_prob = self.probabilities().log().float()
+        found = log_prob.expand(len(x), *log_prob.shape).gather(-1, x.long().unsqueeze(-1))
+        return -found.flatten(1).sum(-1)
 
     def score(
         self, x: Tensor, generator: torch.Generator, iwae_samples: int = 0, label: Tensor | None = None

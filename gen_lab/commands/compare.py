@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -44,6 +44,7 @@ def compare(
     out: Path | None,  # None: runs/compare/<timestamp>
     resamples: Resamples,
     tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
+    choices: Container[str] = (),  # the groups chosen on the command line
 ) -> None:
     """Prints and writes tables (measures.csv), samples side by side (samples.png), the curves of one measure, where all
     runs have one in common, and a page of all (index.html).
@@ -78,7 +79,8 @@ def compare(
     else:
         lead = f"{counted(len(groups), 'models')}, {counted(len(found), 'runs')}, no measure in common."
         print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
-    untracked(tracker, out)
+    if "tracker" in choices:
+        untracked(tracker, out)
 
 
 def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Iterator[page.Section]:

@@ -136,8 +136,7 @@ def _carry_out(
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
             with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
-            for line in [*([] if run.folder.before else [_begun(resolved, shown)]), *words]:
-                run.say(line)
+            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *words]
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""

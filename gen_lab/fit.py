@@ -14,7 +14,6 @@ from gen_lab.judging.evaluation import evaluate
 from gen_lab.judging.pictures import WIDTH, in_rows, side_by_side, write_sheet, write_training_film
 from gen_lab.networks.averaging import Averages
 from gen_lab.networks.best import Best
-from gen_lab.networks.schedules import Schedule, share
 from gen_lab.types import Autoencoder, Meaning, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book
@@ -26,6 +25,7 @@ from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator
 from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
+from rl_lab.core.schedules import Schedule, share
 from rl_lab.core.settings import Count, Natural, Positive, Unit
 
 SOON = 1.0  # seconds that a last picture may take when a run is stopped

@@ -27,14 +27,6 @@ def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
     return gaussian_kl_by_dim(mu, log_var).sum(-1)
 
 
-def active_units(mu: Tensor) -> Tensor:
-    """How many latents [] distinguish images: the variance over N images of their posterior mean [N, Z] is above 0.01.
-
-    See Burda, Grosse & Salakhutdinov (2016), section 5.2.
-    """
-    return (mu.var(0) > 0.01).sum()
-
-
 def gaussian_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     """log N(z; mu, var) [...] of independent dimensions [..., Z]; the three broadcast."""
     return -0.5 * (math.log(2 * math.pi) + log_var + (z - mu).square() / log_var.exp()).sum(-1)

@@ -228,6 +228,7 @@ NEEDS = {
     "loop.end_reward": ("loop.hidden_ends", True),
     "agent.decay_floor": ("agent.decay_steps", True),
     "agent.decay_entropy": ("agent.decay_steps", True),
+    "agent.network.standardise": ("agent.gather_steps", True),
 }
 
 WHOLE = ("rl_lab.loops.planning.plan", "rl_lab.loops.demonstrated.infer", "rl_lab.loops.reward_design.design",

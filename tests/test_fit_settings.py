@@ -14,11 +14,11 @@ from gen_lab.data import Images
 from gen_lab.losses import pieces
 from gen_lab.networks.averaging import Averages, weights
 from gen_lab.networks.best import learned
-from gen_lab.networks.schedules import share
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run, Stopped
+from rl_lab.core.schedules import share
 
 digits, fit = stated("data/digits"), stated("loop/fit", judge=stated("judge/none"), iwae_samples=0)
 vae, autoencoder, gan = stated("model/vae"), stated("model/autoencoder"), stated("model/gan_mlp")

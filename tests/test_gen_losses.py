@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
+from gen_lab.judging.evaluation import active_units
 from gen_lab.losses import (
-    active_units,
     bernoulli_nll,
     bits_per_dim,
     categorical_nll,

@@ -58,6 +58,12 @@ def test_a_search_optimises_an_evaluation_if_there_is_one():
     assert objective({"dqn/loss": 0.0}) is None
 
 
+def test_a_search_of_gans_optimises_the_distance_of_their_samples():
+    judged = {"eval/class_kl_nats[x]": 0.01, "eval/frechet[x]": 5.3, "eval/frechet_floor[x]": 0.1, "gan/D(x)": 0.6}
+    assert objective(judged) == ("eval/frechet[x]", 5.3)
+    assert objective({**judged, "eval/nll_nats[x]": 90.0}) == ("eval/nll_nats[x]", 90.0)
+
+
 def test_the_error_of_an_objective_is_none_itself():
     assert is_objective("eval/nll_nats[x]") and not is_objective("eval/nll_nats_se[x]")
     assert not is_objective("autoregressive/nll_nats")  # of training batches

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from gen_lab.data.cache import cache
 from gen_lab.data.images import Batches, Images
 from gen_lab.judging.seeing import AT_ONCE, FEATURES, Seen
-from gen_lab.networks.schedules import share
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint, precision
 from rl_lab.core.learner import Decay, descend
 from rl_lab.core.randomness import generator, seeded, stream
+from rl_lab.core.schedules import share
 
 BATCH, RATE, MOMENTUM, DECAY, SMOOTHED = 128, 0.1, 0.9, 5e-4, 0.1
 GREY, COLOUR = 7, 14  # epochs

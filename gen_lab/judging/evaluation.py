@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from gen_lab.data.images import Images
 from gen_lab.judging.judge import Judge
-from gen_lab.losses import active_units
 from gen_lab.types import LatentModel, Model
 from rl_lab.core.devices import double
 from rl_lab.core.learner import Metrics
@@ -62,3 +62,11 @@ def evaluate(
         drawn = model.sample(MEASURED, generator(stream(seed, "measure"), data.device))
         metrics |= {f"eval/{name}[{protocol}]": x for name, x in data.measure(drawn).items()}
     return metrics | (judge(model, generator(stream(seed, "judge"), data.device)) if judge else {})
+
+
+def active_units(mu: Tensor) -> Tensor:
+    """How many latents [] distinguish images: the variance over N images of their posterior mean [N, Z] is above 0.01.
+
+    See Burda, Grosse & Salakhutdinov (2016), section 5.2.
+    """
+    return (mu.var(0) > 0.01).sum()

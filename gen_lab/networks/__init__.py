@@ -1,1 +1,1 @@
-"""Parts of models: coders, codebooks, causal convolutions; schedules of learning rates, averaged and best weights."""
+"""Parts of models: coders, codebooks, causal convolutions, averaged and best weights."""

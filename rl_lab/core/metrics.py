@@ -93,6 +93,10 @@ def is_shown(name: str) -> bool:
 
 
 def objective(names: Iterable[str]) -> str | None:
-    """The one that a search optimises: of evaluations if there are any, and the first by name."""
-    found = filter(is_objective, names)
-    return min(found, key=lambda name: (not name.startswith("eval/"), name), default=None)
+    """The one that a search optimises: of evaluations if there are any, a likelihood or a return before a distance of
+    samples, and the first by name.
+    """
+    of = ((Metric.of(name), name) for name in names)
+    found = [(not m.known.objective, m.stage != "eval", name) for m, name in of
+             if not m.is_error and (m.known.objective or (m.stage == "eval" and m.known.shown))]  # fmt: skip
+    return min(found)[-1] if found else None

@@ -109,12 +109,20 @@ def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
         raise UserError(f"precision={precision} would be ignored: this loop trains no network of ours; leave it out")
 
 
+ABSENT = "???"
+
+
 def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
     """Raises UserError where a setting was typed in whose place another stands, or that needs another."""
     for override in typed:
         setting = override.lstrip("+~").partition("=")[0]
         other, value = parts.needs.get(setting, ("", None))
-        found = OmegaConf.select(cfg, other, default=value) if other else value
+        if not other or not OmegaConf.select(cfg, setting):  # what is off is not missed
+            continue
+        found = OmegaConf.select(cfg, other, default=ABSENT)
+        if found == ABSENT:
+            part, _, name = other.rpartition(".")
+            raise UserError(f"{override} would be ignored, as this {part} has no {name}; leave it out")
         if (not found) if value is True else (found != value):
             shown, wanted = "false" if found is False else found, "..." if value is True else value
             raise UserError(

@@ -167,6 +167,7 @@ TRAIN = {
     "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or [1,2] for a list, or add -m for a run of each",
     "hydra.sweep.dir=x": "hydra.sweep.dir=x would be ignored: the place of one run is hydra.run.dir=...",
     "seed=range(0,3)": "seed=range(0,3) is several values; give one, or add -m for a run of each",
+    "name=a=b": "cannot read the setting: name=a=b; a value with such signs is written in quotes: name='a=b'",
     "name=é": "cannot read the setting: name=é; a value with such signs is written in quotes: name='é'",
 }  # fmt: skip
 if not torch.cuda.is_available():

@@ -543,7 +543,10 @@ def test_evaluate_command(folder, capsys):
             "film=true needs a model that samples pixel by pixel",
         ),
         (["sample", "run={folder}", "inpaint=top", "tracker=none"], "this model cannot complete an image"),
-        (["sample", "run={conditional}", "inpaint=up", "tracker=none"], "inpaint=up is neither top, bottom"),
+        (
+            ["sample", "run={conditional}", "inpaint=up", "tracker=none"],
+            "inpaint=up is neither top, bottom, left or right nor the picture of a mask",
+        ),
         (["sample", "run={conditional}", "inpaint=top", "film=true", "tracker=none"], "leave out inpaint="),
         ([*TRAIN, "data=folder", "data.path=.", "data.levels=1"], "data.levels=1 must be between 2 and 256"),
         ([*TRAIN, "data=npz"], "data.path has no default; give it a value"),

@@ -215,6 +215,20 @@ def test_real_images_stand_beside_the_samples(runs):
     assert [tuple(map(int, middle[int(len(middle) * x)])) for x in (1 / 6, 1 / 2)] == [(0, 0, 255), (255, 0, 0)]
 
 
+def test_runs_of_the_other_lab_are_left_out(runs, tmp_path, capsys):
+    walk = tmp_path / "walk"
+    walk.mkdir()
+    config = {"name": "walk", "seed": 0, "choices": {"agent": "dqn", "env": "book"}, "env": {"size": 3}}
+    (walk / "config.yaml").write_text(yaml.dump(config))
+    (walk / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": 0.0, "eval/return": 1.0}) + "\n")
+    compare = ["compare", f"out={tmp_path}/out", "tracker=none"]
+    assert cli.main("gen-lab", "gen", COMMANDS, [*compare, f"{runs}/vae", str(walk)]) == 0
+    assert f"{walk} is left out: it is not a run of gen-lab train." in " ".join(capsys.readouterr().out.split())
+    assert cli.main("gen-lab", "gen", COMMANDS, [*compare, str(walk)]) == 2
+    line = f"gen-lab: {walk} holds no model: it is not a run of gen-lab train; rl-lab compare reads it\n"
+    assert capsys.readouterr().err == line
+
+
 def test_curves_of_what_all_runs_have(runs):
     compare([runs / "vae", runs / "gan"], out=runs / "out", resamples=20)
     assert (runs / "out/compare.png").exists()

@@ -66,9 +66,10 @@ def test_a_film_that_joins_no_run_says_why(tmp_path, monkeypatch, capsys, change
     assert capsys.readouterr().err == ""
 
 
-def test_a_comparison_opens_no_run_and_says_why(tmp_path, monkeypatch, capsys):
+def test_a_comparison_opens_no_run_and_says_why_to_who_asked_for_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_run(Path("runs/a"))
-    for tracker, said in (("wandb", "not sent to W&B: a comparison is of many runs, and belongs to none; out/index.html is all of it\n"), ("none", "")):  # fmt: skip
-        assert cli.main("rl-lab", "rl", COMMANDS, ["compare", "runs", "out=out", f"tracker={tracker}"]) == 0
+    why = "not sent to W&B: a comparison is of many runs, and belongs to none; out/index.html is all of it\n"
+    for asked, said in ((["tracker=wandb"], why), (["tracker=none"], ""), ([], "")):
+        assert cli.main("rl-lab", "rl", COMMANDS, ["compare", "runs", "out=out", *asked]) == 0
         assert capsys.readouterr().err == said and not Path("runs/wandb").exists()

@@ -229,6 +229,7 @@ def test_a_film_shows_the_guest_beside_the_optimum(here, capsys):
         (["policy=shape.npz"], "policy=shape.npz is [4, 3], and this world's 4 states and 4 actions want [4] or [4, 4]"),
         (["policy=two.npz"], "policy=two.npz holds a, b; call the array to use policy"),
         (["policy=object.npz"], "policy=object.npz cannot be read as an npz of numbers (Object arrays"),
+        (["policy=nowhere.npz"], "policy=nowhere.npz is no file"),
         (["policy=other.zip"], "policy=other.zip is no npz, as numpy.savez writes it"),
         (["policy=uniform.npz", "env=cartpole"], "policy=uniform.npz needs a world of known states, such as env=four_rooms"),
     ],

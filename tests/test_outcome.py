@@ -28,6 +28,31 @@ def said(capsys, root: str, *arguments: str) -> list[str]:
     return lines[lines.index(next(line for line in lines if line.startswith("finished: "))) :]
 
 
+SHORT = ["loop.total_steps=400", "loop.eval_every=null", "loop.eval_episodes=8", "env.num_envs=4"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["planner=value_iteration", "env=book"], "planner=value_iteration env=book: mine"),
+        (
+            ["agent=q_learning", "env=toy_text", "env.id=FrozenLake-v1", *SHORT],
+            "agent=q_learning env=toy_text env.id=FrozenLake-v1 loop.total_steps=400: mine",
+        ),
+    ],
+)
+def test_the_first_line_says_what_runs_and_where(here, capsys, typed, line):
+    arguments = ["train", *typed, "tracker=none", "device=cpu", "hydra.run.dir=mine"]
+    assert cli.main("rl-lab", "rl", RL, arguments) == 0
+    assert capsys.readouterr().err.splitlines()[0] == line
+
+
+def test_what_is_refused_is_not_announced(here, capsys):
+    assert cli.main("rl-lab", "rl", RL, ["train", "experiment=pong", "env.game=pongg", "env.num_threads=auto"]) == 2
+    assert capsys.readouterr().err == "rl-lab: no Atari game 'pongg'; did you mean pong?\n"
+    assert not list(here.rglob("*"))
+
+
 def assert_works(line: str) -> None:
     prog, *words = line.removeprefix("next: ").split()
     commands = {"rl-lab": RL, "gen-lab": GEN}[prog]
@@ -47,8 +72,7 @@ def test_of_a_plan(here, capsys):
 
 
 def test_of_an_agent_whose_commands_work(here, capsys):
-    tiny = ["loop.total_steps=400", "loop.eval_every=null", "loop.eval_episodes=8", "env.num_envs=4"]
-    lines = said(capsys, "rl", "agent=q_learning", "env=book", *tiny)
+    lines = said(capsys, "rl", "agent=q_learning", "env=book", *SHORT)
     assert re.fullmatch(r"  eval/return \S+ ± \S+ \(8 episodes\), regret \S+", lines[1]) and "400 steps in" in lines[2]
     assert len(lines) == 5 and all(len(line) < 80 for line in lines[:3])
     for line in lines[3:]:

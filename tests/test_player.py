@@ -13,7 +13,7 @@ from rl_lab.core import checkpoint, conf_dir
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
 from rl_lab.loops.judging import Judge
-from rl_lab.playing.player import BUILDERS, load
+from rl_lab.playing.player import BUILDERS, load, settings_of
 
 TINY = ["tracker=none", "device=cpu", "loop.eval_episodes=1"]
 MAPS = Path("/proc/self/maps")
@@ -142,7 +142,10 @@ def test_no_run_and_no_checkpoint(trained, copy, tmp_path):
 
 def test_a_run_of_the_other_lab(tmp_path):
     (tmp_path / "config.yaml").write_text("name: vae\nseed: 0\nloop: {_target_: gen_lab.fit.fit}\n")
-    assert said(tmp_path) == f"{tmp_path} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it"
+    line = f"{tmp_path} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it"
+    assert said(tmp_path) == line
+    with pytest.raises(UserError, match=f"^{line}$"):
+        settings_of(tmp_path)
 
 
 @pytest.mark.parametrize("other", ["dqn_small", "a2c", "plan"])

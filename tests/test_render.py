@@ -384,6 +384,16 @@ def test_a_full_disk_is_one_line_and_no_litter(runs, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_film_without_frames_leaves_no_folder(tmp_path):
+    def refused():
+        raise UserError("no picture")
+        yield
+
+    with pytest.raises(UserError, match="^no picture$"):
+        write(tmp_path / "videos/a.mp4", refused(), 6, gif=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes(runs, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     lines = {

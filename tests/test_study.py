@@ -222,12 +222,15 @@ def test_scores_in_two_worlds_have_no_best(study):
 
 
 def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
-    assert rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2,3", "hydra/launcher=basic")[0] == 2
-    assert states() == ["mistake", "mistake"]
-    many = "seed=" + ",".join(map(str, range(12)))
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2,3", "hydra/launcher=basic")
+    assert code == 2 and "2 jobs: 2 mistake" in err and err.endswith("\nno run began, and nothing is kept of them; "
+                                                                     "type the command again without the mistake\n")  # fmt: skip
+    assert not list(here.rglob("*"))
+    many = "seed=" + ",".join(map(str, range(20)))
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2", many, "hydra/launcher=basic")
     line = "agent.gamma=2 must be between 0 and 1"
-    assert code == 2 and "12 jobs: 12 mistake" in err and err.count(line) == 2 and f"{line}, as would 11 more" in err
+    assert code == 2 and "20 jobs: 20 mistake" in err and err.count(line) == 2 and f"{line}, as would 19 more" in err
+    assert err.startswith("composing the settings of 20 jobs before the first begins\n20 runs, 1 at a time")
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
     assert (code, err) == (2, "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n")
     assert not list(Path("other").rglob("*"))

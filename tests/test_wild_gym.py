@@ -1,7 +1,11 @@
 """Gymnasium environments as people write them: buffers used again, odd shapes, old interfaces, faults of their own."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -426,6 +430,15 @@ class Mute(Counter):
     def __init__(self, render_mode=None):
         assert render_mode is None
         super().__init__()
+
+
+def test_a_picture_without_a_display_is_drawn_without_a_word():
+    """Of SDL's, which would look for one."""
+    code = "env, _ = made('CartPole-v1', 1, {}, {'render_mode': 'rgb_array'}); env.reset(seed=0); print(env.render()[0].shape)"  # fmt: skip
+    bare = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR")}
+    words = [sys.executable, "-c", f"from rl_lab.envs.gym import made; {code}"]
+    drawn = subprocess.run(words, env=bare, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (drawn.stdout.splitlines()[-1:], drawn.stderr) == (["(400, 600, 3)"], "")
 
 
 @pytest.mark.parametrize(("make", "fps"), [(Silent, 30), (Mute, 30)])

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -44,12 +44,16 @@ def compare(
     out: Path | None,  # None: runs/compare/<timestamp>
     resamples: Resamples,
     tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run
+    choices: Container[str] = (),  # the groups chosen on the command line
 ) -> None:
     """Prints and writes tables (measures.csv), samples side by side (samples.png), the curves of one measure, where all
     runs have one in common, and a page of all (index.html).
     """
     notes: list[str] = []
-    found = [run._replace(curves=joined(proper(run.curves))) for run in chosen(read_runs(runs, notes), several(where))]
+    found = [
+        run._replace(curves=joined(proper(run.curves)))
+        for run in chosen(of_models(read_runs(runs, notes), notes), several(where))
+    ]
     tasks = arrange(found, several(by), notes)
     (groups,) = tasks.values()
     found_tables = measures(groups, notes)
@@ -78,7 +82,18 @@ def compare(
     else:
         lead = f"{counted(len(groups), 'models')}, {counted(len(found), 'runs')}, no measure in common."
         print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
-    untracked(tracker, out)
+    if "tracker" in choices:
+        untracked(tracker, out)
+
+
+def of_models(runs: Sequence[RunFiles], notes: list[str]) -> list[RunFiles]:
+    """The runs of this lab; others are noted. Raises UserError where there is none."""
+    found = [run for run in runs if any(key.partition(".")[0] == "model" for key in (*run.choices, *run.settings))]
+    others = [run.folder for run in runs if run not in found]
+    if not found:
+        raise UserError(f"{others[0]} holds no model: it is not a run of gen-lab train; rl-lab compare reads it")
+    notes += [f"{folder} is left out: it is not a run of gen-lab train." for folder in others]
+    return found
 
 
 def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Iterator[page.Section]:

@@ -47,7 +47,7 @@ TITLES = {  # in words, with their units
     "memorised": "memorised, share of samples (0.05 of real ones)",
     "nearest": "median distance to a training image",
     "classes_covered": "classes covered",
-    "class_kl_nats": "divergence of their shares, nats",
+    "class_kl_nats": "divergence of class shares, nats",
 }
 NEITHER = "frechet_floor", "memorised", "nearest", "density", "active_units", "kl_prior_nats", "recon_nats", "code_nats"
 

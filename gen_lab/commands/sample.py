@@ -181,6 +181,8 @@ def known_pixels(what: str, height: int, width: int) -> Tensor:
     if what in halves:
         halves[what].fill_(True)
         return known
+    if not Path(what).exists():
+        raise UserError(f"inpaint={what} is neither top, bottom, left or right nor the picture of a mask")
     try:
         mask = torch.from_numpy(pictured(Path(what), None, grey=True)[0] >= 128)
     except UserError as error:

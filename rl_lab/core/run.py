@@ -69,6 +69,7 @@ class Run:
         self.state = "running"
         self._total: int | None = None
         self.unit = "steps"
+        self.opening: list[str] = []  # lines to say before any other, or when the run begins
         self._identity: dict[str, str] | None = None
         self.take_up(self._saved)
 
@@ -153,6 +154,7 @@ class Run:
         if total is not None and self.step >= total:
             left = "nothing" if self.folder.before.get("state") == "finished" else "only the last evaluation is"
             self.say(f"{left} left to do: the run stands at step {self.step:,}, and the total is {total:,}")
+        self._announce()
         self.progress.begin(total, unit, self.step)
 
     def _open(self, with_rows: bool) -> None:
@@ -270,7 +272,14 @@ class Run:
         self.tracker.media(name, path, step)
 
     def say(self, text: str, once: bool = False) -> None:
+        self._announce()
         self.progress.say(text, once)
+
+    def _announce(self) -> None:
+        """Not at once: a run that its loop refuses is not announced."""
+        opening, self.opening = self.opening, []
+        for line in opening:
+            self.progress.say(line)
 
     @property
     def seconds(self) -> float:

@@ -1,7 +1,9 @@
 """Any Gymnasium environment with discrete actions, several copies side by side, behind our protocol."""
 
 import functools
+import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -190,6 +192,8 @@ def made(
     if (known is None or str(known.entry_point).startswith("ale_py")) and (game := game_of(id)):
         raise UserError(f"no Gymnasium environment '{id}'; Atari games are played as env=atari env.game={game}")
     vector = {"autoreset_mode": AutoresetMode.SAME_STEP, "copy": False}  # the vector's buffer: copied here
+    if camera and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # SDL would look for a display, and complain on the terminal
     inside = [wrap for _, wrap in around]
     how = dict(vectorization_mode="sync", vector_kwargs=vector, wrappers=[*inside, partial(Own, id=id)], **camera)
     limit = None

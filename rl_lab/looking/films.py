@@ -29,7 +29,7 @@ def write(
     """
     stills: list[Image.Image] = []
     last: Image.Image | None = None
-    every, i = math.ceil(fps / GIF_FPS), 0
+    every, i, new = math.ceil(fps / GIF_FPS), 0, not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as beside:
@@ -47,6 +47,9 @@ def write(
         return [os.path.relpath(path), os.path.relpath(path.with_suffix(".gif")) + cut]
     except OSError as error:
         raise _unwritten(path, error) from error
+    finally:
+        if new:  # and empty, where the frames never came
+            files.remove_empty(path.parent, above=0)
 
 
 def watched(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:

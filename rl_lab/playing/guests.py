@@ -219,7 +219,9 @@ def of_table(path: str, env: VectorEnv, seed: int) -> Table:
 
 
 def _array(path: str) -> np.ndarray:
-    if not Path(path).is_file() or not zipfile.is_zipfile(path):
+    if not Path(path).is_file():
+        raise UserError(f"policy={path} is no file")
+    if not zipfile.is_zipfile(path):
         raise UserError(f"policy={path} is no npz, as numpy.savez writes it")
     if Path(path).stat().st_size > LARGEST:
         raise UserError(f"policy={path} is larger than any table of this lab")

@@ -80,8 +80,7 @@ def load(
     if kind not in BUILDERS:
         if kind == "rl_lab.commands.evaluate.evaluate":
             raise UserError(f"{folder} holds what was found of a guest, for rl-lab compare, and nothing that plays")
-        if kind.startswith("gen_lab."):
-            raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
+        _check_lab(folder, kind)
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
     loop = _loop(cfg, parts, changes, device, max_envs, camera)
@@ -152,9 +151,15 @@ def _resolved(cfg: DictConfig) -> dict:
     return reading.resolved(written)
 
 
+def _check_lab(folder: Path, kind: str) -> None:
+    if kind.startswith("gen_lab."):
+        raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
+
+
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
     """The settings of a run's environment as they were composed, with `changes` made to them. Raises UserError."""
     cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
+    _check_lab(folder, str(_resolved(cfg)["loop"].get("_target_")))
     reading.refuse(_resolved(cfg), parts)
     loop = _resolved(changed(cfg, changes))["loop"]
     return loop.get("eval_env") or loop.get("env")

@@ -1,7 +1,7 @@
 """Comparison of runs from their files alone: tables, csv, pictures, and one page with all of them."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ def compare(
     resamples: Resamples,
     report: bool,  # as a W&B report too
     tracker: Callable[..., Any] | None = None,  # a partial of tracking.wandb_run: of a report
+    choices: Container[str] = (),  # the groups chosen on the command line
 ) -> list[Row]:
     """Prints and writes the comparison of run folders, or folders of them, best first. Raises UserError."""
     project = wandb_report.project(tracker) if report else None
@@ -37,7 +38,7 @@ def compare(
     publish(results, out, notes)
     if project:
         print(wandb_report.save(results, list(tables.captions(results)), project))
-    else:
+    elif "tracker" in choices:
         untracked(tracker, out)
     return results.rows
 
@@ -84,7 +85,7 @@ def publish(
 
 
 def untracked(tracker: Callable[..., Any] | None, out: Path) -> None:
-    """Tells those who would look for it in W&B why it is not there."""
+    """Tells those who asked for W&B why it is not there."""
     if isinstance(tracker, partial) and tracker.func is wandb_run:
         print(
             f"not sent to W&B: a comparison is of many runs, and belongs to none; {out / 'index.html'} is all of it",

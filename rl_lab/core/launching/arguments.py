@@ -174,7 +174,7 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
     jobs = 1
     for override in map(parsed, typed):
         key = override.key_or_group
-        jobs *= _choices(override)
+        jobs *= number_of_values(override)
         if jobs > MOST_JOBS:
             raise UserError(
                 f"{str(override.input_line)[:60]} makes more than {MOST_JOBS:,} jobs; sweep over fewer values"
@@ -188,7 +188,7 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
             _check_choice(override, key in OPTIONAL)
 
 
-def _choices(override: Override) -> int:
+def number_of_values(override: Override) -> int:
     """How many values it sweeps over."""
     value = override._value
     if isinstance(value, ChoiceSweep):

@@ -142,7 +142,7 @@ def parsed(setting: str) -> "Override":
         key, equals, value = setting.partition("=")
         quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
         if (
-            reason.startswith(("LexerNoViableAlt", "token recognition"))
+            reason.startswith(("LexerNoViableAlt", "token recognition", "mismatched input '='"))
             and re.fullmatch(r"[~+]*[\w./@]+", key)
             and equals
         ):

@@ -25,7 +25,7 @@ from rl_lab.core.launching.composed import (
     complete_eval_env,
     keep_what_runs,
 )
-from rl_lab.core.launching.composition import as_dict, parts_of
+from rl_lab.core.launching.composition import WORLDS, as_dict, parts_of
 from rl_lab.core.parts import Parts
 from rl_lab.core.progress import duration
 from rl_lab.core.studies.jobs import Value
@@ -127,7 +127,7 @@ def _carry_out(
         distributed.told(str(folder))
     wants = [want.module for want in permissions.of(resolved, parts_of(prog))]
     sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
-    run = _open_run(written, resolved, folder, lock, sealed, beside)
+    run, words = _open_run(written, resolved, folder, lock, sealed, beside)
     shown = Path(os.path.relpath(folder))
     try:
         with run:
@@ -136,6 +136,7 @@ def _carry_out(
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
             with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
+            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *words]
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
@@ -146,6 +147,18 @@ def _carry_out(
     for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):
         run.say(line)
     return objective(run.final)
+
+
+def _begun(resolved: dict[str, Any], folder: Path) -> str:
+    """`agent=dqn env=four_rooms loop.total_steps=200_000: runs/dqn_four_rooms/<time>_seed0`, as it may be typed."""
+    what = {group: name for group, name in (resolved.get("choices") or {}).items() if group != "experiment"}
+    if key := WORLDS.get(what.get("env", "")):
+        what[f"env.{key}"] = resolved["env"][key]
+    if (epochs := resolved["loop"].get("epochs")) is not None:
+        what["loop.epochs"] = epochs
+    elif total := resolved["loop"].get("total_steps"):
+        what["loop.total_steps"] = f"{total:_}"
+    return " ".join(f"{setting}={value}" for setting, value in what.items()) + f": {folder}"
 
 
 @contextmanager
@@ -220,7 +233,8 @@ def _open_run(
     lock: int | None,
     places: dict[str, str] | None,
     beside: int,
-) -> "Run":
+) -> tuple["Run", list[str]]:
+    """And what there is to say of how it computes, once its parts are built."""
     import torch
 
     from rl_lab.core import distributed, graphs, precision, run, threads
@@ -260,9 +274,7 @@ def _open_run(
         beside=beside,
     )
     captured = graphs.choose(resolved.get("compile", "none"), torch.device(resolved["device"]))
-    for words in filter(None, (reduced, captured)):
-        opened.say(words)
-    env = resolved.get("env")
+    words, env = list(filter(None, (reduced, captured))), resolved.get("env")
     if isinstance(env, dict) and env.get("num_threads") == "auto":
-        opened.say(f"env.num_threads=auto: {threads.of_emulators(env['num_envs'])}")
-    return opened
+        words.append(f"env.num_threads=auto: {threads.of_emulators(env['num_envs'])}")
+    return opened, words

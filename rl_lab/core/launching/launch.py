@@ -1,6 +1,7 @@
 """From a command line to what it asks for: a run, a study of many, or a command that reads run folders."""
 
 import inspect
+import math
 import os
 import re
 import sys
@@ -17,7 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError, counted, nearest
 from rl_lab.core.folders import runs_below
-from rl_lab.core.launching.arguments import check_place, check_settings, checked, composed_once, lazy_help, split
+from rl_lab.core.launching.arguments import (
+    check_place,
+    check_settings,
+    checked,
+    composed_once,
+    lazy_help,
+    number_of_values,
+    split,
+)
 from rl_lab.core.launching.composition import base, compose, groups, is_group, parsed, parts_of
 from rl_lab.core.launching.execution import begin, find_wanted, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
@@ -26,6 +35,8 @@ from rl_lab.core.studies.jobs import Value, run_job
 from rl_lab.core.studies.launcher import recording
 from rl_lab.core.studies.report import account
 from rl_lab.core.studies.study import Study, runs_of
+
+MANY = 20  # jobs whose settings take so long to compose that one would wonder
 
 
 def train(
@@ -69,12 +80,14 @@ def train(
 
     def starting(cfg: DictConfig) -> Study:
         check_place(cfg.hydra.overrides.hydra, several=True)
+        if (jobs := _number_of_jobs(cfg)) >= MANY:
+            print(f"composing the settings of {jobs:,} jobs before the first begins", file=sys.stderr, flush=True)
         return study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
 
     ours = study is None or study.ours
     once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
     with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies, once:
-        code = _counted(prog, studies, plain, main)
+        code = _counted(prog, studies, plain, main, kept=study is not None)
     if mistakes:
         raise mistakes[0]
     return code
@@ -111,8 +124,10 @@ def train_together(prog: str, root: str, arguments: list[str]) -> int:
         return train(prog, root, arguments)
 
 
-def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: Callable[..., Any]) -> int:
-    """The exit code of `main`, and what came of the jobs if it launched any."""
+def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: Callable[..., Any], kept: bool) -> int:
+    """The exit code of `main`, and what came of the jobs if it launched any; a study of mistakes alone, before any run
+    began, leaves no folder behind unless it is to be `kept`.
+    """
     try:
         with plain(), lazy_help():
             main()
@@ -122,15 +137,18 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
         raise
     except Exception:
         for study in studies:
-            if not study.about["jobs"]:
+            if not (kept or study.about["jobs"]):
                 study.forget()
         raise
     codes = []
     for study in studies:
         for found in study.jobs():  # now that no other job makes a folder beside
             files.remove_empty((study.folder / (found.folder or "")).resolve())
-        words, code = account(study, prog)
+        forgotten = not kept and study.came_to_nothing
+        words, code = account(study, prog, forgotten)
         print(words, file=sys.stderr)
+        if forgotten:
+            study.forget()
         codes.append(code)
     return max(codes, default=0)
 
@@ -184,6 +202,15 @@ def job(
     value = run_job(study, number, folder, prog, work, launcher)
     files.remove_empty(folder, above=0)
     return value and value[1]
+
+
+def _number_of_jobs(cfg: DictConfig) -> int:
+    """What a sweep over given values comes to; 0 for a search, which finds its values one after another."""
+    if not str(cfg.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        return 0
+    stated = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.params or {}).items()]
+    chosen = {setting.key_or_group: setting for setting in map(parsed, [*stated, *cfg.hydra.overrides.task])}
+    return math.prod(map(number_of_values, chosen.values()))
 
 
 def _study_name(cfg: DictConfig) -> str:

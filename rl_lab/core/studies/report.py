@@ -168,8 +168,10 @@ def reason(study: Study, job: Job) -> str:
     return f"{job.reason}{where}"
 
 
-def account(study: Study, prog: str) -> tuple[str, int]:
-    """How a study ended, in words, and the exit code: 0, 2 after mistakes, 1 after crashes and kills."""
+def account(study: Study, prog: str, forgotten: bool = False) -> tuple[str, int]:
+    """How a study ended, in words, and the exit code: 0, 2 after mistakes, 1 after crashes and kills. A `forgotten` one
+    began no run and leaves no folder.
+    """
     jobs = study.jobs()
     counts = Counter(job.state for job in jobs)
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
@@ -182,7 +184,9 @@ def account(study: Study, prog: str) -> tuple[str, int]:
             lines.append(f"  {sentence(study, job)}" + f", as would {more} more" * (more > 0))
     if len(jobs) > 1 and (found := Ranking(study, jobs).best()):
         lines.append(f"best {found}")
-    if len(jobs) > counts["finished"]:
+    if forgotten:
+        lines.append("no run began, and nothing is kept of them; type the command again without the mistake")
+    elif len(jobs) > counts["finished"]:
         lines.append(f"{prog} study resume {_near(study.folder)} runs what is missing")
     else:
         lines.append(

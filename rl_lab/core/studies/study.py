@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -115,11 +116,9 @@ class Study:
         return directory if holds else None
 
     def forget(self) -> None:
-        """Removes a study that came to no job."""
-        for path in (self.folder / name for name in ("study.yaml", ownership.NAME, "multirun.yaml")):
-            path.unlink(missing_ok=True)
-        files.remove_empty(self.folder / "jobs", above=0)
-        files.remove_empty(self.folder, above=3)
+        """Removes a study that began no run. Its folder holds what is its own alone: runs lie elsewhere."""
+        shutil.rmtree(self.folder)
+        files.remove_empty(self.folder.parent, above=2)
 
     def replayed(self, another_launcher: bool = False) -> list[str]:
         """The recorded arguments that are used again: of a stranger's none by which Hydra could be made to run code."""
@@ -149,6 +148,13 @@ class Study:
 
     def jobs(self) -> list[Job]:
         return [self.job(number) for number in range(len(self.about["jobs"]))]
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether every job was a mistake, found before its run began."""
+        jobs = self.jobs()
+        begun = [job for job in jobs if job.folder and (self.folder / job.folder / "config.yaml").exists()]
+        return bool(jobs) and not begun and all(job.state == "mistake" for job in jobs)
 
     def job(self, number: int) -> Job:
         """What is known of it. A job that claims to run while nobody holds its log was killed."""

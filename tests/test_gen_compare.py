@@ -167,6 +167,7 @@ def test_one_run_of_each_says_nothing_of_how_sure_it_is(tmp_path):
     text = (tmp_path / "out/index.html").read_text()
     assert "n=1" not in text and "Probability of improvement" not in text and "Distribution" not in text
     assert "2 groups, 1 seed each, 2 runs" in text and "[1.00, 1.00]" not in text
+    assert "updates to threshold" in text and "from update 0 to 50" in text and " steps" not in text
 
 
 def test_the_command_prints_and_writes_them(runs, capsys):

@@ -66,7 +66,7 @@ def compare(
     marked = {
         task: {"≤ " * is_bound(metric, runs) + name: runs for name, runs in of.items()} for task, of in tasks.items()
     }
-    results = find(marked, metric, None, threshold, resamples, notes) if metric else None
+    results = find(marked, metric, None, threshold, resamples, notes, "updates") if metric else None
     out = folder(out)
     times = {label: seconds(members) for label, members in groups.items()}
     for data, rows in tables.items():

@@ -42,7 +42,7 @@ TITLES = {  # in words, with their units
     "mmd": "maximum mean discrepancy, squared",
     "precision": "precision, share of samples",
     "recall": "recall, share of real images",
-    "density": "density",
+    "density": "density (1: as dense as real images)",
     "coverage": "coverage, share of real images",
     "memorised": "memorised, share of samples (0.05 of real ones)",
     "nearest": "median distance to a training image",

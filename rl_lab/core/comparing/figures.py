@@ -82,7 +82,9 @@ def curves(results: Results) -> "Figure":
         spare.remove()
     for axes, (task, axis) in zip(panels, places, strict=False):
         learning(axes, results, task, axis)
-        axes.set_title(textwrap.shorten(task, 50) if several else f"over {axis}", fontsize=10, loc="left")
+        axes.set_title(
+            textwrap.shorten(task, 50) if several else f"over {results.called(axis)}", fontsize=10, loc="left"
+        )
     figure.suptitle(title(results), x=0.012, ha="left", weight="bold")
     handles = {str(h.get_label()): h for axes in panels[: len(places)] for h in axes.get_legend_handles_labels()[0]}
     order = [name for name in results.groups if name in handles] + [k for k in handles if k not in results.groups]
@@ -137,7 +139,7 @@ def learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     if not math.isnan(goal := results.goals[task]):
         label = f"threshold {number(goal)}" if len(results.tasks) == 1 else "threshold"
         axes.axhline(goal, color="#666666", linewidth=1, linestyle=":", label=label)
-    axes.set_xlabel(axis)
+    axes.set_xlabel(results.called(axis))
     axes.xaxis.set_major_formatter(_tick)
     lowest, highest = axes.dataLim.intervaly
     if results.lower and 0 < 100 * lowest < highest:

@@ -18,6 +18,7 @@ from rl_lab.core.comparing.groups import differing
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.comparing.statistics import Estimate
 from rl_lab.core.errors import counted
+from rl_lab.core.metrics import Metric
 from rl_lab.core.style import COLORS
 
 if TYPE_CHECKING:
@@ -239,18 +240,28 @@ def _chance(estimate: Estimate | None) -> str:
 def _curves(results: Results) -> Iterator[str]:
     for task, axis in dict.fromkeys((task, axis) for task, _, axis in results.curves):
         draw = partial(_learning, results=results, task=task, axis=axis)
-        yield picture(draw, f"{results.metric} {task} over {axis}")
+        yield picture(draw, f"{results.metric} {task} over {results.called(axis)}")
 
 
 def _learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
     figures.learning(axes, results, task, axis)
-    axes.set_title(task if len(results.tasks) > 1 else f"over {axis}", fontsize=10, loc="left")
-    axes.set_ylabel(words if len(words := figures.title(results)) < 36 else figures.better(results.lower))
+    axes.set_title(task if len(results.tasks) > 1 else f"over {results.called(axis)}", fontsize=10, loc="left")
+    short = f"{Metric.of(results.metric).quantity}, {figures.better(results.lower)}"
+    axes.set_ylabel(words if len(words := figures.title(results)) < 36 else short)
 
 
 def _rows(results: Results) -> str:
     several, more = len(results.tasks) > 1, not results.single
-    head = ["group", *["task"] * several, *["n"] * more, "final", "best", "area", "steps to threshold", "seconds"]
+    head = [
+        "group",
+        *["task"] * several,
+        *["n"] * more,
+        "final",
+        "best",
+        "area",
+        f"{results.unit} to threshold",
+        "seconds",
+    ]
     rows = [
         [
             _name(results, row.group),
@@ -293,5 +304,5 @@ def _runs(results: Results) -> str:
         for group, runs in groups.items()
         for run in sorted(runs, key=lambda run: run.seed)
     ]
-    head = ["folder", "group", *["task"] * (len(results.tasks) > 1), "seed", "steps", "seconds", "final", "state"]
+    head = ["folder", "group", *["task"] * (len(results.tasks) > 1), "seed", results.unit, "seconds", "final", "state"]
     return table(head, rows, "sortable runs")

@@ -75,10 +75,15 @@ class Results(NamedTuple):
     efficiency: dict[str, Line]  # IQM over tasks along steps
     along: str  # what x is there
     pairwise: dict[tuple[str, str], Estimate]  # how likely a run of the first beats one of the second
+    unit: str  # of training: what `steps` are called
 
     @property
     def lower(self) -> bool:
         return is_lower_better(self.metric)
+
+    def called(self, axis: str) -> str:
+        """What `steps` or `seconds` are called."""
+        return self.unit if axis == "steps" else axis
 
     @property
     def single(self) -> bool:
@@ -97,6 +102,7 @@ def find(
     threshold: float | None,
     resamples: int,
     notes: list[str],
+    unit: str = "steps",
 ) -> Results:
     """Everything from runs by task and group. `threshold` is in the units of `normalise`, raw for one raw task."""
     scale, meaning = scales(tasks, metric, normalise, notes)
@@ -135,6 +141,7 @@ def find(
         lines,
         along,
         _pairwise(whole, sign, resamples),
+        unit,
     )
 
 

@@ -31,18 +31,21 @@ def captions(results: Results) -> Iterator[str]:
     if any(row.seeds == 1 for row in results.rows) and not results.single:
         yield "n=1: a single run has no interval, and neither has a comparison with it."
     if several:
-        yield "area: mean height of the curve over the steps that all curves of its task cover."
+        yield f"area: mean height of the curve over the {results.unit} that all curves of its task cover."
     else:
         ((start, end),) = results.steps.values()
-        covered = f"mean height of the curve from step {start:,.0f} to {end:,.0f}, which all curves cover"
-        yield f"area: {covered if start < end else 'blank, as there are no steps that all curves cover'}."
+        covered = (
+            f"mean height of the curve from {results.unit[:-1]} {start:,.0f} to {end:,.0f}, which all curves cover"
+        )
+        blank = f"blank, as there are no {results.unit} that all curves cover"
+        yield f"area: {covered if start < end else blank}."
     goals = list(results.goals.values())
     reached = "; k/n: median of the k seeds that reached it" * any(not math.isnan(goal) for goal in goals)
     goal = "" if several else f"{number(goals[0]) or 'none'}, "
     yield f"threshold: {goal}{results.origin}{reached}."
     last = [run.curves[metric].steps[-1] for run in results.runs]
     if min(last) < max(last):
-        yield f"final: at each run's own last row, from step {min(last):,.0f} to {max(last):,.0f}."
+        yield f"final: at each run's own last row, from {results.unit[:-1]} {min(last):,.0f} to {max(last):,.0f}."
     if results.meaning and results.aggregates:
         yield (
             f"aggregates: of final scores over {_tasks(results)}, {results.meaning}; "
@@ -87,7 +90,7 @@ def _task_table(results: Results, task: str) -> Table:
         reached = f"{row.reached}/{row.seeds}"
         if row.reached:
             steps, seconds = number(row.steps_to_threshold), number(row.seconds_to_threshold)
-            reached = f"{steps} steps\n{seconds} s  {reached}"
+            reached = f"{steps} {results.unit}\n{seconds} s  {reached}"
         table.add_row(escape(row.group), str(row.seeds), *estimates, reached)
     return table
 

@@ -315,7 +315,7 @@ def test_a_folder_that_is_no_run(tmp_path, contrast):
 def test_no_folder_at_all(contrast):
     with pytest.raises(UserError) as error:
         contrast([])
-    assert line(error) == "no runs to compare; name their folders, such as runs/dqn_four_rooms"
+    assert line(error) == "no runs to compare; name their folders: runs/<name>"
 
 
 def test_a_run_without_rows(runs, contrast):

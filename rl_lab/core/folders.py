@@ -68,7 +68,7 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
         raise UserError(f"{refused[0]}; leave it out")
     notes += [f"left out: {error}." for error in refused]
     if not found:
-        raise UserError("no runs to compare; name their folders, such as runs/dqn_four_rooms")
+        raise UserError("no runs to compare; name their folders: runs/<name>")
     return list(found.values())
 
 

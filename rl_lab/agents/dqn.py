@@ -18,7 +18,7 @@ from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory import Replay
 from rl_lab.networks.heads import Dueling, QNetwork, draw_noise, layers, table
-from rl_lab.networks.torsos import TorsoFn
+from rl_lab.networks.torsos import TorsoFn, prepared
 from rl_lab.types import Spec, Transition, View
 
 
@@ -144,8 +144,9 @@ class DQN(Learner):
         """The loss [B] and the size of the error [B] of a batch of transitions."""
         now = pick(self.online(batch.obs), batch.action)
         with torch.no_grad():
-            then = self.target(batch.next_obs)
-            selector = self.online(batch.next_obs) if self.double else then
+            next_obs = prepared(self.online.torso, batch.next_obs)  # frames are made floats once for both
+            then = self.target(next_obs)
+            selector = self.online(next_obs) if self.double else then
             then = pick(then, self.value.mean(selector).argmax(-1))
         discount = returns.discounts(self.gamma, batch.discount, batch.duration)
         return self.value.loss(now, batch.reward, discount, then)

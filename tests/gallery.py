@@ -1,8 +1,8 @@
 """README's pictures, made anew by the code as it is: `make gallery`, or python tests/gallery.py <picture> ...
 
-What they show is trained where runs/of_gallery does not hold it yet: minutes for most, half an hour for Collect and for
-the study of four worlds, two hours for MNIST. `made.json` beside the pictures holds a digest of the code that drew each,
-and of the picture; tests/test_gallery.py compares them.
+What they show is trained where runs/of_gallery does not hold it yet: minutes for most, half an hour for Collect, for
+the study of four worlds and for each model of Fashion-MNIST, two hours for MNIST. `made.json` beside the pictures holds
+a digest of the code that drew each, and of the picture; tests/test_gallery.py compares them.
 """
 
 import ast
@@ -74,6 +74,14 @@ GALLERY = {
          f"gen-lab sample run={RUNS}/mnist count=24 columns=18 seed=1 inpaint=top out={RUNS}/sheets"),
         (f"{RUNS}/sheets/gated_pixelcnn_mnist_samples_seed3.png",
          f"{RUNS}/sheets/gated_pixelcnn_mnist_inpainted_seed1.png"),
+    ),
+    "fashion.png": Picture(
+        SHEETS,
+        {"fashion/dcgan": "gen-lab train experiment=dcgan_fashion",
+         "fashion/vqvae": "gen-lab train experiment=vqvae_fashion"},
+        (f"gen-lab sample run={RUNS}/fashion/dcgan count=54 columns=18 seed=1 out={RUNS}/sheets",
+         f"gen-lab sample run={RUNS}/fashion/vqvae count=54 columns=18 seed=1 out={RUNS}/sheets"),
+        (f"{RUNS}/sheets/dcgan_fashion_samples_seed1.png", f"{RUNS}/sheets/vqvae_fashion_samples_seed1.png"),
     ),
     "gridworlds.png": Picture(
         PAGES,

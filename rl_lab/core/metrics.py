@@ -96,7 +96,5 @@ def objective(names: Iterable[str]) -> str | None:
     """The one that a search optimises: of evaluations if there are any, a likelihood or a return before a distance of
     samples, and the first by name.
     """
-    of = ((Metric.of(name), name) for name in names)
-    found = [(not m.known.objective, m.stage != "eval", name) for m, name in of
-             if not m.is_error and (m.known.objective or (m.stage == "eval" and m.known.shown))]  # fmt: skip
-    return min(found)[-1] if found else None
+    found = [name for name in names if is_objective(name) or (name.startswith("eval/") and is_shown(name))]
+    return min(found, key=lambda x: (not is_objective(x), not x.startswith("eval/"), x), default=None)

@@ -252,16 +252,8 @@ def _learning(axes: "Axes", results: Results, task: str, axis: str) -> None:
 
 def _rows(results: Results) -> str:
     several, more = len(results.tasks) > 1, not results.single
-    head = [
-        "group",
-        *["task"] * several,
-        *["n"] * more,
-        "final",
-        "best",
-        "area",
-        f"{results.unit} to threshold",
-        "seconds",
-    ]
+    reach = f"{results.unit} to threshold"
+    head = ["group", *["task"] * several, *["n"] * more, "final", "best", "area", reach, "seconds"]
     rows = [
         [
             _name(results, row.group),

@@ -14,6 +14,7 @@ from gen_lab.judging.evaluation import evaluate
 from gen_lab.judging.pictures import WIDTH, in_rows, side_by_side, write_sheet, write_training_film
 from gen_lab.networks.averaging import Averages
 from gen_lab.networks.best import Best
+from gen_lab.networks.compiling import as_they_are, compile_networks
 from gen_lab.types import Autoencoder, Meaning, Model
 from rl_lab.core import distributed, room
 from rl_lab.core.bookkeeping import Book
@@ -52,6 +53,7 @@ def fit(
     step_factor: Positive,
     average: Unit,  # decay, an update, of the moving average of all weights, which is evaluated and sampled; 0: none
     accumulate: Count,  # parts of a batch whose gradients are added up, so that less lies in memory
+    compile: bool,  # the networks, by torch.compile, in updates
     best: bool,  # whether the last evaluation is of the weights that did best on validation images
     patience: Count | None,  # evaluations without a better one, after which training ends so; None: it goes on
     judge: Callable[..., Judge | None] = nothing,  # of samples, at each evaluation
@@ -77,6 +79,8 @@ def fit(
     check_within(learner, total_steps, warm_up, step_every, run.say)
     if accumulate > 1:
         learner.in_parts = accumulate
+    if compile:
+        compile_networks(learner)
     rates = [Decay(optimizer) for optimizer in optimizers(learner)] if schedule != "constant" or warm_up else []
     averages, chosen = Averages(learner, average), Best()
     parts: dict[str, Part] = {"model": learner, "batches": batches}
@@ -84,6 +88,11 @@ def fit(
     parts |= {"best": chosen} if best or patience else {}
 
     says, took, shown = "", math.inf, 0.0
+
+    @contextlib.contextmanager
+    def judged() -> Iterator[None]:
+        with averages.shown(), as_they_are():
+            yield
 
     def drawn() -> None:
         nonlocal took
@@ -94,7 +103,7 @@ def fit(
     def evaluation() -> Metrics:
         nonlocal says
         last, seed = book.step >= book.total, run.stream("eval")
-        with run.at_once(), averages.shown(), chosen.shown(learner) if last else contextlib.nullcontext():
+        with run.at_once(), judged(), chosen.shown(learner) if last else contextlib.nullcontext():
             told = Told(run.say, "the last evaluation" if last else "an evaluation")
             if last and chosen.learned:
                 run.say(f"the last evaluation is of update {chosen.step:,}, which did best on the validation images")
@@ -124,6 +133,8 @@ def fit(
                 f"{len(data.test):,} to test on")  # fmt: skip
     if judged_by:
         run.say(judged_by.about)
+    if compile:
+        run.say("loop.compile=true: the first updates wait for torch.compile, half a minute to several")
     try:
         for _ in book.steps():
             for rate in rates:
@@ -134,11 +145,11 @@ def fit(
                 shown = time.monotonic()
                 run.progress.show({name: float(x) for name, x in metrics.items()})
             if picture_every and book.step % picture_every == 0 and book.step < total_steps and run.leads:
-                with contextlib.suppress(Halted), run.at_once(), averages.shown():  # the next pause saves, and stops
+                with contextlib.suppress(Halted), run.at_once(), judged():  # the next pause saves, and stops
                     drawn()
     except Stopped as stop:
         if took < SOON and not isinstance(stop, Halted):
-            with averages.shown():
+            with judged():
                 drawn()
         raise
     return learner

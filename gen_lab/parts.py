@@ -50,7 +50,8 @@ SPLITS = {"validation": 0, "subset": None, "flip": False}
 YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave out, and what they mean by it
     "gen_lab.fit.fit": {
         "eval_images": None, "picture_every": None, "epochs": None, "schedule": "constant", "warm_up": 0,
-        "step_every": None, "step_factor": 0.1, "average": 0.0, "accumulate": 1, "best": False, "patience": None,
+        "step_every": None, "step_factor": 0.1, "average": 0.0, "accumulate": 1, "compile": False, "best": False,
+        "patience": None,
     },
     "gen_lab.data.digits": {"train": 1_500},
     "gen_lab.data.mnist": SPLITS,

@@ -14,6 +14,7 @@ from gen_lab.data import Images
 from gen_lab.losses import pieces
 from gen_lab.networks.averaging import Averages, weights
 from gen_lab.networks.best import learned
+from gen_lab.networks.compiling import as_they_are, compile_networks
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli
@@ -23,6 +24,9 @@ from rl_lab.core.schedules import share
 digits, fit = stated("data/digits"), stated("loop/fit", judge=stated("judge/none"), iwae_samples=0)
 vae, autoencoder, gan = stated("model/vae"), stated("model/autoencoder"), stated("model/gan_mlp")
 CPU = torch.device("cpu")
+of_torch_itself = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method:DeprecationWarning", "ignore:The .grad attribute of a Tensor:UserWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,54 @@ def test_who_takes_a_batch_in_parts(tmp_path, data, name):
     model = small(name, channels=4, blocks=1) if "pixelcnn" in name else stated(name)
     learner = fitted(tmp_path, data, model, accumulate=3, total_steps=2)
     assert learner.in_parts == 3
+
+
+@pytest.mark.slow
+@of_torch_itself
+def test_compiled_networks_learn_as_plain_ones_and_are_judged_as_they_are(tmp_path, data):
+    network = stated("model/pixelcnnpp", "network", channels=2, blocks=1, resolutions=1, dropout=0.0)
+    whole = stated("model/pixelcnnpp", network=network, head=stated("model/head/softmax"))
+    compiled, plain = (whole(data.spec, device=CPU, seed=0) for _ in range(2))
+    compile_networks(compiled)
+    for start in 0, 50, 100:  # the first sets gains and biases from its batch
+        one, other = (x.update(data.train[start : start + 50]) for x in (compiled, plain))
+        assert {k: float(v) for k, v in one.items()} == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-3)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    with as_they_are():
+        compiled.score(data.test[:7], torch.Generator())
+        compiled.network(data.test[:7])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+@of_torch_itself
+def test_a_compiled_run_comes_to_what_a_plain_one_does(tmp_path, data, capsys):
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    fitted(tmp_path / "compiled", data, compile=True)
+    assert "loop.compile=true: the first updates wait" in capsys.readouterr().err
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
+    fitted(tmp_path / "plain", data)
+    for one, other in zip(rows(tmp_path / "compiled"), rows(tmp_path / "plain"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (stated("model/independent"), "Independent has no network to compile"),
+        (stated("model/gan_mlp", penalty=10.0, loss="wasserstein"), "a gradient penalty differentiates twice"),
+    ],
+)
+def test_what_cannot_be_compiled(tmp_path, data, model, words):
+    with pytest.raises(UserError, match=words):
+        fitted(tmp_path, data, model, compile=True)
+
+
+def test_compiling_without_a_compiler(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        fitted(tmp_path, data, compile=True)
 
 
 def test_best_keeps_what_did_best_and_the_last_evaluation_is_of_it(tmp_path, data):

@@ -10,6 +10,7 @@ from gen_lab.networks import averaging, labels
 from gen_lab.networks.causal import sampling
 from gen_lab.networks.causal.heads import Head, Tempered
 from gen_lab.networks.causal.weight_norm import start
+from gen_lab.networks.compiling import as_they_are
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
@@ -64,7 +65,7 @@ class Autoregressive(Learner):
 
     def update(self, x: Tensor, label: Tensor | None = None) -> Metrics:
         if not self.learns:
-            with seeded(self.seed, self.device):
+            with seeded(self.seed, self.device), as_they_are():  # by hooks, which a compiled network would keep
                 start(self.network.train(), x, **self.condition(label))
             self.averaged.load_state_dict(self.network.state_dict())
         if self.decay != 1:

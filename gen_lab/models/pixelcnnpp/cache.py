@@ -174,7 +174,7 @@ class CachedUp:
 
 def concat_elu(x: Tensor) -> Tensor:
     """ELU of x and of -x, [B, F, ...] -> [B, 2F, ...]."""
-    return F.elu(torch.cat([x, -x], 1))
+    return F.elu(torch.cat([x, -x], 1), inplace=True)
 
 
 def gate(x: Tensor) -> Tensor:

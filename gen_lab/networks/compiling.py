@@ -1,0 +1,54 @@
+"""torch.compile of the networks that a learner learns, in its updates alone."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import Learner
+
+COMPILERS = "g++", "clang++"  # on a CPU torch writes C++
+
+
+def compile_networks(learner: Any) -> None:
+    """Each is compiled when an update first calls it. Raises UserError where that cannot be."""
+    found = [*networks(learner)]
+    if not found:
+        raise UserError(f"loop.compile=true: {type(learner).__name__} has no network to compile; leave it out")
+    if getattr(learner, "penalty", 0):
+        raise UserError(
+            "loop.compile=true: a gradient penalty differentiates twice, which torch.compile cannot; leave it out, or "
+            "set model.penalty=0 with a loss that needs none"
+        )
+    if learner.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+        raise UserError("loop.compile=true needs a C++ compiler, and none is found; install g++, or leave it out")
+    for network in found:
+        network.forward = compiled(network.forward)  # type: ignore[method-assign]
+
+
+def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Through a function of ours: torch leaves what is defined in its own files, such as nn.Sequential, as it is."""
+
+    def forward(*given: Any, **named: Any) -> Any:
+        return plain(*given, **named)
+
+    return torch.compile(forward)
+
+
+def networks(learner: Any) -> Iterator[nn.Module]:
+    """Those that have anything to learn; of a learner within a learner too."""
+    for part in (getattr(learner, name) for name in learner.saved):
+        if isinstance(part, Learner):
+            yield from networks(part)
+        elif isinstance(part, nn.Module) and any(p.requires_grad for p in part.parameters()):
+            yield part
+
+
+def as_they_are() -> AbstractContextManager[None]:
+    """Within, compiled networks compute as those that are not: each new size of a batch would be compiled anew."""
+    return torch.compiler.set_stance("force_eager")

@@ -28,7 +28,7 @@ def compile_networks(learner: Any) -> None:
     if learner.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
         raise UserError("loop.compile=true needs a C++ compiler, and none is found; install g++, or leave it out")
     for network in found:
-        network.forward = compiled(network.forward)  # type: ignore[method-assign]
+        network.forward = compiled(network.forward)
 
 
 def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,16 +29,9 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.folders import LARGEST, plain
 from rl_lab.core.launching.composition import is_group
 from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
+from rl_lab.core.studies.replaying import is_followed
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
-# Of a recorded command line, what resuming repeats: settings of a run, and who launches the jobs.
-REPLAYED = re.compile(
-    r"-m|--multirun|(?![~+]*hydra\b)[^-].*|hydra/(launcher|sweeper)(/\w+)*=\w+|hydra\.mode=\w+"
-    r"|hydra\.(launcher|sweeper)\.(n_jobs=-?\d{1,2}|n_trials=.*|max_batch_size=.*|params\..*=.*)"
-)
-WORDS = re.compile(r"[\w ,.()\[\]'\"+:*-]*")  # the value of a setting without dots may be the name of a file in conf/
-
-
 KINDS: dict[str, type | tuple[type, ...]] = {
     "folder": str,
     "state": str,
@@ -126,7 +119,7 @@ class Study:
         return [
             a
             for a in self.about["arguments"]
-            if (self.ours or _is_followed(a)) and not (another_launcher and a.startswith(of_launcher))
+            if (self.ours or is_followed(a)) and not (another_launcher and a.startswith(of_launcher))
         ]
 
     # -- jobs
@@ -257,13 +250,6 @@ class Study:
 def _is_pair(found: list[Any] | None) -> bool:
     """A name and a number, or nothing."""
     return not found or (isinstance(found[0], str) and type(found[1]) in (int, float) and abs(found[1]) < 1e300)
-
-
-def _is_followed(argument: str) -> bool:
-    """Not what looks up variables (`$`), puts a config elsewhere (`@`), or chooses a file by its path."""
-    key, _, value = argument.partition("=")
-    by_name = "." in key or (WORDS.fullmatch(value) and ".." not in value)
-    return bool(REPLAYED.fullmatch(argument) and "$" not in argument and "@" not in key and by_name)
 
 
 def runs_of(folders: list[Path]) -> list[Path]:

@@ -14,8 +14,9 @@ import torch
 from omegaconf import OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core.errors import counted, nearest
+from rl_lab.core.errors import UserError, counted, nearest
 from rl_lab.core.launching import cli, explain
+from rl_lab.core.launching.explain import plain_errors
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
 
@@ -346,8 +347,8 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ("cut", "{} is cut short or is not a checkpoint; delete it to start again"),
-        ("text", "{} is cut short or is not a checkpoint; delete it to start again"),
+        ("cut", "{} is cut short or is not a checkpoint; bring back a whole copy, or delete it and train anew"),
+        ("text", "{} is cut short or is not a checkpoint; bring back a whole copy, or delete it and train anew"),
         ("bit", "{} is damaged: "),
         ("pickle", "{} is refused: it holds more than tensors, numbers and texts"),
         ("foreign", "{} is not a checkpoint of this library"),
@@ -547,3 +548,32 @@ def test_what_holds_the_word_is_near_it():
     )
     assert nearest("vae_digit", ["vae_digits", "vae_digits_small"]) == "; did you mean vae_digits?"
     assert nearest("xyz", ["vae", "gan"]) == "; choose from gan, vae"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="whoever may read all becomes who may not")
+def test_what_may_not_be_read_is_no_fault_of_writing(tmp_path):
+    shut, inside = tmp_path / "shut.pt", tmp_path / "closed" / "study.yaml"
+    shut.write_text("x")
+    inside.parent.mkdir()
+    inside.write_text("x")
+    shut.chmod(0)
+    inside.parent.chmod(0)
+    open_to_all = [path for path in tmp_path.parents if path != path.parent and not path.stat().st_mode & 0o001]
+    modes = {path: path.stat().st_mode for path in (tmp_path, *open_to_all)}
+    for path in modes:
+        path.chmod(modes[path] | 0o555)
+    os.seteuid(65534)
+    try:
+        for path in shut, inside:
+            words = rf"^cannot read {path}: Permission denied"
+            with pytest.raises(UserError, match=words), plain_errors(tmp_path, "rl", []):
+                path.read_text()
+        with (
+            pytest.raises(UserError, match=r"^cannot write .*new: Permission denied"),
+            plain_errors(tmp_path, "rl", []),
+        ):
+            (tmp_path / "new").write_text("x")
+    finally:
+        os.seteuid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)

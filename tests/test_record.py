@@ -251,7 +251,7 @@ def test_a_full_disk_loses_nothing(whole, tmp_path):
     [
         (["record"], "record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>"),
         ([*ROOMS, "seed=1", "out={whole}"], "holds a recording with another seed (0, not 1); choose another out=<folder>"),
-        ([*ROOMS, "env.time_limit=9", "out={whole}"], "holds a recording with another env (its settings differ, not its"),
+        ([*ROOMS, "env.time_limit=9", "out={whole}"], "holds a recording with another env; choose another out="),
         ([*ROOMS, "out={whole}/recording.json"], "recording.json is a file; choose a new folder"),
         ([*ROOMS, "out={whole}/.."], "holds other files and no recording.json; choose a new folder"),
         ([*ROOMS, "episodes=1000000000000"], "record fewer episodes or steps, or choose another out=<folder>"),

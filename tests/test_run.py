@@ -51,6 +51,16 @@ def test_a_row_of_nothing_is_no_row(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == [6]
 
 
+def test_a_finished_run_without_its_checkpoint_keeps_its_rows(tmp_path):
+    with open_run(tmp_path) as run:
+        run.begin(10)
+        run.log({"x": 1.0}, 10)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r"has finished, and its checkpoint.pt is not there"), open_run(tmp_path) as run:
+        run.restore({})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 def test_resumed_without_a_checkpoint_it_says_that_it_starts_anew(tmp_path, capsys):
     line = "no checkpoint was written before the run ended: it starts anew, at step 0"
     for again in (False, True):

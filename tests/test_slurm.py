@@ -209,3 +209,36 @@ def begun(job) -> bool:
 def of_slurm(name: str) -> list[str]:
     found = ["squeue", "--me", "--noheader", "--array", "--format=%i", f"--name={name.partition('=')[2]}"]
     return subprocess.run(found, capture_output=True, text=True, check=True).stdout.split()
+
+
+class FailedJobError(RuntimeError):
+    """By the name of submitit's, which is not installed everywhere."""
+
+
+class SlurmLauncher:
+    """By the name of its plugin."""
+
+
+NOPE = "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job submission failed: Invalid partition"
+
+
+@pytest.mark.parametrize(
+    ("error", "launches", "words"),
+    [
+        (
+            FailedJobError(NOPE),
+            SlurmLauncher(),
+            "Slurm takes no such job: invalid partition specified: nope; Batch job",
+        ),
+        (
+            RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?'),
+            SlurmLauncher(),
+            "needs Slurm's srun",
+        ),
+        (RuntimeError("CUDA error"), SlurmLauncher(), None),
+        (FailedJobError(NOPE), object(), None),
+    ],
+)
+def test_what_slurm_refuses_is_a_line_and_other_faults_are_none_of_it(error, launches, words):
+    said = slurm.refusal(error, launches)
+    assert said.startswith(words) or words in said if words else said is None

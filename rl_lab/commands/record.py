@@ -155,10 +155,9 @@ def earlier_recording(folder: Path, about: dict) -> Recording | None:
     earlier = Recording(folder)
     for key in SAME:
         if (there := earlier.about.get(key)) != about[key]:
-            raise UserError(
-                f"{folder} holds a recording with another {key} ({_brief(there)}, not "
-                f"{_brief(about[key])}); choose another out=<folder>"
-            )
+            words = [json.dumps(x) for x in (there, about[key])]
+            shown = f" ({words[0]}, not {words[1]})" if max(map(len, words)) < 60 else ""
+            raise UserError(f"{folder} holds a recording with another {key}{shown}; choose another out=<folder>")
     return earlier
 
 
@@ -253,7 +252,3 @@ def reported(folder: Path) -> Path:
         f"{reward / found.num_episodes:,.6g}, {size / 1e6:,.3g} MB"
     )
     return folder
-
-
-def _brief(x) -> str:
-    return json.dumps(x) if len(json.dumps(x)) < 60 else "its settings differ"

@@ -84,9 +84,14 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is cut short or is not a checkpoint; delete it to start again") from None
+        raise UserError(
+            f"{path} is cut short or is not a checkpoint; bring back a whole copy, or delete it and train anew"
+        ) from None
     if damaged:
-        raise UserError(f"{path} is damaged: {files.printable(damaged)} fails its checksum; delete it to start again")
+        raise UserError(
+            f"{path} is damaged: {files.printable(damaged)} fails its checksum; "
+            "bring back a whole copy, or delete it and train anew"
+        )
 
 
 def _odd_index(pickled: bytes) -> str | None:

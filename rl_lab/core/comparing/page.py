@@ -17,7 +17,6 @@ from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.groups import differing
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.comparing.statistics import Estimate
-from rl_lab.core.comparing.tables import interval
 from rl_lab.core.errors import counted
 from rl_lab.core.metrics import Metric
 from rl_lab.core.style import COLORS
@@ -176,7 +175,8 @@ def _figure(x: float, below: str = "") -> str:
 def _estimate(estimate: Estimate, seeds: int = 2) -> str:
     if math.isnan(estimate.point):
         return _figure(math.nan)
-    return _figure(float(estimate.point), interval(estimate, seeds))
+    below = "n=1" if seeds == 1 or math.isnan(estimate.low) else f"[{number(estimate.low)}, {number(estimate.high)}]"
+    return _figure(float(estimate.point), below)
 
 
 def _name(results: Results, group: str) -> str:

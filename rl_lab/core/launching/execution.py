@@ -1,6 +1,7 @@
 """One run of a composed config: checked against the signatures, opened in its folder, and carried out."""
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,7 +142,11 @@ def _carry_out(
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
         begun = run.folder.rows or run.folder.before
-        run.say(f"stopped; {prog} train run={shown}{again} resumes it" if begun else "stopped before it began")
+        run.say(
+            f"stopped; {prog} train run={shlex.quote(str(shown))}{again} resumes it"
+            if begun
+            else "stopped before it began"
+        )
         raise
     took, then = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog).then
     for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):

@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class plain_errors:
             if isinstance(link, yaml.MarkedYAMLError) and (mark := link.problem_mark):
                 raise UserError(f"{mark.name} is no YAML: line {mark.line + 1}: {link.problem}; correct it") from error
         for link in _chain(error):
+            if isinstance(link, PermissionError) and _is_closed(link.filename):
+                raise UserError(f"cannot read {link.filename}: {link.strerror}; ask its owner for it") from error
             if isinstance(link, OSError) and link.filename is not None:
                 remedy = f"free or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
                 raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
@@ -212,6 +215,18 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     here = [k for k in flatten(cfg) if parent and k.count(".") == 1 and k.endswith(f".{name}")]
     elsewhere = of_another(key) + f"; here there is {' and '.join(here)}" * bool(here)
     return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
+
+
+def _is_closed(path: str | None) -> bool:
+    """Whether there is something that this user may not read, or a folder around it that may not be looked into."""
+    if path is None:
+        return False
+    there, may = Path(os.fsdecode(path)), partial(os.access, effective_ids=os.access in os.supports_effective_ids)
+    while not os.path.lexists(there):
+        if not may(there.parent, os.X_OK):
+            return True
+        there = there.parent
+    return not may(there, os.R_OK)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,6 +18,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from rl_lab.core import interrupts
+from rl_lab.core.errors import UserError
 from rl_lab.core.studies import report, slurm
 from rl_lab.core.studies.study import Study
 
@@ -95,7 +96,9 @@ class Recorded(Launcher):
             line = InLine(self.study, map(self._overrides, missing))
             self.launcher.launch(line, initial_job_idx=missing[0])
             return []
-        except EndedEarly:
+        except EndedEarly as error:
+            if words := slurm.refusal(error, self.launcher):
+                raise UserError(words) from None
             left = [number for number in missing if self.study.job(number).state == "waiting"]
             if len(left) == len(missing) and not stopped:
                 raise

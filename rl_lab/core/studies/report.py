@@ -110,7 +110,7 @@ def follow(
     earlier = numbers[0] if numbers else 0  # jobs of the batches before
     ended = earlier + Counter(shown.values())["finished"]
     if shown:
-        say(f"{len(shown)} of these jobs are finished or running")
+        say(f"{len(shown)} of these jobs {'is' if len(shown) == 1 else 'are'} finished or running")
     last, spoke = False, time.monotonic()
     while True:
         before = ended

@@ -61,6 +61,20 @@ def attend(launcher: Launcher) -> None:
         watcher.read_info = lambda text: _states(read, watcher, text)
 
 
+def refusal(error: Exception, launcher: Launcher) -> str | None:
+    """What Slurm has against the jobs as they were submitted, and what to do; None where it is another fault."""
+    if type(launcher).__name__ != "SlurmLauncher":
+        return None
+    if isinstance(error, RuntimeError) and "srun" in str(error):
+        return (
+            "hydra/launcher=submitit_slurm needs Slurm's srun and sbatch, and they are not on PATH; start it where "
+            "they are, or take hydra/launcher=processes"
+        )
+    if type(error).__name__ == "FailedJobError" and (found := re.findall(r"sbatch: error: (.+)", str(error))):
+        return f"Slurm takes no such job: {'; '.join(found)}; change hydra.launcher's partition, mem_gb and the like"
+    return None
+
+
 def _accounts() -> bool:
     """Whether sacct knows of jobs."""
     try:

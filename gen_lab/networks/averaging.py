@@ -74,13 +74,15 @@ class Averages:
             mine.copy_(its)
 
 
+def networks(learner: Any) -> Iterator[nn.Module]:
+    """Those that have anything to learn; of a learner within a learner too."""
+    for part in (getattr(learner, name) for name in learner.saved):
+        if isinstance(part, Learner):
+            yield from networks(part)
+        elif isinstance(part, nn.Module) and any(p.requires_grad for p in part.parameters()):
+            yield part
+
+
 def weights(learner: Learner) -> Iterator[nn.Parameter]:
     """Each that it learns, once."""
-    seen: set[int] = set()
-    for name in learner.saved:
-        part = getattr(learner, name)
-        found = weights(part) if isinstance(part, Learner) else part.parameters() if isinstance(part, nn.Module) else ()
-        for p in found:
-            if p.requires_grad and id(p) not in seen:
-                seen.add(id(p))
-                yield p
+    yield from dict.fromkeys(p for network in networks(learner) for p in network.parameters() if p.requires_grad)

@@ -2,15 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
 
+from gen_lab.networks.averaging import networks
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner
 
 COMPILERS = "g++", "clang++"  # on a CPU torch writes C++
 
@@ -38,15 +37,6 @@ def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
         return plain(*given, **named)
 
     return torch.compile(forward)
-
-
-def networks(learner: Any) -> Iterator[nn.Module]:
-    """Those that have anything to learn; of a learner within a learner too."""
-    for part in (getattr(learner, name) for name in learner.saved):
-        if isinstance(part, Learner):
-            yield from networks(part)
-        elif isinstance(part, nn.Module) and any(p.requires_grad for p in part.parameters()):
-            yield part
 
 
 def as_they_are() -> AbstractContextManager[None]:

@@ -191,11 +191,7 @@ class Run:
         if self.step:
             self.say(f"resumed at step {self.step:,}")
         elif self.folder.before and not self._resumes:
-            if self.folder.before.get("state") == "finished" and not self.path("checkpoint.pt").exists():
-                raise UserError(
-                    f"{os.path.relpath(self.dir)} has finished, and its checkpoint.pt is not there: training it again "
-                    "would write over its rows; bring the file back, or leave out run="
-                )
+            self.folder.keep_rows()
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
 

@@ -69,6 +69,14 @@ class RunFolder:
         """Empty where there is none. Raises UserError where it is damaged."""
         return checkpoint.read(self.path("checkpoint.pt")) if self.path("checkpoint.pt").exists() else {}
 
+    def keep_rows(self) -> None:
+        """Raises UserError where a finished run lacks its checkpoint: to train it again would write over its rows."""
+        if self.before.get("state") == "finished" and not self.path("checkpoint.pt").exists():
+            raise UserError(
+                f"{os.path.relpath(self.dir)} has finished, and its checkpoint.pt is not there: training it again "
+                "would write over its rows; bring the file back, or leave out run="
+            )
+
     def position(self, saved: dict[str, Any]) -> Position:
         """Where the run stood when `saved` was written. Raises UserError where it does not say that."""
         if (position := Position.of(saved)) is None:

@@ -116,13 +116,20 @@ def test_a_crew_of_another_agent_is_refused_in_a_line(tmp_path, capsys):
     assert "loop=crew is for rl_lab's A2C, and this agent is rl_lab's DQN; choose loop=train" in capsys.readouterr().err
 
 
-def test_advantages_standardised_over_all_groups_are_refused_in_a_line(tmp_path, capsys):
-    """Each group would standardise its own, whose gradients are not those of all environments together."""
-    arguments = ["experiment=a2c_four_rooms", "loop=crew", "tracker=none", "device=cpu", "agent.standardise=true"]
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ("agent.standardise=true", "agent.standardise=true is not for loop=crew, whose groups learn apart; set it to "
+         "false, or choose loop=train"),
+        ("agent.gather_steps=64", "agent.gather_steps=64 is not for loop=crew, whose groups learn apart; set it to 0, "
+         "or choose loop=train"),
+    ],
+)  # fmt: skip
+def test_statistics_over_all_groups_are_refused_in_a_line(tmp_path, capsys, setting, remedy):
+    """Each group would take its own, and its gradients would not be those of all environments together."""
+    arguments = ["experiment=a2c_four_rooms", "loop=crew", "tracker=none", "device=cpu", setting]
     assert run(*arguments, f"hydra.run.dir={tmp_path / 'x'}") == 2
-    assert capsys.readouterr().err == (
-        "rl-lab: agent.standardise=true is not for loop=crew, whose groups learn apart; set it to false, or choose loop=train\n"
-    )
+    assert capsys.readouterr().err == f"rl-lab: {remedy}\n"
 
 
 def test_groups_of_different_size_would_not_weigh_the_same():

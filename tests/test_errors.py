@@ -143,7 +143,7 @@ TRAIN = {
     "checkpoint.evry=1": "no setting 'checkpoint.evry'; did you mean checkpoint.every?",
     "agent=ppo agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as agent.gather_steps=0; leave it "
     "out, or type agent.gather_steps=... too",
-    "agent=a2c agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as this agent has no gather_steps; "
+    "agent=dqn agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as this agent has no gather_steps; "
     "leave it out",
     "planner=value_iteration precision=bf16": "precision=bf16 would be ignored: this loop trains no network of ours; leave it out",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',

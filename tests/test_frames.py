@@ -8,6 +8,7 @@ import torch
 from stated import stated
 from torch import nn
 
+from rl_lab.agents.a2c import A2C
 from rl_lab.agents.ppo import PPO
 from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
@@ -120,14 +121,14 @@ def test_before_anything_is_gathered_frames_are_in_0_to_1():
     assert torch.equal(small(spec(), standardise=True)(obs), small(spec())(obs))
 
 
-def ppo(**changes) -> PPO:
+def actor(name: str, **changes) -> A2C | PPO:
     of = spec()
     network = partial(small, standardise=True)
     optimizer = partial(torch.optim.Adam, lr=0.01)
-    return stated("agent/ppo", network=network, optimizer=optimizer, rollout_length=4, **changes)(of, CPU, 0)
+    return stated(f"agent/{name}", network=network, optimizer=optimizer, rollout_length=4, **changes)(of, CPU, 0)
 
 
-def played(agent: PPO, steps: int) -> list[dict]:
+def played(agent: A2C | PPO, steps: int) -> list[dict]:
     rng, of, metrics = torch.Generator().manual_seed(0), spec(), []
     obs = torch.randint(256, (8, *of.obs_shape), dtype=torch.uint8, generator=rng)
     for _ in range(steps):
@@ -141,8 +142,9 @@ def played(agent: PPO, steps: int) -> list[dict]:
     return metrics
 
 
-def test_the_first_steps_are_for_the_statistics_alone():
-    agent = ppo(gather_steps=64)
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_the_first_steps_are_for_the_statistics_alone(name):
+    agent = actor(name, gather_steps=64)
     before = {k: v.clone() for k, v in agent.network.named_parameters()}
     assert played(agent, 8) == [{}] * 8
     eyes = agent.network.torso[0]

@@ -14,7 +14,7 @@ from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import back, samples, value_targets
 from rl_lab.networks.heads import PolicyValue
-from rl_lab.networks.torsos import TorsoFn
+from rl_lab.networks.torsos import TorsoFn, gather
 from rl_lab.types import Spec, Transition, View
 
 
@@ -60,6 +60,7 @@ class A2C(Learner):
         separate_value: bool,  # a torso of its own
         orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
         forward_again: bool,  # learn from a second forward, of the whole rollout at once
+        gather_steps: Natural,  # first steps, of which networks that standardise their inputs take the statistics
     ):
         with seeded(seed, device):
             self.network = PolicyValue(spec, network, separate=separate_value, orthogonal=orthogonal_heads).to(device)
@@ -68,6 +69,7 @@ class A2C(Learner):
         self.gamma, self.lambda_, self.bootstrap = gamma, lambda_, bootstrap
         self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
+        self.gather_steps = gather_steps
         self.forward_again = forward_again or graphs.chosen()  # what autograd keeps stays within one CUDA graph
         self._choose = graphs.Captured(lambda obs: self.choose(obs, self.rng), self.rng)
         self._improve = graphs.Captured(self.improve)
@@ -115,6 +117,9 @@ class A2C(Learner):
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step from T transitions of N envs and what was computed on the way."""
         self.advance(len(rollout) * rollout[0][0].value.shape[-1])
+        if self.steps <= self.gather_steps:
+            gather(self.network, torch.cat([t.obs for _, t in rollout]))
+            return {}
         if graphs.chosen():
             kept, transitions = zip(*rollout, strict=True)
             target = self.targets(transitions, torch.stack([acted.value for acted in kept]))

@@ -90,9 +90,13 @@ def train(
     check(envs, agent)
     refuse_statistics(envs[0], "crew")
     learner = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
-    if learner.standardise:
-        raise UserError("agent.standardise=true is not for loop=crew, whose groups learn apart; set it to false, "
-                        "or choose loop=train")  # fmt: skip
+    for setting, set_, off in (
+        ("standardise=true", learner.standardise, "false"),
+        (f"gather_steps={learner.gather_steps}", learner.gather_steps, "0"),
+    ):
+        if set_:
+            raise UserError(f"agent.{setting} is not for loop=crew, whose groups learn apart; set it to {off}, "
+                            "or choose loop=train")  # fmt: skip
     members = [Member(learner, env, run.stream(f"agent/{i}")) for i, env in enumerate(envs)]
     for i, member in enumerate(members):
         member.reset(run.stream(f"env/{i}"))

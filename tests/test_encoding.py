@@ -1,5 +1,6 @@
 """Where the labs meet: recorded frames train an autoencoder, and an agent sees through it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,37 @@ def test_an_agent_learns_behind_it(seen, tmp_path, frozen):
     begun = load(trained, "cpu").model.encoder.state_dict()
     assert kept.keys() == begun.keys()
     assert all(torch.equal(kept[k], begun[k]) for k in begun) is frozen
+
+
+def test_it_is_found_from_anywhere_and_where_it_has_gone(seen, tmp_path, monkeypatch, capsys):
+    home, away = tmp_path / "home", tmp_path / "away"
+    away.mkdir()
+    shutil.copytree(seen[1], home / "runs/eyes/mine")
+    monkeypatch.chdir(home)
+    given = [
+        "experiment=dqn_pong", "agent/network=encoded", "agent.network.run=runs/eyes/*", "env.num_envs=2",
+        "agent.replay.capacity=500", "agent.learning_starts=64", "loop.total_steps=2", "loop.eval_every=null",
+        "loop.eval_episodes=1", "env.max_frames=200", "tracker=none",
+    ]  # fmt: skip
+    assert run(rl, "train", *given, "hydra.run.dir=agent") == 0
+    assert f"run: {home}/runs/eyes/mine\n" in Path("agent/config.yaml").read_text()
+    monkeypatch.chdir(away)
+    evaluated = "evaluate", f"run={home}/agent", "episodes=1"
+    assert run(rl, *evaluated) == 0
+    (home / "runs/eyes/mine").rename(away / "mine")
+    capsys.readouterr()
+    assert run(rl, *evaluated) == 2
+    line = (
+        f"rl-lab: agent.network.run={home}/runs/eyes/mine is not a run folder; type "
+        "agent.network.run=<the autoencoder's run folder>, where it is now\n"
+    )
+    assert capsys.readouterr().err == line
+    assert run(rl, *evaluated, "agent.network.run=mine") == 0
+    assert cli.main("rl-lab", "rl", rl.COMMANDS, ["export", evaluated[1], "agent.network.run=mine", "to=x.pt2"]) == 0
+    shutil.copytree("mine", "nine")
+    capsys.readouterr()
+    assert run(rl, *evaluated, "agent.network.run='?ine'") == 2
+    assert "agent.network.run=?ine fits 2 places; name one of them, such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("experiment", ["a2c_pong", "ppo_pong"])

@@ -88,6 +88,17 @@ def test_a_folder_that_may_not_be_written_is_evaluated_all_the_same(here, capsys
     assert evaluate("runs/b/1") == 2
 
 
+def test_a_run_finds_what_it_reads_from_any_working_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("maps").mkdir()
+    Path("maps/my.txt").write_text("S.G")
+    drawn = "planner=value_iteration", "env=four_rooms", "loop.film=false", "loop.eval_episodes=1", "tracker=none"
+    rl_lab.train(*drawn, "env.mdp.map=maps/*.txt", "hydra.run.dir=run", "device=cpu")
+    assert f"map: {tmp_path}/maps/my.txt" in Path("run/config.yaml").read_text()
+    monkeypatch.chdir("/")
+    assert evaluate(f"run={tmp_path}/run") == 0 and "gen" not in capsys.readouterr().err
+
+
 def test_a_command_for_one_run_takes_no_folder_of_two(here, capsys):
     assert cli.main("rl-lab", "rl", RL, ["export", "runs", "to=x.pt2"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -17,7 +17,7 @@ from gen_lab.data.published import ALIASES
 from rl_lab.core import room
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
-from rl_lab.core.settings import Count, Natural, NonNegative, Unit
+from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
 MOST_CLASSES = 65_536
 RIGHT = (  # what makes any arrays right
@@ -28,14 +28,14 @@ RIGHT = (  # what makes any arrays right
 
 def npz(
     *,
-    path: str,
+    path: Place,
     protocol: Protocol,
     held_out: Unit,
     validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
     subset: Count | None,  # training images to learn from; None: all
     flip: bool,  # each showing mirrored, or not
     resident_gb: NonNegative,
-    root: str | None,
+    root: Place | None,
 ) -> Images:
     """Arrays `train` and `test` (or Keras's `x_train` and `x_test`), uint8 or bool, [N, C, H, W], [N, H, W, C] or
     [N, H, W], C = 1 or 3; `levels`, else 256, of bool 2; if labelled, `train_labels` and `test_labels` [N].

@@ -12,7 +12,7 @@ import torch
 from gen_lab.data.cache import File, Part, Source
 from gen_lab.data.images import Images
 from gen_lab.data.published import FAULTS, Blobs, npz_arrays, obtained
-from rl_lab.core.settings import Count, Natural
+from rl_lab.core.settings import Count, Natural, Place
 
 # Size and checksum of the file as TensorFlow Datasets prints them (url_checksums/cifar10.txt); those of its parts were
 # taken from a copy of the images.
@@ -36,7 +36,7 @@ def cifar10(
     validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
     subset: Count | None,  # training images to learn from; None: all
     flip: bool,  # each showing mirrored, or not
-    root: str | None,
+    root: Place | None,
 ) -> Images:
     """Photographs of ten kinds of thing, 3 x 32 x 32 of 256 levels: 50,000 to train on, 10,000 to test."""
     parts, remark = obtained(CIFAR10, root, cifar_arrays)

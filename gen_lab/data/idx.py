@@ -14,7 +14,7 @@ from gen_lab.data.images import CPU, Images, bits, quantised
 from gen_lab.data.published import FAULTS, Blobs, npz_arrays, obtained
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Count, Natural
+from rl_lab.core.settings import Count, Natural, Place
 
 # Sizes and checksums of files as TensorFlow Datasets prints them: url_checksums/{mnist, fashion_mnist,
 # binarized_mnist}.txt; those of their parts were taken from copies of the files.
@@ -69,7 +69,7 @@ def mnist(
     validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
     subset: Count | None,  # training images to learn from; None: all
     flip: bool,  # each showing mirrored, or not
-    root: str | None,
+    root: Place | None,
 ) -> Images:
     """Handwritten digits of 28 x 28 pixels (LeCun et al., 1998), 60,000 to train on and 10,000 to test.
 
@@ -92,7 +92,7 @@ def fashion_mnist(
     validation: Natural,  # as of MNIST
     subset: Count | None,
     flip: bool,
-    root: str | None,
+    root: Place | None,
 ) -> Images:
     """Pictures of clothes of 28 x 28 pixels (Xiao et al., 2017), split and binarised as MNIST is."""
     return _binarised(FASHION, protocol, root).parted(validation, subset, flip)

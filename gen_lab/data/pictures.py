@@ -14,7 +14,7 @@ from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
-from rl_lab.core.settings import Count, Natural, NonNegative, Unit
+from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
 TEST = "test", "val", "valid", "validation"  # names of folders with held-out pictures; the first that exists is used
 MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than was meant
@@ -22,7 +22,7 @@ MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than w
 
 def folder(
     *,
-    path: str,
+    path: Place,
     size: Count | None,  # pixels; each picture's largest centred square, scaled; None: as they are
     grey: bool,
     levels: Levels,
@@ -33,7 +33,7 @@ def folder(
     subset: Count | None,  # training images to learn from; None: all
     flip: bool,  # each showing mirrored, or not
     resident_gb: NonNegative,  # more is mapped from disk
-    root: str | None,  # of the cache that holds such maps
+    root: Place | None,  # of the cache that holds such maps
 ) -> Images:
     """Every picture under `path`; where all of them lie in folders, the topmost folder's name is its class.
 

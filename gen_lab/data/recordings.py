@@ -14,14 +14,14 @@ from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home
 from rl_lab.core.recording import Episode, Recording
-from rl_lab.core.settings import Count, NonNegative, Unit
+from rl_lab.core.settings import Count, NonNegative, Place, Unit
 
 AT_ONCE = 1_000  # frames in floating point
 
 
 def recorded(
     *,
-    path: str,
+    path: Place,
     what: Literal["observations", "frames"],
     size: Count | None,  # pixels high and wide, each the mean of the area it covers; None: as they are
     grey: bool,  # luma of ITU-R BT.601
@@ -30,7 +30,7 @@ def recorded(
     held_out: Unit,  # of the episodes
     unique: bool,  # of equal pictures one: still screens make any model look good
     resident_gb: NonNegative,  # more is mapped from disk
-    root: str | None,  # of the cache that holds such maps
+    root: Place | None,  # of the cache that holds such maps
 ) -> Images:
     """What the agent saw (of stacked frames the newest), or the colour frames recorded beside it.
 

@@ -22,7 +22,7 @@ from gen_lab.judging.seeing import AT_ONCE, FEATURES, Features, NoLabels, Seen, 
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count, Natural
+from rl_lab.core.settings import Count, Natural, Place
 
 ACTIVATIONS, WEIGHTS, GRADIENTS = GRIDS = 2.0**-10, 2.0**-16, 2.0**-20  # what they are multiples of as the net learns
 BETAS = 0.9, 0.999
@@ -147,7 +147,7 @@ def roots(x: Tensor) -> Tensor:
 
 
 def classifier(
-    images: Images, *, updates: Count, seed: Natural, root: str | None, told: ToldFn = lambda done, total: None
+    images: Images, *, updates: Count, seed: Natural, root: Place | None, told: ToldFn = lambda done, total: None
 ) -> Features:
     """A net that has learned the labels, kept on disk if it was slow: a deeper one of many images, of few a small one,
     always on the CPU. Raises NoLabels.

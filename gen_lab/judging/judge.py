@@ -23,7 +23,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Place
 
 KEPT_FROM = 5_000  # training images: fewer are seen in seconds
 
@@ -46,7 +46,7 @@ class Judge:
         at_most: Count,  # images of each split
         k: Count,  # of the neighbour that a radius of precision, recall, density and coverage reaches
         taught_on: Literal["train", "test"] | None,  # None: on `train` where it is large and has labels
-        root: str | None,  # of the cache that keeps what the net sees in many images; None: beside the data
+        root: Place | None,  # of the cache that keeps what the net sees in many images; None: beside the data
         say: Callable[[str], None] = lambda words: None,  # of what takes long
     ):
         by_train = is_large(data) if taught_on is None else taught_on == "train"

@@ -5,6 +5,7 @@ rl_lab does not know of this module; a YAML hands it in.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,8 +16,7 @@ from gen_lab.data.recordings import resized
 from gen_lab.trained.loading import load
 from gen_lab.types import LatentModel
 from rl_lab.core.errors import UserError
-from rl_lab.core.files import home
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Place, placed
 
 
 @runtime_checkable
@@ -34,9 +34,14 @@ class Encoded(nn.Module):
     agent's own: codes say where things are, and what that is worth is no linear function of it.
     """
 
-    def __init__(self, spec, *, run: str, frozen: bool, hidden: Sequence[Count]):
+    def __init__(self, spec, *, run: Place, frozen: bool, hidden: Sequence[Count]):
         super().__init__()
-        folder = home(run)
+        folder = Path(placed(run, "agent.network.run"))
+        if not (folder / "config.yaml").is_file():
+            raise UserError(
+                f"agent.network.run={run} is not a run folder; type agent.network.run=<the autoencoder's run folder>, "
+                "where it is now"
+            )
         found = load(folder, "cpu")
         if not isinstance(found.model, Encoder) or found.model.spec.classes:
             raise UserError(

@@ -44,8 +44,11 @@ class Greedy(nn.Module):
         return (bars.argmax(-1) if self.is_model else self.agent.act(obs, greedy=True)), bars
 
 
-def export(runs: Sequence[Path], *, to: str | None) -> None:
-    """Writes the file, reads it back and compares what it does. Raises UserError."""
+def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ()) -> None:
+    """Writes the file, of the run with `changes` to its settings, reads it back and compares what it does.
+
+    Raises UserError.
+    """
     if len(runs) != 1:
         raise UserError("export one run: rl-lab export run=<folder> to=policy.pt2")
     kind = Path(to or "").suffix
@@ -54,7 +57,7 @@ def export(runs: Sequence[Path], *, to: str | None) -> None:
     write, read = KINDS[kind]
     if kind == ".onnx":
         check_onnx()
-    player = load(runs[0], max_envs=16, device="cpu")
+    player = load(runs[0], max_envs=16, device="cpu", changes=changes)
     try:
         still(player)
         seen = observations(player, COMPARED)

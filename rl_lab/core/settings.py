@@ -1,7 +1,9 @@
 """Types of settings, with their bounds, and values that conform to them."""
 
 import collections.abc
+import glob
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from omegaconf import DictConfig, ListConfig
 
-from rl_lab.core import calls, conf_dir
+from rl_lab.core import calls, conf_dir, files
 from rl_lab.core.errors import UserError, nearest
 
 
@@ -50,6 +52,20 @@ Natural = Annotated[int, Bound(0), Bound(high=2**53)]
 Positive = Annotated[float, Bound(0, above=True)]
 NonNegative = Annotated[float, Bound(0)]
 Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weight
+
+
+def placed(value: str, path: str) -> str:
+    """The whole path of what a run reads, so that its folder can be used from any working directory; a pattern stands
+    for what fits it. Raises UserError where several do.
+    """
+    place = str(files.home(value))
+    found = [place] if os.path.exists(place) else sorted(glob.glob(place))
+    if len(found) > 1:
+        raise UserError(f"{path}={value} fits {len(found)} places; name one of them, such as {path}={found[0]}")
+    return os.path.abspath(found[0] if found else place)
+
+
+Place = Annotated[str, placed]  # a file or a folder that a run reads
 
 LONGEST_NAME = 120  # characters of a run's name
 CHOSEN_BY_LOOP = {"agent"}  # each loop checks itself which agents it can train

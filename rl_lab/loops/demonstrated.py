@@ -13,7 +13,7 @@ from rl_lab.agents.tabled import Tabled
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged, Positive
+from rl_lab.core.settings import Count, Judged, Place, Positive
 from rl_lab.envs.abilities import Tabular
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import reward_pictures
@@ -33,7 +33,7 @@ def infer(
     planner: Callable[[MDP, Expert], Found],
     run: Run,
     *,
-    data: str | None,  # a folder of rl-lab record or rl-lab play; None: the expert plays now
+    data: Place | None,  # a folder of rl-lab record or rl-lab play; None: the expert plays now
     expert: Literal["optimal", "soft"],
     temperature: Positive,  # alpha of the soft expert
     demonstrations: Count,  # episodes of the expert

@@ -13,7 +13,7 @@ from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged, NonNegative, Unit
+from rl_lab.core.settings import Count, Judged, NonNegative, Place, Unit
 from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop
@@ -27,7 +27,7 @@ def fit_q(
     run: Run,
     *,
     eval_env: VectorEnv,
-    data: str | None,  # a folder of rl-lab record; None: random episodes, played now
+    data: Place | None,  # a folder of rl-lab record; None: random episodes, played now
     random_steps: Count,  # of those episodes, at least
     iterations: Count,
     gamma: Unit,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from rl_lab.core import files, room
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.settings import Unit, conform
+from rl_lab.core.settings import Unit, conform, placed
 from rl_lab.envs.tabular.mdp import MDP, Layout
 
 MOVES = {"up": (-1, 0), "right": (0, 1), "down": (1, 0), "left": (0, -1)}
@@ -20,8 +20,17 @@ SLIPS = {"sideways": {"right": 0.5, "left": 0.5}, "uniform": dict.fromkeys(TURNS
 LARGEST_MAP, MOST_CELLS = 2**22, 2**21  # bytes of a file, cells of a drawing
 
 
+def _is_file(map: str) -> bool:
+    return len(map.split()) == 1 and map.strip().endswith(".txt")
+
+
+def whole_path(map: Any, path: str) -> Any:
+    """Of a map in a file; any other as it is. Raises UserError where a pattern fits several files."""
+    return placed(map.strip(), path) if isinstance(map, str) and _is_file(map) else map
+
+
 def gridworld(
-    map: str,  # as text, or a file of it that ends in .txt
+    map: Annotated[str, whole_path],  # as text, or a file of it that ends in .txt
     *,
     rewards: Mapping[str, float] | None,  # of letters; None: {G: 1, X: -1}
     ends: Sequence[str] | None = None,  # those of the letters where an episode ends; None: all
@@ -179,7 +188,7 @@ def _grid(map: str, letters: set[str]) -> ndarray:
 
 
 def _text(map: str) -> str:
-    if len(map.split()) > 1 or not map.strip().endswith(".txt"):
+    if not _is_file(map):
         return map
     path = files.home(map.strip())
     try:

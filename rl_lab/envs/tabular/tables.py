@@ -14,7 +14,7 @@ from torch import Tensor
 from rl_lab.core import files, room
 from rl_lab.core.devices import Device
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count, Envs, Unit
+from rl_lab.core.settings import Count, Envs, Place, Unit
 from rl_lab.envs import wrapping
 from rl_lab.envs.naming import KNOWN
 from rl_lab.envs.tabular.mdp import MDP, Layout, checked
@@ -82,7 +82,7 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def file_env(
-    path: str,
+    path: Place,
     num_envs: Envs,
     time_limit: Count,
     *,

@@ -15,7 +15,7 @@ from rl_lab.core import files
 from rl_lab.core.errors import UserError
 from rl_lab.core.interrupts import Stopped
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Positive
+from rl_lab.core.settings import Count, Place, Positive
 from rl_lab.wanted.preferences.clips import Clips
 from rl_lab.wanted.preferences.logs import Log, Row
 from rl_lab.wanted.preferences.sittings import REVOKED, Sitting, Told, as_row, changes, known_by, packed
@@ -133,11 +133,11 @@ class Recorded:
     def __init__(
         self,
         *,
-        run: Path | None,  # its folder
+        run: Place | None,  # its folder
     ):
         if run is None:
             raise UserError("teacher=recorded repeats what people said in a run: teacher.run=<its folder>")
-        if not (folder := files.home(str(run))).is_dir():
+        if not (folder := files.home(run)).is_dir():
             raise UserError(f"teacher.run={run} is no folder; name that of a run whose teacher=person was answered")
         self.sitting = Sitting(folder)
         now, self.heard = self.sitting.now(), self.sitting.used()

@@ -271,6 +271,16 @@ def test_keys_answer_what_is_seen(desk):
     assert "2 answers of anna's: the left one 1, the right one 1, the same 0" in sitting.person.account()
 
 
+def test_leaving_and_taking_back_need_nothing_to_be_seen(desk, monkeypatch):
+    """Pressed while a pair was drawn, or before it was looked at."""
+    monkeypatch.setattr(command, "SOON", 60.0)
+    sitting = desk(["q", "backspace", "left"], [])
+    for early in "backspace", "q":
+        assert sitting.ask(*sitting.person.question()) == early
+    sitting.screen.keys = ["left", "backspace"]
+    assert sitting.ask(*sitting.person.question()) == "backspace" and not sitting.person.log.rows
+
+
 def test_a_swapped_pair_is_shown_so(desk):
     sitting = desk([], [])
     clips = sitting.person.sitting.clips(0)

@@ -148,8 +148,9 @@ class Desk:
         """Shows a pair until it is answered; returns the key that ended it."""
         swapped, began = is_swapped(self.person.who, pair), time.monotonic()
         shown = self.shown(pair, self.person.sitting.clips(pair), swapped)
-        while self.screen.key(0):  # pressed before there was anything to see
-            pass
+        while key := self.screen.key(0):  # pressed before there was anything to see, which is all an answer needs
+            if key == UNDO or key in LEAVE:
+                return key
         drawn, step = time.monotonic(), 0
         pause = max(1, round(FREEZE * self.rate))
         while True:
@@ -178,7 +179,7 @@ class Desk:
         self.time += 1
         while (left := due - time.monotonic()) > 0:
             key = self.screen.key(left)
-            if key and time.monotonic() - drawn >= SOON:
+            if key and (time.monotonic() - drawn >= SOON or key == UNDO or key in LEAVE):
                 return key
         return None
 

@@ -75,7 +75,10 @@ EXACT = ("gen_lab.models.independent.", "gen_lab.models.bernoulli_mixture.", "ge
 
 INSTEAD = {"loop.epochs": ("loop.total_steps",)}
 
-NEEDS = {"loop.step_factor": ("loop.schedule", "step")}
+NEEDS = {
+    "loop.step_factor": ("loop.schedule", "step"),
+    "loop.iwae_samples": ("model.importance_samples", True),  # which the VAEs have, and they alone draw z for a bound
+}
 
 THEN = {"": ("gen-lab sample run={run}", "gen-lab evaluate run={run}")}
 

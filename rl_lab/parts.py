@@ -231,10 +231,9 @@ NEEDS = {
     "agent.network.standardise": ("agent.gather_steps", True),
 }
 
-WHOLE = ("rl_lab.loops.planning.plan", "rl_lab.loops.demonstrated.infer", "rl_lab.loops.reward_design.design",
-         "rl_lab.loops.sb3.train_sb3")  # fmt: skip
+REDUCED = "rl_lab.networks.torsos.cnn", "rl_lab.networks.torsos.nature_cnn"
 
 CAPTURES = ("rl_lab.loops.training.train",)
 
 PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, captures=CAPTURES,
-              instead=INSTEAD, needs=NEEDS, whole=WHOLE, exact=EXACT)  # fmt: skip
+              instead=INSTEAD, needs=NEEDS, reduced=REDUCED, exact=EXACT)  # fmt: skip

@@ -145,7 +145,12 @@ TRAIN = {
     "out, or type agent.gather_steps=... too",
     "agent=dqn agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as this agent has no gather_steps; "
     "leave it out",
-    "planner=value_iteration precision=bf16": "precision=bf16 would be ignored: this loop trains no network of ours; leave it out",
+    "planner=value_iteration precision=bf16": "precision=bf16 would be ignored, as no network of this run computes in bfloat16: those "
+    "of agent/network=cnn and nature_cnn do; leave it out",
+    "agent=dqn precision=bf16": "precision=bf16 would be ignored, as no network of this run computes in bfloat16: those "
+    "of agent/network=cnn and nature_cnn do; leave it out",
+    "hydra/launcher=joblib": "hydra/launcher=joblib is for several runs, and would be ignored; add -m, or leave it out",
+    "hydra.launcher.n_jobs=2": "hydra.launcher.n_jobs=2 is for several runs, and would be ignored; add -m, or leave it out",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups

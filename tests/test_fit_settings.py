@@ -298,5 +298,9 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
     for given in [*short, "loop.epochs=1", "hydra.run.dir=none"], ["train", f"run={next(tmp_path.glob('runs/*/*'))}"]:
         assert cli.main("gen-lab", "gen", COMMANDS, [*given, "loop.total_steps=22"]) == 2
         assert capsys.readouterr().err == f"{line}loop.epochs=null too\n"
+    gan = ["train", "experiment=dcgan_digits", "tracker=none", "loop.iwae_samples=5"]
+    assert cli.main("gen-lab", "gen", COMMANDS, gan) == 2
+    line = "gen-lab: loop.iwae_samples=5 would be ignored, as this model has no importance_samples; leave it out\n"
+    assert capsys.readouterr().err == line
     assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.weight_decay=0.1"]) == 2
     assert "write +model.optimizer.weight_decay=..." in capsys.readouterr().err

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 
+import hydra
 import pytest
 
 from rl_lab.__main__ import COMMANDS
@@ -55,7 +56,12 @@ def test_a_tracker_that_fails_stops_no_run(tmp_path, capsys):
 
 def test_without_tensorboard_a_line_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    built, build = [], hydra.utils.instantiate
+    monkeypatch.setattr(
+        hydra.utils, "instantiate", lambda node, **how: built.append(node["_target_"]) or build(node, **how)
+    )
     assert run("train", *TRAIN, "tracker=tensorboard", "loop.total_steps=100") == 2
+    assert built == ["rl_lab.core.local_trackers.tensorboard_run"], "no world, and no data"
     said = capsys.readouterr().err.splitlines()[-1]
     assert (
         said.endswith('tracker=tensorboard needs tensorboard; pip install "rl-lab[tensorboard]"') and "\n" not in said

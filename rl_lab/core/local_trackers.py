@@ -33,6 +33,15 @@ def tensorboard_run(*, config: dict[str, Any], id: str | None = None, **_: Any) 
     return TensorBoard(config) if id else None
 
 
+def summary_writer() -> Any:
+    """Torch's class of that name. Raises UserError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError('tracker=tensorboard needs tensorboard; pip install "rl-lab[tensorboard]"') from error
+    return SummaryWriter
+
+
 class Csv:
     """metrics.csv: the rows of metrics.jsonl, a column for each metric in the order in which they appear."""
 
@@ -66,11 +75,7 @@ class TensorBoard:
     """Events in the folder's tensorboard/, for `tensorboard --logdir runs`: rows, pictures, films as gifs, settings."""
 
     def __init__(self, config: dict[str, Any]):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError('tracker=tensorboard needs tensorboard; pip install "rl-lab[tensorboard]"') from error
-        self._open: Any = SummaryWriter
+        self._open = summary_writer()
         self._writer: Any = None  # until it begins
         self._config = config
 

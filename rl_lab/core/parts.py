@@ -34,7 +34,7 @@ class Parts(NamedTuple):
     captures: tuple[str, ...] = ()  # the loops that compile=graphs is for
     instead: Mapping[str, tuple[str, ...]] = {}  # settings that, where they are given, stand in place of others
     needs: Mapping[str, tuple[str, Any]] = {}  # settings that need another to be this; True: any but 0 and null
-    whole: tuple[str, ...] = ()  # the loops that precision= is not for
+    reduced: tuple[str, ...] = ()  # the networks that precision= is for
     exact: tuple[str, ...] = ()  # how the names of those begin that compute in float64 on the device
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from rl_lab.core import registry, tracking
-from rl_lab.core.local_trackers import Local
+from rl_lab.core.local_trackers import Local, summary_writer, tensorboard_run
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
 EXIT_CODES = {"finished": 0, "failed": 1}  # of a run's state
+NEEDED: dict[Any, Callable[[], Any]] = {tensorboard_run: summary_writer, tracking.wandb_run: tracking.imported}
 
 
 class Tracker:
@@ -17,7 +18,9 @@ class Tracker:
 
     def __init__(self, start: Callable[..., Any] | None, say: Callable[[str], None]):
         """`start` is a partial of `wandb_run` or of one of the local trackers'; None, or one that returns None: nothing
-        is tracked."""
+        is tracked. Raises UserError where what it needs is not installed: before anything is built or read."""
+        if needed := NEEDED.get(getattr(start, "func", None)):
+            needed()
         self.start, self._say = start, say
         self._run: Any = None
         self._whole = True  # whether it took everything it was given

@@ -52,7 +52,7 @@ def wandb_run(
     how = mode or os.environ.get("WANDB_MODE")
     if how and how not in MODES:
         raise UserError(f"WANDB_MODE={how} is none of W&B's; choose from {', '.join(MODES)}, or run with tracker=none")
-    wandb = _imported()
+    wandb = imported()
     logging.getLogger("wandb").setLevel(logging.ERROR)
     try:
         wandb.setup(wandb.Settings(silent=True))
@@ -88,7 +88,7 @@ def wandb_run(
     return run
 
 
-def _imported() -> Any:
+def imported() -> Any:
     """wandb. Raises UserError where it is not there, or not whole."""
     try:
         import wandb

@@ -20,6 +20,7 @@ from rl_lab.core.launching.composition import base, groups, is_group, parsed
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
+OF_SEVERAL = r"hydra[/.](launcher|sweeper)\b"
 REFUSED = "config_path", "config_name", "package", "experimental_rerun"
 WITH_VALUE = (
     "--cfg",
@@ -159,9 +160,13 @@ def checked(overrides: list[str], root: str) -> list[str]:
 
 
 def check_place(typed: Sequence[str], several: bool) -> None:
-    """Where one run goes says nothing of several, and the other way round. Raises UserError."""
+    """Where one run goes says nothing of several, and the other way round; nor does what launches several say anything
+    of one. Raises UserError.
+    """
     other, own = ("hydra.run.dir", "hydra.sweep.dir") if several else ("hydra.sweep.dir", "hydra.run.dir")
     for override in map(parsed, typed):
+        if not several and re.match(OF_SEVERAL, override.key_or_group):
+            raise UserError(f"{override.input_line} is for several runs, and would be ignored; add -m, or leave it out")
         if override.key_or_group == other:
             kind = "of several runs" if several else "of one run"
             raise UserError(f"{override.input_line} would be ignored: the place {kind} is {own}=...")

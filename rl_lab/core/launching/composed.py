@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -105,8 +105,27 @@ def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
             raise UserError("compile=graphs is for loop=train; leave it out, or choose that loop")
         if distributed.size() > 1:
             raise UserError("compile=graphs is for one process, and torchrun started more; leave it out")
-    if (precision := resolved.get("precision", "fp32")) != "fp32" and resolved["loop"]["_target_"] in parts.whole:
-        raise UserError(f"precision={precision} would be ignored: this loop trains no network of ours; leave it out")
+
+
+def precision_of(resolved: dict[str, Any], parts: Parts) -> str:
+    """fp32 where no network of the run computes in anything else; of one that is not ours nothing is known.
+
+    Raises UserError where bf16 was chosen all the same.
+    """
+    precision, calls = str(resolved.get("precision", "fp32")), set(_calls(resolved["loop"]))
+    if precision == "fp32" or calls & {*parts.reduced} or calls - {*parts.allowed}:
+        return precision
+    if precision == "bf16":
+        raise UserError("precision=bf16 would be ignored, as no network of this run computes in bfloat16: those of "
+                        "agent/network=cnn and nature_cnn do; leave it out")  # fmt: skip
+    return "fp32"
+
+
+def _calls(node: Any) -> Iterator[str]:
+    if isinstance(node, dict) and "_target_" in node:
+        yield str(node["_target_"])
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _calls(value)
 
 
 ABSENT = "???"

@@ -25,6 +25,7 @@ from rl_lab.core.launching.composed import (
     check_values,
     complete_eval_env,
     keep_what_runs,
+    precision_of,
 )
 from rl_lab.core.launching.composition import WORLDS, as_dict, parts_of
 from rl_lab.core.parts import Parts
@@ -124,11 +125,12 @@ def _carry_out(
     if parts is not None:
         reading.refuse(resolved, parts)
     check_graphs(resolved, parts_of(prog))
+    wanted = precision_of(resolved, parts_of(prog))
     if not distributed.rank():
         distributed.told(str(folder))
     wants = [want.module for want in permissions.of(resolved, parts_of(prog))]
     sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
-    run, words = _open_run(written, resolved, folder, lock, sealed, beside)
+    run, words = _open_run(written, resolved, folder, lock, sealed, beside, wanted)
     shown = Path(os.path.relpath(folder))
     try:
         with run:
@@ -238,6 +240,7 @@ def _open_run(
     lock: int | None,
     places: dict[str, str] | None,
     beside: int,
+    wanted: str,  # precision
 ) -> tuple["Run", list[str]]:
     """And what there is to say of how it computes, once its parts are built."""
     import torch
@@ -261,7 +264,7 @@ def _open_run(
             f"the settings have {len(text):,} characters, and a run folder's config.yaml holds at most "
             f"{reading.LARGEST:,}; keep a large map in a file: env.mdp.map=my.txt"
         )
-    reduced = precision.choose(resolved.get("precision", "fp32"), torch.device(resolved["device"]))
+    reduced = precision.choose(wanted, torch.device(resolved["device"]))
     opened = run.Run(
         folder,
         resolved["seed"],

@@ -236,6 +236,19 @@ def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed
     assert not list(Path("other").rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["seed=a,1", "hydra/launcher=basic"], "seed=a must be a whole number"),
+        (["seed=0,1", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0 must be at least 1, or -1 for as many"),
+    ],
+)
+def test_a_study_that_is_refused_leaves_nothing_behind(here, capsys, typed, line):
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *typed)
+    assert code == 2 and err.splitlines()[-1].startswith(f"rl-lab: {line}")
+    assert not list(here.rglob("*"))
+
+
 def test_two_studies_of_one_moment_have_folders_of_their_own(here):
     command = ["train", "-m", *TABLE, "seed=0,1", "hydra/launcher=basic"]
     both = [started(*command) for _ in range(2)]

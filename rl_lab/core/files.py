@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 from rl_lab.core.errors import UserError
 
 READ_ONLY = errno.EACCES, errno.EPERM, errno.EROFS
+ENDINGS = {".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".npy", ".npz", ".pdf", ".png", ".pt", ".pt2",
+           ".svg", ".txt", ".yaml", ".zip"}  # of files  # fmt: skip
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -185,6 +187,22 @@ def home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: there is no such home folder; write it out") from error
+
+
+def folder_for(out: str | Path) -> Path:
+    """The folder that `out=` names. Raises UserError where it is a file, or called as one."""
+    place = home(str(out))
+    if place.is_file():
+        raise UserError(f"out={out} is a file; choose a new folder")
+    if place.suffix.lower() in ENDINGS and not place.is_dir():
+        raise UserError(f"out={out} is for a folder; leave the ending away: out={place.with_suffix('')}")
+    return place
+
+
+def unwritten(place: Path | str, error: OSError, elsewhere: str) -> UserError:
+    """What to say where a file could not be written: to make room is of no use where nothing may be written."""
+    room = "" if error.errno in READ_ONLY else "make room or "
+    return UserError(f"cannot write to {place}: {error.strerror or error}; {room}choose another place ({elsewhere})")
 
 
 def _kind(path: Path) -> int | None:

@@ -80,9 +80,14 @@ def train(
 
     def starting(cfg: DictConfig) -> Study:
         check_place(cfg.hydra.overrides.hydra, several=True)
+        if cfg.hydra.launcher.get("n_jobs") == 0:
+            raise UserError("hydra.launcher.n_jobs=0 must be at least 1, or -1 for as many jobs as there are cores")
         if (jobs := _number_of_jobs(cfg)) >= MANY:
             print(f"composing the settings of {jobs:,} jobs before the first begins", file=sys.stderr, flush=True)
-        return study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
+        try:
+            return study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
+        except OSError as error:
+            raise files.unwritten(cfg.hydra.sweep.dir, error, "hydra.sweep.dir=") from error
 
     ours = study is None or study.ours
     once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
@@ -135,9 +140,10 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
         for study in studies:
             print(account(study, prog)[0], file=sys.stderr)
         raise
-    except Exception:
+    except Exception as error:
         for study in studies:
-            if not (kept or study.about["jobs"]):
+            refused = isinstance(error, UserError) and study.is_all("waiting", "mistake")
+            if not kept and (refused or not study.about["jobs"]):
                 study.forget()
         raise
     codes = []

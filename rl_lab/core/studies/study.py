@@ -145,9 +145,13 @@ class Study:
     @property
     def came_to_nothing(self) -> bool:
         """Whether every job was a mistake, found before its run began."""
+        return self.is_all("mistake") and bool(self.about["jobs"])
+
+    def is_all(self, *states: str) -> bool:
+        """Whether every job is in one of these states, and none has begun its run."""
         jobs = self.jobs()
         begun = [job for job in jobs if job.folder and (self.folder / job.folder / "config.yaml").exists()]
-        return bool(jobs) and not begun and all(job.state == "mistake" for job in jobs)
+        return not begun and all(job.state in states for job in jobs)
 
     def job(self, number: int) -> Job:
         """What is known of it. A job that claims to run while nobody holds its log was killed."""

@@ -208,7 +208,7 @@ def test_discrete_observations_are_one_hot():
     ("id", "line"),
     [
         ("CartPoel-v1", "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?"),
-        ("Pendulum-v1", "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), and the agents here need discrete ones; env.wrappers=[{DiscretizeAction: {bins: 5}}] makes them so"),
+        ("Pendulum-v1", "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), and the agents here need discrete ones; 'env.wrappers=[{DiscretizeAction: {bins: 5}}]' makes them so"),
         ("Blackjack-v1", "env.id=Blackjack-v1 is refused: observations Tuple(Discrete(32), Discrete(11), Discrete(2)) are neither a Box nor a Discrete; choose env.wrappers=[FlattenObservation]"),
     ],
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,8 @@ import torch
 from omegaconf import OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core.errors import UserError, counted, nearest
+from rl_lab.core import files, locks
+from rl_lab.core.errors import UserError, counted, nearest, pasted
 from rl_lab.core.launching import cli, explain
 from rl_lab.core.launching.explain import plain_errors
 
@@ -91,7 +94,7 @@ TRAIN = {
     "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
     "env=gym agent=a2c_mlp env.id=CartPoel-v1": "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?",
     "env=gym agent=a2c_mlp env.id=Pendulum-v1": "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), "
-    "and the agents here need discrete ones; env.wrappers=[{DiscretizeAction: {bins: 5}}] makes them so",
+    "and the agents here need discrete ones; 'env.wrappers=[{DiscretizeAction: {bins: 5}}]' makes them so",
     "env=atari planner=value_iteration": "value_iteration plans with a known model, and env=atari has none; choose a gridworld, "
     "or a learning agent",
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
@@ -173,8 +176,8 @@ TRAIN = {
     "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or [1,2] for a list, or add -m for a run of each",
     "hydra.sweep.dir=x": "hydra.sweep.dir=x would be ignored: the place of one run is hydra.run.dir=...",
     "seed=range(0,3)": "seed=range(0,3) is several values; give one, or add -m for a run of each",
-    "name=a=b": "cannot read the setting: name=a=b; a value with such signs is written in quotes: name='a=b'",
-    "name=é": "cannot read the setting: name=é; a value with such signs is written in quotes: name='é'",
+    "name=a=b": "cannot read the setting: name=a=b; a value with such signs is written in quotes: \"name='a=b'\"",
+    "name=é": "cannot read the setting: name=é; a value with such signs is written in quotes: \"name='é'\"",
 }  # fmt: skip
 if not torch.cuda.is_available():
     TRAIN["device=cuda"] = "device=cuda, but torch sees no GPU here; use device=cpu or device=auto"
@@ -197,6 +200,14 @@ def test_a_run_shorter_than_what_comes_before_the_first_update_says_so(here, cap
     for settings, words in (["agent.learning_starts=2000"], True), (["agent.learning_starts=100"], False):
         assert cli.main("rl-lab", "rl", COMMANDS, ["train", *TINY, *settings, "loop.eval_every=null"]) == 0
         assert ("nothing was learned: the run ended, after " in capsys.readouterr().err) == words
+
+
+@pytest.mark.parametrize(
+    "word", ["run=runs/a/0", "run=bild ä", "out='bild ä.png'", "x='it\\'s $5'", "env.x=[{A: {b: 5}}]"]
+)
+def test_what_is_advised_is_one_word_of_a_shell(word):
+    assert shlex.split(pasted(word)) == [word]
+    assert (pasted(word) == word) == (" " not in word)
 
 
 def test_a_setting_within_null():

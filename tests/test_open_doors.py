@@ -605,7 +605,7 @@ KINDS = {
     "dict of what is not flat": (
         spaces.Dict(a=spaces.Discrete(2), g=spaces.Sequence(spaces.Discrete(2))),
         None,
-        "; choose env.wrappers=[{FilterObservation: {filter_keys: [a]}}, FlattenObservation]",
+        "; choose 'env.wrappers=[{FilterObservation: {filter_keys: [a]}}, FlattenObservation]'",
     ),
 }  # fmt: skip
 
@@ -696,7 +696,7 @@ def test_a_wrapper_that_is_none_or_does_not_fit(wrapper, line):
 
 def test_actions_without_number_come_with_the_wrapper_that_counts_them():
     with pytest.raises(
-        UserError, match=r"need discrete ones; env.wrappers=\[\{DiscretizeAction: \{bins: 5\}\}\] makes them so$"
+        UserError, match=r"need discrete ones; 'env.wrappers=\[\{DiscretizeAction: \{bins: 5\}\}\]' makes them so$"
     ):
         Gym("Pendulum-v1", 1)
     assert Gym("Pendulum-v1", 1, wrappers=[{"DiscretizeAction": {"bins": 5}}]).spec.num_actions == 5

@@ -7,7 +7,7 @@ from gen_lab.data.cache import Source, cache
 from gen_lab.data.cifar import CIFAR10, cifar_arrays
 from gen_lab.data.idx import FASHION, MNIST, STATIC, amat_arrays, idx_arrays
 from gen_lab.data.published import Reader, sought
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, pasted
 from rl_lab.core.room import sized
 
 PUBLISHED: list[tuple[str, Source, Reader]] = [
@@ -21,7 +21,7 @@ PUBLISHED: list[tuple[str, Source, Reader]] = [
 def data(runs: Sequence[Path] = (), *, root: str | None) -> int:
     """Looks through the folder that `data.root` names; returns 2 where a file in it is damaged."""
     if runs:
-        raise UserError(f"{runs[0]} is a folder; to look through it type root={runs[0]}")
+        raise UserError(f"{runs[0]} is a folder; to look through it type {pasted(f'root={runs[0]}')}")
     print(f"looked through {cache(root)} (another folder: root=<folder>; of a run data.root=<folder>)")
     faulty: list[str] = []
     for choice, source, read in PUBLISHED:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from rl_lab.core.comparing.groups import Groups
-from rl_lab.core.errors import counted
+from rl_lab.core.errors import counted, pasted
 from rl_lab.core.files import opened, printable
 from rl_lab.core.folders import Curve, RunFiles
 from rl_lab.core.metrics import Metric, is_lower_better
@@ -135,7 +135,7 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
     if found and (measured := max(figure.step for figure in found.values())) < learned:
         notes.append(
             f"{run.folder} has learned for {counted(learned, 'updates')}, and its figures are of update {measured:,}; "
-            f"gen-lab evaluate run={run.folder} measures it as it is."
+            f"gen-lab evaluate {pasted(f'run={run.folder}')} measures it as it is."
         )
     return found
 

@@ -12,7 +12,7 @@ import torch
 from gen_lab.data.cache import kept, map_paths
 from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import UserError, counted, pasted
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
@@ -163,7 +163,7 @@ def _refuse_splits_below(path: Path, pictures: Pictures) -> None:
         if place != Path() and "train" in names and len(names) > 1:
             raise UserError(
                 f"{path / place} holds folders {' and '.join(sorted(names))}, and a split stands at the "
-                f"top; set data.path={path / place}, or put classes into train and test"
+                f"top; set {pasted(f'data.path={path / place}')}, or put classes into train and test"
             )
 
 

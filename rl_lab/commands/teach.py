@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import UserError, counted, pasted
 from rl_lab.core.folders import summary
 from rl_lab.core.settings import Natural, Positive
 from rl_lab.looking.browser import Browser
@@ -44,7 +44,7 @@ def teach(
         raise UserError("which run? rl-lab teach run=<folder> who=<name>")
     asking = [run for run in runs if Sitting(run).now()] if len(runs) > 1 else runs
     if len(asking) != 1:
-        which = f", such as run={(asking or runs)[0]}"
+        which = f", such as {pasted(f'run={(asking or runs)[0]}')}"
         raise UserError(f"teach one run at a time, and these are {len(runs)}: name one of them{which}")
     folder, who = asking[0], name_of(who)
     world: Any = OmegaConf.create(settings_of(folder))

@@ -2,7 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -44,6 +46,12 @@ def counted(number: float, things: str) -> str:
 def brief(error: BaseException) -> str:
     """What an error says, on one line."""
     return " ".join(str(error).split())[:200]
+
+
+def pasted(word: str) -> str:
+    """The word as a shell takes it for one: in quotes where it has spaces, brackets or quotes of its own."""
+    quoted = shlex.quote(word)
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else quoted
 
 
 def printable(text: str) -> str:

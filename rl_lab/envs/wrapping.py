@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rl_lab.core import imports
 from rl_lab.core.calls import one_line
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, nearest, pasted
 
 Wrap = Callable[[gymnasium.Env], gymnasium.Env]
 
@@ -183,7 +183,7 @@ def check(env: gymnasium.Env, id: str) -> None:
     actions, seen = env.action_space, env.observation_space
     if not isinstance(actions, spaces.Discrete):
         can = isinstance(actions, spaces.Box) and hasattr(gymnasium.wrappers, "DiscretizeAction")
-        hint = "; env.wrappers=[{DiscretizeAction: {bins: 5}}] makes them so" if can else ""
+        hint = "; 'env.wrappers=[{DiscretizeAction: {bins: 5}}]' makes them so" if can else ""
         raise UserError(
             f"env.id={id} is refused: its actions are {one_line(actions)}, and the agents here need discrete ones{hint}"
         )
@@ -195,12 +195,12 @@ def check(env: gymnasium.Env, id: str) -> None:
 def _advice(env: gymnasium.Env, seen: spaces.Space) -> str:
     """The wrapper that turns them into a Box, as one would type it."""
     if type(env.unwrapped).__module__.startswith("minigrid."):
-        return "; choose env.wrappers=[{_target_: minigrid.wrappers.ImgObsWrapper}]"
+        return "; choose 'env.wrappers=[{_target_: minigrid.wrappers.ImgObsWrapper}]'"
     if _is_flat(seen):
         return "; choose env.wrappers=[FlattenObservation]"
     if isinstance(seen, spaces.Dict) and (keys := [key for key, x in seen.items() if _is_flat(x)]):
         kept = f"{{FilterObservation: {{filter_keys: [{', '.join(keys)}]}}}}"
-        return f"; choose env.wrappers=[{kept}, FlattenObservation]"
+        return f"; choose {pasted(f'env.wrappers=[{kept}, FlattenObservation]')}"
     return "; a wrapper of yours, named in env.wrappers, can make them a Box"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, pasted
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
 from rl_lab.core.threads import cores
@@ -140,13 +140,12 @@ def parsed(setting: str) -> "Override":
     except HydraException as error:
         reason = str(error).strip().splitlines()[0].partition(" expecting ")[0]
         key, equals, value = setting.partition("=")
-        quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        quoted = "'" + value[:80].replace("\\", "\\\\").replace("'", "\\'") + "'"
         if (
             reason.startswith(("LexerNoViableAlt", "token recognition", "mismatched input '='"))
             and re.fullmatch(r"[~+]*[\w./@]+", key)
             and equals
         ):
-            reason = (
-                f"{' '.join(setting.split())[:80]}; a value with such signs is written in quotes: {key}={quoted[:80]}"
-            )
+            shown, advice = " ".join(setting.split())[:80], pasted(f"{key}={quoted}")
+            reason = f"{shown}; a value with such signs is written in quotes: {advice}"
         raise UserError(f"cannot read the setting: {reason}") from error

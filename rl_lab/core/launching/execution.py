@@ -1,7 +1,6 @@
 """One run of a composed config: checked against the signatures, opened in its folder, and carried out."""
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import files, imports, metrics, outcome, ownership, permissions, reading
-from rl_lab.core.errors import UserError, brief, counted
+from rl_lab.core.errors import UserError, brief, counted, pasted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
@@ -145,9 +144,7 @@ def _carry_out(
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
         begun = run.folder.rows or run.folder.before
         run.say(
-            f"stopped; {prog} train run={shlex.quote(str(shown))}{again} resumes it"
-            if begun
-            else "stopped before it began"
+            f"stopped; {prog} train {pasted(f'run={shown}')}{again} resumes it" if begun else "stopped before it began"
         )
         raise
     took, then = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog).then
@@ -225,12 +222,14 @@ def finished(folder: Path) -> Value:
 
 
 def _check_new(prog: str, folder: Path) -> None:
+    named = "hydra.sweep.subdir" if HydraConfig.get().mode == RunMode.MULTIRUN else "hydra.run.dir"
     if (folder / "config.yaml").exists():
         raise UserError(
-            f"{folder} holds a run already; {prog} train run={folder} resumes it, or choose another hydra.run.dir"
+            f"{folder} holds a run already; {prog} train {pasted(f'run={folder}')} resumes it, or choose another "
+            f"{named}"
         )
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"hydra.run.dir={folder} is not empty; choose a new folder")
+        raise UserError(f"{named}={folder} is not empty; choose a new folder")
 
 
 def _open_run(

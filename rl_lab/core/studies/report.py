@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rl_lab.core.errors import counted
+from rl_lab.core.errors import counted, pasted
 from rl_lab.core.folders import summary
 from rl_lab.core.metrics import is_lower_better
 from rl_lab.core.progress import duration
@@ -232,5 +232,5 @@ def _steps(study: Study, job: Job) -> str:
         return ""
 
 
-def _near(path: Path) -> Path:
-    return Path(os.path.relpath(path))
+def _near(path: Path) -> str:
+    return pasted(os.path.relpath(path))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import files
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, pasted
 from rl_lab.core.interrupts import Stopped
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Place, Positive
@@ -115,8 +115,8 @@ class People:
             if missing <= left or self.gone:
                 return news
             if not self.said:
-                where = os.path.relpath(self.run.dir)
-                self.run.say(f"{missing - left} answers are waited for: rl-lab teach run={where} who=<your name>")
+                where = pasted(f"run={os.path.relpath(self.run.dir)}")
+                self.run.say(f"{missing - left} answers are waited for: rl-lab teach {where} who=<your name>")
                 self.said = True
             began = time.monotonic() if self.sizes != before else began
             if self.patience and time.monotonic() - began > 60 * self.patience:

@@ -354,6 +354,19 @@ def test_a_metric_that_one_run_lacks(runs, contrast):
     assert line(error) == "these runs have no metric in common; compare fewer of them"
 
 
+def test_runs_of_the_other_lab_are_left_out(runs, tmp_path, capsys):
+    for i, (lab, metric) in enumerate((("rl_lab.loops.training.train", "eval/return"), ("gen_lab.fit.fit", "vae/kl"))):
+        for seed in range(i + 1):
+            write_run(runs / f"{i}{seed}", metric=metric, seed=seed, top={"loop": {"_target_": lab, "total_steps": 20}})
+    compare = "compare", f"out={tmp_path}/out"
+    assert cli.main("rl-lab", "rl", COMMANDS, [*compare, str(runs)]) == 0
+    assert capsys.readouterr().err == "left out: 2 runs of the other lab, whose own compare reads them\n"
+    assert cli.main("rl-lab", "rl", COMMANDS, [*compare, str(runs / "10"), str(runs / "11")]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(runs), "out=x.html"]) == 2
+    assert capsys.readouterr().err.endswith("out=x.html is for a folder; leave the ending away: out=x\n")
+
+
 def test_no_metric_that_could_be_meant(runs, contrast):
     folder = write_run(runs / "a", metric="vae/kl")
     with (folder / "metrics.jsonl").open("a") as file:

@@ -1,5 +1,6 @@
 """A user's mistake: the exact line, exit code 2, and nothing left behind."""
 
+import errno
 import os
 import resource
 import shlex
@@ -227,6 +228,9 @@ def test_commands(here, capsys):
     line = "rl-lab: no run folder dqn_cartpole; did you mean experiment=dqn_cartpole?"
     assert rl_lab(capsys, "train", "dqn_cartpole") == (2, line)
     assert "--total-steps" in rl_lab(capsys, "train", "--total-steps", "100")[1]
+    for typed in "record env=four_rooms", "play env=four_rooms", "evaluate policy=x env=four_rooms":
+        line = "rl-lab: out=x.npz is for a folder; leave the ending away: out=x"
+        assert rl_lab(capsys, *typed.split(), "out=x.npz") == (2, line)
     assert rl_lab(capsys, "compare", "~by") == (
         2,
         "rl-lab: ~by takes away nothing: there is no such value; leave it out",
@@ -378,6 +382,48 @@ def test_damaged_checkpoints(finished, capsys, how, line):
         code, got = rl_lab(capsys, command, "run=run")
         assert code == 2 and got.startswith(f"rl-lab: {line.format(where)}")
     assert (finished / "metrics.jsonl").read_bytes() == rows
+
+
+def test_of_several_runs_a_damaged_one_is_named_and_the_others_are_evaluated(finished, here, capsys):
+    shutil.copytree("run", "other")
+    damage(Path("other/checkpoint.pt"), "missing")
+    Path("compare/1").mkdir(parents=True)  # as a pattern names it too
+    Path("compare/1/index.html").touch()
+    assert (
+        cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "other", "run", "compare/1", "episodes=1", "device=cpu"]) == 2
+    )
+    said = capsys.readouterr()
+    line = "rl-lab: 1 of 2 runs left out: no checkpoint at other/checkpoint.pt; has the run saved one yet?"
+    assert said.err.splitlines() == ["left out, as no run is in it: compare/1", line] and " run " in said.out
+    assert Path("run/evaluation.json").exists()
+    assert rl_lab(capsys, "evaluate", "compare/1")[1].endswith("compare/1 is not a run folder: it has no config.yaml")
+
+
+def test_the_checkpoint_of_a_run_is_not_its_folder(finished, capsys):
+    line = "rl-lab: run/checkpoint.pt is a file of a run; name the run's folder: run=run"
+    for command in "evaluate", "train":
+        assert rl_lab(capsys, command, "run=run/checkpoint.pt") == (2, line)
+
+
+def test_what_may_not_be_written_to_says_where_else(finished, here, capsys, monkeypatch):
+    """As root no mode of a folder forbids anything: the system's answer is put in its place."""
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK)
+    line = (
+        "rl-lab: run cannot be written to, and a run goes on in its own folder; copy it to where you may write, then "
+    )
+    assert rl_lab(capsys, "train", "run=run", "loop.total_steps=800") == (2, f"{line}rl-lab train run=<the copy>")
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", "x")
+
+    monkeypatch.setattr(files, "fresh", refused)
+    got = rl_lab(capsys, "train", "-m", *TINY, "seed=0,1")
+    assert got == (2, "rl-lab: cannot write to runs: Read-only file system; choose another place (hydra.sweep.dir=)")
+    monkeypatch.setattr(files, "replacing", refused)
+    line = "rl-lab: cannot write to {}: Read-only file system; choose another place ({})"
+    assert rl_lab(capsys, "export", "run=run", "to=x.pt2") == (2, line.format("x.pt2", "to="))
+    monkeypatch.setattr(locks, "of_run", refused)
+    assert rl_lab(capsys, "record", "run=run", "episodes=1", "out=y") == (2, line.format("y", "out="))
 
 
 def test_a_missing_checkpoint(finished, capsys):

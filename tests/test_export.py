@@ -100,7 +100,7 @@ def test_an_export_that_acts_otherwise_is_no_success(trained, tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run={plan}"], "to=None must end in .pt2, for torch, or in .onnx"),
+        (["run={plan}"], "where to? rl-lab export run={plan} to=policy.pt2, or to=policy.onnx"),
         (["run={plan}", "to=policy.pt"], "to=policy.pt must end in .pt2, for torch, or in .onnx"),
         (["to=policy.pt2"], "export one run: rl-lab export run=<folder> to=policy.pt2"),
         (["run={random}", "to={tmp}/x.pt2"], "Random has no network and no table to export"),
@@ -114,7 +114,7 @@ def test_one_line(trained, tmp_path, capsys, monkeypatch, arguments, line):
     capsys.readouterr()
     assert rl_lab("export", *[argument.format(**names) for argument in arguments]) == 2
     said = capsys.readouterr().err
-    assert line in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
+    assert line.format(**names) in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

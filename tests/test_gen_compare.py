@@ -224,7 +224,7 @@ def test_runs_of_the_other_lab_are_left_out(runs, tmp_path, capsys):
     (walk / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": 0.0, "eval/return": 1.0}) + "\n")
     compare = ["compare", f"out={tmp_path}/out", "tracker=none"]
     assert cli.main("gen-lab", "gen", COMMANDS, [*compare, f"{runs}/vae", str(walk)]) == 0
-    assert f"{walk} is left out: it is not a run of gen-lab train." in " ".join(capsys.readouterr().out.split())
+    assert "1 run of rl-lab train left out; rl-lab compare reads them." in " ".join(capsys.readouterr().out.split())
     assert cli.main("gen-lab", "gen", COMMANDS, [*compare, str(walk)]) == 2
     line = f"gen-lab: {walk} holds no model: it is not a run of gen-lab train; rl-lab compare reads it\n"
     assert capsys.readouterr().err == line

@@ -97,6 +97,15 @@ def test_the_command_leaves_its_pictures(tmp_path, model, capsys):
     printed = capsys.readouterr().out
     for name in ("traversals", "interpolations", "latent_map"):
         assert (tmp_path / f"pictures/{name}.png").stat().st_size > 500 and f"{name}.png" in printed
+    elsewhere, before = tmp_path / "elsewhere", sorted(tmp_path.rglob("*"))
+    out = "rows=2", "steps=3", f"out={elsewhere}"
+    assert cli.main("gen-lab", "gen", COMMANDS, ["latents", str(tmp_path), *out]) == 0
+    assert len([*elsewhere.glob(f"{model}_*.png")]) == 3 and before == sorted(
+        path for path in tmp_path.rglob("*") if not path.is_relative_to(elsewhere)
+    )
+    for command in "latents", "sample":
+        assert cli.main("gen-lab", "gen", COMMANDS, [command, str(tmp_path), "out=x.png"]) == 2
+        assert capsys.readouterr().err.endswith("out=x.png is for a folder; leave the ending away: out=x\n")
 
 
 def test_a_model_without_latents(tmp_path, capsys):

@@ -89,10 +89,10 @@ def compare(
 def of_models(runs: Sequence[RunFiles], notes: list[str]) -> list[RunFiles]:
     """The runs of this lab; others are noted. Raises UserError where there is none."""
     found = [run for run in runs if any(key.partition(".")[0] == "model" for key in (*run.choices, *run.settings))]
-    others = [run.folder for run in runs if run not in found]
     if not found:
-        raise UserError(f"{others[0]} holds no model: it is not a run of gen-lab train; rl-lab compare reads it")
-    notes += [f"{folder} is left out: it is not a run of gen-lab train." for folder in others]
+        raise UserError(f"{runs[0].folder} holds no model: it is not a run of gen-lab train; rl-lab compare reads it")
+    if count := len(runs) - len(found):
+        notes.append(f"{counted(count, 'runs')} of rl-lab train left out; rl-lab compare reads them.")
     return found
 
 

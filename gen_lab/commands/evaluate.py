@@ -14,7 +14,7 @@ from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.evaluation import evaluate as evaluate_model
 from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Trained, load, some
-from rl_lab.core.errors import counted
+from rl_lab.core.errors import UserError, counted, spared, tell
 from rl_lab.core.files import Records, inside
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
@@ -39,48 +39,53 @@ def evaluate(
 ) -> None:
     """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
     that of held-out images; leaves all of it in the run's evaluation.json, or that of all runs in `out`.
+
+    Raises UserError, once the others are done, where a run cannot be read.
     """
     console, records, say = Console(), Records(out, "evaluation.json"), partial(print, file=sys.stderr)
     console.width = max(140, console.width) if console.is_terminal else WHOLE
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     measured = Table("run", "checkpoint", "measure", "samples", "held-out images")
+    faults: list[UserError] = []
     for folder in some(runs, "evaluate"):
-        trained = load(folder, device, changes)
-        for name in "evaluation.json", "neighbours.png":
-            inside(folder, name)  # refused before the hours that follow
-        head = Text(str(folder)), counted(trained.step, "updates")
-        try:
-            by = judge(trained.data, say=say)
-        except NoLabels as error:
-            by = None
-            print(f"{folder}: {error}")
-        tested = trained.data.some(images)
-        told = Told(say, f"{folder}: evaluation")
-        scores = _floats(evaluate_model(trained.model, tested, seed, iwae_samples, told=told))
-        for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
-            name, deviation = metric.name, scores.get(metric.error)
-            scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
-        record: dict[str, Any] = {
-            "step": trained.step,
-            "images": len(tested.test),
-            "iwae_samples": iwae_samples,
-            "seed": seed,
-            "device": str(trained.device),
-            "scores": scores,
-        }
-        record |= {"changes": list(changes)} if changes else {}
-        if by:
-            picture = records.picture(folder, "neighbours.png")
-            record |= _measured(trained, by, seed, picture)
-            for name, x in record["measures"].items():
-                measured.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
-            print(f"{folder}: {by.about}", *[picture] * bool(picture), sep="\n")
-        records.keep(folder, record)
-        scored.add_section()
-        measured.add_section()
+        with spared(faults):
+            trained = load(folder, device, changes)
+            for name in "evaluation.json", "neighbours.png":
+                inside(folder, name)  # refused before the hours that follow
+            head = Text(str(folder)), counted(trained.step, "updates")
+            try:
+                by = judge(trained.data, say=say)
+            except NoLabels as error:
+                by = None
+                print(f"{folder}: {error}")
+            tested = trained.data.some(images)
+            told = Told(say, f"{folder}: evaluation")
+            scores = _floats(evaluate_model(trained.model, tested, seed, iwae_samples, told=told))
+            for metric in (metric for metric in map(Metric.of, scores) if not metric.is_error):
+                name, deviation = metric.name, scores.get(metric.error)
+                scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
+            record: dict[str, Any] = {
+                "step": trained.step,
+                "images": len(tested.test),
+                "iwae_samples": iwae_samples,
+                "seed": seed,
+                "device": str(trained.device),
+                "scores": scores,
+            }
+            record |= {"changes": list(changes)} if changes else {}
+            if by:
+                picture = records.picture(folder, "neighbours.png")
+                record |= _measured(trained, by, seed, picture)
+                for name, x in record["measures"].items():
+                    measured.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
+                print(f"{folder}: {by.about}", *[picture] * bool(picture), sep="\n")
+            records.keep(folder, record)
+            scored.add_section()
+            measured.add_section()
     for table in scored, measured:
         if table.row_count:
             console.print(table)
+    tell(faults, len(runs))
 
 
 def _measured(trained: Trained, judge: Judge, seed: int, picture: Path | None) -> dict[str, dict]:

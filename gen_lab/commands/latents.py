@@ -13,8 +13,8 @@ from gen_lab.trained.loading import load, some
 from gen_lab.types import LatentModel
 from rl_lab.core import room
 from rl_lab.core.devices import double
-from rl_lab.core.errors import UserError
-from rl_lab.core.files import inside, replacing
+from rl_lab.core.errors import UserError, spared, tell
+from rl_lab.core.files import folder_for, inside, replacing
 from rl_lab.core.settings import Count, Positive
 
 AT_ONCE = 256  # images
@@ -27,35 +27,43 @@ def latents(
     rows: Count,  # of each sheet
     steps: Count,  # images a row
     reach: Positive,  # standard deviations to either side
+    out: str | None,  # a folder for the files; None: the run's own
     device: str,
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
-    """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run."""
+    """Leaves traversals.png, interpolations.png and latent_map.png in the pictures of each run, or in `out` under its
+    name. Raises UserError, once the others are done, where one cannot be read.
+    """
+    faults: list[UserError] = []
     for folder in some(runs, "latents"):
-        trained = load(folder, device, changes)
-        model, data = trained.model, trained.data
-        if not isinstance(model, LatentModel):
-            raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
-        x, label, z = coded(model, data)
-        known = label if model.spec.classes else None
-        places = {
-            name: inside(folder, f"pictures/{name}.png") for name in ("traversals", "interpolations", "latent_map")
-        }
-        room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
-        sheets = {
-            "traversals": traversals(model, z, rows, steps, reach, None if known is None else known[:1]),
-            "interpolations": interpolations(model, data.spec.scaled(x), z, rows, steps, known),
-        }
-        widest = z.std(0).argsort(descending=True)[:rows].tolist()
-        captions = {
-            "traversals": f"rows: latents {', '.join(map(str, widest))}, which vary most among images; columns: from "
-            f"-{reach:g} to {reach:g} sigma of each",
-            "interpolations": "outermost two images, between them what the line of their codes decodes to",
-        }
-        for name, images in sheets.items():
-            across = steps + 2 * (name == "interpolations")
-            print(write_sheet(places[name], images, across, f"{trained.name} · {captions[name]}"))
-        print(write_map(places["latent_map"], z, label, f"{trained.name}: {data.name}"))
+        with spared(faults):
+            trained = load(folder, device, changes)
+            model, data = trained.model, trained.data
+            if not isinstance(model, LatentModel):
+                raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
+            x, label, z = coded(model, data)
+            known = label if model.spec.classes else None
+            place, first = (folder, "pictures/") if out is None else (folder_for(out), f"{trained.name}_")
+            place.mkdir(parents=True, exist_ok=True)
+            places = {
+                name: inside(place, f"{first}{name}.png") for name in ("traversals", "interpolations", "latent_map")
+            }
+            room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
+            sheets = {
+                "traversals": traversals(model, z, rows, steps, reach, None if known is None else known[:1]),
+                "interpolations": interpolations(model, data.spec.scaled(x), z, rows, steps, known),
+            }
+            widest = z.std(0).argsort(descending=True)[:rows].tolist()
+            captions = {
+                "traversals": f"rows: latents {', '.join(map(str, widest))}, which vary most among images; columns: "
+                f"from -{reach:g} to {reach:g} sigma of each",
+                "interpolations": "outermost two images, between them what the line of their codes decodes to",
+            }
+            for name, images in sheets.items():
+                across = steps + 2 * (name == "interpolations")
+                print(write_sheet(places[name], images, across, f"{trained.name} · {captions[name]}"))
+            print(write_map(places["latent_map"], z, label, f"{trained.name}: {data.name}"))
+    tell(faults, len(runs))
 
 
 def coded(model: LatentModel, data: Images) -> tuple[Tensor, Tensor | None, Tensor]:

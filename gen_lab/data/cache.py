@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.files import home
+from rl_lab.core.files import home, unwritten
 
 TIMEOUT = 15.0  # seconds without a byte
 CHUNK = 2**18  # bytes
@@ -76,9 +76,7 @@ def fetch(source: Source, root: str | None) -> list[Path]:
             for file in missing:
                 _download(file, source.mirrors, folder / file.name)
         except OSError as error:  # of the disk: errors of the network are caught in `_attempt`
-            raise UserError(
-                f"cannot write to {folder}: {error.strerror or error}; make room, or choose another place (data.root=)"
-            ) from error
+            raise unwritten(folder, error, "data.root=") from error
         except NoMirror as error:
             names = " and ".join(file.name for file in missing if not (folder / file.name).exists())
             raise UserError(
@@ -161,9 +159,7 @@ def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: P
         _filled(open_memmap(beside, "w+", np.uint8, shape), chunks).flush()
         beside.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make room, or choose another place (data.root=)"
-        ) from error
+        raise unwritten(str(path), error, "data.root=") from error
     return _mapped(path, shape)
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
 from rl_lab.core.devices import double
-from rl_lab.core.errors import UserError, counted, nearest
+from rl_lab.core.errors import UserError, counted, nearest, spared, tell
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Judged, Natural
 from rl_lab.envs.abilities import Tabular
@@ -94,7 +94,7 @@ def evaluate_runs(
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints a line for each run and leaves the figures, and the return of each episode, in its evaluation.json, or
-    those of all runs in `out`.
+    those of all runs in `out`. Raises UserError, once the others are done, where one cannot be read.
 
     Each of the run's environments plays the same number of episodes, so there may be a few more than asked for.
     """
@@ -102,14 +102,18 @@ def evaluate_runs(
         raise UserError("which run? rl-lab evaluate run=<folder>")
     records = files.Records(out, "evaluation.json")
     found = []
+    faults: list[UserError] = []
     for folder in runs:
-        player = load(folder, max_envs=episodes, device=device, seed=seed, changes=changes)
-        with Console(stderr=True).status(f"{folder}: at least {counted(episodes, 'episodes')}"):
-            record = evaluation(player, episodes, seed)
-        player.env.close()
-        records.keep(folder, record)
-        found.append((player, record))
-    show(found, f"with {' '.join(changes)}" if changes else None)
+        with spared(faults):
+            player = load(folder, max_envs=episodes, device=device, seed=seed, changes=changes)
+            with Console(stderr=True).status(f"{folder}: at least {counted(episodes, 'episodes')}"):
+                record = evaluation(player, episodes, seed)
+            player.env.close()
+            records.keep(folder, record)
+            found.append((player, record))
+    if found:
+        show(found, f"with {' '.join(changes)}" if changes else None)
+    tell(faults, len(runs))
 
 
 def show(found: Sequence[tuple[Player, dict]], title: str | None = None) -> None:
@@ -203,8 +207,8 @@ class Asked(NamedTuple):
 
 def new_folder(out: str) -> Path:
     """Raises UserError where something is there."""
-    folder = files.home(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = files.folder_for(out)
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"out={out} is not empty; choose a new folder")
     return folder
 

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
-from rl_lab.core.errors import UserError, brief, counted
+from rl_lab.core.errors import UserError, brief, counted, pasted
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Normalising
 from rl_lab.playing.player import Player, load
@@ -52,7 +52,9 @@ def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ())
     if len(runs) != 1:
         raise UserError("export one run: rl-lab export run=<folder> to=policy.pt2")
     kind = Path(to or "").suffix
-    if to is None or kind not in KINDS:
+    if to is None:
+        raise UserError(f"where to? rl-lab export {pasted(f'run={runs[0]}')} to=policy.pt2, or to=policy.onnx")
+    if kind not in KINDS:
         raise UserError(f"to={to} must end in .pt2, for torch, or in .onnx: rl-lab export run=<folder> to=policy.pt2")
     write, read = KINDS[kind]
     if kind == ".onnx":
@@ -68,7 +70,7 @@ def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ())
             files.write(path, write(program, about))
             same = compared(player, seen, read(path), batch)
     except OSError as error:
-        raise UserError(f"cannot write to {to}: {error.strerror or error}") from error
+        raise files.unwritten(to, error, "to=") from error
     finally:
         player.env.close()
     words = "" if batch is None else ", one observation at a time"

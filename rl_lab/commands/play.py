@@ -54,7 +54,7 @@ def play(
         player = guest(env, device)
     try:
         keys = bindings(player.env.spec.actions)
-        folder = files.home(out) if out else None
+        folder = files.folder_for(out) if out else None
         if folder:  # what it holds is looked at before anyone plays
             settings = settings_of(runs[0], changes) if runs else OmegaConf.to_container(env, resolve=True)
             about = by_hand(folder, player.env, settings)

@@ -59,7 +59,7 @@ def record(
     probe = stage(1)
     try:
         about = described(probe, seed, frames)
-        folder = files.home(out) if out else default_folder(runs, about)
+        folder = files.folder_for(out) if out else default_folder(runs, about)
         if earlier := earlier_recording(folder, about):
             about = earlier.about
         else:
@@ -146,8 +146,6 @@ def default_folder(runs: Sequence[Path], about: dict) -> Path:
 
 def earlier_recording(folder: Path, about: dict) -> Recording | None:
     """What the folder holds of the same recording. Raises UserError where it holds something else."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"out={folder} is a file; choose a new folder")
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / recording.INDEX).is_file():
@@ -222,6 +220,8 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
             about["shards"][number : number + 1] = [recording.write_shard(folder, number, episodes, first)]
             recording.write_index(folder, about)
     except OSError as error:
+        if error.errno in files.READ_ONLY:
+            raise files.unwritten(folder, error, "out=") from error
         raise UserError(
             f"{folder}: {error.strerror or error}; finished shards are kept: "
             "make room, then run the same command to continue"

@@ -1,6 +1,7 @@
 """Ask a person which of two clips is better, for a run that learns from it."""
 
 import hashlib
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -68,6 +69,9 @@ class Person:
         if not self.sitting.now():
             raise UserError(f"{folder} asks nobody (yet); start one that does with teacher=person, as in "
                             "rl-lab train experiment=preferences_russell_norvig teacher=person")  # fmt: skip
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{folder} cannot be written to, and answers are kept in it; teach as a user who may write "
+                            "there, where the run learns")  # fmt: skip
         self.sitting.told()  # what is damaged is said before anyone answers
         self.log = Log(self.sitting.path(f"answers-{who}.jsonl"))
         self.given: list[int] = []  # pairs, in order, and what is left of them after those taken back

@@ -37,6 +37,24 @@ def nearest(word: str, choices: Iterable[str], listing: bool = True, before: str
     return f"; choose from {', '.join(choices)}" if listing and 0 < len(choices) <= 20 else ""
 
 
+@contextmanager
+def spared(faults: list[UserError]) -> Iterator[None]:
+    """A mistake in one of several runs is added to `faults`, so that the others have their turn; see `tell`."""
+    try:
+        yield
+    except UserError as fault:
+        faults.append(fault)
+
+
+def tell(faults: list[UserError], runs: int) -> None:
+    """Raises UserError where there are any, of so many runs."""
+    words = list(dict.fromkeys(map(str, faults)))
+    if words and len(faults) == runs and len(words) == 1:
+        raise faults[0]
+    if words:
+        raise UserError(f"{len(faults)} of {runs} runs left out: {'; '.join(words)}")
+
+
 def counted(number: float, things: str) -> str:
     """1 step, 2 steps, 1,000 steps of 16 seeds."""
     shown = f"{number:,.0f}"

@@ -72,6 +72,29 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
     return list(found.values())
 
 
+def with_runs(folders: list[Path]) -> list[Path]:
+    """Of several folders those that are a study or in which there is a run, whole or damaged, and all where none is:
+    runs/*/* names the folders of comparisons too.
+    """
+
+    def holds(folder: Path) -> bool:
+        here = any((folder / name).is_file() for name in ("config.yaml", "study.yaml"))
+        return here or any(next(folder.rglob(name), None) for name in (rows.NAME, "checkpoint.pt"))
+
+    return [folder for folder in folders if holds(folder)] or folders
+
+
+def of_lab(folders: list[Path], lab: str) -> tuple[list[Path], list[Path]]:
+    """The runs at or below the folders that are of a lab, and those of another; where all are of another, or none is,
+    the folders themselves.
+    """
+    found = [path.parent for folder in folders for path in sorted(folder.rglob(rows.NAME))]
+    others = [run for run in found if _lab(run) not in (lab, "")]
+    if not others or len(others) == len(found):
+        return folders, []
+    return [run for run in found if run not in others], others
+
+
 def runs_below(folder: Path, lab: str) -> list[Path]:
     """The runs of a lab below a folder that have a checkpoint, or, where none has one, those that have begun; the
     folder alone where it is a run of one seed, or holds none.

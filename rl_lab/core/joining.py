@@ -37,7 +37,7 @@ def join(tracker: Callable[..., Any] | None, folder: Path, media: Mapping[str, P
 def _not_joined(folder: Path, about: Mapping[str, Any]) -> str:
     """Why a film of this run cannot join its W&B run; "" where it can."""
     if not about.get("wandb"):
-        return f"{folder} is not there itself (tracker=none)"
+        return f"W&B has no run of {folder}, which was trained without tracker=wandb"
     if about.get("state") == "running":
         return f"{folder} has not ended, and W&B takes the rows of one process at a time; do it again when it has"
     name = str(about.get("name"))

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.types import RunMode
 
 from rl_lab.core import conf_dir, registry
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, nearest, pasted
 from rl_lab.core.launching.composition import base, groups, is_group, parsed
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
@@ -66,6 +66,9 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             shown = pattern if len(pattern) <= 120 else f"{pattern[:120]}..."
             raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(pattern)}")
         folders += found
+    if len(folders) == 1 and folders[0].is_file() and (folders[0].parent / "config.yaml").is_file():
+        run = pasted(f"run={folders[0].parent}")
+        raise UserError(f"{folders[0]} is a file of a run; name the run's folder: {run}")
     return folders, rest
 
 

@@ -56,6 +56,9 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     """Resumes a run folder with `changes` to its settings. Its config is data that a stranger may have written."""
+    if (folder / "config.yaml").exists() and not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written to, and a run goes on in its own folder; copy it to where you may "
+                        f"write, then {prog} train run=<the copy>")  # fmt: skip
     with _held(folder, made=False) as lock:
         for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
             files.inside(folder, name)

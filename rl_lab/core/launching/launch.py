@@ -16,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import conf_dir, files
-from rl_lab.core.errors import UserError, counted, nearest
-from rl_lab.core.folders import runs_below
+from rl_lab.core.errors import UserError, counted, nearest, pasted
+from rl_lab.core.folders import of_lab, runs_below, with_runs
 from rl_lab.core.launching.arguments import (
     check_place,
     check_settings,
@@ -103,9 +103,8 @@ def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
     if flags := [change for change in changes if change.startswith("-")]:
         raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
     if not (folder / "config.yaml").exists() and (inside := runs_below(folder, f"{root}_lab")) != [folder]:
-        raise UserError(
-            f"{folder} is not a run folder: it holds {counted(len(inside), 'runs')}; name one: run={inside[0]}"
-        )
+        holds, one = counted(len(inside), "runs"), pasted(f"run={inside[0]}")
+        raise UserError(f"{folder} is not a run folder: it holds {holds}; name one: {one}")
     with plain_errors(conf_dir(), root, changes):
         go_on(folder, changes, prog, root)
     return 0
@@ -264,7 +263,18 @@ def command(root: str, name: str, arguments: list[str]) -> int:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
         if idle := [o for o in changes if re.match(r"[+~]*loop\.(?!(eval_env|envs?|agent|data|model)\b)", o)]:
             raise UserError(f"{idle[0]} would be ignored, as {name} trains nothing; leave it out")
-        runs = folders if name == "study" else runs_of(folders)
+        kept = folders if name == "study" else with_runs(folders)
+        if left := [folder for folder in folders if folder not in kept]:
+            others = f" and {counted(len(left) - 1, 'others')}" * (len(left) > 1)
+            print(f"left out, as no run is in it: {left[0]}{others}", file=sys.stderr)
+        runs = kept if name == "study" else runs_of(kept)
+        if name == "compare":
+            runs, theirs = of_lab(runs, f"{root}_lab")
+            if theirs:
+                print(f"left out: {counted(len(theirs), 'runs')} of the other lab, whose own compare reads them",
+                      file=sys.stderr)  # fmt: skip
+        if name in ("compare", "sample") and cfg.out is not None:
+            cfg.out = str(files.folder_for(cfg.out))
         if name not in ("study", "compare"):  # which reads runs without a checkpoint too
             runs = [run for folder in runs for run in runs_below(folder, f"{root}_lab")]
         more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}

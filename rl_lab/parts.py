@@ -191,7 +191,7 @@ YOUNGER: dict[str, dict[str, Any]] = {  # settings that older run folders leave 
     "rl_lab.agents.dqn.DQN": {"value": None, "target_mix": 1.0, "epsilon_spread": 0.0, "eval_epsilon": 0.0,
                               "dueling": False, "stream_units": 0, "noisy": 0.0, "decay_steps": 0},
     "rl_lab.agents.a2c.A2C": {"bootstrap": True, "standardise": False, "decay_steps": 0, "separate_value": False,
-                              "forward_again": False, "gather_steps": 0},
+                              "forward_again": False, "gather_steps": 0, "decay_entropy": False},
     "rl_lab.agents.ppo.PPO": {"target_kl": None, "decay_floor": 0.0, "decay_entropy": False, "gather_steps": 0,
                               "decoupled": False, "adaptive_kl": None},
     "rl_lab.agents.q_learning.QLearning": {"reward_scale": 1.0, "normalise": False},

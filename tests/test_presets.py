@@ -234,3 +234,18 @@ def test_the_entropy_bonus_of_ppo_may_fall_with_the_learning_rate():
         part = Minibatch(obs, ACTION, EVEN, EVEN, zeros, zeros)
         losses.append(ppo.loss(part, 0.2)[0].item())
     assert losses == pytest.approx([-0.01 * LN2, -0.005 * LN2, 0.0], abs=1e-5)
+
+
+def test_the_entropy_bonus_of_a2c_may_fall_with_the_learning_rate():
+    """Even actions of no advantage: the loss is minus what their ln 2 nats count, of .01 all, a half and nothing."""
+    a2c = preset("a2c", "agent.decay_steps=32", "agent.decay_entropy=true", "agent.rollout_length=8")
+    zeros, found = torch.zeros(2), []
+    for _ in range(3):
+        acted = Acted(EVEN, torch.full((2,), LN2), zeros)
+        over = transition(torch.zeros(2, 3), ACTION, zeros, zeros, zeros.bool(), torch.zeros(2, 3))
+        found.append(a2c.loss([(acted, over)])[0].item())
+        for _ in range(8):
+            obs = torch.zeros(2, 3)
+            a2c.update(transition(obs, a2c.act(obs), zeros, zeros + 1, zeros.bool(), obs))
+    assert found == pytest.approx([-0.01 * LN2, -0.005 * LN2, 0.0], abs=1e-7)
+    assert a2c.optimizer.param_groups[0]["lr"] == pytest.approx(a2c.decay.rates[0] * 0)

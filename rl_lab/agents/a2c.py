@@ -57,6 +57,7 @@ class A2C(Learner):
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool,  # the advantages of each rollout
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
+        decay_entropy: bool,  # and `entropy_coef` with it
         separate_value: bool,  # a torso of its own
         orthogonal_heads: bool,  # gains .01 and 1; else torch's own start
         forward_again: bool,  # learn from a second forward, of the whole rollout at once
@@ -67,7 +68,8 @@ class A2C(Learner):
         self.optimizer, self.rng = build_optimizer(optimizer, self.network.parameters()), generator(seed, device)
         self.decay, self.rollout_length = Decay(self.optimizer, decay_steps), rollout_length
         self.gamma, self.lambda_, self.bootstrap = gamma, lambda_, bootstrap
-        self.value_coef, self.entropy_coef, self.standardise = value_coef, entropy_coef, standardise
+        self.value_coef, self.standardise = value_coef, standardise
+        self.entropy_coef, self.decay_entropy = entropy_coef, decay_entropy
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
         self.gather_steps = gather_steps
         self.forward_again = forward_again or graphs.chosen()  # what autograd keeps stays within one CUDA graph
@@ -78,6 +80,11 @@ class A2C(Learner):
     @property
     def settled(self) -> bool:
         return not self._rollout
+
+    @property
+    def bonus(self) -> float:
+        """What a nat of entropy counts now."""
+        return self.entropy_coef * (self.decay.share(self.steps) if self.decay_entropy else 1.0)
 
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
@@ -93,9 +100,9 @@ class A2C(Learner):
             action = exploration.sample(log_probs.detach(), rng)
             return action, Acted(losses.pick(log_probs, action), losses.entropy(log_probs), value)
 
-    def improve(self, obs: Tensor, action: Tensor, target: Tensor) -> Metrics:
+    def improve(self, bonus: float, obs: Tensor, action: Tensor, target: Tensor) -> Metrics:
         """As `learn`, of T steps [T, N, ...] whose target values [T, N] are known."""
-        loss, metrics = self.objective(self.again(obs, action), target)
+        loss, metrics = self.objective(self.again(obs, action), target, bonus)
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def again(self, obs: Tensor, action: Tensor) -> Acted:
@@ -116,30 +123,32 @@ class A2C(Learner):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step from T transitions of N envs and what was computed on the way."""
-        self.advance(len(rollout) * rollout[0][0].value.shape[-1])
-        if self.steps <= self.gather_steps:
-            gather(self.network, torch.cat([t.obs for _, t in rollout]))
-            return {}
+        self.decay.to(self.steps)
+        found = self.step(rollout) if self.steps >= self.gather_steps else self.gather(rollout)
+        self.count_steps(len(rollout) * rollout[0][0].value.shape[-1])
+        return found
+
+    def step(self, rollout: Rollout) -> Metrics:
         if graphs.chosen():
             kept, transitions = zip(*rollout, strict=True)
             target = self.targets(transitions, torch.stack([acted.value for acted in kept]))
-            return self._improve(*taken(transitions), target)
+            return self._improve(self.bonus, *taken(transitions), target)
         loss, metrics = self.loss(rollout)
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
-    def advance(self, steps: int) -> None:
-        """Counts these steps; the learning rate is the one before them."""
-        self.decay.to(self.steps)
-        self.count_steps(steps)
+    def gather(self, rollout: Rollout) -> Metrics:
+        """The statistics of its frames, and nothing else."""
+        gather(self.network, torch.cat([t.obs for _, t in rollout]))
+        return {}
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
-        """-log pi(a|s) A + value_coef (G - V)^2 - entropy_coef H, the mean over the rollout []."""
+        """-log pi(a|s) A + value_coef (G - V)^2 - bonus H, the mean over the rollout []."""
         kept, transitions = zip(*rollout, strict=True)
         if self.forward_again:
             acted = self.again(*taken(transitions))
         else:
             acted = Acted(*map(torch.stack, zip(*kept, strict=True)))
-        return self.objective(acted, self.targets(transitions, acted.value))
+        return self.objective(acted, self.targets(transitions, acted.value), self.bonus)
 
     def targets(self, transitions: Sequence[Transition], value: Tensor) -> Tensor:
         """The targets [T, N], from the values [T, N] of what was acted on."""
@@ -153,7 +162,7 @@ class A2C(Learner):
             max_abs_reward=self.max_abs_reward,
         )
 
-    def objective(self, acted: Acted, g: Tensor) -> tuple[Tensor, Metrics]:
+    def objective(self, acted: Acted, g: Tensor, bonus: float) -> tuple[Tensor, Metrics]:
         """The loss [], from what was computed when acting and the targets g, [T, N]."""
         over = (0, -1)  # T and N
         advantage = g - acted.value
@@ -162,7 +171,7 @@ class A2C(Learner):
         policy_loss = losses.policy_gradient(acted.log_prob, advantage).mean(over)
         value_loss = (g - acted.value).square().mean(over)
         entropy = acted.entropy.mean(over)
-        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        loss = policy_loss + self.value_coef * value_loss - bonus * entropy
         return loss, {
             "a2c/policy_loss": policy_loss.detach(),
             "a2c/value_loss": value_loss.detach(),

@@ -173,7 +173,11 @@ class Decay:
 
     def to(self, step: int) -> float:
         """Sets the rates of `step`; returns the share of the first ones that they are."""
-        return self.scale(max(self.floor, 1 - step / self.steps) if self.steps else 1.0)
+        return self.scale(self.share(step))
+
+    def share(self, step: int) -> float:
+        """Of the first rates, at `step`."""
+        return max(self.floor, 1 - step / self.steps) if self.steps else 1.0
 
     def scale(self, share: float) -> float:
         """Sets the rates to this share of the first ones, and returns it."""

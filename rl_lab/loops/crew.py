@@ -68,7 +68,8 @@ class Crew:
         for p, parts in zip(agent.network.parameters(), zip(*gradients, strict=True), strict=True):
             p.grad = sum(parts) / len(parts)
         reward, last = torch.cat(rewards, 1), torch.cat(lasts, 1)
-        agent.advance(reward.numel())
+        agent.decay.to(agent.steps)
+        agent.count_steps(reward.numel())
         metrics = {name: sum(m[name] for m in found) / len(found) for name in found[0]}
         return metrics | {"a2c/grad_norm": step(agent.optimizer, agent.max_grad_norm)}, reward, last
 

@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from rl_lab.__main__ import COMMANDS
-from rl_lab.core import files, locks
+from rl_lab.core import checkpoint, files, locks
 from rl_lab.core.errors import UserError, counted, nearest, pasted
 from rl_lab.core.launching import cli, explain
 from rl_lab.core.launching.explain import plain_errors
@@ -440,6 +440,23 @@ def test_a_checkpoint_of_another_experiment(finished, here, capsys):
     assert (
         code == 2
         and f"{finished.resolve()}/checkpoint.pt is of another experiment: its agent does not fit this one" in line
+    )
+
+
+def test_a_checkpoint_that_lacks_what_was_learned(finished, capsys):
+    """It was resumed with an agent that had learned nothing."""
+    state = torch.load(finished / "checkpoint.pt", weights_only=True)
+    del state["agent"]
+    checkpoint.write(finished / "checkpoint.pt", state)
+    code, line = rl_lab(capsys, "train", "run=run", "loop.total_steps=800")
+    assert code == 2 and "its agent does not fit this one (it has no 'agent'); leave out the settings" in line
+
+
+def test_a_run_of_the_other_lab_is_not_resumed(finished, capsys):
+    assert cli.main("gen-lab", "gen", COMMANDS, ["train", "run=run", "loop.total_steps=800"]) == 2
+    assert capsys.readouterr().err == (
+        "gen-lab: run is a run of rl-lab: rl-lab train resumes it, rl-lab evaluate judges it, and from Python "
+        "rl_lab.load opens it\n"
     )
 
 

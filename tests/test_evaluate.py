@@ -58,7 +58,7 @@ def test_of_a_folder_with_runs_of_both_labs_those_of_one_are_meant(here, tmp_pat
     assert evaluate(str(tmp_path / "runs")) == 0
     assert [*tmp_path.rglob("evaluation.json")] == [tmp_path / "runs/b/1/evaluation.json"]
     assert evaluate(str(images)) == 2
-    assert "is a run of gen-lab; gen-lab evaluate and gen-lab sample read it" in capsys.readouterr().err
+    assert "is a run of gen-lab: gen-lab train resumes it, gen-lab evaluate judges it" in capsys.readouterr().err
 
 
 def test_the_figures_of_all_may_go_to_one_file(here, capsys):

@@ -532,7 +532,7 @@ def test_evaluate_command(folder, capsys):
     [
         (["evaluate"], r"which run\? gen-lab evaluate run=<folder>"),
         (["sample", "run={empty}"], "is not a run folder"),
-        (["sample", "run={rl}"], "not a run of gen-lab train"),
+        (["sample", "run={rl}"], "is a run of rl-lab: rl-lab train resumes it"),
         (["evaluate", "run={other}", "iwae_samples=1"], r"other/checkpoint.pt does not fit"),
         (["evaluate", "run={evil}"], r"_target_=os.mkdir is refused"),
         (["sample", "run={folder}", "count=0", "tracker=none"], "count=0 must be at least 1"),

@@ -142,7 +142,10 @@ def test_no_run_and_no_checkpoint(trained, copy, tmp_path):
 
 def test_a_run_of_the_other_lab(tmp_path):
     (tmp_path / "config.yaml").write_text("name: vae\nseed: 0\nloop: {_target_: gen_lab.fit.fit}\n")
-    line = f"{tmp_path} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it"
+    line = (
+        f"{tmp_path} is a run of gen-lab: gen-lab train resumes it, gen-lab evaluate judges it, and from Python "
+        "gen_lab.load opens it"
+    )
     assert said(tmp_path) == line
     with pytest.raises(UserError, match=f"^{line}$"):
         settings_of(tmp_path)
@@ -161,8 +164,31 @@ def test_a_plan_of_another_world(trained, copy):
     folder = copy(trained("plan", *RUNS["plan"]))
     alter(folder, lambda state: state["agent"].update(q=torch.zeros(5, 4)))
     assert said(folder) == (
-        f"{folder}/checkpoint.pt does not fit {folder}/config.yaml (a plan of (5, 4) states and actions, not (12, 4))"
+        f"{folder}/checkpoint.pt does not fit {folder}/config.yaml (a plan of (5, 4) states and actions, not (12, 4)); "
+        "bring back the run's own checkpoint, or delete it and train anew"
     )
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda state: state.pop("agent"), "it has no 'agent'"),
+        (lambda state: state["agent"].pop("online"), "it has no 'online'"),
+        (lambda state: state["agent"]["online"].pop("head.weight"), "it has no 'head.weight'"),
+        (lambda state: state["agent"]["online"].update(more=torch.zeros(1)), "it has 'more', which is not wanted"),
+        (
+            lambda state: state["agent"]["online"].update({"head.weight": torch.zeros(7, 104)}),
+            "head.weight in it is [7, 104], and [4, 104] is wanted",
+        ),
+        (lambda state: state.update(agent=7), "a part of it is of another kind: 'int' object has no attribute 'items'"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_words(trained, copy, damage, words):
+    folder = copy(trained("dqn", *DQN))
+    alter(folder, damage)
+    assert f" does not fit {folder}/config.yaml ({words}); bring back the run's own checkpoint" in said(folder)
+    with pytest.raises(UserError, match="leave out env.time_limit=9$"):
+        load(folder, max_envs=1, device="cpu", changes=["env.time_limit=9"])
 
 
 REFUSED = "is refused: a run folder may call only what rl_lab/parts.py lists"

@@ -28,7 +28,7 @@ def conditioned(spec: Spec, conditional: bool) -> Spec:
 def known(spec: Spec, label: Tensor | None) -> Tensor | None:
     """The labels [B] that networks are called with; None without classes. Raises UserError if they are missing."""
     if spec.classes and label is None:
-        raise UserError("model.conditional=true needs a label for each image")
+        raise UserError("model.conditional=true needs a label for each image: label=<class>, or a tensor of them")
     return label if spec.classes else None
 
 

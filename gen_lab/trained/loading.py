@@ -16,10 +16,11 @@ from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
 from gen_lab.types import LatentModel, Model, Spec
 from rl_lab.core import checking, checkpoint, devices, reading, threads
-from rl_lab.core.errors import UserError, brief
+from rl_lab.core.errors import UserError, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.randomness import generator
+from rl_lab.core.settings import Count, Natural, conform
 
 
 class Trained(NamedTuple):
@@ -48,28 +49,61 @@ class Trained(NamedTuple):
 
         Raises UserError if the model does not know the class.
         """
+        count, seed = conform("count", count, Count), conform("seed", seed, Natural)
         return self.model.sample(count, generator(seed, self.device), self.labels(label, count))
 
     def score(
         self, x: Tensor, seed: int = 0, iwae_samples: int = 0, label: int | Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Named scores [B] of levels [B, C, H, W], such as nll_nats; {} of a model without a likelihood."""
-        x = x.to(self.device)
+        """Named scores [B] of levels [B, C, H, W], such as nll_nats; {} of a model without a likelihood. Raises
+        UserError where x is no such levels, or a label that is needed is missing.
+        """
+        x, seed = self.levels(x), conform("seed", seed, Natural)
+        iwae_samples = conform("iwae_samples", iwae_samples, Natural)
         return self.model.score(x, generator(seed, self.device), iwae_samples, self.labels(label, len(x)))
 
     def code(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
         """Levels [B, C, H, W] to codes z [B, Z]. Raises UserError if the model has none."""
-        return self._latent_model.code(x.to(self.device), self.labels(label, len(x)))
+        model, x = self._latent_model, self.levels(x)
+        return model.code(x, self.labels(label, len(x)))
 
     def decode(self, z: Tensor, label: int | Tensor | None = None) -> Tensor:
         """Codes z [B, Z] to means [B, C, H, W] in [0, 1]. Raises UserError if the model has none."""
-        return self._latent_model.decode(z.to(self.device), self.labels(label, len(z)))
+        model, spec = self._latent_model, self.spec
+        one = torch.zeros(1, *spec.shape, dtype=spec.dtype, device=self.device)
+        like = model.code(one, self.labels(0 if self.model.spec.classes else None, 1))
+        if not isinstance(z, Tensor) or (z.dtype, z.shape[1:]) != (like.dtype, like.shape[1:]):
+            wanted = f"z must be a {kind(like).replace('[1, ', '[B, ')}, as code gives it"
+            raise UserError(f"{wanted}, and is {kind(z)}")
+        if not z.isfinite().all():
+            raise UserError("z must be finite, and holds nan or inf; leave out the rows that do")
+        return model.decode(z.to(self.device), self.labels(label, len(z)))
+
+    def levels(self, x: Tensor) -> Tensor:
+        """The same on the model's device. Raises UserError where they are no levels [B, C, H, W] that it learned."""
+        shape, most = self.spec.shape, self.spec.levels - 1
+        wanted = f"images must be a tensor of whole numbers [B, {', '.join(map(str, shape))}], levels 0 to {most}"
+        if not isinstance(x, Tensor) or x.is_floating_point() or x.dtype == torch.bool or x.shape[1:] != shape:
+            is_float = isinstance(x, Tensor) and x.is_floating_point() and x.shape[1:] == shape
+            remedy = "; spec.nearest(x) makes levels of numbers in [0, 1]" * is_float
+            raise UserError(f"{wanted}, and are {kind(x)}{remedy}")
+        x = x.to(self.device)
+        if ((x < 0) | (x > most)).any():
+            raise UserError(f"{wanted}, and are {int(x.min())} to {int(x.max())}")
+        return x
 
     def labels(self, label: int | Tensor | None, count: int) -> Tensor | None:
         """[N], of one class or of several. Raises UserError if the model does not know them."""
         if label is None:
             return None
-        found = torch.as_tensor(label, device=self.device).expand(count)
+        try:
+            found = torch.as_tensor(label, device=self.device)
+        except (TypeError, ValueError, RuntimeError):
+            found = torch.empty(0)
+        if found.is_floating_point() or found.dtype == torch.bool or found.shape not in ((), (count,)):
+            given = kind(label) if isinstance(label, Tensor) else repr(label)
+            raise UserError(f"label must be one whole number, or a tensor int64 [{count}] of them, and is {given[:80]}")
+        found = found.long().expand(count)
         classes = self.model.spec.classes
         if ((found < 0) | (found >= classes)).any():
             known = f"label must be one of its classes 0 to {classes - 1}"
@@ -117,10 +151,12 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
         if state.get("best", {}).get("learned"):
             take(model, state["best"]["learned"])
             state["step"] = state["best"]["step"]
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = brief(error)
-        raise UserError(f"{path} does not fit {folder / 'config.yaml'} ({reason})") from error
-    return Trained(str(cfg.name), model, spec, read, chosen, state["step"])
+        step = int(state["step"])
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        asked, own = folder / "config.yaml", "bring back the run's own checkpoint, or delete it and train anew"
+        remedy = f"leave out {' '.join(changes)}" if changes else own
+        raise UserError(f"{path} does not fit {asked} ({checkpoint.unfit(error)}); {remedy}") from error
+    return Trained(str(cfg.name), model, spec, read, chosen, step)
 
 
 def images(settings: dict[str, Any]) -> Images:

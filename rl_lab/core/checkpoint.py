@@ -3,6 +3,7 @@
 import collections
 import os
 import pickletools
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,13 +40,31 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
         _check_archive(path, file)
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
-    except Exception as error:  # of as many kinds as there are ways to damage a pickle
-        raise UserError(f"{path} is refused: it holds more than tensors, numbers and texts") from error
+    except Exception:  # of as many kinds as there are ways to damage a pickle
+        raise UserError(f"{path} is refused: it holds more than tensors, numbers and texts") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this library")
     if fault := _fault(state):
         raise UserError(f"{path} is refused: {fault}; delete it to start again")
     return state
+
+
+def unfit(error: BaseException) -> str:
+    """What a state lacks, or has of another kind, by what a look-up or torch's `load_state_dict` raised over it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError):
+        return f"it has no {text}"
+    if found := re.search(
+        r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
+        r"the shape in current model is torch\.Size\((.*?)\)",
+        text,
+    ):
+        return f"{found[1]} in it is {found[2]}, and {found[3]} is wanted"
+    if found := re.search(r'(Missing|Unexpected) key\(s\) in state_dict: "(.*?)"', text):
+        return f"it has no '{found[2]}'" if found[1] == "Missing" else f"it has '{found[2]}', which is not wanted"
+    if isinstance(error, TypeError | AttributeError):
+        return f"a part of it is of another kind: {text[:200]}"
+    return text[:200]
 
 
 PLAIN = {dict, collections.OrderedDict, list, tuple, torch.Size, int, float, bool, str, type(None)}

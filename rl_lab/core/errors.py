@@ -72,6 +72,14 @@ def pasted(word: str) -> str:
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else quoted
 
 
+def kind(x: object) -> str:
+    """What something is in words: a tensor float32 [5, 4], an ndarray likewise; of all else its type."""
+    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+    if shape is None or dtype is None:
+        return type(x).__name__
+    return f"{type(x).__name__.lower()} {str(dtype).removeprefix('torch.')} {list(shape)}"
+
+
 def printable(text: str) -> str:
     """The text without control characters that a terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

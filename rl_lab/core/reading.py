@@ -79,6 +79,7 @@ def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConf
         raise UserError(f"{path} is refused: a run's config has no '{sorted(refused)[0]}'")
     if not {"name", "seed", "loop"} <= set(found) or not isinstance(found["loop"], dict):
         raise UserError(f"{path} is not the config of a run")
+    _check_lab(folder, str(found["loop"].get("_target_")).partition(".")[0], parts)
     _rename(found, parts, found)
     ignored = list[tuple[str, Any]]()
     if not seal:
@@ -100,6 +101,17 @@ def config(folder: Path, parts: Parts, typed: Typed = Typed()) -> tuple[DictConf
     here = imports.local([*typed.modules, *(target.rpartition(".")[0] for target in typed.targets)])
     imports.place({**(seal.places if seal else {}), **here})
     return OmegaConf.create(found), None if seal else parts._replace(typed=typed)
+
+
+def _check_lab(folder: Path, lab: str, parts: Parts) -> None:
+    """Raises UserError where the run is of another lab than these parts are of."""
+    root = lab.removesuffix("_lab")
+    if not parts.home.startswith(f"{lab}/") and lab == f"{root}_lab" and (conf_dir() / f"{root}.yaml").is_file():
+        other = f"{root}-lab"
+        raise UserError(
+            f"{folder} is a run of {other}: {other} train resumes it, {other} evaluate judges it, and from Python "
+            f"{lab}.load opens it"
+        )
 
 
 def _rename(node: Any, parts: Parts, config: dict[str, Any]) -> None:

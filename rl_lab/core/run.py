@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_lab.core import distributed, provenance, threads, tracking
+from rl_lab.core import checkpoint, distributed, provenance, threads, tracking
 from rl_lab.core.devices import double
-from rl_lab.core.errors import NotFinite, UserError, brief, counted
+from rl_lab.core.errors import NotFinite, UserError, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress
@@ -181,13 +181,13 @@ class Run:
         """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run."""
         saved, self._saved = shared_out(self._saved, parts, self.own_stream), {}
         for name, part in parts.items():
-            if name in saved:
+            if name in saved or (saved and isinstance(part, Learner)):
                 try:
                     part.load_state_dict(saved[name])
                 except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-                    reason = brief(error)
                     raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit "
-                                    f"this one ({reason})") from error  # fmt: skip
+                                    f"this one ({checkpoint.unfit(error)}); leave out the settings that changed it, or "
+                                    "bring back the run's own checkpoint") from error  # fmt: skip
         if self.step:
             self.say(f"resumed at step {self.step:,}")
         elif self.folder.before and not self._resumes:

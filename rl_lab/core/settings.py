@@ -4,8 +4,10 @@ import collections.abc
 import glob
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -122,12 +124,14 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         return value
     if hint is float and isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
+    is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())  # numpy's are too
+    if hint is int and is_whole and not isinstance(value, bool):
         return int(value)
     wanted = {int: int, float: int | float, bool: bool, str: str, Path: str | Path}.get(hint)
     if wanted and (not isinstance(value, wanted) or (hint is not bool and isinstance(value, bool))):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
-        raise UserError(f"{path}={calls.one_line(value)} must be {words[hint]}")
+        is_text = isinstance(value, str) and re.fullmatch(r"[-+.\de_]+|true|false", value, re.IGNORECASE)
+        raise UserError(f"{path}={repr(value) if is_text else calls.one_line(value)} must be {words[hint]}")
     if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{path}=nan must be a number")
     return value

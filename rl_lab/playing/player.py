@@ -14,14 +14,14 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, threads
-from rl_lab.core.errors import UserError, brief, counted
+from rl_lab.core.errors import UserError, brief, counted, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, Natural, conform
 from rl_lab.envs.abilities import Normalising, Tabular, has_camera
 from rl_lab.parts import PARTS
-from rl_lab.types import VectorEnv, View, Viewed
+from rl_lab.types import Step, VectorEnv, View, Viewed
 
 
 class Player(NamedTuple):
@@ -51,16 +51,28 @@ class Player(NamedTuple):
         return ", ".join([*[f"greedy after {counted(self.step, self.unit)}"] * bool(self.unit), *self.changes])
 
     def act(self, obs: Tensor) -> Tensor:
-        """Greedy actions [N]."""
-        return self.agent.act(obs, greedy=True)
+        """Greedy actions [N] at obs [N, ...]. Raises UserError where those are none of its environment's."""
+        return self.agent.act(self._seen(obs), greedy=True)
 
     @torch.no_grad()
     def view(self, obs: Tensor) -> View:
-        return self.agent.view(obs)
+        """Raises UserError as `act` does."""
+        return self.agent.view(self._seen(obs))
 
     def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
-        """What it imagines, if it looks ahead."""
-        return self.agent.plan(obs) if isinstance(self.agent, Planning) else None
+        """What it imagines, if it looks ahead. Raises UserError as `act` does."""
+        return self.agent.plan(self._seen(obs)) if isinstance(self.agent, Planning) else None
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        """The observations, looked at from outside alone: their values would have to come from the device."""
+        spec = self.env.spec
+        if not isinstance(obs, Tensor) or (obs.dtype, obs.shape[1:]) != (spec.obs_dtype, spec.obs_shape):
+            wanted = f"{spec.obs_dtype} [N, {', '.join(map(str, spec.obs_shape))}]".removeprefix("torch.")
+            raise UserError(
+                f"obs must be a tensor {wanted.replace(', ]', ']')}, as env.reset and env.step give it, "
+                f"and is {kind(obs)}"
+            )
+        return obs
 
 
 def load(
@@ -80,7 +92,6 @@ def load(
     if kind not in BUILDERS:
         if kind == "rl_lab.commands.evaluate.evaluate":
             raise UserError(f"{folder} holds what was found of a guest, for rl-lab compare, and nothing that plays")
-        _check_lab(folder, kind)
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
     loop = _loop(cfg, parts, changes, device, max_envs, camera)
@@ -108,11 +119,35 @@ def load(
         env.close()
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} does not fit {asked} ({brief(error)})") from error
+        own = "bring back the run's own checkpoint, or delete it and train anew"
+        remedy = f"leave out {' '.join(changes)}" if changes else own
+        raise UserError(f"{path} does not fit {asked} ({checkpoint.unfit(error)}); {remedy}") from error
     units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
              "reward_design.design": "designs"}  # fmt: skip
     unit = units.get(kind.removeprefix("rl_lab.loops."), "steps")
     return Player(titled(cfg), str(cfg.name), folder, env, agent, step, unit, changes, visited)
+
+
+def guarded(env: VectorEnv) -> VectorEnv:
+    """The same environment, which from here on refuses with a UserError a seed that is none, and what are not actions
+    [N] of its own: for who types them. A loop would wait for the device at each step.
+    """
+    own, count, actions = type(env), env.num_envs, env.spec.actions
+
+    def reset(self: VectorEnv, seed: int) -> Tensor:
+        return own.reset(self, conform("seed", seed, Natural))
+
+    def step(self: VectorEnv, action: Tensor) -> Step:
+        is_whole = isinstance(action, Tensor) and not (action.is_floating_point() or action.dtype == torch.bool)
+        wanted = f"action must be a tensor int64 [{count}] of 0 to {len(actions) - 1} ({', '.join(actions)})"
+        if not is_whole or action.shape != (count,):
+            raise UserError(f"{wanted}, and is {kind(action)}")
+        if ((action < 0) | (action >= len(actions))).any():
+            raise UserError(f"{wanted}, and is {action.tolist()}")
+        return own.step(self, action.long())
+
+    env.__class__ = type(own.__name__, (own,), {"reset": reset, "step": step, "__module__": own.__module__})
+    return env
 
 
 def titled(cfg: DictConfig) -> str:
@@ -151,15 +186,9 @@ def _resolved(cfg: DictConfig) -> dict:
     return reading.resolved(written)
 
 
-def _check_lab(folder: Path, kind: str) -> None:
-    if kind.startswith("gen_lab."):
-        raise UserError(f"{folder} is a run of gen-lab; gen-lab evaluate and gen-lab sample read it")
-
-
 def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
     """The settings of a run's environment as they were composed, with `changes` made to them. Raises UserError."""
     cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
-    _check_lab(folder, str(_resolved(cfg)["loop"].get("_target_")))
     reading.refuse(_resolved(cfg), parts)
     loop = _resolved(changed(cfg, changes))["loop"]
     return loop.get("eval_env") or loop.get("env")

@@ -47,9 +47,9 @@ def load(run: str | Path, *changes: str, device: str = "auto") -> "Trained":
     `run` is a folder, a pattern that names one, or wandb:<entity>/<project>/<run>. Raises UserError.
     """
     from gen_lab.trained import loading
-    from rl_lab.core.launching.building import run_of
+    from rl_lab.core.launching import given
 
-    return loading.load(run_of(run), device, changes)
+    return loading.load(given.run_of(run), device, given.changes(changes, "device"))
 
 
 def evaluate(
@@ -64,24 +64,39 @@ def evaluate(
     Nothing is written. Raises UserError.
     """
     from gen_lab.judging import evaluation
+    from rl_lab.core.launching import given
     from rl_lab.core.settings import Natural, conform
 
-    trained = load(run, *changes, device=device)
     iwae_samples, seed = conform("iwae_samples", iwae_samples, Natural), conform("seed", seed, Natural)
+    trained = load(run, *given.changes(changes, "iwae_samples", "seed", "device"), device=device)
     found = evaluation.evaluate(trained.model, trained.data, seed, iwae_samples)
     return {name: float(x) for name, x in found.items()}
 
 
-def metrics(*runs: str | Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What runs logged, as plain records: of each run at or below these folders a record for each row.
+def metrics(*runs: str | Path, settings: Sequence[str] | str = ()) -> list[dict[str, Any]]:
+    """What runs logged, as plain records: of each run at or below these folders, or patterns, a record for each row.
 
     >>> record = gen_lab.metrics("runs", settings=["model.beta"])[-1]
     >>> record["name"], record["data"], record["seed"], record["model.beta"], record["step"]
     ('vae_digits', 'digits', 0, 1.0, 100)
 
     Each has run, name, seed, the names chosen (model, data), the `settings` asked for, step, seconds, and the metrics
-    of its row; pandas.DataFrame.from_records makes a frame of them. Raises UserError.
+    of its row. Raises UserError.
     """
     from rl_lab.core.folders import read_runs, records
+    from rl_lab.core.launching.given import runs_of
 
-    return records(read_runs(map(Path, runs), []), settings)
+    return records(read_runs(runs_of(runs), []), settings)
+
+
+def frame(*runs: str | Path, settings: Sequence[str] | str = ()) -> Any:
+    """The same as a pandas.DataFrame (pip install 'rl-lab[pandas]').
+
+    >>> list(gen_lab.frame("runs/vae_*").groupby("name").step.max().items())
+    [('vae_digits', 100)]
+
+    Raises UserError.
+    """
+    from rl_lab.core import folders
+
+    return folders.frame(metrics(*runs, settings=settings))

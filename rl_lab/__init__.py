@@ -64,14 +64,17 @@ def load(run: str | Path, *changes: str, num_envs: int = 1, device: str = "auto"
     >>> player.env.close()
 
     `run` is a folder, a pattern that names one, or wandb:<entity>/<project>/<run>. An environment is `num_envs` copies;
-    `seed` is that of an agent which draws its actions. Raises UserError.
+    `seed` is that of an agent which draws its actions. Raises UserError, as do `act` and `env.step` for what they
+    cannot take.
     """
-    from rl_lab.core.launching.building import run_of
-    from rl_lab.core.settings import Envs, conform
+    from rl_lab.core.launching import given
+    from rl_lab.core.settings import Envs, Natural, conform
     from rl_lab.playing import player
 
-    num_envs = conform("num_envs", num_envs, Envs)
-    return player.load(run_of(run), max_envs=num_envs, device=device, seed=seed, changes=changes)
+    num_envs, seed = conform("num_envs", num_envs, Envs), conform("seed", seed, Natural)
+    settings = given.changes(changes, "num_envs", "device", "seed")
+    found = player.load(given.run_of(run), max_envs=num_envs, device=device, seed=seed, changes=settings)
+    return found._replace(env=player.guarded(found.env))
 
 
 def evaluate(
@@ -88,18 +91,21 @@ def evaluate(
     Nothing is written. Raises UserError.
     """
     from rl_lab.commands.evaluate import evaluation
+    from rl_lab.core.launching import given
     from rl_lab.core.settings import Judged, Natural, conform
+    from rl_lab.playing import player
 
     episodes, seed = conform("episodes", episodes, Judged), conform("seed", seed, Natural)
-    player = load(run, *changes, num_envs=episodes, device=device, seed=seed)
+    settings = given.changes(changes, "episodes", "seed", "device")
+    found = player.load(given.run_of(run), max_envs=episodes, device=device, seed=seed, changes=settings)
     try:
-        return evaluation(player, episodes, seed)
+        return evaluation(found, episodes, seed)
     finally:
-        player.env.close()
+        found.env.close()
 
 
-def metrics(*runs: str | Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What runs logged, as plain records: of each run at or below these folders a record for each row.
+def metrics(*runs: str | Path, settings: Sequence[str] | str = ()) -> list[dict[str, Any]]:
+    """What runs logged, as plain records: of each run at or below these folders, or patterns, a record for each row.
 
     >>> record = rl_lab.metrics("runs", settings=["env.mdp.gamma"])[-1]
     >>> record["name"], record["env"], record["seed"], record["env.mdp.gamma"], record["step"], record["eval/regret"]
@@ -109,11 +115,12 @@ def metrics(*runs: str | Path, settings: Sequence[str] = ()) -> list[dict[str, A
     metrics of its row. Raises UserError.
     """
     from rl_lab.core.folders import read_runs, records
+    from rl_lab.core.launching.given import runs_of
 
-    return records(read_runs(map(Path, runs), []), settings)
+    return records(read_runs(runs_of(runs), []), settings)
 
 
-def frame(*runs: str | Path, settings: Sequence[str] = ()) -> Any:
+def frame(*runs: str | Path, settings: Sequence[str] | str = ()) -> Any:
     """The same as a pandas.DataFrame (pip install 'rl-lab[pandas]').
 
     >>> curves = rl_lab.frame("runs").pivot_table("eval/return", "step", ["name", "seed"])
@@ -122,15 +129,9 @@ def frame(*runs: str | Path, settings: Sequence[str] = ()) -> Any:
 
     Raises UserError.
     """
-    from rl_lab.core.errors import UserError
+    from rl_lab.core import folders
 
-    try:
-        import pandas
-    except ImportError:
-        raise UserError(
-            "a frame needs pandas: pip install 'rl-lab[pandas]'; rl_lab.metrics gives the same as plain records"
-        ) from None
-    return pandas.DataFrame.from_records(metrics(*runs, settings=settings))
+    return folders.frame(metrics(*runs, settings=settings))
 
 
 def compare(
@@ -148,10 +149,11 @@ def compare(
     `final`, `best` and `area` are interquartile means over seeds, with 95 % intervals (final_low, final_high). Nothing
     is written. Raises UserError.
     """
-    from rl_lab.core.comparing.compare import analyse, several
+    from rl_lab.core.comparing.compare import analyse
     from rl_lab.core.comparing.tables import cells
+    from rl_lab.core.launching.given import runs_of
 
-    results, _ = analyse(map(Path, runs), metric, several(by), several(where))
+    results, _ = analyse(runs_of(runs), metric, by, where)
     return [cells(row) for row in results.rows]
 
 
@@ -166,17 +168,17 @@ def film(*runs: str | Path, out: str | Path | None = None, episodes: int = 1, se
     Without `out` it goes into videos/ of the first run's folder; out=<x>.png is a still. Raises UserError.
     """
     from rl_lab.commands.render import render
-    from rl_lab.core.launching.building import run_of
+    from rl_lab.core.launching.given import runs_of
     from rl_lab.core.settings import Count, Natural, conform
 
     return render(
-        [run_of(run) for run in runs],
+        runs_of(runs),
         episodes=conform("episodes", episodes, Count),
         seed=conform("seed", seed, Natural),
         max_steps=2_000,
         fps=None,
         saliency=None,
         gif=True,
-        out=None if out is None else str(out),
+        out=None if out is None else str(conform("out", out, Path)),
         device="auto",
     )

@@ -19,13 +19,14 @@ KINDS: dict[str, tuple[ModuleType, str]] = {  # what asks torch for each, and it
 }
 
 
-def chosen(name: str, path: str = "device", config: Any = None, exact: Iterable[str] = ()) -> str:
+def chosen(name: str | torch.device, path: str = "device", config: Any = None, exact: Iterable[str] = ()) -> str:
     """The name of a device that is there, from `auto` or a kind of device. Raises UserError, which names the setting by
     its `path`.
 
     `exact` are the first parts of the names of those classes that compute in float64, which mps lacks: where the
     `config` calls one of them, `auto` leaves mps out.
     """
+    name = str(name)
     doubles = next((target for target in _targets(config) if target.startswith(tuple(exact))), None)
     if name == "auto":
         there = (kind for kind in KINDS if has(kind) and not (kind == "mps" and doubles))

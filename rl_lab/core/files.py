@@ -137,11 +137,11 @@ def opened(path: Path, largest: float = float("inf")) -> BinaryIO:
     """A regular file of at most `largest` bytes to read from. Raises UserError, FileNotFoundError or OSError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would be waited for
-    except OSError as error:
+    except OSError:
         if _kind(path) == stat.S_IFLNK:
-            raise UserError(f"{path} is a link, and is not followed; put the file itself there") from error
+            raise UserError(f"{path} is a link, and is not followed; put the file itself there") from None
         if _kind(path) not in (None, stat.S_IFREG):
-            raise UserError(f"{path} is not a regular file, and is not read") from error
+            raise UserError(f"{path} is not a regular file, and is not read") from None
         raise
     about = os.fstat(handle)
     if not stat.S_ISREG(about.st_mode) or about.st_size > largest:
@@ -155,9 +155,9 @@ def appending(path: Path, size: int | None = None) -> BinaryIO:
     """Opens the regular file of this name for appending, cut to `size` bytes. Raises UserError or OSError."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError as error:
+    except OSError:
         if _kind(path) not in (None, stat.S_IFREG):
-            raise UserError(f"{path} is a link or no file at all; delete it, then try again") from error
+            raise UserError(f"{path} is a link or no file at all; delete it, then try again") from None
         raise
     about = os.fstat(handle)
     size = about.st_size if size is None else size

@@ -129,8 +129,8 @@ def read_run(folder: Path) -> RunFiles:
     try:
         name, seed, choices = config.pop("name"), config["seed"], config.get("choices") or {}
         flat = list(_flatten({key: value for key, value in config.items() if key not in IGNORED}))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _not_a_config(folder) from error
+    except (KeyError, TypeError, AttributeError, RecursionError):
+        raise _not_a_config(folder) from None
     if (
         isinstance(name, dict | list | None)
         or len(str(name)) > LONGEST_NAME
@@ -169,7 +169,7 @@ def plain(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (yaml.YAMLError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {brief(error)}") from error
+        raise UserError(f"{path} is damaged: {brief(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not the config of a run")
     return found
@@ -199,12 +199,18 @@ def _flatten(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]
             yield f"{path}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def records(runs: Iterable[RunFiles], settings: Iterable[str] = ()) -> list[dict[str, Any]]:
+def several(words: Iterable[object] | object) -> list[str]:
+    """One word, or several of them, as a list; None is none."""
+    listed = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
+    return [str(word) for word in listed if word is not None]
+
+
+def records(runs: Iterable[RunFiles], settings: Iterable[str] | str = ()) -> list[dict[str, Any]]:
     """A record for each step that has a row: run, name and seed, the names chosen (agent, env, ...), the `settings`
     asked for, step, seconds, and the metrics of that row. Raises UserError where no run has such a setting.
     """
     found: list[dict[str, Any]] = []
-    runs = list(runs)
+    runs, settings = list(runs), several(settings)
     for key in settings:
         if not any(key in run.settings for run in runs):
             raise UserError(f"no setting '{key}'{nearest(key, (k for run in runs for k in run.settings))}")
@@ -218,6 +224,17 @@ def records(runs: Iterable[RunFiles], settings: Iterable[str] = ()) -> list[dict
                 row |= {"seconds": max(seconds, row["seconds"]), metric: value}
         found += [head | rows[step] for step in sorted(rows)]
     return found
+
+
+def frame(rows: list[dict[str, Any]]) -> Any:
+    """Records as a pandas.DataFrame. Raises UserError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise UserError(
+            "a frame needs pandas: pip install 'rl-lab[pandas]'; metrics(...) gives the same as plain records"
+        ) from None
+    return pandas.DataFrame.from_records(rows)
 
 
 def _value(text: str) -> Any:

@@ -58,7 +58,7 @@ def fetch(address: str) -> Path:
     except ConnectionError as error:
         known = sorted(home.glob(f"{run}-v*[0-9]"), key=lambda folder: int(folder.name.rpartition("-v")[2]))
         if version or not known:
-            raise UserError(str(error)) from error
+            raise UserError(str(error)) from None
         print(f"{error}; {known[-1]} was fetched before", file=sys.stderr)
         return known[-1]
     folder = home / f"{run}-{artifact.version}"
@@ -94,11 +94,11 @@ def _artifact(path: str, version: str) -> Any:
     try:
         api = wandb.Api({"entity": path.partition("/")[0]}, timeout=TIMEOUT)
         found = [artifact for artifact in api.run(path).logged_artifacts() if artifact.type == KIND]
-    except wandb.errors.AuthenticationError as error:
-        raise UserError(f"W&B at {url} refused the key; wandb login --relogin gives it another") from error
+    except wandb.errors.AuthenticationError:
+        raise UserError(f"W&B at {url} refused the key; wandb login --relogin gives it another") from None
     except Exception as error:  # of several kinds, most of them wrapped
         if isinstance(getattr(error, "exc", error), RunNotFoundError):
-            raise UserError(f"no run {path} at {url}, or none that this key may see") from error
+            raise UserError(f"no run {path} at {url}, or none that this key may see") from None
         raise UserError(f"W&B at {url} did not give {path}: {' '.join(str(error).split())}") from error
     if not found:
         raise UserError(f"W&B holds no checkpoint of {path}; train with checkpoint.upload=true keeps one there")
@@ -122,5 +122,5 @@ def _download(artifact: Any, folder: Path) -> Path:
             raise ValueError("its manifest is another")
     except (OSError, ValueError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise UserError(f"{artifact.name} did not arrive as it was sent: {error}; try again") from error
+        raise UserError(f"{artifact.name} did not arrive as it was sent: {error}; try again") from None
     return beside.replace(folder)

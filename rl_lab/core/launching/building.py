@@ -1,5 +1,6 @@
 """From Python: builds what a command line would train with, from the same settings, or makes the whole run."""
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from rl_lab.core import checking, conf_dir, devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import launch
 from rl_lab.core.launching.arguments import checked, split
-from rl_lab.core.launching.composition import as_dict, compose, parts_of
+from rl_lab.core.launching.composed import who
+from rl_lab.core.launching.composition import as_dict, composed_with_choices, parts_of
 from rl_lab.core.launching.execution import find_wanted
 from rl_lab.core.launching.explain import plain_errors
+from rl_lab.core.launching.given import changes, settings
 from rl_lab.core.randomness import stream
 
 
@@ -26,7 +29,10 @@ def parts(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int,
     """
     overrides = checked(list(typed), root)
     with plain_errors(conf_dir(), root, overrides):
-        cfg = compose(conf_dir(), root, overrides)
+        cfg, choices = composed_with_choices(conf_dir(), root, overrides)
+        if missing := [name for name in names if f"${{{name}}}" not in str(as_dict(cfg.loop))]:
+            raise UserError(f"{who(missing[0], choices)} takes no {missing[0]} that could be built; leave it out, or "
+                            "make the whole run with train")  # fmt: skip
         find_wanted(cfg, parts_of(f"{root}-lab"))
         cfg.device = devices.chosen(cfg.device, config=as_dict(cfg), exact=parts_of(f"{root}-lab").exact)
         for name in names:
@@ -42,31 +48,29 @@ def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]
     return [hydra.utils.instantiate(part) for part in found], seed
 
 
-def world_and_agent(typed: Sequence[str]) -> tuple[Any, Any]:
+def world_and_agent(typed: Sequence[object]) -> tuple[Any, Any]:
     """Raises UserError where the agent is not for the loop of ours."""
-    (env, agent), seed = built("rl", typed, "env", "agent")
+    words = changes(typed)
+    if runs := [word for word in words if word.startswith("run=")]:
+        raise UserError(f"{runs[0]} is a run that is there: load opens it, and build takes settings of a new one")
+    (env, agent), seed = built("rl", words, "env", "agent")
+    place = {"device": env.device, "seed": stream(seed, "agent")}
     try:
-        return env, agent(env.spec, device=env.device, seed=stream(seed, "agent"))
-    except TypeError as error:
-        raise UserError(f"this agent is trained by a loop of its own, with rl-lab train ({error})") from error
+        inspect.signature(agent).bind(env.spec, **place)
+    except TypeError:
+        raise UserError("this agent is trained by a loop of its own, with train; choose another to build") from None
+    return env, agent(env.spec, **place)
 
 
-def trained(prog: str, root: str, typed: Sequence[str]) -> Path:
+def trained(prog: str, root: str, typed: Sequence[object]) -> Path:
     """The folder of the run that `train` makes of these settings, or resumes. Raises UserError."""
-    for word in typed:
+    words = settings(typed)
+    for word in words:
         if word.startswith(("-", "study=", "hydra.mode=")):
             raise UserError(f"{word} is for the command line, {prog} train; from Python each call is one run")
-    folders, before = split(list(typed))[0], sys.argv
+    folders, before = split(words)[0], sys.argv
     try:
-        launch.train(prog, root, list(typed), begun=folders.append)
+        launch.train(prog, root, words, begun=folders.append)
     finally:
         sys.argv = before
     return Path(os.path.relpath(folders[0]))
-
-
-def run_of(path: str | Path) -> Path:
-    """One run folder, as `run=` names it on the command line: a path, a pattern or wandb:... Raises UserError."""
-    found = split([f"run={path}"])[0]
-    if len(found) > 1:
-        raise UserError(f"{path} is {len(found)} folders, and this takes one run; name one of them, such as {found[0]}")
-    return found[0]

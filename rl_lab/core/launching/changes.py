@@ -98,7 +98,7 @@ def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
         else:
             OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
     except OmegaConfBaseException as error:
-        raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot set {override.input_line}: {str(error).strip().splitlines()[0]}") from None
 
 
 def _texts(node: Any) -> Iterable[str]:

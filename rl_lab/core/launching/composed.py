@@ -87,11 +87,12 @@ def keep_what_runs(cfg: DictConfig, choices: dict[str, Any], typed: Sequence[str
         for override in typed:
             key, _, value = override.lstrip("+~").partition("=")
             if re.split(r"[./@]", key)[0] == group and value != "null":
-                raise UserError(f"{override} would be ignored: {_who(group, choices)} takes no {group}; leave it out")
+                raise UserError(f"{override} would be ignored: {who(group, choices)} takes no {group}; leave it out")
     cfg.choices = {g: choices[g] for g in GROUPS if choices.get(g) and (g in cfg or g == "experiment")}
 
 
-def _who(group: str, choices: dict[str, Any]) -> str:
+def who(group: str, choices: dict[str, Any]) -> str:
+    """Whoever was chosen that takes no such group: a loop, or the planner that a loop is of."""
     planner = choices.get("planner")
     return f"loop={choices.get('loop')}" if group == "planner" or planner in (None, "null") else f"planner={planner}"
 

@@ -148,4 +148,4 @@ def parsed(setting: str) -> "Override":
         ):
             shown, advice = " ".join(setting.split())[:80], pasted(f"{key}={quoted}")
             reason = f"{shown}; a value with such signs is written in quotes: {advice}"
-        raise UserError(f"cannot read the setting: {reason}") from error
+        raise UserError(f"cannot read the setting: {reason}") from None

@@ -46,23 +46,23 @@ class plain_errors:
             if isinstance(link, UserError):
                 raise link from None
             if isinstance(link, yaml.MarkedYAMLError) and (mark := link.problem_mark):
-                raise UserError(f"{mark.name} is no YAML: line {mark.line + 1}: {link.problem}; correct it") from error
+                raise UserError(f"{mark.name} is no YAML: line {mark.line + 1}: {link.problem}; correct it") from None
         for link in _chain(error):
             if isinstance(link, PermissionError) and _is_closed(link.filename):
-                raise UserError(f"cannot read {link.filename}: {link.strerror}; ask its owner for it") from error
+                raise UserError(f"cannot read {link.filename}: {link.strerror}; ask its owner for it") from None
             if isinstance(link, OSError) and link.filename is not None:
                 remedy = f"free or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
                 raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
             if words := _too_large(link):
                 raise UserError(f"this needs more memory than there is ({words}); {self._smaller()}") from error
             if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
-                raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from error
+                raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from None
         if isinstance(error, HydraException | OmegaConfBaseException):
             if type(error).__name__ == "InstantiationException":
                 if error.__cause__:
                     raise error.__cause__
                 return
-            raise UserError(self._explain(error)) from error
+            raise UserError(self._explain(error)) from None
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, MissingMandatoryValue):

@@ -1,0 +1,52 @@
+"""What the labs' functions are given from Python, as a command line would have it: settings, changes, run folders."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rl_lab.core.errors import UserError, kind
+from rl_lab.core.launching.arguments import split
+
+Run = str | os.PathLike[str]
+
+
+def settings(given: Sequence[object]) -> list[str]:
+    """Those typed for a new run, or beside run=<folder>. Raises UserError where one is no text, or an empty one."""
+    return [_text(word, 'each setting is a text, "setting=value"') for word in given]
+
+
+def changes(given: Sequence[object], *keywords: str) -> list[str]:
+    """Those of a run's settings. Raises UserError too where one sets nothing, or is among the function's `keywords`."""
+    typed = settings(given)
+    for word in typed:
+        key, equals, _ = word.partition("=")
+        if word.startswith("-") or not (equals or word.startswith("~")):
+            raise UserError(f"'{word}' sets nothing; write setting=value")
+        if key in keywords:
+            raise UserError(f"'{word}' is no setting of the run, but an argument; write {key}=... outside the quotes")
+    return typed
+
+
+def run_of(run: Run) -> Path:
+    """One run folder, as `run=` names it on the command line: a path, a pattern or wandb:... Raises UserError."""
+    found = runs_of([run])
+    if len(found) > 1:
+        raise UserError(f"{run} is {len(found)} folders, and this takes one run; name one of them, such as {found[0]}")
+    return found[0]
+
+
+def runs_of(runs: Iterable[Run]) -> list[Path]:
+    """All the folders that these name, each as `run_of` has it; at least one. Raises UserError."""
+    wanted = "each run is the path of its folder, a pattern of paths or wandb:<entity>/<project>/<run>"
+    named = [_text(os.fspath(run) if isinstance(run, os.PathLike) else run, wanted) for run in runs]
+    if not named:
+        raise UserError('which run? name its folder, such as "runs/dqn_cartpole", or one that holds several')
+    return [folder for name in named for folder in split([f"run={name}"])[0]]
+
+
+def _text(word: object, wanted: str) -> str:
+    if isinstance(word, list | tuple):
+        raise UserError(f"{wanted}, and {word!r} is a {kind(word)}; a * before it gives them one by one")
+    if not isinstance(word, str) or not word.strip():
+        raise UserError(f"{wanted}, and {word!r} is none")
+    return word

@@ -33,8 +33,7 @@ def test_every_row_is_listed_and_can_be_run(root, commands, capsys):
          "device= and tracker=; with other settings: rl-lab train experiment=pong env.sticky=0.25\n"),
         (["pong", "cartpol"], "rl-lab: reproduce one row at a time: rl-lab reproduce pong, then rl-lab reproduce "
          "cartpol\n"),
-        (["lake"], "rl-lab: no row 'lake'; did you mean a2c_frozen_lake or dqn_frozen_lake or ppo_frozen_lake or "
-         "q_learning_frozen_lake or q_learning_frozen_lake_8x8?; rl-lab reproduce lists them all\n"),
+        (["acrobot"], "rl-lab: no row 'acrobot'; did you mean a2c_acrobot or dqn_acrobot or ppo_acrobot?; rl-lab reproduce lists them all\n"),
         (["pong", "device=gpu"], "rl-lab: device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps\n"),
         (["pong", "tracker=x"], "rl-lab: no choice 'x' for tracker; choose from csv, none, tensorboard, wandb\n"),
         (["pong", "hydra.run.dir=x"], "rl-lab: hydra.run.dir=x would be ignored: the place of several runs is "

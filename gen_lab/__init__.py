@@ -49,7 +49,7 @@ def load(run: str | Path, *changes: str, device: str = "auto") -> "Trained":
     from gen_lab.trained import loading
     from rl_lab.core.launching import given
 
-    return loading.load(given.run_of(run), device, given.changes(changes, "device"))
+    return loading.load(given.run_of(run, "gen_lab"), device, given.changes(changes, "device"))
 
 
 def evaluate(
@@ -61,7 +61,7 @@ def evaluate(
     >>> round(scores["eval/nll_bound_nats_se[digits-binarised]"], 1)
     0.2
 
-    Nothing is written. Raises UserError.
+    Nothing is written; of a model without a likelihood nothing is found, {}. Raises UserError.
     """
     from gen_lab.judging import evaluation
     from rl_lab.core.launching import given

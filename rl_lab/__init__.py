@@ -73,7 +73,7 @@ def load(run: str | Path, *changes: str, num_envs: int = 1, device: str = "auto"
 
     num_envs, seed = conform("num_envs", num_envs, Envs), conform("seed", seed, Natural)
     settings = given.changes(changes, "num_envs", "device", "seed")
-    found = player.load(given.run_of(run), max_envs=num_envs, device=device, seed=seed, changes=settings)
+    found = player.load(given.run_of(run, "rl_lab"), max_envs=num_envs, device=device, seed=seed, changes=settings)
     return found._replace(env=player.guarded(found.env))
 
 
@@ -97,7 +97,7 @@ def evaluate(
 
     episodes, seed = conform("episodes", episodes, Judged), conform("seed", seed, Natural)
     settings = given.changes(changes, "episodes", "seed", "device")
-    found = player.load(given.run_of(run), max_envs=episodes, device=device, seed=seed, changes=settings)
+    found = player.load(given.run_of(run, "rl_lab"), max_envs=episodes, device=device, seed=seed, changes=settings)
     try:
         return evaluation(found, episodes, seed)
     finally:
@@ -151,9 +151,10 @@ def compare(
     """
     from rl_lab.core.comparing.compare import analyse
     from rl_lab.core.comparing.tables import cells
+    from rl_lab.core.folders import of_lab
     from rl_lab.core.launching.given import runs_of
 
-    results, _ = analyse(runs_of(runs), metric, by, where)
+    results, _ = analyse(of_lab(runs_of(runs), "rl_lab")[0], metric, by, where)
     return [cells(row) for row in results.rows]
 
 

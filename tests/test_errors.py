@@ -229,7 +229,7 @@ def test_commands(here, capsys):
     assert rl_lab(capsys, "train", "dqn_cartpole") == (2, line)
     assert "--total-steps" in rl_lab(capsys, "train", "--total-steps", "100")[1]
     for typed in "record env=four_rooms", "play env=four_rooms", "evaluate policy=x env=four_rooms":
-        line = "rl-lab: out=x.npz is for a folder; leave the ending away: out=x"
+        line = "rl-lab: out=x.npz is for a folder; leave off the ending: out=x"
         assert rl_lab(capsys, *typed.split(), "out=x.npz") == (2, line)
     assert rl_lab(capsys, "compare", "~by") == (
         2,

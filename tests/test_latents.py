@@ -105,7 +105,7 @@ def test_the_command_leaves_its_pictures(tmp_path, model, capsys):
     )
     for command in "latents", "sample":
         assert cli.main("gen-lab", "gen", COMMANDS, [command, str(tmp_path), "out=x.png"]) == 2
-        assert capsys.readouterr().err.endswith("out=x.png is for a folder; leave the ending away: out=x\n")
+        assert capsys.readouterr().err.endswith("out=x.png is for a folder; leave off the ending: out=x\n")
 
 
 def test_a_model_without_latents(tmp_path, capsys):

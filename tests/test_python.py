@@ -92,31 +92,36 @@ def test_a_frame_without_pandas_names_the_extra(planned, monkeypatch):
         (lambda run: rl_lab.load(run, num_envs="4"), "num_envs='4' must be a whole number"),
         (lambda run: rl_lab.load(run, device="gpu"), "device=gpu is not a choice; choose from auto, cpu"),
         (lambda run: rl_lab.load(run, device=None), "device=None is not a choice; choose from auto, cpu"),
-        (lambda run: rl_lab.load(run, 5), 'each setting is a text, "setting=value", and 5 is none'),
+        (lambda run: rl_lab.load(run, 5), 'each setting is a text, "setting=value", and 5 is not one'),
         (lambda run: rl_lab.load(run, ["env.size=3"]), "and ['env.size=3'] is a list; a * before it gives them one by one"),
         (lambda run: rl_lab.load(run, "env.size"), "'env.size' sets nothing; write setting=value"),
         (lambda run: rl_lab.load(run, "--help"), "'--help' sets nothing; write setting=value"),
         (lambda run: rl_lab.load(run, "seed=3"), "'seed=3' is no setting of the run, but an argument; write seed=... outside the quotes"),
-        (lambda run: rl_lab.load(None), "each run is the path of its folder, a pattern of paths or wandb:<entity>/<project>/<run>, and None is none"),
+        (lambda run: rl_lab.load(None), "each run is the path of its folder, a pattern of paths or wandb:<entity>/<project>/<run>, and None is not one"),
         (lambda run: rl_lab.load([run]), "is a list; a * before it"),
         (lambda run: rl_lab.evaluate(run, "episodes=5"), "'episodes=5' is no setting of the run, but an argument"),
+        (lambda run: rl_lab.evaluate(run, "+episodes=5"), "but an argument; write episodes=... outside the quotes"),
+        (lambda run: rl_lab.evaluate(run, "loop.total_steps=5"), "'loop.total_steps=5' would be ignored, as nothing is trained; leave it out"),
         (lambda run: rl_lab.evaluate(run, "device=cpu"), "'device=cpu' is no setting of the run, but an argument"),
         (lambda run: gen_lab.evaluate(run, "iwae_samples=5"), "'iwae_samples=5' is no setting of the run"),
         (lambda run: rl_lab.train(["agent=dqn"]), "and ['agent=dqn'] is a list; a * before it gives them one by one"),
-        (lambda run: gen_lab.train(None), 'each setting is a text, "setting=value", and None is none'),
-        (lambda run: rl_lab.train(""), "and '' is none"),
+        (lambda run: gen_lab.train(None), 'each setting is a text, "setting=value", and None is not one'),
+        (lambda run: rl_lab.train(""), "and '' is not one"),
         (lambda run: rl_lab.build(["env=windy"]), "is a list; a * before it"),
         (lambda run: rl_lab.build("-m", "env=windy"), "'-m' sets nothing; write setting=value"),
+        (lambda run: rl_lab.build("study=gridworlds"), "study=gridworlds is for the command line, rl-lab train; build makes one environment"),
+        (lambda run: rl_lab.build("env=gym", "env.id=CartPol-v1", "agent=dqn_mlp"), "did you mean CartPole"),
+        (lambda run: rl_lab.build("env=four_rooms", "env.mdp.map=nothere.txt", "agent=dqn"), "nothere.txt"),
         (lambda run: rl_lab.build(f"run={run}"), "is a run that is there: load opens it"),
         (lambda run: rl_lab.build("planner=value_iteration"), "planner=value_iteration takes no agent that could be built; leave it out"),
         (lambda run: rl_lab.build("experiment=value_iteration_four_rooms"), "planner=value_iteration takes no agent"),
         (lambda run: rl_lab.metrics(), "which run? name its folder"),
-        (lambda run: rl_lab.metrics(None), "and None is none"),
+        (lambda run: rl_lab.metrics(None), "and None is not one"),
         (lambda run: rl_lab.metrics([run]), "is a list; a * before it"),
         (lambda run: rl_lab.metrics(f"{run}*/nothing*"), "no run folder"),
         (lambda run: rl_lab.metrics(run, settings=5), "no setting '5'"),
         (lambda run: gen_lab.frame("wandb:x"), "wandb:x names no run; write run=wandb:<entity>/<project>/<run>"),
-        (lambda run: rl_lab.compare(None), "and None is none"),
+        (lambda run: rl_lab.compare(None), "and None is not one"),
         (lambda run: rl_lab.film(run, out=3), "out=3 must be a path"),
     ],
 )  # fmt: skip
@@ -133,6 +138,7 @@ def test_mistakes_are_one_line(planned, mistake, words):
         lambda: gen_lab.train("agent=dqn"),
         lambda: rl_lab.build("agent.gamm=1"),
         lambda: rl_lab.build("env=windy,taxi"),
+        lambda: rl_lab.build("env=gym", "env.id=CartPol-v1", "agent=dqn_mlp"),
         lambda: rl_lab.build("agent=sb3_dqn"),
         lambda: rl_lab.build("env.mdp.map=a(b"),
     ],
@@ -168,6 +174,7 @@ def test_runs_are_named_by_patterns_and_settings_by_one_word(planned, monkeypatc
     assert by_folder and rl_lab.metrics("r?n", settings="env.time_limit") == by_folder
     assert gen_lab.metrics("ru*", settings="env.time_limit") == by_folder
     assert rl_lab.compare("r*")[0]["seeds"] == 1
+    assert rl_lab.load(planned.parent).folder == planned, "a folder that holds one run stands for it"
 
 
 def test_numbers_of_numpy_and_devices_of_torch_are_taken(planned):

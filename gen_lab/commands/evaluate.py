@@ -79,6 +79,8 @@ def evaluate(
                 for name, x in record["measures"].items():
                     measured.add_row(*head, *_cells(name, x), f"{record['floor'][name]:.4f}")
                 print(f"{folder}: {by.about}", *[picture] * bool(picture), sep="\n")
+            if not scores and not by:
+                print(f"{folder}: no likelihood to measure; judge=classifier judges the samples of this model")
             records.keep(folder, record)
             scored.add_section()
             measured.add_section()

@@ -15,7 +15,8 @@ from gen_lab.networks.averaging import weights
 from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
 from gen_lab.types import LatentModel, Model, Spec
-from rl_lab.core import checking, checkpoint, devices, reading, threads
+from rl_lab.core import calls, checking, checkpoint, devices, reading, threads
+from rl_lab.core.devices import is_whole
 from rl_lab.core.errors import UserError, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
@@ -83,7 +84,7 @@ class Trained(NamedTuple):
         """The same on the model's device. Raises UserError where they are no levels [B, C, H, W] that it learned."""
         shape, most = self.spec.shape, self.spec.levels - 1
         wanted = f"images must be a tensor of whole numbers [B, {', '.join(map(str, shape))}], levels 0 to {most}"
-        if not isinstance(x, Tensor) or x.is_floating_point() or x.dtype == torch.bool or x.shape[1:] != shape:
+        if not isinstance(x, Tensor) or not is_whole(x) or x.shape[1:] != shape:
             is_float = isinstance(x, Tensor) and x.is_floating_point() and x.shape[1:] == shape
             remedy = "; spec.nearest(x) makes levels of numbers in [0, 1]" * is_float
             raise UserError(f"{wanted}, and are {kind(x)}{remedy}")
@@ -100,7 +101,7 @@ class Trained(NamedTuple):
             found = torch.as_tensor(label, device=self.device)
         except (TypeError, ValueError, RuntimeError):
             found = torch.empty(0)
-        if found.is_floating_point() or found.dtype == torch.bool or found.shape not in ((), (count,)):
+        if not is_whole(found) or found.shape not in ((), (count,)):
             given = kind(label) if isinstance(label, Tensor) else repr(label)
             raise UserError(f"label must be one whole number, or a tensor int64 [{count}] of them, and is {given[:80]}")
         found = found.long().expand(count)
@@ -161,11 +162,8 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
 
 def images(settings: dict[str, Any]) -> Images:
     """Raises UserError."""
-    try:
-        found: Images = hydra.utils.instantiate(settings)
-        return found
-    except hydra.errors.InstantiationException as error:
-        raise error.__cause__ or error from None
+    found: Images = calls.built(settings)
+    return found
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

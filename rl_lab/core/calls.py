@@ -38,6 +38,16 @@ def called(node: Mapping[Any, Any] | DictConfig, path: str) -> Call:
     return call
 
 
+def built(settings: Any) -> Any:
+    """What Hydra makes of them. What is raised on the way comes as it is, without Hydra's words around it."""
+    import hydra
+
+    try:
+        return hydra.utils.instantiate(settings)
+    except hydra.errors.InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
 def locate(target: str) -> Any:
     """The object at a dotted path. Raises UserError where there is none."""
     parts = target.split(".")

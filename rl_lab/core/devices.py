@@ -55,6 +55,11 @@ def has(kind: str) -> bool:
     return bool(asked.is_available())
 
 
+def is_whole(x: Tensor) -> bool:
+    """Whether its numbers are of a type of whole ones, which bool is not."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
 def double(x: Tensor) -> Tensor:
     """x in float64, on its own device or, if that has none, on the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()

@@ -195,7 +195,7 @@ def folder_for(out: str | Path) -> Path:
     if place.is_file():
         raise UserError(f"out={out} is a file; choose a new folder")
     if place.suffix.lower() in ENDINGS and not place.is_dir():
-        raise UserError(f"out={out} is for a folder; leave the ending away: out={place.with_suffix('')}")
+        raise UserError(f"out={out} is for a folder; leave off the ending: out={place.with_suffix('')}")
     return place
 
 

@@ -88,7 +88,7 @@ def of_lab(folders: list[Path], lab: str) -> tuple[list[Path], list[Path]]:
     """The runs at or below the folders that are of a lab, and those of another; where all are of another, or none is,
     the folders themselves.
     """
-    found = [path.parent for folder in folders for path in sorted(folder.rglob(rows.NAME))]
+    found = [run for folder in folders for run in (sorted(x.parent for x in folder.rglob(rows.NAME)) or [folder])]
     others = [run for run in found if _lab(run) not in (lab, "")]
     if not others or len(others) == len(found):
         return folders, []

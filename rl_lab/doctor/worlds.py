@@ -10,11 +10,11 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 import gymnasium
-import hydra
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lab.core import calls
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import OfGymnasium, Tabular
 from rl_lab.types import Step, VectorEnv
@@ -31,11 +31,8 @@ class World:
         self.num_envs: int = node["num_envs"]  # as it is trained in
 
     def built(self, num_envs: int, **more: Any) -> VectorEnv:
-        try:
-            env: VectorEnv = hydra.utils.instantiate(dict(self.node) | {"num_envs": num_envs} | more)
-            return env
-        except hydra.errors.InstantiationException as error:
-            raise error.__cause__ or error from None
+        env: VectorEnv = calls.built(dict(self.node) | {"num_envs": num_envs} | more)
+        return env
 
     @cached_property
     def few(self) -> int:

@@ -14,6 +14,7 @@ from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
 from rl_lab.core import checking, checkpoint, devices, reading, threads
+from rl_lab.core.devices import is_whole
 from rl_lab.core.errors import UserError, brief, counted, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.learner import Learner
@@ -138,9 +139,8 @@ def guarded(env: VectorEnv) -> VectorEnv:
         return own.reset(self, conform("seed", seed, Natural))
 
     def step(self: VectorEnv, action: Tensor) -> Step:
-        is_whole = isinstance(action, Tensor) and not (action.is_floating_point() or action.dtype == torch.bool)
         wanted = f"action must be a tensor int64 [{count}] of 0 to {len(actions) - 1} ({', '.join(actions)})"
-        if not is_whole or action.shape != (count,):
+        if not isinstance(action, Tensor) or not is_whole(action) or action.shape != (count,):
             raise UserError(f"{wanted}, and is {kind(action)}")
         if ((action < 0) | (action >= len(actions))).any():
             raise UserError(f"{wanted}, and is {action.tolist()}")

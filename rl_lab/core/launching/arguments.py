@@ -162,6 +162,11 @@ def checked(overrides: list[str], root: str) -> list[str]:
     return typed
 
 
+def idle(changes: Sequence[str]) -> str | None:
+    """Of changes to a run's settings the first that speaks of its training alone; None where all count without it."""
+    return next((o for o in changes if re.match(r"[+~]*loop\.(?!(eval_env|envs?|agent|data|model)\b)", o)), None)
+
+
 def check_place(typed: Sequence[str], several: bool) -> None:
     """Where one run goes says nothing of several, and the other way round; nor does what launches several say anything
     of one. Raises UserError.

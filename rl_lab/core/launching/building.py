@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import OmegaConf
 
-from rl_lab.core import checking, conf_dir, devices
+from rl_lab.core import calls, checking, conf_dir, devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import launch
 from rl_lab.core.launching.arguments import checked, split
@@ -45,12 +44,14 @@ def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]
     call. Raises UserError.
     """
     found, seed, _ = parts(root, typed, *names)
-    return [hydra.utils.instantiate(part) for part in found], seed
+    return [calls.built(part) for part in found], seed
 
 
 def world_and_agent(typed: Sequence[object]) -> tuple[Any, Any]:
     """Raises UserError where the agent is not for the loop of ours."""
     words = changes(typed)
+    if studies := [word for word in words if word.startswith("study=")]:
+        raise UserError(f"{studies[0]} is for the command line, rl-lab train; build makes one environment and agent")
     if runs := [word for word in words if word.startswith("run=")]:
         raise UserError(f"{runs[0]} is a run that is there: load opens it, and build takes settings of a new one")
     (env, agent), seed = built("rl", words, "env", "agent")

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rl_lab.core.errors import UserError, kind
-from rl_lab.core.launching.arguments import split
+from rl_lab.core.folders import runs_below
+from rl_lab.core.launching.arguments import idle, split
 
 Run = str | os.PathLike[str]
 
@@ -22,14 +23,20 @@ def changes(given: Sequence[object], *keywords: str) -> list[str]:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not (equals or word.startswith("~")):
             raise UserError(f"'{word}' sets nothing; write setting=value")
-        if key in keywords:
-            raise UserError(f"'{word}' is no setting of the run, but an argument; write {key}=... outside the quotes")
+        if (name := key.lstrip("+")) in keywords:
+            raise UserError(f"'{word}' is no setting of the run, but an argument; write {name}=... outside the quotes")
+    if keywords and (ignored := idle(typed)):
+        raise UserError(f"'{ignored}' would be ignored, as nothing is trained; leave it out")
     return typed
 
 
-def run_of(run: Run) -> Path:
-    """One run folder, as `run=` names it on the command line: a path, a pattern or wandb:... Raises UserError."""
+def run_of(run: Run, lab: str) -> Path:
+    """One run folder, as `run=` names it on the command line: a path, a pattern or wandb:..., or that of a folder which
+    holds one run of the lab. Raises UserError.
+    """
     found = runs_of([run])
+    if len(found) == 1:
+        found = runs_below(found[0], lab)
     if len(found) > 1:
         raise UserError(f"{run} is {len(found)} folders, and this takes one run; name one of them, such as {found[0]}")
     return found[0]
@@ -48,5 +55,5 @@ def _text(word: object, wanted: str) -> str:
     if isinstance(word, list | tuple):
         raise UserError(f"{wanted}, and {word!r} is a {kind(word)}; a * before it gives them one by one")
     if not isinstance(word, str) or not word.strip():
-        raise UserError(f"{wanted}, and {word!r} is none")
+        raise UserError(f"{wanted}, and {word!r} is not one")
     return word

@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from rl_lab.core.launching.arguments import (
     check_settings,
     checked,
     composed_once,
+    idle,
     lazy_help,
     number_of_values,
     split,
@@ -261,22 +261,22 @@ def command(root: str, name: str, arguments: list[str]) -> int:
         parameters = inspect.signature(calls.locate(cfg._target_)).parameters
         if changes and "changes" not in parameters:
             raise UserError(f"{changes[0]} is a setting of the run, and {name} changes none; leave it out")
-        if idle := [o for o in changes if re.match(r"[+~]*loop\.(?!(eval_env|envs?|agent|data|model)\b)", o)]:
-            raise UserError(f"{idle[0]} would be ignored, as {name} trains nothing; leave it out")
+        if ignored := idle(changes):
+            raise UserError(f"{ignored} would be ignored, as {name} trains nothing; leave it out")
         kept = folders if name == "study" else with_runs(folders)
         if left := [folder for folder in folders if folder not in kept]:
             others = f" and {counted(len(left) - 1, 'others')}" * (len(left) > 1)
             print(f"left out, as no run is in it: {left[0]}{others}", file=sys.stderr)
         runs = kept if name == "study" else runs_of(kept)
-        if name == "compare":
-            runs, theirs = of_lab(runs, f"{root}_lab")
-            if theirs:
-                print(f"left out: {counted(len(theirs), 'runs')} of the other lab, whose own compare reads them",
-                      file=sys.stderr)  # fmt: skip
         if name in ("compare", "sample") and cfg.out is not None:
             cfg.out = str(files.folder_for(cfg.out))
         if name not in ("study", "compare"):  # which reads runs without a checkpoint too
             runs = [run for folder in runs for run in runs_below(folder, f"{root}_lab")]
+        if name != "study":
+            runs, theirs = of_lab(runs, f"{root}_lab")
+            if theirs:
+                print(f"left out: {counted(len(theirs), 'runs')} of the other lab, whose own commands read them",
+                      file=sys.stderr)  # fmt: skip
         more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}
         if "choices" in parameters:
             chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]

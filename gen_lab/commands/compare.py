@@ -17,13 +17,13 @@ from rich.text import Text
 from gen_lab.commands.measures import Cell, Row, Tables, better, is_bound, joined, measures, proper, title
 from gen_lab.judging.pictures import read_sheet
 from rl_lab.core.comparing import page
-from rl_lab.core.comparing.compare import folder, publish, untracked
+from rl_lab.core.comparing.compare import folder, publish, several, untracked
 from rl_lab.core.comparing.groups import Groups, arrange, chosen
 from rl_lab.core.comparing.results import find
 from rl_lab.core.comparing.statistics import Resamples
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import replacing
-from rl_lab.core.folders import RunFiles, choose_metric, read_runs, several
+from rl_lab.core.folders import RunFiles, choose_metric, read_runs
 from rl_lab.core.metrics import Metric
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"

@@ -199,18 +199,13 @@ def _flatten(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]
             yield f"{path}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def several(words: Iterable[object] | object) -> list[str]:
-    """One word, or several of them, as a list; None is none."""
-    listed = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
-    return [str(word) for word in listed if word is not None]
-
-
 def records(runs: Iterable[RunFiles], settings: Iterable[str] | str = ()) -> list[dict[str, Any]]:
     """A record for each step that has a row: run, name and seed, the names chosen (agent, env, ...), the `settings`
     asked for, step, seconds, and the metrics of that row. Raises UserError where no run has such a setting.
     """
     found: list[dict[str, Any]] = []
-    runs, settings = list(runs), several(settings)
+    runs, listed = list(runs), isinstance(settings, Iterable) and not isinstance(settings, str)
+    settings = [str(word) for word in settings] if listed else [str(settings)]
     for key in settings:
         if not any(key in run.settings for run in runs):
             raise UserError(f"no setting '{key}'{nearest(key, (k for run in runs for k in run.settings))}")

@@ -13,7 +13,7 @@ from rl_lab.core.comparing import report as wandb_report
 from rl_lab.core.comparing.groups import arrange, chosen
 from rl_lab.core.comparing.results import Results, Row, find
 from rl_lab.core.comparing.statistics import Resamples
-from rl_lab.core.folders import choose_metric, read_runs, several
+from rl_lab.core.folders import choose_metric, read_runs
 from rl_lab.core.tracking import wandb_run
 
 
@@ -57,6 +57,12 @@ def analyse(
     found = chosen(read_runs(runs, notes), several(where))
     tasks = arrange(found, several(by), notes)
     return find(tasks, choose_metric(found, metric), normalise, threshold, resamples, notes), notes
+
+
+def several(words: list[str] | str | None) -> list[str]:
+    """One word or a list of them, as the command line has it."""
+    listed: Iterable[object] = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
+    return [str(word) for word in listed if word is not None]
 
 
 def folder(out: Path | None) -> Path:

@@ -52,12 +52,14 @@ TINY = {
 DOWNLOADED = {"gen_lab.data.mnist": (1, 28, 28), "gen_lab.data.fashion_mnist": (1, 28, 28),
               "gen_lab.data.cifar10": (3, 32, 32)}  # fmt: skip
 SMALL_GAMES = {"atari": ["env.max_frames=80", "env.noop_max=1", "env.num_envs=2", "loop.total_steps=160"]}
-# Of games and mazes as others published them: what they set is held against the signatures in seconds, below.
-PUBLISHED = re.compile(
-    r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|dqn_collect|vpn3_collect|ppo_minatar_(?!breakout).*"
+# As others published them, or another experiment in other numbers: what they set is held against the signatures in
+# seconds, below.
+ALIKE = re.compile(
+    r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|pong_(a2c|sticky)|sb3_a2c_pong|dqn_collect(_small)?|vpn3_collect|"
+    r"vpn1_collect_small|ppo_minatar_(?!breakout).*|(gated_pixelcnn|sngan|vqvae)_cifar10|(gated_pixelcnn|wgan_gp)_fashion"
 )
 EXPERIMENTS = [
-    pytest.param(root, name, marks=[pytest.mark.slow] * bool(PUBLISHED.fullmatch(name)))
+    pytest.param(root, name, marks=[pytest.mark.slow] * bool(ALIKE.fullmatch(name)))
     for root in ("rl", "gen")
     for name, _ in cli.experiments(root)
 ]

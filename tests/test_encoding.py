@@ -106,7 +106,7 @@ def test_it_is_found_from_anywhere_and_where_it_has_gone(seen, tmp_path, monkeyp
     assert "agent.network.run=?ine fits 2 places; name one of them, such as" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("experiment", ["a2c_pong", "ppo_pong"])
+@pytest.mark.parametrize("experiment", [pytest.param("a2c_pong", marks=pytest.mark.slow), "ppo_pong"])
 def test_so_do_actors(seen, tmp_path, experiment):
     given = [
         f"experiment={experiment}", "agent/network=encoded", f"agent.network.run={seen[1]}",

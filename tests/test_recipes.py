@@ -247,6 +247,7 @@ def test_an_agent_on_a_gridworld(clone):
     assert (clone / "film.gif").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_an_environment_that_is_a_class(clone):
     short = "loop.total_steps=2_000", "loop.eval_every=1_000", "loop.eval_episodes=8"
     run(clone, "rl_lab", "train", "agent=x", "env=y", *short, "tracker=none", "device=cpu", "hydra.run.dir=runs/e")
@@ -255,6 +256,7 @@ def test_an_environment_that_is_a_class(clone):
     run(clone, "rl_lab", "evaluate", "runs/e", "episodes=4", "device=cpu")
 
 
+@pytest.mark.slow
 def test_a_model(clone):
     run(clone, "gen_lab", "train", "experiment=x_digits", "tracker=none", "device=cpu", "hydra.run.dir=runs/m")
     assert 30 < final(clone / "runs/m")["eval/nll_nats[digits-binarised]"] < 45  # a coin for each pixel: 44.4

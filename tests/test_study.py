@@ -249,6 +249,7 @@ def test_a_study_that_is_refused_leaves_nothing_behind(here, capsys, typed, line
     assert not list(here.rglob("*"))
 
 
+@pytest.mark.slow
 def test_two_studies_of_one_moment_have_folders_of_their_own(here):
     command = ["train", "-m", *TABLE, "seed=0,1", "hydra/launcher=basic"]
     both = [started(*command) for _ in range(2)]

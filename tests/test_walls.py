@@ -155,6 +155,7 @@ def test_config_stops_at_the_door():
     assert takers <= {
         "rl_lab.core.launching.execution",
         "rl_lab.core.launching.building",
+        "rl_lab.core.launching.commanding",
         "rl_lab.core.launching.composed",
         "rl_lab.core.launching.launch",
         "rl_lab.core.launching.composition",

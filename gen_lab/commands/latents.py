@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gen_lab.data import Images
 from gen_lab.judging.pictures import WIDTH, write_sheet
-from gen_lab.trained.loading import load, some
+from gen_lab.trained.loading import Trained, load, some
 from gen_lab.types import LatentModel
 from rl_lab.core import room
 from rl_lab.core.devices import double
@@ -37,33 +37,35 @@ def latents(
     faults: list[UserError] = []
     for folder in some(runs, "latents"):
         with spared(faults):
-            trained = load(folder, device, changes)
-            model, data = trained.model, trained.data
-            if not isinstance(model, LatentModel):
-                raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
-            x, label, z = coded(model, data)
-            known = label if model.spec.classes else None
-            place, first = (folder, "pictures/") if out is None else (folder_for(out), f"{trained.name}_")
-            place.mkdir(parents=True, exist_ok=True)
-            places = {
-                name: inside(place, f"{first}{name}.png") for name in ("traversals", "interpolations", "latent_map")
-            }
-            room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
-            sheets = {
-                "traversals": traversals(model, z, rows, steps, reach, None if known is None else known[:1]),
-                "interpolations": interpolations(model, data.spec.scaled(x), z, rows, steps, known),
-            }
-            widest = z.std(0).argsort(descending=True)[:rows].tolist()
-            captions = {
-                "traversals": f"rows: latents {', '.join(map(str, widest))}, which vary most among images; columns: "
-                f"from -{reach:g} to {reach:g} sigma of each",
-                "interpolations": "outermost two images, between them what the line of their codes decodes to",
-            }
-            for name, images in sheets.items():
-                across = steps + 2 * (name == "interpolations")
-                print(write_sheet(places[name], images, across, f"{trained.name} · {captions[name]}"))
-            print(write_map(places["latent_map"], z, label, f"{trained.name}: {data.name}"))
+            draw(folder, load(folder, device, changes), rows, steps, reach, out)
     tell(faults, len(runs))
+
+
+def draw(folder: Path, trained: Trained, rows: int, steps: int, reach: float, out: str | None) -> None:
+    """The three pictures of one run. Raises UserError where its model has no latents."""
+    model, data = trained.model, trained.data
+    if not isinstance(model, LatentModel):
+        raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
+    x, label, z = coded(model, data)
+    known = label if model.spec.classes else None
+    place, first = (folder, "pictures/") if out is None else (folder_for(out), f"{trained.name}_")
+    place.mkdir(parents=True, exist_ok=True)
+    places = {name: inside(place, f"{first}{name}.png") for name in ("traversals", "interpolations", "latent_map")}
+    room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")
+    sheets = {
+        "traversals": traversals(model, z, rows, steps, reach, None if known is None else known[:1]),
+        "interpolations": interpolations(model, data.spec.scaled(x), z, rows, steps, known),
+    }
+    widest = z.std(0).argsort(descending=True)[:rows].tolist()
+    captions = {
+        "traversals": f"rows: latents {', '.join(map(str, widest))}, which vary most among images; columns: "
+        f"from -{reach:g} to {reach:g} sigma of each",
+        "interpolations": "outermost two images, between them what the line of their codes decodes to",
+    }
+    for name, images in sheets.items():
+        across = steps + 2 * (name == "interpolations")
+        print(write_sheet(places[name], images, across, f"{trained.name} · {captions[name]}"))
+    print(write_map(places["latent_map"], z, label, f"{trained.name}: {data.name}"))
 
 
 def coded(model: LatentModel, data: Images) -> tuple[Tensor, Tensor | None, Tensor]:

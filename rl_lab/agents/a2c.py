@@ -124,22 +124,22 @@ class A2C(Learner):
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step from T transitions of N envs and what was computed on the way."""
         self.decay.to(self.steps)
-        found = self.step(rollout) if self.steps >= self.gather_steps else self.gather(rollout)
+        found: Metrics = {}
+        if self.steps < self.gather_steps:
+            gather(self.network, torch.cat([t.obs for _, t in rollout]))
+        else:
+            found = self.step(rollout)
         self.count_steps(len(rollout) * rollout[0][0].value.shape[-1])
         return found
 
     def step(self, rollout: Rollout) -> Metrics:
+        """One gradient step, as `learn` has it."""
         if graphs.chosen():
             kept, transitions = zip(*rollout, strict=True)
             target = self.targets(transitions, torch.stack([acted.value for acted in kept]))
             return self._improve(self.bonus, *taken(transitions), target)
         loss, metrics = self.loss(rollout)
         return {**metrics, "a2c/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
-
-    def gather(self, rollout: Rollout) -> Metrics:
-        """The statistics of its frames, and nothing else."""
-        gather(self.network, torch.cat([t.obs for _, t in rollout]))
-        return {}
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         """-log pi(a|s) A + value_coef (G - V)^2 - bonus H, the mean over the rollout []."""

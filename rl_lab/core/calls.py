@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
@@ -24,6 +24,16 @@ PLAIN = {int, float, bool, str, Path, list, tuple, dict, Sequence, Mapping, type
 
 def is_call(node: Any) -> bool:
     return isinstance(node, Mapping | DictConfig) and "_target_" in node
+
+
+def targets(node: Any) -> Iterator[str]:
+    """The dotted names that a plain config calls, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = [*node.values()]
+    for value in node if isinstance(node, list) else ():
+        yield from targets(value)
 
 
 def called(node: Mapping[Any, Any] | DictConfig, path: str) -> Call:

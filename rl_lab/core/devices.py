@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from rl_lab.core import distributed
+from rl_lab.core import calls, distributed
 from rl_lab.core.errors import UserError, counted
 
 KINDS: dict[str, tuple[ModuleType, str]] = {  # what asks torch for each, and its name, in the order of `auto`
@@ -27,7 +27,7 @@ def chosen(name: str | torch.device, path: str = "device", config: Any = None, e
     `config` calls one of them, `auto` leaves mps out.
     """
     name = str(name)
-    doubles = next((target for target in _targets(config) if target.startswith(tuple(exact))), None)
+    doubles = next((target for target in calls.targets(config) if target.startswith(tuple(exact))), None)
     if name == "auto":
         there = (kind for kind in KINDS if has(kind) and not (kind == "mps" and doubles))
         name = next(there, "cpu")
@@ -65,14 +65,12 @@ def double(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
-def _targets(node: Any) -> Iterable[str]:
-    """The dotted names that a plain config calls, at any depth."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = [*node.values()]
-    for value in node if isinstance(node, list) else ():
-        yield from _targets(value)
+def numbers(values: Iterable[Tensor | float]) -> list[float]:
+    """One transfer for all tensors, not one each."""
+    values = list(values)
+    tensors = [double(x.detach()).reshape(()) for x in values if isinstance(x, Tensor)]
+    moved = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(moved) if isinstance(x, Tensor) else float(x) for x in values]
 
 
 def _own_gpu() -> str:

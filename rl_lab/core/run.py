@@ -5,16 +5,15 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rl_lab.core import checkpoint, distributed, provenance, threads, tracking
-from rl_lab.core.devices import double
+from rl_lab.core.devices import numbers
 from rl_lab.core.errors import NotFinite, UserError, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
@@ -254,7 +253,7 @@ class Run:
         """
         if not self.leads or not metrics:
             return
-        values = dict(zip(metrics, _numbers(metrics.values()), strict=True))
+        values = dict(zip(metrics, numbers(metrics.values()), strict=True))
         for name, value in values.items():
             if not math.isfinite(value):
                 raise NotFinite(f"{name} is {value} at step {step:,}")
@@ -296,11 +295,3 @@ class Run:
             "git": provenance.revision(), "command": " ".join(sys.argv),
             "wandb": self.tracker.place, "identity": self._identity,
         }  # fmt: skip
-
-
-def _numbers(values: Iterable[Tensor | float]) -> list[float]:
-    """One transfer for all tensors, not one each."""
-    values = list(values)
-    tensors = [double(x.detach()).reshape(()) for x in values if isinstance(x, Tensor)]
-    moved = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [next(moved) if isinstance(x, Tensor) else float(x) for x in values]

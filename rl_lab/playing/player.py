@@ -13,7 +13,7 @@ from rl_lab.agents.planned import Planned
 from rl_lab.agents.random import Random
 from rl_lab.agents.tabled import Tabled
 from rl_lab.agents.vpn.planner import Level, Planning
-from rl_lab.core import checking, checkpoint, devices, reading, threads
+from rl_lab.core import calls, checking, checkpoint, devices, reading, threads
 from rl_lab.core.devices import is_whole
 from rl_lab.core.errors import UserError, brief, counted, kind
 from rl_lab.core.launching.changes import changed, typed
@@ -100,12 +100,11 @@ def load(
     torch.set_num_threads(min(threads.kept(cfg.get("threads", 1)), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])
     try:
-        env = hydra.utils.instantiate(loop.get("eval_env") or loop["env"])
-    except hydra.errors.InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        reason = brief(error.__cause__ or error)
-        raise UserError(f"the environment of {asked} cannot be built ({reason})") from error
+        env = calls.built(loop.get("eval_env") or loop["env"])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the environment of {asked} cannot be built ({brief(error)})") from error
     try:
         if isinstance(env, Normalising):
             env.statistics.load_state_dict(state.get("statistics", {}))

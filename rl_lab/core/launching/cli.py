@@ -56,7 +56,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
 
             print(listed(prog, root))
             return 0
-        from rl_lab.core.launching import launch  # here, as Hydra takes long to import
+        from rl_lab.core.launching import commanding, launch  # here, as Hydra takes long to import
 
         if name == "train":
             return launch.train_together(prog, root, rest)
@@ -67,7 +67,7 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         elif name == "study" and rest[:1] == ["resume"]:
             return launch.resume_study(prog, root, rest[1:])
         else:
-            return launch.command(root, name, rest)
+            return commanding.command(root, name, rest)
     except UserError as error:
         print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return 2

@@ -2,12 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import conf_dir
+from rl_lab.core import calls, conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of
 from rl_lab.core.parts import Parts
@@ -113,20 +113,13 @@ def precision_of(resolved: dict[str, Any], parts: Parts) -> str:
 
     Raises UserError where bf16 was chosen all the same.
     """
-    precision, calls = str(resolved.get("precision", "fp32")), set(_calls(resolved["loop"]))
-    if precision == "fp32" or calls & {*parts.reduced} or calls - {*parts.allowed}:
+    precision, called = str(resolved.get("precision", "fp32")), set(calls.targets(resolved["loop"]))
+    if precision == "fp32" or called & {*parts.reduced} or called - {*parts.allowed}:
         return precision
     if precision == "bf16":
         raise UserError("precision=bf16 would be ignored, as no network of this run computes in bfloat16: those of "
                         "agent/network=cnn and nature_cnn do; leave it out")  # fmt: skip
     return "fp32"
-
-
-def _calls(node: Any) -> Iterator[str]:
-    if isinstance(node, dict) and "_target_" in node:
-        yield str(node["_target_"])
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _calls(value)
 
 
 ABSENT = "???"

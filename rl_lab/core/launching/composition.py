@@ -130,6 +130,11 @@ def flatten(cfg: DictConfig, path: str = "") -> Iterator[str]:
             yield from flatten(cfg[key], f"{path}{key}.")
 
 
+def quoted(text: str) -> str:
+    """The text as a value that Hydra reads as it is."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def parsed(setting: str) -> "Override":
     """As Hydra reads it. Raises UserError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -140,12 +145,11 @@ def parsed(setting: str) -> "Override":
     except HydraException as error:
         reason = str(error).strip().splitlines()[0].partition(" expecting ")[0]
         key, equals, value = setting.partition("=")
-        quoted = "'" + value[:80].replace("\\", "\\\\").replace("'", "\\'") + "'"
         if (
             reason.startswith(("LexerNoViableAlt", "token recognition", "mismatched input '='"))
             and re.fullmatch(r"[~+]*[\w./@]+", key)
             and equals
         ):
-            shown, advice = " ".join(setting.split())[:80], pasted(f"{key}={quoted}")
+            shown, advice = " ".join(setting.split())[:80], pasted(f"{key}={quoted(value[:80])}")
             reason = f"{shown}; a value with such signs is written in quotes: {advice}"
         raise UserError(f"cannot read the setting: {reason}") from None

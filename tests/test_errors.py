@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, files, locks
 from rl_lab.core.errors import UserError, counted, nearest, pasted
-from rl_lab.core.launching import cli, explain
+from rl_lab.core.launching import arguments, cli, explain
 from rl_lab.core.launching.explain import plain_errors
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
@@ -215,6 +215,15 @@ def test_a_setting_within_null():
     cfg = OmegaConf.create({"env": {"mdp": {"rewards": None}}})
     line = "env.mdp.rewards is null; give it as a whole: 'env.mdp.rewards={X: ...}'"
     assert explain.unknown(cfg, "env.mdp.rewards.X") == line
+
+
+def test_a_home_is_written_out_after_an_equals_sign_too(here, capsys, monkeypatch):
+    """A shell leaves it there, and Hydra takes the sign for a removal."""
+    monkeypatch.setenv("HOME", str(here))
+    line = f"rl-lab: env.mdp.map={here}/maze.txt: cannot be read (No such file or directory)"
+    assert rl_lab(capsys, "train", "env=four_rooms", "env.mdp.map=~/maze.txt")[1] == line
+    monkeypatch.setenv("HOME", f"{here}/my home")
+    assert arguments.split(["~env", "+a.b=~/x", "a=~b"]) == ([], ["~env", f"+a.b='{here}/my home/x'", "a=~b"])
 
 
 def test_commands(here, capsys):

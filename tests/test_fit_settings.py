@@ -300,7 +300,7 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
         assert capsys.readouterr().err == f"{line}loop.epochs=null too\n"
     gan = ["train", "experiment=dcgan_digits", "tracker=none", "loop.iwae_samples=5"]
     assert cli.main("gen-lab", "gen", COMMANDS, gan) == 2
-    line = "gen-lab: loop.iwae_samples=5 would be ignored, as this model has no importance_samples; leave it out\n"
+    line = "gen-lab: loop.iwae_samples=5 would be ignored: it needs model.importance_samples, and here there is none; leave it out\n"
     assert capsys.readouterr().err == line
     assert cli.main("gen-lab", "gen", COMMANDS, [*short, "model.weight_decay=0.1"]) == 2
     assert "write +model.optimizer.weight_decay=..." in capsys.readouterr().err

@@ -50,6 +50,7 @@ def test_a_run_is_resumed_by_its_folder_and_says_what_was_typed(tmp_path):
     assert rl_lab.train(f"run={folder}", "loop.total_steps=400") == folder and sys.argv == before
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["step"] >= 400 and summary["command"] == f"rl-lab train run={folder} loop.total_steps=400"
+    assert rl_lab.train(folder, "loop.total_steps=600") == folder and rl_lab.metrics(f"run={folder}")[-1]["step"] >= 600
 
 
 def test_metrics_are_the_rows_of_the_file(planned):
@@ -75,6 +76,9 @@ def test_a_frame_without_pandas_names_the_extra(planned, monkeypatch):
     [
         (lambda run: rl_lab.train("agent=dqnn"), "no choice 'dqnn' for agent; did you mean agent=dqn?"),
         (lambda run: rl_lab.train("-m", "seed=0,1"), "-m is for the command line, rl-lab train; from Python each call is one run"),
+        (lambda run: rl_lab.train("seed=0,1"), "seed=0,1 is several values, and from Python each call is one run; call train for each"),
+        (lambda run: rl_lab.train("env.mdp.goal=3,4"), "call train for each, or write a list: env.mdp.goal=[3,4]"),
+        (lambda run: rl_lab.load(run, "env=taxi"), "env=taxi would make it another run; of this one single settings may be changed"),
         (lambda run: rl_lab.train("study=gridworlds"), "study=gridworlds is for the command line"),
         (lambda run: rl_lab.train("hydra.mode=MULTIRUN", "seed=0,1"), "hydra.mode=MULTIRUN is for the command line"),
         (lambda run: rl_lab.load(f"{run}s"), "no run folder"),

@@ -53,6 +53,8 @@ def npz(
                 small = {name: _small(archive, file, name) for name in ("levels", "train_labels", "test_labels")}
                 parts = _member(archive, file, "train"), _member(archive, file, "test")
                 return _images(file, parts, small, protocol, resident_gb, root).parted(validation, subset, flip)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}; data.path=<file> names the npz or npy to learn from") from error
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, OverflowError) as error:
         if isinstance(error, UserError):
             raise

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 
 from rl_lab.core import conf_dir, registry
 from rl_lab.core.errors import UserError, nearest, pasted
-from rl_lab.core.launching.composition import base, groups, is_group, parsed
+from rl_lab.core.launching.composition import base, groups, is_group, parsed, quoted
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
@@ -41,7 +41,8 @@ WITH_VALUE = (
 def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
     """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError.
 
-    `run=wandb:<entity>/<project>/<run>` is fetched first; `~key` takes a setting away, `~/x` is a path.
+    `run=wandb:<entity>/<project>/<run>` is fetched first; `~key` takes a setting away, `~/x` is a path, and so is the
+    value in `key=~/x`, which shells leave as it is.
     """
     folders, rest = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -52,7 +53,8 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             or before in WITH_VALUE
             or (equals and key != "run" and not _exists(argument))
         ):
-            rest.append(argument)
+            home = value.startswith("~/") and not argument.startswith("-")
+            rest.append(f"{key}={quoted(os.path.expanduser(value))}" if home else argument)
             continue
         pattern = os.path.expanduser(value if equals and key == "run" else argument)
         if pattern.startswith("wandb:"):

@@ -14,7 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching import launch
 from rl_lab.core.launching.arguments import checked, split
 from rl_lab.core.launching.composed import who
-from rl_lab.core.launching.composition import as_dict, composed_with_choices, parts_of
+from rl_lab.core.launching.composition import as_dict, composed_with_choices, parsed, parts_of
 from rl_lab.core.launching.execution import find_wanted
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.launching.given import changes, settings
@@ -65,10 +65,14 @@ def world_and_agent(typed: Sequence[object]) -> tuple[Any, Any]:
 
 def trained(prog: str, root: str, typed: Sequence[object]) -> Path:
     """The folder of the run that `train` makes of these settings, or resumes. Raises UserError."""
-    words = settings(typed)
+    words = settings([os.fspath(word) if isinstance(word, os.PathLike) else word for word in typed])
     for word in words:
         if word.startswith(("-", "study=", "hydra.mode=")):
             raise UserError(f"{word} is for the command line, {prog} train; from Python each call is one run")
+        if "=" in word and parsed(word).is_sweep_override():
+            key, _, values = word.partition("=")
+            as_list = f", or write a list: {key}=[{values}]" if "." in key and "(" not in values else ""
+            raise UserError(f"{word} is several values, and from Python each call is one run; call train for each{as_list}")
     folders, before = split(words)[0], sys.argv
     try:
         launch.train(prog, root, words, begun=folders.append)

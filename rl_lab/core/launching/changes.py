@@ -92,7 +92,7 @@ def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
             and not OmegaConf.is_interpolation(there, last)
         ):
             raise UserError(
-                f"{key}={value} would make it another run; a resumed run takes settings such as "
+                f"{key}={value} would make it another run; of this one single settings may be changed, such as "
                 f"{key}.{next(iter(there[last]), 'x')}=..."
             )
         else:

@@ -134,8 +134,7 @@ def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
             continue
         found = OmegaConf.select(cfg, other, default=ABSENT)
         if found == ABSENT:
-            part, _, name = other.rpartition(".")
-            raise UserError(f"{override} would be ignored, as this {part} has no {name}; leave it out")
+            raise UserError(f"{override} would be ignored: it needs {other}, and here there is none; leave it out")
         if (not found) if value is True else (found != value):
             shown, wanted = "false" if found is False else found, "..." if value is True else value
             raise UserError(

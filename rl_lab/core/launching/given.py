@@ -48,7 +48,7 @@ def runs_of(runs: Iterable[Run]) -> list[Path]:
     named = [_text(os.fspath(run) if isinstance(run, os.PathLike) else run, wanted) for run in runs]
     if not named:
         raise UserError('which run? name its folder, such as "runs/dqn_cartpole", or one that holds several')
-    return [folder for name in named for folder in split([f"run={name}"])[0]]
+    return [folder for name in named for folder in split([name if name.startswith("run=") else f"run={name}"])[0]]
 
 
 def _text(word: object, wanted: str) -> str:

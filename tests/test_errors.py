@@ -51,6 +51,12 @@ TRAIN = {
     "agent=dqnn": "no choice 'dqnn' for agent; did you mean agent=dqn?",
     "agent=zzz": "no choice 'zzz' for agent; --help lists them all",
     "experiment=cartpole": "no choice 'cartpole' for experiment; did you mean experiment=a2c_cartpole or experiment=dqn_cartpole or experiment=ppo_cartpole or experiment=pqn_cartpole?",
+    "env=breakout": "no choice 'breakout' for env; it is a game: env=atari env.game=breakout",
+    "env=ALE/Pong-v5": "no choice 'Pong-v5' for env/ALE; it is a game: env=atari env.game=pong",
+    "env=PongNoFrameskip-v4": "no choice 'PongNoFrameskip-v4' for env; it is a game: env=atari env.game=pong",
+    "env=Blackjack-v1": "no choice 'Blackjack-v1' for env; env=gym env.id=Blackjack-v1 makes an environment of Gymnasium's",
+    "experiment=pong lr=0.1": "no setting 'lr'; did you mean agent.optimizer.lr?",
+    "experiment=pong height=4": "no setting 'height'; did you mean env.height?",
     "env=four_room": "no choice 'four_room' for env; did you mean env=four_rooms?",
     "experiment=dqn_fourrooms": "no choice 'dqn_fourrooms' for experiment; did you mean experiment=dqn_four_rooms?",
     "agent.max_abs_rewards=1": "no setting 'agent.max_abs_rewards'; did you mean agent.max_abs_reward?",
@@ -147,7 +153,7 @@ TRAIN = {
     "checkpoint.evry=1": "no setting 'checkpoint.evry'; did you mean checkpoint.every?",
     "agent=ppo agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as agent.gather_steps=0; leave it "
     "out, or type agent.gather_steps=... too",
-    "agent=dqn agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as this agent has no gather_steps; "
+    "agent=dqn agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored: it needs agent.gather_steps, and here there is none; "
     "leave it out",
     "planner=value_iteration precision=bf16": "precision=bf16 would be ignored, as no network of this run computes in bfloat16: those "
     "of agent/network=cnn and nature_cnn do; leave it out",

@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from rl_lab.core import conf_dir
 from rl_lab.core.checking import of_another
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import compose, flatten, groups, is_group
+from rl_lab.core.launching.composition import compose, flatten, groups, is_group, snake
 
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
 TOO_LARGE = "|".join(
@@ -73,6 +73,8 @@ class plain_errors:
             if group.startswith("hydra/") and (extra := EXTRAS.get(choice)):
                 return f"{group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{extra}]'"
             near = nearest(choice, error.options, before=f"{group}=")
+            if group.partition("/")[0] == "env" and "did you mean" not in near:
+                near = _any_world(f"{group}/{choice}".removeprefix("env/")) or near
             return f"no choice '{choice}' for {group}{near or '; --help lists them all'}"
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
             if self._is_command():
@@ -143,7 +145,7 @@ class plain_errors:
 
     def _composed(self) -> DictConfig:
         """The config composed with the choices of groups alone, so that misspelt settings are not in it."""
-        chosen = [o for o in self.overrides if "." not in o.partition("=")[0] and not o.startswith("-")]
+        chosen = [o for o in self.overrides if is_group(re.split("[=@]", o.lstrip("+"))[0])]
         try:
             return compose(self.source, self.config_name, chosen)
         except HydraException:
@@ -214,7 +216,19 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]
     here = [k for k in flatten(cfg) if parent and k.count(".") == 1 and k.endswith(f".{name}")]
     elsewhere = of_another(key) + f"; here there is {' and '.join(here)}" * bool(here)
+    if not parent and (within := [k for k in flatten(cfg) if k.endswith(f".{name}")]):
+        return f"no setting '{key}'; did you mean {' or '.join(sorted(within, key=len)[:MOST])}?"
     return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
+
+
+def _any_world(id: str) -> str:
+    """What chooses a game or an environment of Gymnasium's by the name that it has there, ALE/Breakout-v5."""
+    from rl_lab.core.comparing.scales import ATARI
+
+    game = snake(id.removeprefix("ALE/")).removesuffix("_no_frameskip")
+    if game in ATARI:
+        return f"; it is a game: env=atari env.game={game}"
+    return f"; env=gym env.id={id} makes an environment of Gymnasium's" if re.search(r"-v\d+$", id) else ""
 
 
 def _is_closed(path: str | None) -> bool:

@@ -72,7 +72,9 @@ def trained(prog: str, root: str, typed: Sequence[object]) -> Path:
         if "=" in word and parsed(word).is_sweep_override():
             key, _, values = word.partition("=")
             as_list = f", or write a list: {key}=[{values}]" if "." in key and "(" not in values else ""
-            raise UserError(f"{word} is several values, and from Python each call is one run; call train for each{as_list}")
+            raise UserError(
+                f"{word} is several values, and from Python each call is one run; call train for each{as_list}"
+            )
     folders, before = split(words)[0], sys.argv
     try:
         launch.train(prog, root, words, begun=folders.append)

@@ -79,8 +79,6 @@ def noise_for(cfg, tmp_path: Path) -> list[str]:
         arguments += ["loop.batch_size=16"]
     if "autoencoder_steps" in cfg.model:
         arguments += ["model.autoencoder_steps=1"]
-    if "features" in cfg.judge:
-        arguments += ["judge.features.updates=1", "judge.samples=8"]
     return arguments
 
 
@@ -102,6 +100,8 @@ def test_experiments_run(root, name, tmp_path):
         arguments += SMALL_GAMES["atari"]
     if cfg.loop.get("eval_env"):
         arguments += ["loop.eval_env.num_envs=1"]
+    if "mazes" in (cfg.loop.get("eval_env") or ()):
+        arguments += ["loop.eval_env.mazes=16"]
     learns = root == "rl" and "${agent}" in str(OmegaConf.to_container(cfg.loop, resolve=False))
     if learns and cfg.agent.get("random_steps"):
         arguments += ["env.num_envs=8", "agent.random_steps=100"]
@@ -111,6 +111,8 @@ def test_experiments_run(root, name, tmp_path):
         arguments += ["agent.replay.capacity=1000"]
     if root == "gen" and cfg.data._target_ in DOWNLOADED:
         arguments += [f"name={name}", *noise_for(cfg, tmp_path)]  # other data have another name
+    if root == "gen" and "features" in cfg.judge:
+        arguments += ["judge.features.updates=1", "judge.samples=8"]
     if root == "gen" and "importance_samples" in cfg.model:
         arguments += ["loop.iwae_samples=2"]
     if root == "gen" and cfg.loop.pictured == 64:

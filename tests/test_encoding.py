@@ -59,7 +59,7 @@ def test_features_are_the_codes_of_each_frame_of_the_stack(seen):
     torch.testing.assert_close(eyes(obs), second(first(features).relu()).relu())
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_agent_learns_behind_it(seen, tmp_path, frozen):
     trained = seen[1]
     given = [
@@ -83,7 +83,7 @@ def test_it_is_found_from_anywhere_and_where_it_has_gone(seen, tmp_path, monkeyp
     given = [
         "experiment=dqn_pong", "agent/network=encoded", "agent.network.run=runs/eyes/*", "env.num_envs=2",
         "agent.replay.capacity=500", "agent.learning_starts=64", "loop.total_steps=2", "loop.eval_every=null",
-        "loop.eval_episodes=1", "env.max_frames=200", "tracker=none",
+        "loop.eval_episodes=1", "env.max_frames=80", "tracker=none",
     ]  # fmt: skip
     assert run(rl, "train", *given, "hydra.run.dir=agent") == 0
     assert f"run: {home}/runs/eyes/mine\n" in Path("agent/config.yaml").read_text()
@@ -106,7 +106,8 @@ def test_it_is_found_from_anywhere_and_where_it_has_gone(seen, tmp_path, monkeyp
     assert "agent.network.run=?ine fits 2 places; name one of them, such as" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("experiment", [pytest.param("a2c_pong", marks=pytest.mark.slow), "ppo_pong"])
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["a2c_pong", "ppo_pong"])
 def test_so_do_actors(seen, tmp_path, experiment):
     given = [
         f"experiment={experiment}", "agent/network=encoded", f"agent.network.run={seen[1]}",

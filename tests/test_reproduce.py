@@ -22,7 +22,9 @@ def test_every_row_is_listed_and_can_be_run(root, commands, capsys):
         assert (
             len(row.figures.split()) == len(row.seeds.split()) == (len(reproducing.took(row)) or len(row.seeds.split()))
         )
-        compose(conf_dir(), root, [f"experiment={name}", "seed=0", *row.settings.split()])
+        assert (conf_dir() / f"experiment/{name}.yaml").is_file()
+        if row.settings:
+            compose(conf_dir(), root, [f"experiment={name}", "seed=0", *row.settings.split()])
 
 
 @pytest.mark.parametrize(

@@ -93,25 +93,35 @@ def test_the_first_signal_ends_an_evaluation_and_the_run_goes_on_bit_for_bit(tmp
         assert equal(*states)
 
 
-@pytest.mark.parametrize(("experiment", "kills"), [(DQN, 2), pytest.param(A2C, 2, marks=pytest.mark.slow)])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, experiment, kills):
-    check_kills(tmp_path, experiment, kills, seed=0)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """DQN's run, uninterrupted."""
+    return uninterrupted(DQN, tmp_path_factory.mktemp("resume"))
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, whole):
+    check_kills(tmp_path, DQN, 2, seed=0, whole=whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["reinforce_frozen_lake", "actor_critic_russell_norvig", "ppo_four_rooms"])
-def test_every_agent_goes_on_after_a_kill(tmp_path, name):
-    check_kills(tmp_path, [f"experiment={name}", *SMALL], kills=2, seed=0)
+@pytest.mark.parametrize("experiment", ["reinforce_frozen_lake", "actor_critic_russell_norvig", "ppo_four_rooms", A2C])
+def test_every_agent_goes_on_after_a_kill(tmp_path, experiment):
+    experiment = [f"experiment={experiment}", *SMALL] if isinstance(experiment, str) else experiment
+    check_kills(tmp_path, experiment, 2, seed=0, whole=uninterrupted(experiment, tmp_path))
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(tmp_path):
-    check_kills(tmp_path, DQN, 10, seed=int(os.environ.get("KILL_SEED", time.time())))
+def test_killed_at_ten_random_moments(tmp_path, whole):
+    check_kills(tmp_path, DQN, 10, seed=int(os.environ.get("KILL_SEED", time.time())), whole=whole)
 
 
-def check_kills(tmp_path: Path, experiment: list[str], kills: int, seed: int) -> None:
-    assert run(*experiment, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
-    spent = json.loads((tmp_path / "whole/summary.json").read_text())["seconds"]
+def uninterrupted(experiment: list[str], home: Path) -> Path:
+    assert run(*experiment, "hydra.run.dir=whole", cwd=home)[0] == 0
+    return home / "whole"
+
+
+def check_kills(tmp_path: Path, experiment: list[str], kills: int, seed: int, whole: Path) -> None:
+    spent = json.loads((whole / "summary.json").read_text())["seconds"]
     moments = [random.Random(seed + i).uniform(0.1, 0.8) * spent / kills for i in range(kills)]
     died = cut_off(*experiment, "hydra.run.dir=killed", cwd=tmp_path, after=moments[0])[0] == -signal.SIGKILL
     for moment in moments[1:]:
@@ -120,7 +130,7 @@ def check_kills(tmp_path: Path, experiment: list[str], kills: int, seed: int) ->
     assert died == kills, f"{died} of {kills} kills struck; seed {seed}"
     code, said = run("run=killed", cwd=tmp_path)
     assert code == 0, said
-    assert rows(tmp_path / "killed") == rows(tmp_path / "whole"), f"seed {seed}"
+    assert rows(tmp_path / "killed") == rows(whole), f"seed {seed}"
 
 
 def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path):
@@ -131,15 +141,15 @@ def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path
     assert "stopped; rl-lab train run=stopped resumes it" in said
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
     assert summary["state"] == "stopped" and 0 < summary["step"] < 60_000
-    code, said = run("run=stopped", "loop.total_steps=70_000", cwd=tmp_path)
+    longer = summary["step"] + 3_200
+    code, said = run("run=stopped", f"loop.total_steps={longer - 1}", cwd=tmp_path)
     assert code == 0 and f"resumed at step {summary['step']:,}" in said
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
-    assert summary["state"] == "finished" and summary["step"] == 70_016
-    assert rows(tmp_path / "stopped")[-1]["step"] == 70_016
+    assert summary["state"] == "finished" and summary["step"] == longer
+    assert rows(tmp_path / "stopped")[-1]["step"] == longer
 
 
-def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path):
-    assert run(*DQN, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
+def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path, whole):
     with subprocess.Popen([*COMMAND, *DQN, "hydra.run.dir=held"], cwd=tmp_path, stderr=subprocess.DEVNULL) as first:
         while not (tmp_path / "held/checkpoint.pt").exists() and first.poll() is None:
             time.sleep(0.02)
@@ -150,7 +160,7 @@ def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path):
     assert said.splitlines() == [
         f"rl-lab: {tmp_path / 'held'} is being trained by another process; wait until it ends, or stop it first"
     ]
-    assert rows(tmp_path / "held") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "held") == rows(whole)
 
 
 def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp_path):
@@ -164,11 +174,11 @@ def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp
 
 
 def test_a_finished_run_taken_further_equals_one_that_never_ended(tmp_path):
-    longer = [*DQN[:3], "loop.total_steps=40_000", "loop.log_every=1_000", *DQN[4:]]
-    shorter = [a.replace("40_000", "20_000") for a in longer]
+    longer = [*DQN[:3], "loop.total_steps=12_800", "loop.log_every=640", "loop.eval_every=3_200", *DQN[5:]]
+    shorter = [a.replace("12_800", "6_400") for a in longer]
     assert run(*longer, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
     assert run(*shorter, "hydra.run.dir=taken", cwd=tmp_path)[0] == 0
-    assert run("run=taken", "loop.total_steps=40_000", cwd=tmp_path)[0] == 0
+    assert run("run=taken", "loop.total_steps=12_800", cwd=tmp_path)[0] == 0
     assert rows(tmp_path / "taken") == rows(tmp_path / "whole")
 
 

@@ -508,7 +508,7 @@ REPLAYED = [
 def test_a_study_is_gone_on_with_by_its_settings_alone(canary, tmp_path, capsys, argument):
     folder = tmp_path / "runs/studies/theirs/1"
     (folder / "jobs").mkdir(parents=True)
-    arguments = ["-m", *RUNS["dqn"], "seed=0,1", "tracker=none", "device=cpu", "hydra.launcher.n_jobs=1", argument]
+    arguments = ["-m", *RUNS["dqn"], "seed=0", "tracker=none", "device=cpu", "hydra.launcher.n_jobs=1", argument]
     about = {
         "name": "theirs",
         "command": "x",

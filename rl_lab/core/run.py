@@ -178,8 +178,6 @@ class Run:
 
     def restore(self, parts: dict[str, Part]) -> int:
         """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run."""
-        if self.step:  # first: games may be minutes in being played again
-            self.say(f"resumed at step {self.step:,}")
         saved, self._saved = shared_out(self._saved, parts, self.own_stream), {}
         for name, part in parts.items():
             if name in saved or (saved and isinstance(part, Learner)):
@@ -189,7 +187,9 @@ class Run:
                     raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit "
                                     f"this one ({checkpoint.unfit(error)}); leave out the settings that changed it, or "
                                     "bring back the run's own checkpoint") from error  # fmt: skip
-        if not self.step and self.folder.before and not self._resumes:
+        if self.step:
+            self.say(f"resumed at step {self.step:,}")
+        elif self.folder.before and not self._resumes:
             self.folder.keep_rows()
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step

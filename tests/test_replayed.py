@@ -1,6 +1,7 @@
 """Atari's games are taken up where they stood: by their seeds and the actions since, bit for bit."""
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from stated import stated
 from stopping import equal
 from test_resume import COMMAND, rows, run
 
-from rl_lab.core import checkpoint
+from rl_lab.core import checkpoint, progress
 from rl_lab.core.folders import summary
 from rl_lab.envs import atari
 from rl_lab.types import Step
@@ -171,3 +172,25 @@ def test_a_checkpoint_of_before_begins_new_games_and_says_so(tmp_path):
     code, said = run("run=pong", "loop.total_steps=400", cwd=tmp_path)
     assert code == 0 and "this environment's state cannot be saved: its episodes start anew" in said, said
     assert [row["step"] for row in rows(tmp_path / "pong")][-1] == 400
+
+
+def test_control_c_while_they_are_played_again_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+    assert run(*TINY, "experiment=a2c_pong", "loop.total_steps=200", "hydra.run.dir=pong", cwd=tmp_path)[0] == 0
+    before, step, played = (tmp_path / "pong/checkpoint.pt").read_bytes(), atari.Atari.step, []
+
+    def interrupted(env, action):
+        played.append(action)
+        if len(played) == 3:
+            time.sleep(0.05)  # longer than the wait without a line
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(env, action)
+
+    monkeypatch.setattr(atari.Atari, "step", interrupted)
+    monkeypatch.setattr(progress, "TOLD_EVERY", 0.01)
+    code, said = run("run=pong", "loop.total_steps=400", cwd=tmp_path)
+    assert code == 130 and len(played) == 3, said
+    assert "taking up the run where it stood" in said and "stopped; rl-lab train run=pong resumes it" in said
+    assert (tmp_path / "pong/checkpoint.pt").read_bytes() == before
+    monkeypatch.undo()
+    code, said = run("run=pong", "loop.total_steps=400", cwd=tmp_path)
+    assert code == 0 and "resumed at step 200" in said and [row["step"] for row in rows(tmp_path / "pong")][-1] == 400

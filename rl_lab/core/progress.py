@@ -1,7 +1,9 @@
 """What is shown during a run: a bar on a terminal, plain lines elsewhere; neither is wider than 80 columns."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -87,6 +89,18 @@ class Told:
         if 0 < done < total and now - self.said > TOLD_EVERY:
             self.said, left = now, (now - self.begun) * (total - done) / done
             self.say(f"{self.what}: {done:,} of {total:,} {self.unit}, about {duration(left)} left")
+
+
+@contextmanager
+def explained(say: Callable[[str], None], words: str) -> Iterator[None]:
+    """Says the words of what takes longer than one would wait without a line, and of which nothing can be counted."""
+    waiting = threading.Timer(TOLD_EVERY, say, [words])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def duration(seconds: float) -> str:

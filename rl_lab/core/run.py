@@ -17,12 +17,14 @@ from rl_lab.core.devices import numbers
 from rl_lab.core.errors import NotFinite, UserError, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
-from rl_lab.core.progress import Progress
+from rl_lab.core.progress import Progress, explained
 from rl_lab.core.randomness import stream
 from rl_lab.core.ranks import Part, own_states, shared_out
 from rl_lab.core.rows import PER_SECOND, Allowance
 from rl_lab.core.run_folder import RunFolder, last_rows, of_full_disk
 from rl_lab.core.tracker import Tracker
+
+REPLAYED = "taking up the run where it stood; Atari's games are played again for that, in minutes at most"
 
 
 class Run:
@@ -177,22 +179,29 @@ class Run:
         self.take_up({})
 
     def restore(self, parts: dict[str, Part]) -> int:
-        """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run."""
+        """Loads what the checkpoint holds of each named part; returns the step to go on from, 0 for a fresh run.
+
+        Raises UserError where it does not fit, and Halted.
+        """
         saved, self._saved = shared_out(self._saved, parts, self.own_stream), {}
-        for name, part in parts.items():
-            if name in saved or (saved and isinstance(part, Learner)):
-                try:
-                    part.load_state_dict(saved[name])
-                except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-                    raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit "
-                                    f"this one ({checkpoint.unfit(error)}); leave out the settings that changed it, or "
-                                    "bring back the run's own checkpoint") from error  # fmt: skip
+        with self.at_once(), explained(self.say, REPLAYED):
+            for name, part in parts.items():
+                if name in saved or (saved and isinstance(part, Learner)):
+                    self._restore(name, part, saved)
         if self.step:
             self.say(f"resumed at step {self.step:,}")
         elif self.folder.before and not self._resumes:
             self.folder.keep_rows()
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
+
+    def _restore(self, name: str, part: Part, saved: Mapping[str, Any]) -> None:
+        try:
+            part.load_state_dict(saved[name])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit this one "
+                            f"({checkpoint.unfit(error)}); leave out the settings that changed it, or bring back the "
+                            "run's own checkpoint") from error  # fmt: skip
 
     def at_once(self) -> AbstractContextManager[None]:
         """Within, a signal stops the work at once, unless there are several ranks. Raises Halted."""

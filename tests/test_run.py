@@ -160,6 +160,16 @@ def test_without_tracker_wandb_is_not_imported(tmp_path):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_after_the_last_line_the_emulator_says_nothing(tmp_path):
+    """It counts what was not given back when the process ends."""
+    tiny = ["env=atari", "agent=random", "tracker=none", "device=cpu", "env.num_envs=1", "env.max_frames=80",
+            "loop.total_steps=5", "loop.eval_episodes=1", "hydra.run.dir=run"]  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-m", "rl_lab", "train", *tiny], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert said.returncode == 0 and said.stderr.splitlines()[-1].strip() == "rl-lab render run=run"
+
+
 def test_multirun_gives_each_job_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [

@@ -17,8 +17,16 @@ from rl_lab.core.launching.listing import LISTS, experiments, listing
 def program(prog: str, root: str, commands: dict[str, str]) -> int:
     """`main` of a process that does nothing else."""
     gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
-    atexit.register(gc.freeze)  # and a tenth more at the end, when the system takes everything back anyway
+    atexit.register(_leave)
     return main(prog, root, commands)
+
+
+def _leave() -> None:
+    """Looking for garbage at the end takes a tenth more, and the system takes everything back anyway; but the emulator
+    of Atari's games complains on standard error of what was not.
+    """
+    if "ale_py" not in sys.modules:
+        gc.freeze()
 
 
 def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | None = None) -> int:

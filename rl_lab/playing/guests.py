@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rl_lab.agents import exploration
 from rl_lab.agents.tabled import Tabled
-from rl_lab.core import imports
+from rl_lab.core import conf_dir, imports
 from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, brief, nearest
 from rl_lab.envs.abilities import Tabular
@@ -117,6 +117,9 @@ def check_name(name: str) -> None:
     """Raises UserError where it is not written like a class of a module."""
     if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
         raise UserError(f"agent={name} is no agent; take agent=my_agent:Mine, a class of a module, or agent=sb3")
+    if (conf_dir() / f"agent/{name}.yaml").is_file():
+        raise UserError(f"agent={name} is one of the lab's own, and learns first: rl-lab train agent={name} env=..., then "
+                        "run=<its folder> here; one of yours is agent=<module>:<class>")  # fmt: skip
     if name.count(":") != 1:
         raise UserError(f"agent={name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
                         "trained here is evaluated by run=<folder>")  # fmt: skip

@@ -1,7 +1,8 @@
-"""Seconds and steps to a score on Pong, through the command line, seeds and contenders in turns.
+"""Seconds and steps to a score on Pong and other games, through the command line, seeds and contenders in turns.
 
 python tests/bench/pong.py pong [a2c_fast_pong ...] [--seeds 0 1 2 3 4] [--set threads=1 ...] [--out runs/pong_bench]
 python tests/bench/pong.py --read runs/pong_bench/*      tabulates run folders that are there already
+python tests/bench/pong.py boxing --scores 12.1          of another game
 
 A score is the mean training return of the last 20 games (episode/last_20); the seconds are those of the run, from its
 first step, with everything it does in between. `--csv FILE` writes a row for each row of metrics that has a score, and
@@ -14,8 +15,6 @@ import json
 import statistics
 import subprocess
 from pathlib import Path
-
-SCORES = 0, 10, 18
 
 
 def train(experiment: str, seed: int, out: Path, settings: list[str]) -> Path:
@@ -30,32 +29,33 @@ def read(folder: Path) -> tuple[dict, list[dict]]:
     return summary, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def reached(rows: list[dict]) -> dict[int, tuple[float, int] | None]:
+def reached(rows: list[dict], scores: list[float]) -> dict[float, tuple[float, int] | None]:
     """Seconds and steps to each score; None where it was not reached."""
+    known = [r for r in rows if "episode/last_20" in r]
     return {
-        score: next(((r["seconds"], r["step"]) for r in rows if r.get("episode/last_20", -21) >= score), None)
-        for score in SCORES
+        score: next(((r["seconds"], r["step"]) for r in known if r["episode/last_20"] >= score), None)
+        for score in scores
     }
 
 
-def table(folders: list[Path]) -> None:
-    print(f"{'who':24}{'seed':>5}", *(f"{f's to {score}':>9}{'steps':>10}" for score in SCORES), end="")
+def table(folders: list[Path], scores: list[float]) -> None:
+    print(f"{'who':24}{'seed':>5}", *(f"{f's to {score:g}':>12}{'steps':>10}" for score in scores), end="")
     print(f"{'greedy':>9}{'drawn':>7}{'steps/s':>9}  state")
     seconds: dict[str, list[float]] = {}
     for folder in folders:
         summary, rows = read(folder)
-        found = reached(rows)
-        cells = (f"{s[0]:9.0f}{s[1]:10,}" if s else f"{'-':>9}{'-':>10}" for s in found.values())
+        found = reached(rows, scores)
+        cells = (f"{s[0]:12.0f}{s[1]:10,}" if s else f"{'-':>12}{'-':>10}" for s in found.values())
         last = rows[-1]
         learned = [r for r in rows if "eval/return" not in r][-1]
         speed = learned["step"] / learned["seconds"]
         print(f"{summary['name']:24}{summary['seed']:5}", *cells, end="")
         print(f"{last.get('eval/return', float('nan')):9.1f}{last.get('eval/drawn_return', float('nan')):7.1f}", end="")
         print(f"{speed:9,.0f}  {summary['state']}")
-        if found[SCORES[-1]]:
-            seconds.setdefault(summary["name"], []).append(found[SCORES[-1]][0])
+        if last_of := found[scores[-1]]:
+            seconds.setdefault(summary["name"], []).append(last_of[0])
     for name, all_seconds in seconds.items():
-        print(f"{name}: {SCORES[-1]} in {len(all_seconds)} runs, {min(all_seconds):.0f} to {max(all_seconds):.0f} s, "
+        print(f"{name}: {scores[-1]:g} in {len(all_seconds)} runs, {min(all_seconds):.0f} to {max(all_seconds):.0f} s, "
               f"median {statistics.median(all_seconds):.0f} s")  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--scores", type=float, nargs="+", default=[0, 10, 18], help="mean returns of 20 games")
     parser.add_argument("--set", nargs="*", default=[], help="settings of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/pong_bench"))
     parser.add_argument("--read", type=Path, nargs="*", default=[])
@@ -83,7 +84,7 @@ def main() -> None:
     folders = [x for x in arguments.read if (x / "metrics.jsonl").exists()]
     for seed in arguments.seeds:
         folders += [train(name, seed, arguments.out, arguments.set) for name in arguments.experiments]
-    table(folders)
+    table(folders, arguments.scores)
     if arguments.csv:
         write(arguments.csv, folders)
 

@@ -87,32 +87,18 @@ def fit(
     parts |= {"average": averages} if average else {}
     parts |= {"best": chosen} if best or patience else {}
 
-    says, took, shown = "", math.inf, 0.0
-
-    @contextlib.contextmanager
-    def judged() -> Iterator[None]:
-        with averages.shown(), as_they_are():
-            yield
-
-    def drawn() -> None:
-        nonlocal took
-        start = time.monotonic()
-        picture(learner, data, run, book.step, pictured, says)
-        took = time.monotonic() - start
+    sight = Sight(run, learner, data, averages, pictured)
 
     def evaluation() -> Metrics:
-        nonlocal says
-        last, seed = book.step >= book.total, run.stream("eval")
-        with run.at_once(), judged(), chosen.shown(learner) if last else contextlib.nullcontext():
+        last = book.step >= book.total
+        with run.at_once(), sight.open(), chosen.shown(learner) if last else contextlib.nullcontext():
             told = Told(run.say, "the last evaluation" if last else "an evaluation")
             if last and chosen.learned:
                 run.say(f"the last evaluation is of update {chosen.step:,}, which did best on the validation images")
-            if last:
-                measured = evaluate(learner, data, seed, iwae_samples, judged_by, told)
-            else:
-                measured = evaluate(learner, watched, seed, 0, judged_by, told)
-            says = " · ".join(f"{Metric.of(k).quantity} {float(x):.4g}" for k, x in measured.items() if is_shown(k))
-            drawn()
+            images, draws = (data, iwae_samples) if last else (watched, 0)
+            measured = evaluate(learner, images, run.stream("eval"), draws, judged_by, told)
+            sight.note(measured)
+            sight.draw(book.step)
             if last:
                 film(run, book.step)
             elif "best" in parts:
@@ -135,6 +121,7 @@ def fit(
         run.say(judged_by.about)
     if compile:
         run.say("loop.compile=true: the first updates wait for torch.compile, half a minute to several")
+    shown = 0.0
     try:
         for _ in book.steps():
             for rate in rates:
@@ -145,14 +132,36 @@ def fit(
                 shown = time.monotonic()
                 run.progress.show({name: float(x) for name, x in metrics.items()})
             if picture_every and book.step % picture_every == 0 and book.step < total_steps and run.leads:
-                with contextlib.suppress(Halted), run.at_once(), judged():  # the next pause saves, and stops
-                    drawn()
+                with contextlib.suppress(Halted), run.at_once(), sight.open():  # the next pause saves, and stops
+                    sight.draw(book.step)
     except Stopped as stop:
-        if took < SOON and not isinstance(stop, Halted):
-            with judged():
-                drawn()
+        if sight.took < SOON and not isinstance(stop, Halted):
+            with sight.open():
+                sight.draw(book.step)
         raise
     return learner
+
+
+class Sight:
+    """How a learner is looked at: by its averaged weights, with its networks as they are without torch.compile."""
+
+    def __init__(self, run: Run, learner: Any, data: Images, averages: Averages, pictured: int):
+        self.run, self.learner, self.data, self.averages, self.pictured = run, learner, data, averages, pictured
+        self.says, self.took = "", math.inf  # the last scores, for a sheet's caption; seconds that it took to draw
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        with self.averages.shown(), as_they_are():
+            yield
+
+    def note(self, measured: Metrics) -> None:
+        told = {name: float(x) for name, x in measured.items() if is_shown(name)}
+        self.says = " · ".join(f"{Metric.of(name).quantity} {x:.4g}" for name, x in told.items())
+
+    def draw(self, step: int) -> None:
+        start = time.monotonic()
+        picture(self.learner, self.data, self.run, step, self.pictured, self.says)
+        self.took = time.monotonic() - start
 
 
 def check(

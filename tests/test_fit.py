@@ -550,7 +550,7 @@ def test_evaluate_command(folder, capsys):
         (["sample", "run={conditional}", "inpaint=top", "film=true", "tracker=none"], "leave out inpaint="),
         ([*TRAIN, "data=folder", "data.path=.", "data.levels=1"], "data.levels=1 must be between 2 and 256"),
         ([*TRAIN, "data=npz"], "data.path has no default; give it a value"),
-        ([*TRAIN, "data=npz", "data.path=nowhere.npz"], "nowhere.npz cannot be read"),
+        ([*TRAIN, "data=npz", "data.path=nowhere.npz"], "nowhere.npz; data.path=<file> names the npz"),
         ([*TRAIN, "data.protocol=levels"], "cross entropy is no likelihood"),
         ([*TRAIN, "data.protocol=grey"], "data.protocol=grey is not a choice"),
         ([*TRAIN, "model.latent=3"], "did you mean model.latents"),

@@ -360,7 +360,7 @@ def test_runs_of_the_other_lab_are_left_out(runs, tmp_path, capsys):
             write_run(runs / f"{i}{seed}", metric=metric, seed=seed, top={"loop": {"_target_": lab, "total_steps": 20}})
     compare = "compare", f"out={tmp_path}/out"
     assert cli.main("rl-lab", "rl", COMMANDS, [*compare, str(runs)]) == 0
-    assert capsys.readouterr().err == "left out: 2 runs of the other lab, whose own commands read them\n"
+    assert capsys.readouterr().err == "left out: 2 runs of gen-lab, which rl-lab does not read\n"
     assert cli.main("rl-lab", "rl", COMMANDS, [*compare, str(runs / "10"), str(runs / "11")]) == 0
     assert capsys.readouterr().err == ""
     assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(runs), "out=x.html"]) == 2

@@ -57,6 +57,10 @@ TRAIN = {
     "env=Blackjack-v1": "no choice 'Blackjack-v1' for env; env=gym env.id=Blackjack-v1 makes an environment of Gymnasium's",
     "experiment=pong lr=0.1": "no setting 'lr'; did you mean agent.optimizer.lr?",
     "experiment=pong height=4": "no setting 'height'; did you mean env.height?",
+    "agent=PPO": "no choice 'PPO' for agent; did you mean agent=ppo?",
+    "game=pong": "no setting 'game'; env.game is a setting of env=atari",
+    "env_id=CartPole-v1": "no setting 'env_id'; env.id is a setting of env=gym, env=toy_text",
+    "agent.epsilon=0.1": "agent.epsilon=0.1 must be a call, a mapping with _target_; its settings are changed one by one: agent.epsilon.<name>=...",
     "env=four_room": "no choice 'four_room' for env; did you mean env=four_rooms?",
     "experiment=dqn_fourrooms": "no choice 'dqn_fourrooms' for experiment; did you mean experiment=dqn_four_rooms?",
     "agent.max_abs_rewards=1": "no setting 'agent.max_abs_rewards'; did you mean agent.max_abs_reward?",
@@ -107,9 +111,9 @@ TRAIN = {
     "env=gym agent=dqn_cnn": "agent.network=nature_cnn needs frames of at least 36 x 36, not observations (4,); "
     "choose agent/network=mlp or agent/network=linear",
     # what a signature says of its arguments: a call where a call is meant, and one that gives what is wanted
-    "env.mdp=5": "env.mdp=5 must be a call, a mapping with _target_",
-    "loop.env=null": "loop.env=null must be a call, a mapping with _target_",
-    "loop.eval_env=x": "loop.eval_env=x must be a call, a mapping with _target_",
+    "env.mdp=5": "env.mdp=5 must be a call, a mapping with _target_; its settings are changed one by one: env.mdp.<name>=...",
+    "loop.env=null": "loop.env=null must be a call, a mapping with _target_; its settings are changed one by one: loop.env.<name>=...",
+    "loop.eval_env=x": "loop.eval_env=x must be a call, a mapping with _target_; its settings are changed one by one: loop.eval_env.<name>=...",
     "agent.gamma={_target_:os.getcwd}": "agent.gamma._target_=os.getcwd must give a float, and does not",
     "agent.network._target_=rl_lab.memory.Replay": "agent.network._target_=rl_lab.memory.Replay must give a Module, and does not",
     "agent.network._partial_=x": "agent.network._partial_=x must be true or false",
@@ -136,7 +140,7 @@ TRAIN = {
     "loop=fit": "loop=fit is not for rl-lab; leave it out, or choose from collect, crew, demonstrated, fit_q, overlapped, plan, preferences, reward_design, sb3, seeds, train",
     "agent=a2c agent/priorities=none": "agent/priorities is not for the chosen agent; leave it out",
     "agent.network=mlp": "agent.network=mlp must be a call, a mapping with _target_; agent/network=... chooses "
-    "one by its name",
+    "one by its name; its settings are changed one by one: agent.network.<name>=...",
     "planner=value_iteration env=random_maze env.mdp.map.height=1e9": "env.mdp.map.height=1000000000 must be at "
     "most 4,001",
     "planner=value_iteration env=gambler env.mdp.goal=1e9": "env.mdp.goal=1000000000 must be at most 1,000,000",
@@ -382,8 +386,14 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ("cut", "{} is cut short or is not a checkpoint; bring back a whole copy, or delete it and train anew"),
-        ("text", "{} is cut short or is not a checkpoint; bring back a whole copy, or delete it and train anew"),
+        (
+            "cut",
+            "{} is cut short or is not a checkpoint; bring back a whole copy, or delete it with the summary.json and metrics.jsonl beside it, to train anew by run=",
+        ),
+        (
+            "text",
+            "{} is cut short or is not a checkpoint; bring back a whole copy, or delete it with the summary.json and metrics.jsonl beside it, to train anew by run=",
+        ),
         ("bit", "{} is damaged: "),
         ("pickle", "{} is refused: it holds more than tensors, numbers and texts"),
         ("foreign", "{} is not a checkpoint of this library"),
@@ -409,7 +419,7 @@ def test_of_several_runs_a_damaged_one_is_named_and_the_others_are_evaluated(fin
     )
     said = capsys.readouterr()
     line = "rl-lab: 1 of 2 runs left out: no checkpoint at other/checkpoint.pt; has the run saved one yet?"
-    assert said.err.splitlines() == ["left out, as no run is in it: compare/1", line] and " run " in said.out
+    assert said.err.splitlines() == ["left out, as there is no run in it: compare/1", line] and " run " in said.out
     assert Path("run/evaluation.json").exists()
     assert rl_lab(capsys, "evaluate", "compare/1")[1].endswith("compare/1 is not a run folder: it has no config.yaml")
 
@@ -439,6 +449,33 @@ def test_what_may_not_be_written_to_says_where_else(finished, here, capsys, monk
     assert rl_lab(capsys, "export", "run=run", "to=x.pt2") == (2, line.format("x.pt2", "to="))
     monkeypatch.setattr(locks, "of_run", refused)
     assert rl_lab(capsys, "record", "run=run", "episodes=1", "out=y") == (2, line.format("y", "out="))
+
+
+def test_a_damaged_checkpoint_of_a_finished_run_gives_way_as_the_line_says(finished, capsys):
+    damage(finished / "checkpoint.pt", "cut")
+    assert rl_lab(capsys, "train", "run=run")[1].endswith(
+        "or delete it with the summary.json and metrics.jsonl beside it, to train anew by run="
+    )
+    for name in "checkpoint.pt", "summary.json", "metrics.jsonl":
+        (finished / name).unlink()
+    assert rl_lab(capsys, "train", "run=run")[0] == 0 and (finished / "checkpoint.pt").exists()
+
+
+def test_a_run_is_not_composed_anew(finished, capsys):
+    line = "rl-lab: experiment=dqn_taxi is for a new run, and this one keeps what it was composed of; leave out that or run="
+    assert rl_lab(capsys, "train", "run=run", "experiment=dqn_taxi") == (2, line)
+
+
+def test_a_link_to_itself_is_not_read(here, capsys):
+    Path("loop").symlink_to("loop")
+    line = "rl-lab: cannot read loop/config.yaml: Too many levels of symbolic links; remove the link"
+    assert rl_lab(capsys, "evaluate", "loop")[1] in (line, "rl-lab: no run folder loop")
+
+
+def test_where_nothing_may_be_written_a_command_speaks_of_no_run():
+    words = "cannot write: No space left on device; make room, then type it again"
+    with pytest.raises(UserError, match=words), plain_errors(Path(), "command/rl/evaluate", []):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_missing_checkpoint(finished, capsys):
@@ -537,7 +574,7 @@ def test_an_unwritable_place(here, capsys):
     assert code == 2
     assert (
         line
-        == f"rl-lab: cannot write {here}/file/run: Not a directory; free or choose another place (hydra.run.dir=...)"
+        == f"rl-lab: cannot write {here}/file/run: Not a directory; make room there, or choose another place (hydra.run.dir=...)"
         or (line.startswith("rl-lab: cannot write file/run: Not a directory"))
     )
 
@@ -554,7 +591,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished):
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert result.returncode == 2, result.stderr
     assert result.stderr.splitlines()[-1].startswith("rl-lab: cannot write")
-    assert "make room" in result.stderr or "free or choose" in result.stderr
+    assert "make room" in result.stderr
     assert "Traceback" not in result.stderr
     assert (finished / "checkpoint.pt").read_bytes() == before
 

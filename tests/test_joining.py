@@ -51,7 +51,7 @@ def test_a_film_joins_the_wandb_run_of_its_folder(tmp_path, monkeypatch, capsys)
         ({"wandb": None}, "W&B has no run of run, which was trained without tracker=wandb"),
         ({"state": "running"}, "run has not ended, and W&B takes the rows of one process at a time; do it again when it has"),
         ({"step": None}, "run/summary.json does not say where the run stands"),
-        ({"identity": {"id": "x-1", "name": "x", "folder": "/"}}, "run is a copy of a run that is there"),
+        ({"identity": {"id": "x-1", "name": "x", "folder": "/"}}, "run is a copy of a run, and W&B has the run under its first folder"),
     ],
 )  # fmt: skip
 def test_a_film_that_joins_no_run_says_why(tmp_path, monkeypatch, capsys, change, why):

@@ -165,7 +165,7 @@ def test_a_plan_of_another_world(trained, copy):
     alter(folder, lambda state: state["agent"].update(q=torch.zeros(5, 4)))
     assert said(folder) == (
         f"{folder}/checkpoint.pt does not fit {folder}/config.yaml (a plan of (5, 4) states and actions, not (12, 4)); "
-        "bring back the run's own checkpoint, or delete it and train anew"
+        "bring back the run's own checkpoint, or delete it with the summary.json and metrics.jsonl beside it, to train anew by run="
     )
 
 

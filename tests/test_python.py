@@ -197,10 +197,10 @@ def player(planned):
 @pytest.mark.parametrize(
     ("obs", "given"),
     [
-        (lambda obs: obs[0], "tensor float32 [12]"),
-        (lambda obs: obs.double(), "tensor float64 [1, 12]"),
+        (lambda obs: obs[0], "tensor float32 [12]; torch.as_tensor(obs)[None] is one"),
+        (lambda obs: obs.double(), "tensor float64 [1, 12]; torch.as_tensor(obs).to(torch.float32) is one"),
         (lambda obs: obs[:, :3], "tensor float32 [1, 3]"),
-        (lambda obs: obs.numpy(), "ndarray float32 [1, 12]"),
+        (lambda obs: obs.numpy(), "ndarray float32 [1, 12]; torch.as_tensor(obs) is one"),
         (lambda obs: None, "NoneType"),
     ],
 )
@@ -211,6 +211,23 @@ def test_a_player_acts_on_observations_of_its_environment_alone(player, obs, giv
             use(seen)
         wanted = "obs must be a tensor float32 [N, 12], as env.reset and env.step give it, and is "
         assert str(error.value) == f"{wanted}{given}"
+
+
+def test_a_view_of_another_kind_is_refused(player):
+    class Blind(type(player.agent)):
+        def view(self, obs):
+            return {}
+
+    agent = Blind.__new__(Blind)
+    vars(agent).update(vars(player.agent))
+    with pytest.raises(UserError, match=r"Blind.view gives dict, and must give rl_lab.types.View\(bars, value, kind\)"):
+        player._replace(agent=agent).view(player.env.reset(seed=0))
+
+
+def test_a_step_before_the_reset_blames_no_environment():
+    env, _ = rl_lab.build("env=cartpole", "agent=random")
+    with pytest.raises(UserError, match=r"env.id=CartPole-v1: reset\(seed=0\) comes before step\(\)"):
+        env.step(torch.zeros(env.num_envs, dtype=torch.long))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from stopping import equal
 
+import rl_lab
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, reading
 from rl_lab.core.launching import cli
@@ -143,7 +144,7 @@ def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path
     assert summary["state"] == "stopped" and 0 < summary["step"] < 60_000
     longer = summary["step"] + 3_200
     code, said = run("run=stopped", f"loop.total_steps={longer - 1}", cwd=tmp_path)
-    assert code == 0 and f"resumed at step {summary['step']:,}" in said
+    assert code == 0 and f"from here on: loop.total_steps={longer - 1}\nresumed at step {summary['step']:,}" in said
     summary = json.loads((tmp_path / "stopped/summary.json").read_text())
     assert summary["state"] == "finished" and summary["step"] == longer
     assert rows(tmp_path / "stopped")[-1]["step"] == longer
@@ -171,6 +172,7 @@ def test_an_environment_that_cannot_be_saved_starts_new_episodes_and_says_so(tmp
     assert code == 0, said
     assert "this environment's state cannot be saved: its episodes start anew" in said
     assert [r["step"] for r in rows(tmp_path / "poles")][-1] == 800
+    assert rl_lab.metrics(tmp_path / "poles")[-1]["env.id"] == "CartPole-v1"  # whatever its YAML is called
 
 
 def test_a_finished_run_taken_further_equals_one_that_never_ended(tmp_path):

@@ -677,6 +677,8 @@ def test_names_of_measures_are_shown_as_they_are(honest, canary, tmp_path, capsy
 
 STUDIES = {
     "a link in the way": (lambda root, victim: (root / "dqn_russell_norvig").symlink_to(victim), "is a link"),
+    "W&B's folder as a link": (lambda root, victim: (root / "wandb").symlink_to(victim), "is a link"),
+    "a link that W&B makes": (lambda root, victim: ((root / "wandb").mkdir(), (root / "wandb/latest-run").symlink_to(victim)), "no setting 'agent.gama'"),
     "a study that lies elsewhere": (lambda root, victim: shutil.move(root / "studies", root / "x"), "is not in a folder studies/<name>"),
     "jobs without end": (lambda root, victim: added(root, "agent.gamma=range(0,100000000)"), "makes more than 10,000 jobs"),
     "more jobs at once than there are cores": (lambda root, victim: added(root, "hydra.launcher.n_jobs=100000"), "not repeated from study.yaml"),

@@ -98,6 +98,9 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, 
     assert states()[:2] == ["finished", "interrupted"]
     finished, half_done = (study.folder / study.job(number).folder for number in (0, 1))
     before = times(finished)
+    for link in "runs/wandb/latest-run", "runs/old":  # W&B's, and one's own
+        Path(link).parent.mkdir(exist_ok=True)
+        Path(link).symlink_to(here)
 
     code, _, err = rl_lab(capsys, "study", "resume", str(study.folder), "hydra.launcher.n_jobs=1")
     assert (code, states()) == (0, ["finished"] * 3), err
@@ -210,6 +213,15 @@ def test_a_finished_job_is_looked_at_once(study, monkeypatch):
     assert report.standing(ranking, 2, 0, 9, 0, 1.0).endswith("(2 seeds)") and len(looked) == 4
 
 
+def test_an_interrupted_job_is_not_done(study):
+    study.note(0, state="interrupted", seconds=3.0)
+    study.note(1, state="finished", value=["eval/return", 1.0], seconds=3.0)
+    done, out = threading.Event(), io.StringIO()
+    done.set()
+    report.follow(report.Ranking(study), [0, 1], 2, 0, 0.0, out, done)
+    assert "[1/2] interrupted in 3 s" in out.getvalue(), "the other one is done"
+
+
 def test_scores_in_two_worlds_have_no_best(study):
     for number in (0, 1):
         folder = study.folder / str(number)
@@ -247,6 +259,11 @@ def test_a_study_that_is_refused_leaves_nothing_behind(here, capsys, typed, line
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *typed)
     assert code == 2 and err.splitlines()[-1].startswith(f"rl-lab: {line}")
     assert not list(here.rglob("*"))
+
+
+def test_a_seed_that_is_none_is_one_line_where_each_job_is_composed_by_itself(here, capsys):
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "seed=0,a")
+    assert code == 2 and err.splitlines()[-1] == "rl-lab: seed=a must be a whole number"
 
 
 @pytest.mark.slow

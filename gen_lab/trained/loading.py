@@ -154,7 +154,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
             state["step"] = state["best"]["step"]
         step = int(state["step"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        asked, own = folder / "config.yaml", "bring back the run's own checkpoint, or delete it and train anew"
+        asked, own = folder / "config.yaml", f"bring back the run's own checkpoint, {checkpoint.ANEW}"
         remedy = f"leave out {' '.join(changes)}" if changes else own
         raise UserError(f"{path} does not fit {asked} ({checkpoint.unfit(error)}); {remedy}") from error
     return Trained(str(cfg.name), model, spec, read, chosen, step)

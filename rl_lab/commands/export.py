@@ -58,7 +58,7 @@ def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ())
         raise UserError(f"to={to} must end in .pt2, for torch, or in .onnx: rl-lab export run=<folder> to=policy.pt2")
     write, read = KINDS[kind]
     if kind == ".onnx":
-        check_onnx()
+        check_onnx(to)
     player = load(runs[0], max_envs=16, device="cpu", changes=changes)
     try:
         still(player)
@@ -154,13 +154,13 @@ def of_pt2(path: Path) -> Run:
     return module
 
 
-def check_onnx() -> None:
+def check_onnx(to: str) -> None:
     """Raises UserError where it is not installed."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UserError(f"to=policy.onnx needs {name}: pip install rl-lab[onnx]") from error
+            raise UserError(f"to={to} needs {name}: pip install rl-lab[onnx]") from error
 
 
 def onnx(program: ExportedProgram, about: dict[str, Any]) -> bytes:

@@ -86,7 +86,7 @@ def of_another(key: str) -> str:
     names = [name for name, node in having.items() if "_target_" in node] or list(having)
     if group == "loop":
         return "; the chosen loop takes none, leave it out" if names else ""
-    choices = ", ".join(f"{group}={name}" for name in names[:MOST])
+    choices = ", ".join(f"{group}={name}" for name in names[:MOST]) + " and others" * (len(names) > MOST)
     return f"; it is a setting of {choices}" if names else ""
 
 

@@ -14,6 +14,7 @@ from rl_lab.core import files
 from rl_lab.core.errors import UserError
 
 FORMAT = "rl_lab checkpoint 1"
+ANEW = "or delete it with the summary.json and metrics.jsonl beside it, to train anew by run="
 LONGEST_ROW, ROWS_A_SECOND = 10_000, 100  # bytes, generously: a run writes 10 of some hundred
 LARGEST_INDEX, MOST_OPCODES, MOST_PARTS = 4_000_000, 100_000, 20_000  # bytes; the tensors themselves lie beside it
 LARGEST_TUPLE = 10_000  # values, what it shares counted each time: so long is it hashed, compared or shown
@@ -45,7 +46,7 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this library")
     if fault := _fault(state):
-        raise UserError(f"{path} is refused: {fault}; delete it to start again")
+        raise UserError(f"{path} is refused: {fault}; bring back a whole copy, {ANEW}")
     return state
 
 
@@ -103,13 +104,10 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path} is cut short or is not a checkpoint; bring back a whole copy, or delete it and train anew"
-        ) from None
+        raise UserError(f"{path} is cut short or is not a checkpoint; bring back a whole copy, {ANEW}") from None
     if damaged:
         raise UserError(
-            f"{path} is damaged: {files.printable(damaged)} fails its checksum; "
-            "bring back a whole copy, or delete it and train anew"
+            f"{path} is damaged: {files.printable(damaged)} fails its checksum; bring back a whole copy, {ANEW}"
         )
 
 

@@ -27,10 +27,11 @@ def nearest(word: str, choices: Iterable[str], listing: bool = True, before: str
     """`; did you mean X?` for the choice most like `word`, or those that hold it, or, with `listing`, the choices if
     there are none. `before` is what is typed before each, and no part of what is alike.
     """
-    word, choices = str(word), sorted({str(c) for c in choices})
-    holding = sorted((c for c in choices if word in c), key=len)[:MOST] if len(word) >= SHORTEST else []
-    if close := difflib.get_close_matches(word, choices, n=1, cutoff=0.5):
-        alike = [c for c in holding if len(c) == len(close[0])] if close[0] in holding else close
+    word, choices = str(word).lower(), sorted({str(c) for c in choices})
+    holding = sorted((c for c in choices if word in c.lower()), key=len)[:MOST] if len(word) >= SHORTEST else []
+    if close := difflib.get_close_matches(word, by_case := {c.lower(): c for c in choices}, n=1, cutoff=0.5):
+        found = by_case[close[0]]
+        alike = [c for c in holding if len(c) == len(found)] if found in holding else [found]
         return f"; did you mean {' or '.join(before + c for c in alike)}?"
     if holding:
         return f"; did you mean {' or '.join(before + c for c in holding)}?"

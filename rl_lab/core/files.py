@@ -192,6 +192,8 @@ def home(path: str) -> Path:
 def folder_for(out: str | Path) -> Path:
     """The folder that `out=` names. Raises UserError where it is a file, or called as one."""
     place = home(str(out))
+    if not str(out):
+        raise UserError("out= names no folder; give it one, or leave it out")
     if place.is_file():
         raise UserError(f"out={out} is a file; choose a new folder")
     if place.suffix.lower() in ENDINGS and not place.is_dir():

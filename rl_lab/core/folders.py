@@ -45,14 +45,17 @@ def read_runs(folders: Iterable[Path], notes: list[str]) -> list[RunFiles]:
     """
     found: dict[Path, RunFiles] = {}
     refused: list[UserError] = []
-    for folder in map(Path, folders):
+    folders = [*map(Path, folders)]
+    for folder in folders:
         if (folder / "config.yaml").is_file() and not any(folder.glob("seed*/config.yaml")):
             inside, named = [folder], True
         else:
             inside, named = sorted(path.parent for path in folder.rglob("metrics.jsonl")), False
             inside = [path for path in inside if (path / "config.yaml").is_file()]
             if not inside:
-                raise UserError(f"no run in {folder}; a run folder holds config.yaml and metrics.jsonl")
+                refused.append(UserError(f"no run in {folder}; a run folder holds config.yaml and metrics.jsonl"))
+                if len(folders) == 1:
+                    raise refused[0]
         for path in inside:
             try:
                 run = read_run(path)
@@ -200,8 +203,9 @@ def _flatten(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]
 
 
 def records(runs: Iterable[RunFiles], settings: Iterable[str] | str = ()) -> list[dict[str, Any]]:
-    """A record for each step that has a row: run, name and seed, the names chosen (agent, env, ...), the `settings`
-    asked for, step, seconds, and the metrics of that row. Raises UserError where no run has such a setting.
+    """A record for each step that has a row: run, name and seed, the names chosen (agent, env, ...), what an env is of
+    Gymnasium's (env.id) or Atari's (env.game), the `settings` asked for, step, seconds, and the metrics of that row.
+    Raises UserError where no run has such a setting.
     """
     found: list[dict[str, Any]] = []
     runs, listed = list(runs), isinstance(settings, Iterable) and not isinstance(settings, str)
@@ -211,6 +215,7 @@ def records(runs: Iterable[RunFiles], settings: Iterable[str] | str = ()) -> lis
             raise UserError(f"no setting '{key}'{nearest(key, (k for run in runs for k in run.settings))}")
     for run in runs:
         head = {"run": str(run.folder), "name": run.name, "seed": run.seed, **run.choices}
+        head |= {key: _value(run.settings[key]) for key in ("env.id", "env.game") if key in run.settings}
         head |= {key: _value(run.settings[key]) if key in run.settings else None for key in settings}
         rows: dict[float, dict[str, Any]] = {}
         for metric, curve in run.curves.items():

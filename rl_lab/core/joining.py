@@ -43,7 +43,7 @@ def _not_joined(folder: Path, about: Mapping[str, Any]) -> str:
     name = str(about.get("name"))
     before = about.get("identity")
     if not isinstance(before, dict) or tracking.identity(folder, name)["id"] != before.get("id"):
-        return f"{folder} is a copy of a run that is there"
+        return f"{folder} is a copy of a run, and W&B has the run under its first folder"
     whole = type(about.get("step")) is int and isinstance(about.get("final"), dict)
     return "" if whole else f"{folder}/summary.json does not say where the run stands"
 

@@ -74,14 +74,14 @@ class RunFolder:
         if self.before.get("state") == "finished" and not self.path("checkpoint.pt").exists():
             raise UserError(
                 f"{os.path.relpath(self.dir)} has finished, and its checkpoint.pt is not there: training it again "
-                "would write over its rows; bring the file back, or leave out run="
+                "would write over its rows; bring the file back, or delete summary.json and metrics.jsonl to do so"
             )
 
     def position(self, saved: dict[str, Any]) -> Position:
         """Where the run stood when `saved` was written. Raises UserError where it does not say that."""
         if (position := Position.of(saved)) is None:
             raise UserError(f"{self.path('checkpoint.pt')} is damaged: it does not say where the run stood; "
-                            "delete it to start again")  # fmt: skip
+                            f"bring back a whole copy, {checkpoint.ANEW}")  # fmt: skip
         self._mark, self.fault = position.mark, position.fault
         return position
 

@@ -153,7 +153,10 @@ def _check_call(path: str, node: Any, wanted: Any, partial: bool) -> None:
     if not calls.is_call(node):
         group = path.replace(".", "/")
         by_name = f"; {group}=... chooses one by its name" if "/" in group and (conf_dir() / group).is_dir() else ""
-        raise UserError(f"{path}={calls.one_line(node)} must be a call, a mapping with _target_{by_name}")
+        raise UserError(
+            f"{path}={calls.one_line(node)} must be a call, a mapping with _target_{by_name}; its settings are changed "
+            f"one by one: {path}.<name>=..."
+        )
     call = calls.called(node, path)
     given, home = calls.given(call), str(call.__module__).partition(".")[0]
     later = conform(f"{path}._partial_", node.get("_partial_", False), bool)
@@ -185,7 +188,7 @@ def folder_name(name: str) -> str:
         shown = "".join(c if c.isprintable() else "?" for c in name)
         shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
         raise UserError(
-            f"name={'null' if name == 'None' else shown} is no name of a run; give it letters, digits and "
-            f"_, at most {LONGEST_NAME} of them"
+            f"name={'null' if name == 'None' else shown} cannot name a run, and its folder; give it letters and "
+            f"digits, at most {LONGEST_NAME} of them"
         )
     return name

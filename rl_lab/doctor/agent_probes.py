@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl_lab.core.errors import kind
 from rl_lab.doctor import problems
 from rl_lab.doctor.courses import SEAMS, Candidate, Course
 from rl_lab.doctor.problems import Problem
@@ -40,6 +41,8 @@ def interface(candidate: Candidate) -> Finding:
             return failed("probabilities are no distribution over the actions: the exact regret would be wrong")
         words.append("probabilities sum to 1")
     if course.has_view:
+        if not isinstance(shown := course.agent.view(course.env.sights), View):
+            return failed(f"view gives {kind(shown)}, and must give rl_lab.types.View(bars, value, kind)")
         view = course.view()
         if view.bars.shape != (len(course.env.sights), 2) or view.value.shape != (len(course.env.sights),):
             return failed(f"view gives bars {tuple(view.bars.shape)} and values {tuple(view.value.shape)} for "

@@ -251,6 +251,8 @@ def answers_checked(id: str, method: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except gymnasium.error.ResetNeeded as error:
+        raise UserError(f"env.id={id}: reset(seed=0) comes before {method}()") from error
     except Exception as error:
         if _of_its_own(error):
             raise

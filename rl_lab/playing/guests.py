@@ -118,8 +118,10 @@ def check_name(name: str) -> None:
     if not all(map(str.isidentifier, name.replace(":", ".").split("."))):
         raise UserError(f"agent={name} is no agent; take agent=my_agent:Mine, a class of a module, or agent=sb3")
     if (conf_dir() / f"agent/{name}.yaml").is_file():
-        raise UserError(f"agent={name} is one of the lab's own, and learns first: rl-lab train agent={name} env=..., then "
-                        "run=<its folder> here; one of yours is agent=<module>:<class>")  # fmt: skip
+        raise UserError(
+            f"agent={name} is one of the lab's own, and learns first: rl-lab train agent={name} env=..., then run=<its "
+            "folder> here; one of yours is agent=<module>:<class>"
+        )
     if name.count(":") != 1:
         raise UserError(f"agent={name} names no class; write agent=<module>:<class>, or agent=sb3; what was "
                         "trained here is evaluated by run=<folder>")  # fmt: skip

@@ -1,6 +1,7 @@
 """Turns a run folder into something that plays: its environment, and its agent as the last checkpoint left it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Count, Natural, conform
 from rl_lab.envs.abilities import Normalising, Tabular, has_camera
 from rl_lab.parts import PARTS
-from rl_lab.types import Step, VectorEnv, View, Viewed
+from rl_lab.types import Spec, Step, VectorEnv, View, Viewed
 
 
 class Player(NamedTuple):
@@ -58,7 +59,12 @@ class Player(NamedTuple):
     @torch.no_grad()
     def view(self, obs: Tensor) -> View:
         """Raises UserError as `act` does."""
-        return self.agent.view(self._seen(obs))
+        found = self.agent.view(self._seen(obs))
+        if not isinstance(found, View):
+            name = f"{type(self.agent).__module__}.{type(self.agent).__name__}"
+            raise UserError(f"{name}.view gives {kind(found)}, and must give rl_lab.types.View(bars, value, kind): "
+                            "[N, A], [N] and what the bars are")  # fmt: skip
+        return found
 
     def plan(self, obs: Tensor) -> tuple[Level, ...] | None:
         """What it imagines, if it looks ahead. Raises UserError as `act` does."""
@@ -71,7 +77,7 @@ class Player(NamedTuple):
             wanted = f"{spec.obs_dtype} [N, {', '.join(map(str, spec.obs_shape))}]".removeprefix("torch.")
             raise UserError(
                 f"obs must be a tensor {wanted.replace(', ]', ']')}, as env.reset and env.step give it, "
-                f"and is {kind(obs)}"
+                f"and is {kind(obs)}{_batched(obs, spec)}"
             )
         return obs
 
@@ -119,7 +125,7 @@ def load(
         env.close()
         if isinstance(error, UserError):
             raise
-        own = "bring back the run's own checkpoint, or delete it and train anew"
+        own = f"bring back the run's own checkpoint, {checkpoint.ANEW}"
         remedy = f"leave out {' '.join(changes)}" if changes else own
         raise UserError(f"{path} does not fit {asked} ({checkpoint.unfit(error)}); {remedy}") from error
     units = {"planning.plan": "sweeps", "fitting.fit_q": "iterations", "demonstrated.infer": "inferences",
@@ -241,3 +247,16 @@ BUILDERS = {
     "rl_lab.loops.demonstrated.infer": _inferred,
     "rl_lab.loops.reward_design.design": _inferred,
 }
+
+
+def _batched(obs: Any, spec: Spec) -> str:
+    """`; torch.as_tensor(obs)[None] is one` of a single observation as Gymnasium gives it."""
+    words = ""
+    with suppress(TypeError, ValueError, RuntimeError):
+        x = torch.as_tensor(obs)
+        shown = ["torch.as_tensor(obs)"] + [f".to({spec.obs_dtype})"] * (x.dtype != spec.obs_dtype)
+        if x.shape == spec.obs_shape:
+            words = "".join([*shown, "[None]"])
+        elif x.shape[1:] == spec.obs_shape:
+            words = "".join(shown)
+    return f"; {words} is one" if words else ""

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import parsed
+from rl_lab.core.launching.composition import GROUPS, parsed
 from rl_lab.core.launching.explain import refuse_through_reference, unknown
 from rl_lab.core.parts import Parts, Typed
 from rl_lab.core.reading import NAMES, plain, plain_references
@@ -29,6 +29,11 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
             raise UserError(
                 f"{override.input_line} is for a new run; a resumed run keeps its folder and takes "
                 "settings such as loop.total_steps=100_000"
+            )
+        if key in GROUPS and key not in cfg:
+            raise UserError(
+                f"{override.input_line} is for a new run, and this one keeps what it was composed of; leave out that "
+                "or run="
             )
         if key == "seed":
             raise UserError("seed=... is for a new run: a resumed one keeps the seed that it began with")

@@ -56,7 +56,7 @@ def command(root: str, name: str, arguments: list[str]) -> int:
         kept = folders if name == "study" else with_runs(folders)
         if left := [folder for folder in folders if folder not in kept]:
             others = f" and {counted(len(left) - 1, 'others')}" * (len(left) > 1)
-            print(f"left out, as no run is in it: {left[0]}{others}", file=sys.stderr)
+            print(f"left out, as there is no run in it: {left[0]}{others}", file=sys.stderr)
         runs = kept if name == "study" else runs_of(kept)
         if name in ("compare", "sample") and cfg.out is not None:
             cfg.out = str(files.folder_for(cfg.out))
@@ -65,8 +65,11 @@ def command(root: str, name: str, arguments: list[str]) -> int:
         if name != "study":
             runs, theirs = of_lab(runs, f"{root}_lab")
             if theirs:
-                print(f"left out: {counted(len(theirs), 'runs')} of the other lab, whose own commands read them",
-                      file=sys.stderr)  # fmt: skip
+                other = "gen-lab" if root == "rl" else "rl-lab"
+                print(
+                    f"left out: {counted(len(theirs), 'runs')} of {other}, which {root}-lab does not read",
+                    file=sys.stderr,
+                )
         more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}
         if "choices" in parameters:
             chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]

@@ -3,7 +3,7 @@
 import importlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,15 @@ def name_of(cfg: DictConfig) -> str:
     where = choices.get("env", choices.get("data"))
     of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(str(where)))
     return f"{who}_{snake(cfg.env[of_world]) if of_world else where}"
+
+
+def world_key(name: str, env: Mapping[str, Any]) -> str | None:
+    """What says which world it is, id or game, where the name of its YAML does not: env=gym, env=cartpole env.id=..."""
+    if (key := next((key for key in ("id", "game") if key in env), None)) is None:
+        return None
+    path = conf_dir() / f"env/{name}.yaml"
+    own: Any = OmegaConf.load(path) if path.is_file() else {}
+    return key if name in WORLDS or own.get(key) != env[key] else None
 
 
 def snake(id: str) -> str:

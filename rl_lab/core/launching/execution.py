@@ -26,7 +26,7 @@ from rl_lab.core.launching.composed import (
     keep_what_runs,
     precision_of,
 )
-from rl_lab.core.launching.composition import WORLDS, as_dict, parts_of
+from rl_lab.core.launching.composition import as_dict, parts_of, world_key
 from rl_lab.core.parts import Parts
 from rl_lab.core.progress import duration
 from rl_lab.core.studies.jobs import Value
@@ -69,7 +69,8 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
         check_heeded(cfg, changes, parts_of(prog))
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
-        return _carry_out(cfg, folder.resolve(), prog, parts, lock)
+        told = [f"from here on: {' '.join(changes)}"] * bool(changes)
+        return _carry_out(cfg, folder.resolve(), prog, parts, lock, told=told)
 
 
 def find_wanted(cfg: DictConfig, parts: Parts) -> None:
@@ -106,7 +107,13 @@ def _beside() -> int:
 
 
 def _carry_out(
-    cfg: DictConfig, folder: Path, prog: str, parts: Parts | None, lock: int | None, beside: int = 1
+    cfg: DictConfig,
+    folder: Path,
+    prog: str,
+    parts: Parts | None,
+    lock: int | None,
+    beside: int = 1,
+    told: Sequence[str] = (),
 ) -> Value:
     """Builds exactly what was checked: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import checking, devices, distributed, room, settings
@@ -141,7 +148,7 @@ def _carry_out(
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
             with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
-            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *words]
+            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *told, *words]
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
@@ -159,7 +166,7 @@ def _carry_out(
 def _begun(resolved: dict[str, Any], folder: Path) -> str:
     """`agent=dqn env=four_rooms loop.total_steps=200_000: runs/dqn_four_rooms/<time>_seed0`, as it may be typed."""
     what = {group: name for group, name in (resolved.get("choices") or {}).items() if group != "experiment"}
-    if key := WORLDS.get(what.get("env", "")):
+    if "env" in what and (key := world_key(what["env"], resolved["env"])):
         what[f"env.{key}"] = resolved["env"][key]
     if (epochs := resolved["loop"].get("epochs")) is not None:
         what["loop.epochs"] = epochs

@@ -1,5 +1,6 @@
 """Turns what Hydra, OmegaConf and the system raise over a user's mistake into one plain line."""
 
+import errno
 import inspect
 import os
 import re
@@ -48,15 +49,20 @@ class plain_errors:
             if isinstance(link, yaml.MarkedYAMLError) and (mark := link.problem_mark):
                 raise UserError(f"{mark.name} is no YAML: line {mark.line + 1}: {link.problem}; correct it") from None
         for link in _chain(error):
+            if isinstance(link, OSError) and link.errno == errno.ELOOP:
+                raise UserError(f"cannot read {link.filename}: {link.strerror}; remove the link") from None
             if isinstance(link, PermissionError) and _is_closed(link.filename):
                 raise UserError(f"cannot read {link.filename}: {link.strerror}; ask its owner for it") from None
             if isinstance(link, OSError) and link.filename is not None:
-                remedy = f"free or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
+                remedy = (
+                    f"make room there, or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
+                )
                 raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
             if words := _too_large(link):
                 raise UserError(f"this needs more memory than there is ({words}); {self._smaller()}") from error
             if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
-                raise UserError(f"cannot write the run: {link.strerror or link}; make room, then resume it") from None
+                what, then = ("", "type it again") if self._is_command() else (" the run", "resume it")
+                raise UserError(f"cannot write{what}: {link.strerror or link}; make room, then {then}") from None
         if isinstance(error, HydraException | OmegaConfBaseException):
             if type(error).__name__ == "InstantiationException":
                 if error.__cause__:
@@ -68,6 +74,8 @@ class plain_errors:
         if isinstance(error, MissingMandatoryValue):
             return f"{error.full_key} has no default; give it a value: {error.full_key}=..."
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if found := re.match("UserError raised while resolving interpolation: (.*)", lines[0]):
+            return found[1]
         if isinstance(error, MissingConfigException) and error.options:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
             if group.startswith("hydra/") and (extra := EXTRAS.get(choice)):
@@ -218,6 +226,11 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     elsewhere = of_another(key) + f"; here there is {' and '.join(here)}" * bool(here)
     if not parent and (within := [k for k in flatten(cfg) if k.endswith(f".{name}")]):
         return f"no setting '{key}'; did you mean {' or '.join(sorted(within, key=len)[:MOST])}?"
+    if not parent:
+        for group in (group for group in ("env", "agent", "data", "model") if group in cfg):
+            whole = f"{group}.{name.removeprefix(f'{group}_')}"
+            if found := of_another(whole):
+                return f"no setting '{key}'{found.replace('it is', f'{whole} is', 1)}"
     return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
 
 

@@ -167,8 +167,8 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     replayed = study.replayed(any(o.startswith("hydra/launcher=") for o in overrides))
     if left := [a for a in study.about["arguments"] if a not in study.replayed()]:
         print(f"not repeated from study.yaml: {' '.join(left)}; type it again to use it", file=sys.stderr)
-    for path in (*study.root.glob("*"), *study.root.glob("*/*")):
-        if path.is_symlink():
+    for path in () if study.ours else (*study.root.glob("*"), *study.root.glob("*/*")):
+        if path.is_symlink() and path.parent != study.root / "wandb":  # in there W&B makes links of its own
             raise UserError(
                 f"{path} is a link, and jobs of this study might write through it; put the folder itself there"
             )

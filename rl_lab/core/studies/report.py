@@ -119,9 +119,9 @@ def follow(
             if job and job.state != shown.get(number, "waiting"):
                 shown[number] = job.state
                 ranking.add(job)
-                ended = earlier + sum(state not in ("running", "waiting") for state in shown.values())
+                ended = earlier + sum(state not in ("running", "waiting", "interrupted") for state in shown.values())
                 if job.state == "running":
-                    say(f"started: {study.label(number)}")
+                    say(f"started: {study.label(number)}".rstrip(": "))
                 elif not _spared(job):
                     say(f"[{ended}/{total}] {sentence(study, job)}")
         if ended < total and (ended > before or time.monotonic() - spoke > QUIET):

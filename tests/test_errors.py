@@ -78,7 +78,7 @@ TRAIN = {
     "model.beta=4": "no setting 'model.beta' in rl-lab; gen-lab has it: gen-lab train",
     "experiment=dqn_four_rooms planner=value_iteration": "experiment=dqn_four_rooms is about learning, and "
     "planner=value_iteration learns nothing; leave the experiment out: planner=value_iteration env=four_rooms",
-    "planner=value_iteration loop.total_steps=5": "no setting 'loop.total_steps'; the chosen loop takes none, leave it out",
+    "planner=value_iteration loop.total_steps=5": "no setting 'loop.total_steps'; the chosen loop takes no such setting; leave it out",
     "agnt=dqn": "no setting 'agnt'; did you mean agent?",
     "agent.gamma=1.5": "agent.gamma=1.5 must be between 0 and 1",
     "agent.gamma=nan": "agent.gamma=nan must be a number",

@@ -85,7 +85,7 @@ def of_another(key: str) -> str:
     having = {path.stem: node for path in files if _has(node := OmegaConf.load(path), rest)}
     names = [name for name, node in having.items() if "_target_" in node] or list(having)
     if group == "loop":
-        return "; the chosen loop takes none, leave it out" if names else ""
+        return "; the chosen loop takes no such setting; leave it out" if names else ""
     choices = ", ".join(f"{group}={name}" for name in names[:MOST]) + " and others" * (len(names) > MOST)
     return f"; it is a setting of {choices}" if names else ""
 

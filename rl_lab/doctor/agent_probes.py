@@ -136,7 +136,7 @@ def compared(course: Course, of: Callable[[View], tuple[Tensor, Tensor]], what: 
             return passed(f"{what} {listed(found)} after {steps * problems.COPIES:,} steps, exactly {listed(exact)}")
         if not close and course.stops:
             break
-    late = " (no time for more: seconds=60 gives it)" if course.stops else ""
+    late = " (no time for more: seconds=60 gives more)" if course.stops else ""
     seen = f"{what} {listed(found)} after {steps * problems.COPIES:,} steps{late}"
     return failed(f"{seen}, exactly {listed(exact)}: {fault}")
 

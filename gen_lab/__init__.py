@@ -53,9 +53,15 @@ def load(run: str | Path, *changes: str, device: str = "auto") -> "Trained":
 
 
 def evaluate(
-    run: str | Path, *changes: str, iwae_samples: int = 0, seed: int = 0, device: str = "auto"
+    run: str | Path,
+    *changes: str,
+    images: int | None = None,
+    iwae_samples: int = 0,
+    seed: int = 0,
+    device: str = "auto",
 ) -> dict[str, float]:
-    """The scores of the whole test set, each with its standard error, as `gen-lab evaluate` has them.
+    """The scores of the whole test set, or of so many images of it, each with its standard error, as `gen-lab evaluate`
+    has them.
 
     >>> scores = gen_lab.evaluate(folder, device="cpu")
     >>> round(scores["eval/nll_bound_nats_se[digits-binarised]"], 1)
@@ -65,11 +71,12 @@ def evaluate(
     """
     from gen_lab.judging import evaluation
     from rl_lab.core.launching import given
-    from rl_lab.core.settings import Natural, conform
+    from rl_lab.core.settings import Count, Natural, conform
 
     iwae_samples, seed = conform("iwae_samples", iwae_samples, Natural), conform("seed", seed, Natural)
-    trained = load(run, *given.changes(changes, "iwae_samples", "seed", "device"), device=device)
-    found = evaluation.evaluate(trained.model, trained.data, seed, iwae_samples)
+    images = None if images is None else conform("images", images, Count)
+    trained = load(run, *given.changes(changes, "images", "iwae_samples", "seed", "device"), device=device)
+    found = evaluation.evaluate(trained.model, trained.data.some(images), seed, iwae_samples)
     return {name: float(x) for name, x in found.items()}
 
 

@@ -382,7 +382,7 @@ def test_a_probe_that_does_not_come_back_is_left_out_and_named(capsys):
     title, *lines, counts = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["pass", "late", "pass"]
     assert lines[1].endswith("draws   left out: it takes more than 0.5 s")
-    assert counts.endswith("2 pass, 0 not applicable, 1 left out for time (draws; seconds=3 gives them more), 0 fail")
+    assert counts.endswith("2 pass, 0 not applicable, 1 left out for time (draws; seconds=3 gives more), 0 fail")
 
 
 def test_an_environment_that_does_not_begin_is_told_from_one_that_is_slow(register, examine):

@@ -133,6 +133,22 @@ def test_what_it_cannot_take_is_one_line(labelled, mistake, line):
     assert str(error.value) == line
 
 
+def test_a_temperature_is_for_this_once(labelled):
+    drawn, cold = labelled.sample(64, label=0), labelled.sample(64, label=0, temperature=1e-6)
+    assert torch.equal(cold, labelled.sample(64, label=0, temperature=1e-6)) and not torch.equal(cold, drawn)
+    assert torch.equal(labelled.sample(64, label=0), drawn) and labelled.model.temperature == 1
+    with pytest.raises(UserError, match="temperature=0 must be above 0"):
+        labelled.sample(1, label=0, temperature=0)
+    assert labelled.model.temperature == 1
+
+
+def test_an_evaluation_of_some_images(folder):
+    some, other, whole = (gen_lab.evaluate(folder, images=count, device="cpu") for count in (4, 4, None))
+    assert some == other != whole and some.keys() == whole.keys()
+    with pytest.raises(UserError, match="images=0 must be at least 1"):
+        gen_lab.evaluate(folder, images=0, device="cpu")
+
+
 def test_labels_of_any_whole_type_are_taken(labelled):
     drawn = labelled.sample(3, label=torch.tensor([0, 1, 2]))
     assert torch.equal(labelled.sample(3, label=torch.tensor([0, 1, 2], dtype=torch.uint8)), drawn)

@@ -1,7 +1,8 @@
 """A run folder's model and data again, as its checkpoint left them."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from rl_lab.core.errors import UserError, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.randomness import generator
-from rl_lab.core.settings import Count, Natural, conform
+from rl_lab.core.settings import Count, Natural, Positive, conform
 
 
 class Trained(NamedTuple):
@@ -45,13 +46,31 @@ class Trained(NamedTuple):
                             f"{found.spec.words}; leave its settings of data as they are")  # fmt: skip
         return found
 
-    def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:
-        """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same images.
+    def sample(
+        self, count: int, seed: int = 0, label: int | Tensor | None = None, temperature: float | None = None
+    ) -> Tensor:
+        """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same images. A
+        `temperature` below 1 makes them likelier and more alike.
 
-        Raises UserError if the model does not know the class.
+        Raises UserError if the model does not know the class, or has no temperature.
         """
         count, seed = conform("count", count, Count), conform("seed", seed, Natural)
-        return self.model.sample(count, generator(seed, self.device), self.labels(label, count))
+        with self._at(temperature):
+            return self.model.sample(count, generator(seed, self.device), self.labels(label, count))
+
+    @contextmanager
+    def _at(self, temperature: float | None) -> Iterator[None]:
+        model: Any = self.model
+        if temperature is None:
+            yield
+            return
+        if not hasattr(model, "temperature"):
+            raise UserError(f"temperature={temperature}: the model of {self.name} has none; leave it out")
+        before, model.temperature = model.temperature, conform("temperature", temperature, Positive)
+        try:
+            yield
+        finally:
+            model.temperature = before
 
     def score(
         self, x: Tensor, seed: int = 0, iwae_samples: int = 0, label: int | Tensor | None = None

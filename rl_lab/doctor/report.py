@@ -134,6 +134,6 @@ def summary(found: dict[str, Finding], seconds: float, allowed: float) -> str:
     faults, late = (", ".join(name for name, x in found.items() if x.outcome == kind) for kind in (FAIL, LATE))
     return (
         f"{len(found)} probes in {seconds:.1f} s: {outcomes.count(PASS)} pass, {outcomes.count(NONE)} not applicable, "
-        + (f"{outcomes.count(LATE)} left out for time ({late}; seconds={3 * allowed:g} gives them more), " if late else "")
+        + (f"{outcomes.count(LATE)} left out for time ({late}; seconds={3 * allowed:g} gives more), " if late else "")
         + f"{outcomes.count(FAIL)} fail{f' ({faults})' if faults else ''}"
     )

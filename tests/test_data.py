@@ -301,7 +301,7 @@ def test_an_npz_that_is_none(tmp_path):
     (tmp_path / "mine.npz").write_bytes(b"PK no zip")
     with pytest.raises(UserError, match="mine.npz cannot be read as an npz file"):
         npz(path=str(tmp_path / "mine.npz"))
-    with pytest.raises(UserError, match=r"there is no file nowhere.npz; data.path=<file> names the npz"):
+    with pytest.raises(UserError, match=r"there is no file .*nowhere.npz; data.path=<file> names the npz"):
         npz(path=str(tmp_path / "nowhere.npz"))
     np.savez(tmp_path / "evil.npz", **arrays(levels=np.array([{}], object)))
     with pytest.raises(UserError, match="evil.npz"):

@@ -104,7 +104,7 @@ def test_an_export_that_acts_otherwise_is_no_success(trained, tmp_path, capsys, 
         (["run={plan}", "to=policy.pt"], "to=policy.pt must end in .pt2, for torch, or in .onnx"),
         (["to=policy.pt2"], "export one run: rl-lab export run=<folder> to=policy.pt2"),
         (["run={random}", "to={tmp}/x.pt2"], "Random has no network and no table to export"),
-        (["run={plan}", "to={tmp}/x.onnx"], "to=policy.onnx needs onnx: pip install rl-lab[onnx]"),
+        (["run={plan}", "to={tmp}/x.onnx"], "to={tmp}/x.onnx needs onnx: pip install rl-lab[onnx]"),
         (["run={plan}", "to=/proc/x/policy.pt2"], "cannot write to /proc/x/policy.pt2: "),
     ],
 )

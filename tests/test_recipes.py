@@ -232,7 +232,7 @@ def test_the_readme_names_the_methods():
         code = next(text for path, text in files.items() if path.endswith(".py"))
         helpers = {"agent": {"q"}, "environment": {"draw"}, "model": set()}[recipe]
         written = {name for name in re.findall(r"def (\w+)", code) if name != "__init__"} - helpers
-        assert all(f"`{name}`" in RECIPES[recipe] for name in written), written
+        assert all(re.search(f"`{name}[`(]", RECIPES[recipe]) for name in written), written
 
 
 def test_an_agent_on_a_gridworld(clone):

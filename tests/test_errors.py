@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, files, locks
 from rl_lab.core.errors import UserError, counted, nearest, pasted
-from rl_lab.core.launching import arguments, cli, explain
+from rl_lab.core.launching import arguments, cli, composition, explain
 from rl_lab.core.launching.explain import plain_errors
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
@@ -234,6 +234,13 @@ def test_a_home_is_written_out_after_an_equals_sign_too(here, capsys, monkeypatc
     assert rl_lab(capsys, "train", "env=four_rooms", "env.mdp.map=~/maze.txt")[1] == line
     monkeypatch.setenv("HOME", f"{here}/my home")
     assert arguments.split(["~env", "+a.b=~/x", "a=~b"]) == ([], ["~env", f"+a.b='{here}/my home/x'", "a=~b"])
+    assert arguments.split(["a=~/x,~/y"]) == ([], ["a=~/x,~/y"]), "several are not one path"
+
+
+def test_which_world_it_is_where_its_yaml_does_not_say_so():
+    assert composition.world_key("cartpole", {"id": "Acrobot-v1"}) == "id"
+    assert composition.world_key("cartpole", {"id": "CartPole-v1"}) is None
+    assert composition.world_key("atari", {"game": "pong"}) == "game" and composition.world_key("windy", {}) is None
 
 
 def test_commands(here, capsys):

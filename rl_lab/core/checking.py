@@ -76,7 +76,7 @@ def check(node: DictConfig, path: str = "") -> None:
             raise UserError(f"{calls.join(path, key)} is missing; give it a value: ++{calls.join(path, key)}=...")
 
 
-def of_another(key: str) -> str:
+def of_another(key: str, named: str = "it") -> str:
     """`; env=gym has it` for env.id, where a file in conf/env has such a setting; "" where none has. Files that name a
     `_target_` come before those that build on them.
     """
@@ -87,7 +87,7 @@ def of_another(key: str) -> str:
     if group == "loop":
         return "; the chosen loop takes no such setting; leave it out" if names else ""
     choices = ", ".join(f"{group}={name}" for name in names[:MOST]) + " and others" * (len(names) > MOST)
-    return f"; it is a setting of {choices}" if names else ""
+    return f"; {named} is a setting of {choices}" if names else ""
 
 
 def _has(node: Any, key: str) -> bool:

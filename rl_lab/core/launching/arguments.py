@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.types import RunMode
 
-from rl_lab.core import conf_dir, registry
+from rl_lab.core import conf_dir, files, registry
 from rl_lab.core.errors import UserError, nearest, pasted
 from rl_lab.core.launching.composition import base, groups, is_group, parsed, quoted
 
@@ -53,8 +53,8 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             or before in WITH_VALUE
             or (equals and key != "run" and not _exists(argument))
         ):
-            home = value.startswith("~/") and not argument.startswith("-")
-            rest.append(f"{key}={quoted(os.path.expanduser(value))}" if home else argument)
+            alone = value.startswith("~/") and "," not in value and not argument.startswith("-")
+            rest.append(f"{key}={quoted(str(files.home(value)))}" if alone else argument)
             continue
         pattern = os.path.expanduser(value if equals and key == "run" else argument)
         if pattern.startswith("wandb:"):

@@ -224,14 +224,16 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]
     here = [k for k in flatten(cfg) if parent and k.count(".") == 1 and k.endswith(f".{name}")]
     elsewhere = of_another(key) + f"; here there is {' and '.join(here)}" * bool(here)
-    if not parent and (within := [k for k in flatten(cfg) if k.endswith(f".{name}")]):
-        return f"no setting '{key}'; did you mean {' or '.join(sorted(within, key=len)[:MOST])}?"
-    if not parent:
-        for group in (group for group in ("env", "agent", "data", "model") if group in cfg):
-            whole = f"{group}.{name.removeprefix(f'{group}_')}"
-            if found := of_another(whole):
-                return f"no setting '{key}'{found.replace('it is', f'{whole} is', 1)}"
+    elsewhere = elsewhere if parent else _whole(cfg, name)
     return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
+
+
+def _whole(cfg: DictConfig, name: str) -> str:
+    """Which settings here, or else of other choices, a name without its path may be: lr, or env_id."""
+    if within := [key for key in flatten(cfg) if key.endswith(f".{name}")]:
+        return f"; did you mean {' or '.join(sorted(within, key=len)[:MOST])}?"
+    keys = (f"{group}.{name.removeprefix(f'{group}_')}" for group in ("env", "agent", "data", "model") if group in cfg)
+    return next((found for key in keys if (found := of_another(key, key))), "")
 
 
 def _any_world(id: str) -> str:

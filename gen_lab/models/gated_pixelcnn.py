@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_lab.networks.causal.caches import CachedPixels, CachedRows, pointwise
-from gen_lab.networks.causal.convolutions import POINT, Conv, MaskedConv, above, above_and_here, left
+from gen_lab.networks.causal.convolutions import POINT, Conv, MaskedConv, above, above_and_here, convolve, left
 from gen_lab.networks.causal.heads import Head
 from gen_lab.networks.labels import table
 from gen_lab.types import Spec
@@ -47,11 +47,17 @@ class GatedPixelCNN(nn.Module):
     def forward(self, x: Tensor, label: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
         """label [B]; guide [B, guide_channels, H, W]."""
         vertical = horizontal = self.seen(x)
-        skips = torch.zeros((), device=x.device)
+        gates = []
         for layer in self.layers:
-            vertical, horizontal, skip = layer(vertical, horizontal, label, guide)
-            skips = skips + skip
-        return self.out(skips.relu())
+            vertical, horizontal, gated = layer(vertical, horizontal, label, guide)
+            gates.append(gated)
+        return self.out(self.skips(gates).relu())
+
+    def skips(self, gates: list[Tensor]) -> Tensor:
+        """What all layers tell the head, [B, S, H, W]: their convolutions as one, of their gates side by side."""
+        kernel = torch.cat([layer.skip.kernel() for layer in self.layers], 1)
+        bias = torch.stack([layer.skip.bias for layer in self.layers]).sum(0)
+        return convolve(torch.cat(gates, 1), kernel, bias, POINT)
 
     def seen(self, x: Tensor) -> Tensor:
         """Levels [B, C, ...] as the first layer is shown them, [B, C E, ...]."""
@@ -86,11 +92,10 @@ class Layer(nn.Module):
             for_vertical, for_horizontal = condition.chunk(2, 1)
             seen, here = seen + for_vertical, here + for_horizontal
         gated = gate(here)
-        skip = self.skip(gated)
         if self.residual:
-            gated = self.residual(gated)
-            horizontal = gated if self.first else horizontal + gated
-        return gate(seen), horizontal, skip
+            residual = self.residual(gated)
+            horizontal = residual if self.first else horizontal + residual
+        return gate(seen), horizontal, gated
 
     def condition(self, label: Tensor | None, guide: Tensor | None) -> Tensor | None:
         """What is added before the gates of the vertical and of the horizontal stack, [B, 4p, 1 or H, 1 or W]."""
@@ -101,9 +106,12 @@ class Layer(nn.Module):
 
 
 def gate(x: Tensor) -> Tensor:
-    """tanh of one half of the channels times the sigmoid of the other, [B, 2p, ...] -> [B, p, ...]."""
+    """tanh of one half of the channels times the sigmoid of the other, [B, 2p, ...] -> [B, p, ...].
+
+    The half is copied: where it lies between the other's numbers, torch takes four times as long for its sigmoid.
+    """
     value, weight = x.chunk(2, 1)
-    return value.tanh() * weight.sigmoid()
+    return value.tanh() * weight.clone().sigmoid()
 
 
 class Cache:

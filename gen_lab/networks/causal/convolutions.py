@@ -40,12 +40,18 @@ def left(size: int) -> Window:
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, window: Window, stride: int = 1) -> Tensor:
     """x [B, I, H, W], kernel [O, I, height, width] -> [B, O, H / stride, W / stride], rounded up; zeros beyond.
 
-    Always channels last in memory: one channel, or what is cut off, would lose that layout, and a quarter of the speed.
+    Always channels last in memory: one channel would lose that layout, and a quarter of the speed. Uneven margins are
+    the input's: to cut them off the output would cost a copy of it, and its gradient two more that are turned around.
     """
-    h, w = (-(-size // stride) for size in x.shape[-2:])
-    return F.conv2d(x, kernel, bias, stride, (window.top, window.left))[..., :h, :w].contiguous(
-        memory_format=torch.channels_last
-    )
+    sides = []
+    for size, length, before in zip(x.shape[-2:], window[:2], window[2:], strict=True):
+        sides.append((before, (-(-size // stride) - 1) * stride + length - before - size))
+    (top, bottom), (left, right) = sides
+    if top == bottom and left == right:
+        margins = (top, left)
+    else:
+        x, margins = F.pad(x, (left, right, top, bottom)), (0, 0)
+    return F.conv2d(x, kernel, bias, stride, margins).contiguous(memory_format=torch.channels_last)
 
 
 def mask(outputs: int, inputs: int, window: Window, groups: int, strict: bool, parts: int = 1) -> Tensor:

@@ -1,8 +1,8 @@
 """README's pictures, made anew by the code as it is: `make gallery`, or python tests/gallery.py <picture> ...
 
 What they show is trained where runs/of_gallery does not hold it yet: minutes for most, half an hour for Collect, for
-the study of four worlds and for each model of Fashion-MNIST, two hours for MNIST. `made.json` beside the pictures holds
-a digest of the code that drew each, and of the picture; tests/test_gallery.py compares them.
+the study of four worlds and for each model of Fashion-MNIST, two hours for MNIST and for CIFAR-10. `made.json` beside
+the pictures holds a digest of the code that drew each, and of the picture; tests/test_gallery.py compares them.
 """
 
 import ast
@@ -82,6 +82,12 @@ GALLERY = {
         (f"gen-lab sample run={RUNS}/fashion/dcgan count=54 columns=18 seed=1 out={RUNS}/sheets",
          f"gen-lab sample run={RUNS}/fashion/vqvae count=54 columns=18 seed=1 out={RUNS}/sheets"),
         (f"{RUNS}/sheets/dcgan_fashion_samples_seed1.png", f"{RUNS}/sheets/vqvae_fashion_samples_seed1.png"),
+    ),
+    "cifar.png": Picture(
+        SHEETS,
+        {"cifar": "gen-lab train experiment=pixelcnnpp_cifar10"},
+        (f"gen-lab sample run={RUNS}/cifar count=54 columns=18 seed=1 out={RUNS}/sheets",),
+        (f"{RUNS}/sheets/pixelcnnpp_cifar10_samples_seed1.png",),
     ),
     "gridworlds.png": Picture(
         PAGES,

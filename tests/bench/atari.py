@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from rl_lab.core import precision
+from rl_lab.core import precision, room
 
 WARM_UP = 800  # steps, not counted
 A2C = {"gamma": 0.99, "max_grad_norm": 0.5}
@@ -28,6 +28,7 @@ CONTENDERS = ["sb3 a2c 16", "ours ppo 16", "ours a2c 16", "ours a2c 64", "ours a
 
 def ours(kind: str, num_envs: int, steps: int) -> float:
     """Steps a second of the training loop's body; `ppo` is PPO in A2C's shape: one epoch, one batch, a forward more."""
+    room.keep_freed_memory()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from stated import stated
 

@@ -180,4 +180,4 @@ def concat_elu(x: Tensor) -> Tensor:
 def gate(x: Tensor) -> Tensor:
     """One half of the channels times the sigmoid of the other, [B, 2F, ...] -> [B, F, ...]."""
     value, weight = x.chunk(2, 1)
-    return value * weight.sigmoid()
+    return value * weight.clone().sigmoid()  # torch is slow where it lies between the other half's numbers

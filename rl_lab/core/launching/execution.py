@@ -254,8 +254,9 @@ def _open_run(
     """And what there is to say of how it computes, once its parts are built."""
     import torch
 
-    from rl_lab.core import distributed, graphs, precision, run, threads
+    from rl_lab.core import distributed, graphs, precision, room, run, threads
 
+    room.keep_freed_memory()
     order = ["name", "seed", "choices"]
     written = {k: written[k] for k in order if k in written} | {k: v for k, v in written.items() if k not in order}
     processes = {"processes": distributed.size()} if distributed.size() > 1 else {}

@@ -11,13 +11,13 @@ What the command line does, the functions below do from Python, by settings as t
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 if TYPE_CHECKING:
     from gen_lab.trained.loading import Trained
 
 
-def train(*settings: str) -> Path:
+def train(*settings: str, **named: Never) -> Path:
     """Trains as `gen-lab train` with these settings, or resumes run=<folder>; returns the folder of the run.
 
     >>> folder = gen_lab.train("experiment=vae_digits", "loop.total_steps=100", "tracker=none", "device=cpu")
@@ -28,7 +28,7 @@ def train(*settings: str) -> Path:
     """
     from rl_lab.core.launching.building import trained
 
-    return trained("gen-lab", "gen", settings)
+    return trained("gen-lab", "gen", settings, named)
 
 
 def load(run: str | Path, *changes: str, device: str = "auto") -> "Trained":

@@ -12,7 +12,7 @@ the command line does, the functions below do from Python, by settings as they a
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from rl_lab.gymnasium_api.registration import register_with_gymnasium
 
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 register_with_gymnasium()
 
 
-def build(*settings: str) -> "tuple[VectorEnv, Agent]":
+def build(*settings: str, **named: Never) -> "tuple[VectorEnv, Agent]":
     """The environment and the agent of `rl-lab train` with these settings, untrained.
 
     >>> env, agent = rl_lab.build("env=windy", "env.num_envs=4", "agent=dqn")
@@ -36,10 +36,10 @@ def build(*settings: str) -> "tuple[VectorEnv, Agent]":
     """
     from rl_lab.core.launching.building import world_and_agent
 
-    return world_and_agent(settings)
+    return world_and_agent(settings, named)
 
 
-def train(*settings: str) -> Path:
+def train(*settings: str, **named: Never) -> Path:
     """Trains as `rl-lab train` with these settings, or resumes run=<folder>; returns the folder of the run.
 
     >>> folder = rl_lab.train("experiment=value_iteration_russell_norvig", "loop.film=false", "tracker=none")
@@ -50,7 +50,7 @@ def train(*settings: str) -> Path:
     """
     from rl_lab.core.launching.building import trained
 
-    return trained("rl-lab", "rl", settings)
+    return trained("rl-lab", "rl", settings, named)
 
 
 def load(run: str | Path, *changes: str, num_envs: int = 1, device: str = "auto", seed: int = 0) -> "Player":

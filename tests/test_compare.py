@@ -1,10 +1,13 @@
 """Small run folders written by hand, whose comparison is known."""
 
 import csv
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from run_folders import write_run
 from stated import stated
 
 from rl_lab.__main__ import COMMANDS
+from rl_lab.core import files
 from rl_lab.core.comparing.compare import analyse
 from rl_lab.core.comparing.tables import captions, show
 from rl_lab.core.errors import UserError
@@ -312,6 +316,14 @@ def test_a_folder_that_is_no_run(tmp_path, contrast):
         assert line(error) == f"no run in {folder}; a run folder holds config.yaml and metrics.jsonl"
 
 
+def test_of_several_folders_one_that_is_no_run_is_left_out_and_said(runs, written, capsys):
+    good, bare = write_run(runs / "a"), write_run(runs / "b", seed=1)
+    (bare / "config.yaml").unlink()
+    written([good, bare])
+    said = capsys.readouterr().out
+    assert f"left out: no run in {bare}; a run folder holds config.yaml and metrics.jsonl." in said
+
+
 def test_no_folder_at_all(contrast):
     with pytest.raises(UserError) as error:
         contrast([])
@@ -399,6 +411,32 @@ def test_without_out_the_files_lie_under_runs(runs, monkeypatch, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [
         "aggregates.csv", "compare.csv", "compare.png", "compare.svg", "curves.csv", "index.html", "pairwise.csv",
     ]  # fmt: skip
+
+
+def test_a_full_disk_leaves_none_of_the_files(runs, monkeypatch, tmp_path, capsys):
+    write_run(runs / "a")
+    monkeypatch.chdir(tmp_path)
+    Path("before").mkdir()
+    Path("before/compare.csv").write_text("of another comparison")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("rl_lab.core.comparing.page.write", full)
+    for out in "before", "new":
+        assert cli.main("rl-lab", "rl", COMMANDS, ["compare", str(runs), f"out={out}"]) == 2
+        words = f"cannot write to {out}: No space left on device; make room or choose another place (out=)"
+        assert capsys.readouterr().err == f"rl-lab: {words}\n"
+    assert [path.name for path in Path("before").iterdir()] == ["compare.csv"] and not Path("new").exists()
+    assert Path("before/compare.csv").read_text() == "of another comparison"
+
+
+def test_two_comparisons_at_once_leave_whole_files(tmp_path):
+    with files.together(tmp_path / "out") as one, files.together(tmp_path / "out") as other:
+        for place in one, other:
+            files.write(place / "compare.csv", str(place))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["compare.csv"]
+    assert (tmp_path / "out/compare.csv").read_text() == str(one)
 
 
 def test_a_name_is_no_formula(tmp_path, monkeypatch):

@@ -166,7 +166,7 @@ def test_damage_on_disk_is_named(serve, tmp_path):
 def test_a_full_disk_is_named(serve, tmp_path):
     server = serve(BYTES)
     (tmp_path / "some").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot write to .*some: File exists.*data.root="):
+    with pytest.raises(UserError, match=r"cannot write to .*some: .*some is a file.*data.root="):
         fetch(source(server, "whole"), str(tmp_path))
 
 

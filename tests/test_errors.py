@@ -468,6 +468,22 @@ def test_a_damaged_checkpoint_of_a_finished_run_gives_way_as_the_line_says(finis
     assert rl_lab(capsys, "train", "run=run")[0] == 0 and (finished / "checkpoint.pt").exists()
 
 
+def test_several_runs_are_resumed_one_at_a_time(finished, capsys):
+    shutil.copytree("run", "other")
+    line = "rl-lab: rl-lab train resumes one run at a time, not 2; name one: run=run"
+    assert rl_lab(capsys, "train", "-m", "run=run,other") == (2, line)
+    assert rl_lab(capsys, "train", "run=run,absent") == (2, "rl-lab: no run folder absent")
+    assert arguments.split(["run=run,other", "episodes=1"]) == ([Path("run"), Path("other")], ["episodes=1"])
+
+
+def test_several_runs_of_one_set_of_values_are_none(here, capsys):
+    line = (
+        "rl-lab: -m runs every combination of values, and none are given: rl-lab train -m seed=0,1,2 "
+        "experiment=<name>, or study=<name>, which holds them"
+    )
+    assert rl_lab(capsys, "train", "--multirun") == (2, line) and not [*here.iterdir()]
+
+
 def test_a_run_is_not_composed_anew(finished, capsys):
     line = "rl-lab: experiment=dqn_taxi is for a new run, and this one keeps what it was composed of; leave out that or run="
     assert rl_lab(capsys, "train", "run=run", "experiment=dqn_taxi") == (2, line)
@@ -576,14 +592,22 @@ def test_a_run_folder_may_note_how_many_processes_trained_it(finished, capsys):
 
 
 def test_an_unwritable_place(here, capsys):
-    (here / "file").write_text("")
+    for path in "file", "runs":
+        Path(path).write_text("")
+    words = "is a file, and it should be a folder; rename it or choose another place"
     code, line = rl_lab(capsys, "train", *TINY, "hydra.run.dir=file/run")
-    assert code == 2
     assert (
-        line
-        == f"rl-lab: cannot write {here}/file/run: Not a directory; make room there, or choose another place (hydra.run.dir=...)"
-        or (line.startswith("rl-lab: cannot write file/run: Not a directory"))
+        code == 2 and line.startswith("rl-lab: cannot write to ") and line.endswith(f"file {words} (hydra.run.dir=...)")
     )
+    code, line = rl_lab(capsys, "train", *TINY)
+    assert (
+        code == 2 and line.startswith("rl-lab: cannot write to ") and line.endswith(f"runs {words} (hydra.run.dir=...)")
+    )
+    line = f"rl-lab: cannot write to runs: runs {words} (hydra.sweep.dir=)"
+    assert rl_lab(capsys, "train", "-m", *TINY, "seed=0,1") == (2, line)
+    code, line = rl_lab(capsys, "record", "env=four_rooms", "episodes=1")
+    assert code == 2 and line.endswith(f": runs {words} (out=)")
+    assert sorted(path.name for path in here.iterdir()) == ["file", "runs"]
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(finished):

@@ -250,6 +250,14 @@ def test_samples_stand_side_by_side(runs, capsys):
     assert sorted(colours) == [(0, 0, 0), (255, 0, 0)] and colours[0] == (255, 0, 0)  # gan before vae, as in names
 
 
+def test_one_without_an_evaluation_is_named_with_what_to_type(runs, capsys):
+    folder = run(runs, "gan_alone", 0, **{"gan/generator_loss": 0.5})
+    notes: list[str] = []
+    assert "gan_alone" not in str(tables_of(runs, notes))
+    words = f"has not been evaluated; gen-lab evaluate run={folder} judge=classifier does that."
+    assert notes == [f"{folder} is in no table: it {words}"]
+
+
 def test_runs_that_were_never_evaluated(tmp_path, capsys):
     run(tmp_path, "vae", 0, loss=1.0)
     assert cli.main("gen-lab", "gen", COMMANDS, ["compare", str(tmp_path), f"out={tmp_path}/out", "tracker=none"]) == 2

@@ -12,7 +12,7 @@ from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS as RL
 from rl_lab.core import conf_dir
 from rl_lab.core.launching import cli, listing, reproducing
-from rl_lab.core.launching.composition import compose, groups
+from rl_lab.core.launching.composition import compose, groups, names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,6 +34,25 @@ def test_every_name_has_a_line(capsys, root, name):
     for choice in names:
         assert re.search(rf"^\s*{choice}[: ] +\S.{{12,}}", text, re.MULTILINE), choice
     assert group in groups(root) and len(names) > 8
+
+
+def test_each_lab_has_its_own_studies(capsys):
+    ours = {root: names(root, "study") for root in ("rl", "gen")}
+    assert ours["gen"] == ["cifar10", "digits", "fashion", "mnist"]
+    assert ours["rl"] == ["atari", "classic_control", "collect", "gridworlds", "optuna_dqn_cartpole"]
+    for root, name, other in (
+        ("gen", "gridworlds", "rl"),
+        ("gen", "optuna_dqn_cartpole", "rl"),
+        ("rl", "digits", "gen"),
+    ):
+        commands = RL if root == "rl" else GEN
+        assert cli.main(f"{root}-lab", root, commands, ["train", f"study={name}"]) == 2
+        line = f"{root}-lab: study={name} is for {other}-lab: {other}-lab train study={name}\n"
+        assert capsys.readouterr().err == line
+        assert cli.main(f"{root}-lab", root, commands, ["train", "study=zz"]) == 2
+        line = f"{root}-lab: no choice 'zz' for study; choose from {', '.join(ours[root])}\n"
+        assert capsys.readouterr().err == line
+        assert f"\n  study       {', '.join(ours[root])}\n" in listed(capsys, root, "train", "--help")
 
 
 @pytest.mark.parametrize("group", ["env", "agent", "model", "data"])

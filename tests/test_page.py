@@ -152,6 +152,26 @@ def test_what_lies_past_the_edge_is_marked_with_its_number(tmp_path):
     assert -10 < curve.get_ylim()[0] < 0 < 4 < curve.get_ylim()[1] < 10
 
 
+def test_one_value_alone_is_seen_from_zero(tmp_path):
+    write_run(tmp_path / "runs/a", [195.0, 195.0])
+    results, _ = analyse([tmp_path / "runs"], resamples=50)
+    axes, curve = Figure().subplots(1, 2)
+    figures.scores(axes, results, next(iter(results.tasks)))
+    figures.learning(curve, results, next(iter(results.tasks)), "steps")
+    for low, high in (axes.get_xlim(), curve.get_ylim()):
+        assert -20 < low < 0 and 195 < high < 220
+
+
+def test_one_run_is_not_one_runs(tmp_path):
+    for agent, task, seed in (("dqn", "A", 0), ("a2c", "A", 0), ("a2c", "B", 0), ("a2c", "B", 1)):
+        write_run(tmp_path / "runs" / agent / f"{task}{seed}", name=f"{agent}_{task.lower()}", seed=seed,
+                  choices={"agent": agent, "env": "gym"}, top={"env": {"id": task}})  # fmt: skip
+    results, notes = analyse([tmp_path / "runs"], resamples=50)
+    labels = [text.get_text() for text in figures.curves(results).legends[0].get_texts()]
+    assert {"dqn_a (1 run)", "a2c (3 runs)"} <= {*labels}
+    assert "a2c: aggregates take the first 1 seed of each task, as many as every task has." in notes
+
+
 def test_names_are_text_not_tags(tmp_path):
     write_run(tmp_path / "runs/a", name="<script>alert(1)</script>&")
     compare([tmp_path / "runs"], out=tmp_path / "out", resamples=50)

@@ -75,6 +75,9 @@ def test_a_frame_without_pandas_names_the_extra(planned, monkeypatch):
     ("mistake", "words"),
     [
         (lambda run: rl_lab.train("agent=dqnn"), "no choice 'dqnn' for agent; did you mean agent=dqn?"),
+        (lambda run: rl_lab.train("agent=dqn", seed=1, name=None), 'each setting is a text; write ("agent=dqn", "seed=1", "name=null")'),
+        (lambda run: rl_lab.build(env="windy"), 'each setting is a text; write ("env=windy")'),
+        (lambda run: gen_lab.train(seed=1), 'each setting is a text; write ("seed=1")'),
         (lambda run: rl_lab.train("-m", "seed=0,1"), "-m is for the command line, rl-lab train; from Python each call is one run"),
         (lambda run: rl_lab.train("seed=0,1"), "seed=0,1 is several values, and from Python each call is one run; call train for each"),
         (lambda run: rl_lab.train("env.mdp.goal=3,4"), "call train for each, or write a list: env.mdp.goal=[3,4]"),

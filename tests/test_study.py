@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import files, threads
 from rl_lab.core.errors import UserError
@@ -161,6 +162,11 @@ def test_each_job_fails_alone_and_says_why(here, capsys):
     code, out, _ = rl_lab(capsys, "study", str(study.folder))
     assert code == 0 and "400 of 400" in out and out.count("mistake") == 2 and "eval/return" in out
     assert "1 finished, 2 mistake, 1 crashed" in rl_lab(capsys, "study")[1]
+    assert cli.main("gen-lab", "gen", GEN, ["study"]) == 0
+    assert capsys.readouterr().out.startswith("no studies of gen-lab under runs/studies; gen-lab train -m seed=0,1,2 ")
+    assert cli.main("gen-lab", "gen", GEN, ["study", "resume", str(study.folder)]) == 2
+    line = f"gen-lab: {study.folder} is a study of rl-lab: rl-lab study resume {study.folder}\n"
+    assert capsys.readouterr().err == line
     assert runs_of([study.folder]) == [study.folder.parents[2] / study.job(0).folder.removeprefix("../../../")]
     assert rl_lab(capsys, "compare", str(study.folder), "tracker=none", "out=c")[0] == 0
 

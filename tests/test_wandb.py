@@ -364,6 +364,13 @@ def test_what_wandb_cannot_start_with_is_one_line(tmp_path):
         told = call(tmp_path, *PLAN, code=2, **env).splitlines()
         assert told[-1].startswith(f"rl-lab: {words}") and "tracker=none" in told[-1], told
         assert not (tmp_path / "run").exists()
+    told = call(tmp_path, *PLAN, "tracker.mode=offline", code=2, WANDB_MODE="zzz")
+    assert told.startswith("rl-lab: WANDB_MODE=zzz is none of W&B's; ") and told.count("\n") == 1
+
+
+def test_an_empty_variable_is_as_good_as_none(tmp_path):
+    code = "from rl_lab.core import tracking; print(tracking.ready().setup().settings.mode)"
+    assert call(tmp_path, "-c", code, WANDB_MODE="", WANDB_BASE_URL=" ") == "online\n"
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ from rich.text import Text
 
 from gen_lab.commands.measures import Cell, Row, Tables, better, is_bound, joined, measures, proper, title
 from gen_lab.judging.pictures import read_sheet
+from rl_lab.core.comparing import compare as comparing
 from rl_lab.core.comparing import page
-from rl_lab.core.comparing.compare import folder, publish, several, untracked
 from rl_lab.core.comparing.groups import Groups, arrange, chosen
 from rl_lab.core.comparing.results import find
 from rl_lab.core.comparing.statistics import Resamples
 from rl_lab.core.errors import UserError, counted
-from rl_lab.core.files import replacing
+from rl_lab.core.files import replacing, together
 from rl_lab.core.folders import RunFiles, choose_metric, read_runs
 from rl_lab.core.metrics import Metric
 
@@ -52,9 +52,9 @@ def compare(
     notes: list[str] = []
     found = [
         run._replace(curves=joined(proper(run.curves)))
-        for run in chosen(of_models(read_runs(runs, notes), notes), several(where))
+        for run in chosen(of_models(read_runs(runs, notes), notes), comparing.several(where))
     ]
-    tasks = arrange(found, several(by), notes)
+    tasks = arrange(found, comparing.several(by), notes)
     (groups,) = tasks.values()
     found_tables = measures(groups, notes)
     tables = dict(sorted(found_tables.items(), key=lambda item: not any("nats" in row for row in item[1].values())))
@@ -67,23 +67,28 @@ def compare(
         task: {"≤ " * is_bound(metric, runs) + name: runs for name, runs in of.items()} for task, of in tasks.items()
     }
     results = find(marked, metric, None, threshold, resamples, notes, "updates") if metric else None
-    out = folder(out)
+    out = comparing.folder(out)
     times = {label: seconds(members) for label, members in groups.items()}
     for data, rows in tables.items():
         show(data, rows, times)
-    write_csv(out / "measures.csv", tables)
-    pictures = draw_samples(out / "samples.png", groups, notes)
-    print(out / "measures.csv", *pictures, sep="\n")
-    opening = list(sections(tables, pictures, times))
-    if results and metric:
-        found_of = Metric.of(metric)
-        words = {"bits": "bits/dim", "kl": "kl_nats"}.get(found_of.quantity, found_of.quantity)
-        publish(results, out, notes, opening, f"{found_of.data}: {title(words).rstrip(' ↓↑')}")
+    with together(out) as beside:
+        write_csv(beside / "measures.csv", tables)
+        pictures = draw_samples(beside / "samples.png", groups, notes)
+        opening = list(sections(tables, pictures, times))
+        if results and metric:
+            found_of = Metric.of(metric)
+            words = {"bits": "bits/dim", "kl": "kl_nats"}.get(found_of.quantity, found_of.quantity)
+            paths = comparing.write(results, beside, notes, opening, f"{found_of.data}: {title(words).rstrip(' ↓↑')}")
+        else:
+            lead = f"{counted(len(groups), 'models')}, {counted(len(found), 'runs')}, no measure in common."
+            page.write(beside / "index.html", "Models side by side", lead, opening)
+    print(out / "measures.csv", *(out / path.name for path in pictures), sep="\n")
+    if results:
+        comparing.show(results, notes, out, paths)
     else:
-        lead = f"{counted(len(groups), 'models')}, {counted(len(found), 'runs')}, no measure in common."
-        print(*notes, page.write(out / "index.html", "Models side by side", lead, opening), sep="\n")
+        print(*notes, out / "index.html", sep="\n")
     if "tracker" in choices:
-        untracked(tracker, out)
+        comparing.untracked(tracker, out)
 
 
 def of_models(runs: Sequence[RunFiles], notes: list[str]) -> list[RunFiles]:

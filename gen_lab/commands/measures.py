@@ -132,7 +132,12 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
         if name not in found or figure.step >= found[name].step:
             found[name] = figure
     found = {name: figure for name, figure in found.items() if name.startswith("eval/")}
-    if found and (measured := max(figure.step for figure in found.values())) < learned:
+    if not found:
+        notes.append(
+            f"{run.folder} is in no table: it has not been evaluated; gen-lab evaluate {pasted(f'run={run.folder}')} "
+            "judge=classifier does that."
+        )
+    elif (measured := max(figure.step for figure in found.values())) < learned:
         notes.append(
             f"{run.folder} has learned for {counted(learned, 'updates')}, and its figures are of update {measured:,}; "
             f"gen-lab evaluate {pasted(f'run={run.folder}')} measures it as it is."

@@ -1,6 +1,7 @@
 """Gated PixelCNN: two stacks and no blind spot (van den Oord et al., 2016; https://arxiv.org/abs/1606.05328)."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +56,9 @@ class GatedPixelCNN(nn.Module):
 
     def skips(self, gates: list[Tensor]) -> Tensor:
         """What all layers tell the head, [B, S, H, W]: their convolutions as one, of their gates side by side."""
-        kernel = torch.cat([layer.skip.kernel() for layer in self.layers], 1)
-        bias = torch.stack([layer.skip.bias for layer in self.layers]).sum(0)
-        return convolve(torch.cat(gates, 1), kernel, bias, POINT)
+        skips = [cast(Layer, layer).skip for layer in self.layers]
+        kernel = torch.cat([skip.kernel() for skip in skips], 1)
+        return convolve(torch.cat(gates, 1), kernel, torch.stack([skip.bias for skip in skips]).sum(0), POINT)
 
     def seen(self, x: Tensor) -> Tensor:
         """Levels [B, C, ...] as the first layer is shown them, [B, C E, ...]."""

@@ -56,7 +56,7 @@ OF_AGENT = (
     agent_probes.observation_suffices,
 )
 
-OF_ALL, OF_EACH = 20.0, 30.0  # seconds of the processor: all probes of an environment; each probe of an agent
+SECONDS = {"env": 20.0, "agent": 390.0}  # of the processor, for all probes together
 
 
 def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Positive | None) -> int:
@@ -66,10 +66,9 @@ def doctor(runs: Sequence[Path], *, settings: Sequence[str] = (), seconds: Posit
         raise UserError(
             "the doctor sees one environment, rl-lab doctor env=<name>, or one agent, rl-lab doctor agent=<name>"
         )
-    title = " ".join(settings)
-    return (
-        of_env(title, settings, seconds or OF_ALL) if "env" in groups else of_agent(title, settings, seconds or OF_EACH)
-    )
+    (group,) = groups
+    examine = of_env if group == "env" else of_agent
+    return examine(" ".join(settings), settings, seconds or SECONDS[group])
 
 
 def of_env(title: str, settings: Sequence[str], seconds: float) -> int:
@@ -92,7 +91,7 @@ def of_agent(title: str, settings: Sequence[str], seconds: float) -> int:
         if str(make["_target_"]).startswith("rl_lab.agents.fitted_q."):
             raise UserError("this agent is fitted to recordings and acts in no world while it learns; choose another")
     torch.set_num_threads(1)
-    candidate = Candidate(make, typed, stream(seed, "agent"), device, seconds)
+    candidate = Candidate(make, typed, stream(seed, "agent"), device, seconds / len(OF_AGENT))
     checked_first(lambda: Course(candidate, problems.CONSTANT))
     changed = " ".join(f"agent.{key}={value}" for key, value in candidate.caps.items())
     return examined(f"{title}{f' (for the probes {changed})' if changed else ''}", OF_AGENT, candidate)

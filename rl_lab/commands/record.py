@@ -18,6 +18,7 @@ from rl_lab.core.errors import UserError, counted
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
+from rl_lab.core.run_folder import FULL
 from rl_lab.core.settings import Count, Natural, Positive, Unit
 from rl_lab.memory.episodes import newest, quotas
 from rl_lab.playing.player import load, settings_of
@@ -220,7 +221,7 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
             about["shards"][number : number + 1] = [recording.write_shard(folder, number, episodes, first)]
             recording.write_index(folder, about)
     except OSError as error:
-        if error.errno in files.READ_ONLY:
+        if error.errno not in FULL:
             raise files.unwritten(folder, error, "out=") from error
         raise UserError(
             f"{folder}: {error.strerror or error}; finished shards are kept: "

@@ -14,7 +14,7 @@ from rl_lab.core.errors import UserError, nearest
 
 Call = Callable[..., Any]
 FILLED = {
-    "": {"runs", "changes", "settings"},
+    "": {"runs", "changes", "settings", "prog"},
     "loop": {"run"},
     "tracker": {"name", "job_type", "config", "id"},
 }  # by the caller

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from rl_lab.core.errors import UserError
@@ -90,6 +91,24 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """A fresh folder for files of which `folder` is to hold all or none: at the end they take their places in there.
+
+    Raises UserError where one cannot be written; an empty folder is then taken away.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".new.", dir=folder) as beside:
+            yield Path(beside)
+            for path in Path(beside).iterdir():
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise unwritten(folder, error, "out=") from error
+    finally:
+        remove_empty(folder)
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -202,7 +221,13 @@ def folder_for(out: str | Path) -> Path:
 
 
 def unwritten(place: Path | str, error: OSError, elsewhere: str) -> UserError:
-    """What to say where a file could not be written: to make room is of no use where nothing may be written."""
+    """What to say where a file could not be written: to make room is of no use where nothing may be, or a file stands
+    where a folder should.
+    """
+    file = next((path for path in (Path(place), *Path(place).parents) if path.is_file()), None)
+    if file and error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return UserError(f"cannot write to {place}: {file} is a file, and it should be a folder; rename it or choose "
+                         f"another place ({elsewhere})")  # fmt: skip
     room = "" if error.errno in READ_ONLY else "make room or "
     return UserError(f"cannot write to {place}: {error.strerror or error}; {room}choose another place ({elsewhere})")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.tracking import reachable
+from rl_lab.core.tracking import reachable, ready
 
 FILES = "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt"  # what resuming a run needs
 KIND = "checkpoint"  # the artifact's type
@@ -79,10 +79,9 @@ def _parts(address: str) -> list[str]:
 
 def _artifact(path: str, version: str) -> Any:
     """The version asked for, or the last. Raises UserError, or ConnectionError where nobody answers."""
-    import wandb
+    wandb = ready()
     from wandb.apis.public.runs import RunNotFoundError
 
-    wandb.setup(wandb.Settings(silent=True))
     if not wandb.login(prompt=False, verify=False):
         raise UserError(
             f"run=wandb:{path} needs a W&B key, and none is used here; wandb login, or give WANDB_API_KEY "

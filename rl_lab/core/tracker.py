@@ -10,7 +10,7 @@ from rl_lab.core.local_trackers import Local, summary_writer, tensorboard_run
 
 STOPPED = 255  # the exit code by which W&B itself marks a run that was interrupted
 EXIT_CODES = {"finished": 0, "failed": 1}  # of a run's state
-NEEDED: dict[Any, Callable[[], Any]] = {tensorboard_run: summary_writer, tracking.wandb_run: tracking.imported}
+NEEDED: dict[Any, Callable[[], Any]] = {tensorboard_run: summary_writer, tracking.wandb_run: tracking.ready}
 
 
 class Tracker:

@@ -49,18 +49,8 @@ def wandb_run(
     Without a key, or when the server does not answer within `init_timeout`, the run is kept offline under
     `dir`/wandb for a later `wandb sync`.
     """
+    wandb = ready()
     how = mode or os.environ.get("WANDB_MODE")
-    if how and how not in MODES:
-        raise UserError(f"WANDB_MODE={how} is none of W&B's; choose from {', '.join(MODES)}, or run with tracker=none")
-    wandb = imported()
-    logging.getLogger("wandb").setLevel(logging.ERROR)
-    try:
-        wandb.setup(wandb.Settings(silent=True))
-    except ValueError as error:  # of the environment
-        reason = brief(error)
-        raise UserError(
-            f"W&B does not take its settings ({reason}); correct WANDB_..., or run with tracker=none"
-        ) from error
     settings = wandb.Settings(
         init_timeout=init_timeout, finish_timeout=finish_timeout, silent=True, console="off",
         x_transaction_log_flush_interval=FLUSH_EVERY,
@@ -88,8 +78,14 @@ def wandb_run(
     return run
 
 
-def imported() -> Any:
-    """wandb. Raises UserError where it is not there, or not whole."""
+def ready() -> Any:
+    """wandb, to which an empty variable is as good as none. Raises UserError where it is not there, or not whole, or
+    does not take what its variables say.
+    """
+    for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value.strip()]:
+        del os.environ[name]
+    if (how := os.environ.get("WANDB_MODE", MODES[0])) not in MODES:
+        raise UserError(f"WANDB_MODE={how} is none of W&B's; choose from {', '.join(MODES)}, or run with tracker=none")
     try:
         import wandb
 
@@ -97,6 +93,14 @@ def imported() -> Any:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise UserError(f"wandb cannot be imported ({reason}); run with tracker=none, or reinstall wandb") from error
+    logging.getLogger("wandb").setLevel(logging.ERROR)
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+    except ValueError as error:
+        reason = brief(error)
+        raise UserError(
+            f"W&B does not take its settings ({reason}); correct WANDB_..., or run with tracker=none"
+        ) from error
     return wandb
 
 

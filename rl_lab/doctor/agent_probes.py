@@ -41,7 +41,7 @@ def interface(candidate: Candidate) -> Finding:
             return failed("probabilities are no distribution over the actions: the exact regret would be wrong")
         words.append("probabilities sum to 1")
     if course.has_view:
-        if not isinstance(shown := course.agent.view(course.env.sights), View):
+        if not isinstance(shown := course.shown(), View):
             return failed(f"view gives {kind(shown)}, and must give rl_lab.types.View(bars, value, kind)")
         view = course.view()
         if view.bars.shape != (len(course.env.sights), 2) or view.value.shape != (len(course.env.sights),):
@@ -136,9 +136,12 @@ def compared(course: Course, of: Callable[[View], tuple[Tensor, Tensor]], what: 
             return passed(f"{what} {listed(found)} after {steps * problems.COPIES:,} steps, exactly {listed(exact)}")
         if not close and course.stops:
             break
-    late = " (no time for more: seconds=60 gives more)" if course.stops else ""
-    seen = f"{what} {listed(found)} after {steps * problems.COPIES:,} steps{late}"
+    seen = f"{what} {listed(found)} after {steps * problems.COPIES:,} steps{out_of_time(course)}"
     return failed(f"{seen}, exactly {listed(exact)}: {fault}")
+
+
+def out_of_time(course: Course) -> str:
+    return " (no time for more, which a larger seconds=... gives)" if course.stops else ""
 
 
 def listed(x: Tensor) -> str:
@@ -176,7 +179,8 @@ def chosen(candidate: Candidate, problem: Problem, best: tuple[int, ...], fault:
             return passed(f"{share:.0%} of greedy actions are the best after {steps * problems.COPIES:,} steps")
         if not right and course.stops:
             break
-    return failed(f"{share:.0%} of greedy actions are the best after {steps * problems.COPIES:,} steps: {fault}")
+    seen = f"{share:.0%} of greedy actions are the best after {steps * problems.COPIES:,} steps{out_of_time(course)}"
+    return failed(f"{seen}: {fault}")
 
 
 def bandit(candidate: Candidate) -> Finding:

@@ -101,7 +101,8 @@ class Course:
         elif callable(getattr(self.learner, "announce", None)):
             self.learner.announce(COPIES)
         self.learns = candidate.is_sb3 or callable(getattr(self.learner, "update", None))
-        self.first = self.view() if self.has_view else None
+        shown = self.shown() if self.has_view else None
+        self.first = self.in_units(shown) if isinstance(shown, View) else None
 
     def go_on(self, steps: int) -> None:
         """Takes this many steps of all copies."""
@@ -125,10 +126,16 @@ class Course:
         found = getattr(self.learner, "gamma", None)
         return float(found) if isinstance(found, int | float) else None
 
-    @torch.no_grad()
     def view(self) -> View:
         """Bars [S, 2] and values [S] of each state, in units of the reward as it was given."""
-        view = self.agent.view(self.env.sights)
+        return self.in_units(self.shown())
+
+    @torch.no_grad()
+    def shown(self) -> Any:
+        """What the agent's own `view` gives of each state, which may be anything."""
+        return self.agent.view(self.env.sights)
+
+    def in_units(self, view: View) -> View:
         scale = float(getattr(self.learner, "reward_scale", 1.0))
         bars = view.bars.double().cpu()
         bars = bars / scale if view.kind == "action values" else bars

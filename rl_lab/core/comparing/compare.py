@@ -35,7 +35,9 @@ def compare(
     project = wandb_report.project(tracker) if report else None
     results, notes = analyse(runs, metric, by, where, normalise, threshold, resamples)
     out = folder(out)
-    publish(results, out, notes)
+    with files.together(out) as beside:
+        written = write(results, beside, notes)
+    show(results, notes, out, written)
     if project:
         print(wandb_report.save(results, list(tables.captions(results)), project))
     elif "tracker" in choices:
@@ -67,21 +69,22 @@ def several(words: list[str] | str | None) -> list[str]:
 
 def folder(out: Path | None) -> Path:
     """Where the files go: a folder that no other comparison uses, or the one asked for. Raises UserError."""
-    if out is None:
-        return files.fresh(Path(f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}"))
-    Path(out).mkdir(parents=True, exist_ok=True)
-    return Path(out)
+    return files.fresh(Path(f"runs/compare/{datetime.now():%Y%m%d-%H%M%S}")) if out is None else Path(out)
 
 
-def publish(
+def write(
     results: Results, out: Path, notes: list[str], before: Iterable[page.Section] = (), title: str | None = None
-) -> None:
-    """The files of a comparison under `out`, and its tables on the terminal; `before` opens the page."""
-    captions = list(tables.captions(results))
+) -> list[Path]:
+    """The files of a comparison under `out`; `before` opens the page."""
     written = tables.write(results, out) + figures.files(results, out)
-    sections = [*before, *page.sections(results, captions, notes)]
-    written.append(page.write(out / "index.html", title or figures.title(results), page.lead(results), sections))
-    tables.show(results, [*captions, *notes], written)
+    sections = [*before, *page.sections(results, list(tables.captions(results)), notes)]
+    page.write(out / "index.html", title or figures.title(results), page.lead(results), sections)
+    return [*written, out / "index.html"]
+
+
+def show(results: Results, notes: list[str], out: Path, written: Iterable[Path]) -> None:
+    """Its tables on the terminal, and where in `out` the files are by now."""
+    tables.show(results, [*tables.captions(results), *notes], [out / path.name for path in written])
 
 
 def untracked(tracker: Callable[..., Any] | None, out: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rl_lab.core.comparing.results import Line, Results
 from rl_lab.core.comparing.statistics import Estimate
+from rl_lab.core.errors import counted
 from rl_lab.core.files import replacing
 from rl_lab.core.style import COLORS, DASHES, STYLE
 
@@ -66,7 +67,8 @@ def curves(results: Results) -> "Figure":
     several = len(results.tasks) > 1
     counts = {name: sum(len(of.get(name, ())) for of in results.tasks.values()) for name in results.groups}
     labels = {
-        name: textwrap.fill(f"{name} ({f'{n} runs' if several else f'n={n}'})", 110) for name, n in counts.items()
+        name: textwrap.fill(f"{name} ({counted(n, 'runs') if several else f'n={n}'})", 110)
+        for name, n in counts.items()
     }
     lines = [line for label in labels.values() for line in label.splitlines()]
     columns = max(1, min(4, 135 // (10 + max(map(len, lines)))))
@@ -156,7 +158,7 @@ def _limit(axes: "Axes", lines: list[np.ndarray]) -> None:
     low, high = edges([x for line in lines for x in (np.min(line), np.max(line))])
     least, greatest = axes.dataLim.intervaly
     room = 0.5 * (high - low) or math.inf
-    low, high = max(least, low - room), min(greatest, high + room)
+    low, high = _from_zero(max(least, low - room), min(greatest, high + room))
     margin = 0.05 * (high - low) or 0.5
     axes.set_ylim(low - margin, high + margin)
 
@@ -192,7 +194,7 @@ def _bars(
 ) -> None:
     """A row for each group, within the edges of what all show; an arrow and its number where one lies beyond."""
     ends = [[x for x in map(float, estimate) if not math.isnan(x)] for estimate in estimates.values()]
-    low, high = edges([x for of in ends for x in of] + [x for of in (seeds or {}).values() for x in of])
+    low, high = _from_zero(*edges([x for of in (*ends, *(seeds or {}).values()) for x in of]))
     margin = 0.06 * (high - low) or 0.5
     axes.set_xlim(low - margin, high + margin)
     for y, (name, estimate) in enumerate(estimates.items()):
@@ -228,6 +230,11 @@ def edges(values: Iterable[float]) -> tuple[float, float]:
     is_squashed = np.ptp(x) > 4 * np.ptp(inner) > 0
     x = inner if is_squashed else x
     return float(x.min()), float(x.max())
+
+
+def _from_zero(low: float, high: float) -> tuple[float, float]:
+    """From the least to the greatest; of one value alone, from 0 to it."""
+    return (low, high) if low < high else (min(low, 0.0), max(high, 0.0))
 
 
 def distributions(results: Results) -> "Figure":

@@ -17,6 +17,7 @@ from rl_lab.core.comparing.figures import number
 from rl_lab.core.comparing.groups import differing
 from rl_lab.core.comparing.results import Results
 from rl_lab.core.comparing.statistics import Estimate
+from rl_lab.core.comparing.tables import interval
 from rl_lab.core.errors import counted
 from rl_lab.core.metrics import Metric
 from rl_lab.core.style import COLORS
@@ -89,10 +90,10 @@ def _summed_up(results: Results) -> Iterator[Section]:
             "Over all tasks",
             _panels(shown, "small panels") + _aggregates(results),
             (
-                f"Final scores over {len(results.scales)} tasks, {results.meaning}. Line and number: the aggregate; "
-                "bar and brackets: its 95 % bootstrap interval, runs drawn with replacement within each task. IQM: "
-                "mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: by how "
-                "much runs fall short of 1 on average. An arrow: far past the edge, at the number beside it."
+                f"Final scores over {counted(len(results.scales), 'tasks')}, {results.meaning}. Line and number: the "
+                "aggregate; bar and brackets: its 95 % bootstrap interval, runs drawn with replacement within each "
+                "task. IQM: mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: "
+                "by how much runs fall short of 1 on average. An arrow: far past the edge, at the number beside it."
             ),
         )
     yield Section(
@@ -175,8 +176,7 @@ def _figure(x: float, below: str = "") -> str:
 def _estimate(estimate: Estimate, seeds: int = 2) -> str:
     if math.isnan(estimate.point):
         return _figure(math.nan)
-    below = "n=1" if seeds == 1 or math.isnan(estimate.low) else f"[{number(estimate.low)}, {number(estimate.high)}]"
-    return _figure(float(estimate.point), below)
+    return _figure(float(estimate.point), interval(estimate, seeds))
 
 
 def _name(results: Results, group: str) -> str:
@@ -233,8 +233,7 @@ def _chance(estimate: Estimate | None) -> str:
     p, sure = float(estimate.point), estimate.low > 0.5 or estimate.high < 0.5
     tint = f"rgb(var(--{'more' if p > 0.5 else 'less'}) / {0.7 * abs(p - 0.5):.3f})"
     words = f"<b>{p:.2f}</b>" if sure else f"{p:.2f}"
-    below = "n=1" if math.isnan(estimate.low) else f"[{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f'<td style="background: {tint}">{words}<small>{below}</small></td>'
+    return f'<td style="background: {tint}">{words}<small>{interval(estimate, written="{:.2f}".format)}</small></td>'
 
 
 def _curves(results: Results) -> Iterator[str]:

@@ -29,10 +29,9 @@ def project(tracker: Callable[..., Any] | None) -> Project:
         import wandb_workspaces  # noqa: F401
     except ImportError as error:
         raise UserError('report=true needs wandb-workspaces; pip install "rl-lab[report]"') from error
-    import wandb
+    from rl_lab.core.tracking import reachable, ready
 
-    from rl_lab.core.tracking import reachable
-
+    wandb = ready()
     if not wandb.login(prompt=False, verify=False):
         raise UserError("report=true needs a W&B server and its key; wandb login, or set WANDB_API_KEY")
     url = wandb.setup().settings.base_url

@@ -23,6 +23,7 @@ from rl_lab.core.comparing.statistics import (
     stratified_bootstrap,
     x_at_threshold,
 )
+from rl_lab.core.errors import counted
 from rl_lab.core.folders import Curve, RunFiles
 from rl_lab.core.metrics import is_lower_better
 
@@ -235,7 +236,8 @@ def _aggregates(whole: Scores, normalised: bool, resamples: int, notes: list[str
     for name, scores in whole.items():
         if len({*map(len, scores)}) > 1:
             fewest = min(map(len, scores))
-            notes.append(f"{name}: aggregates take the first {fewest} seeds of each task, as many as every task has.")
+            shown = counted(fewest, "seeds")
+            notes.append(f"{name}: aggregates take the first {shown} of each task, as many as every task has.")
     wanted = {name: f for name, f in AGGREGATES.items() if normalised or name != "optimality gap"}
     return {
         name: {key: stratified_bootstrap(_matrix(scores), f, resamples=resamples) for key, f in wanted.items()}

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -59,8 +59,8 @@ def _tasks(results: Results) -> str:
     return f"{len(results.scales)} tasks" if len(results.scales) > 1 else next(iter(results.scales), "")
 
 
-def interval(estimate: Estimate, seeds: int = 2) -> str:
-    return "n=1" if seeds == 1 or math.isnan(estimate.low) else f"[{number(estimate.low)}, {number(estimate.high)}]"
+def interval(estimate: Estimate, seeds: int = 2, written: Callable[[float], str] = number) -> str:
+    return "n=1" if seeds == 1 or math.isnan(estimate.low) else f"[{written(estimate.low)}, {written(estimate.high)}]"
 
 
 def show(results: Results, captions: Iterable[str], files: list[Path]) -> None:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 
 from rl_lab.core import conf_dir, files, registry
 from rl_lab.core.errors import UserError, nearest, pasted
-from rl_lab.core.launching.composition import base, groups, is_group, parsed, quoted
+from rl_lab.core.launching.composition import base, groups, is_group, names, parsed, quoted
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
@@ -39,7 +39,7 @@ WITH_VALUE = (
 
 
 def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Run folders (`run=X`, a bare path or glob) and the rest, which are overrides. Raises UserError.
+    """Run folders (`run=X`, `run=X,Y`, a bare path or glob) and the rest, which are overrides. Raises UserError.
 
     `run=wandb:<entity>/<project>/<run>` is fetched first; `~key` takes a setting away, `~/x` is a path, and so is the
     value in `key=~/x`, which shells leave as it is.
@@ -56,22 +56,27 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             alone = value.startswith("~/") and "," not in value and not argument.startswith("-")
             rest.append(f"{key}={quoted(str(files.home(value)))}" if alone else argument)
             continue
-        pattern = os.path.expanduser(value if equals and key == "run" else argument)
-        if pattern.startswith("wandb:"):
-            folders.append(registry.fetch(pattern.removeprefix("wandb:")))
-            continue
-        found = [Path(pattern)] if _exists(pattern) else sorted(Path(p) for p in glob.glob(pattern))
-        if not found and before.startswith("--"):  # as it may be the value of a flag that does not exist
-            rest.append(argument)
-            continue
-        if not found:
-            shown = pattern if len(pattern) <= 120 else f"{pattern[:120]}..."
-            raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(pattern)}")
-        folders += found
+        pattern = value if equals and key == "run" else argument
+        several = pattern.split(",") if equals and key == "run" and not _found(pattern) else [pattern]
+        for one in map(os.path.expanduser, several):
+            if one.startswith("wandb:"):
+                folders.append(registry.fetch(one.removeprefix("wandb:")))
+                continue
+            found = _found(one)
+            if not found and before.startswith("--"):  # as it may be the value of a flag that does not exist
+                rest.append(argument)
+            elif not found:
+                shown = one if len(one) <= 120 else f"{one[:120]}..."
+                raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(one)}")
+            folders += found
     if len(folders) == 1 and folders[0].is_file() and (folders[0].parent / "config.yaml").is_file():
         run = pasted(f"run={folders[0].parent}")
         raise UserError(f"{folders[0]} is a file of a run; name the run's folder: {run}")
     return folders, rest
+
+
+def _found(pattern: str) -> list[Path]:
+    return [Path(pattern)] if _exists(pattern) else sorted(Path(path) for path in glob.glob(pattern))
 
 
 def _nearest_folder(pattern: str) -> str:
@@ -159,8 +164,15 @@ def checked(overrides: list[str], root: str) -> list[str]:
         raise UserError(
             f"--config-dir={flags.config_dir} is not a folder; give it one that holds agent/, env/ and so on"
         )
+    if flags.multirun and not flags.overrides:
+        raise UserError(f"-m runs every combination of values, and none are given: {root}-lab train -m seed=0,1,2 "
+                        "experiment=<name>, or study=<name>, which holds them")  # fmt: skip
     needed = {*map(str, base(root)), *groups(root)} - OPTIONAL
     check_settings(flags.overrides, {*groups(root), "study/env", "study/agent"}, needed)
+    for study in (o.removeprefix("study=") for o in flags.overrides if o.startswith("study=")):
+        if (conf_dir() / f"study/{study}.yaml").is_file() and study not in names(root, "study"):
+            lab = "gen-lab" if root == "rl" else "rl-lab"
+            raise UserError(f"study={study} is for {lab}: {lab} train study={study}")
     return typed
 
 

@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]
     return [calls.built(part) for part in found], seed
 
 
-def world_and_agent(typed: Sequence[object]) -> tuple[Any, Any]:
+def world_and_agent(typed: Sequence[object], named: Mapping[str, object] = {}) -> tuple[Any, Any]:
     """Raises UserError where the agent is not for the loop of ours."""
-    words = changes(typed)
+    words = changes(settings(typed, named))
     if studies := [word for word in words if word.startswith("study=")]:
         raise UserError(f"{studies[0]} is for the command line, rl-lab train; build makes one environment and agent")
     if runs := [word for word in words if word.startswith("run=")]:
@@ -63,9 +63,9 @@ def world_and_agent(typed: Sequence[object]) -> tuple[Any, Any]:
     return env, agent(env.spec, **place)
 
 
-def trained(prog: str, root: str, typed: Sequence[object]) -> Path:
+def trained(prog: str, root: str, typed: Sequence[object], named: Mapping[str, object] = {}) -> Path:
     """The folder of the run that `train` makes of these settings, or resumes. Raises UserError."""
-    words = settings([os.fspath(word) if isinstance(word, os.PathLike) else word for word in typed])
+    words = settings([os.fspath(word) if isinstance(word, os.PathLike) else word for word in typed], named)
     for word in words:
         if word.startswith(("-", "study=", "hydra.mode=")):
             raise UserError(f"{word} is for the command line, {prog} train; from Python each call is one run")

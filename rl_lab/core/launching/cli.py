@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import WINDOWS, UserError, nearest, printable
-from rl_lab.core.launching.composition import groups, loops, parts_of
+from rl_lab.core.launching.composition import groups, names
 from rl_lab.core.launching.listing import LISTS, experiments, listing
 
 
@@ -148,12 +148,7 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
         "",
     ]
     for group in groups(root):
-        choices = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        if group == "loop":
-            choices = loops(parts_of(prog))
-        if group == "experiment":
-            choices = [name for name, _ in experiments(root)]
-        lines.append(f"  {group:<11} {', '.join(choices)}")
+        lines.append(f"  {group:<11} {', '.join(names(root, group))}")
     return "\n".join(
         [
             *lines,

@@ -71,6 +71,8 @@ def command(root: str, name: str, arguments: list[str]) -> int:
                     file=sys.stderr,
                 )
         more: dict[str, Any] = {"changes": changes} if changes else {"settings": settings} if composes else {}
+        if "prog" in parameters:
+            more["prog"] = f"{root}-lab"
         if "choices" in parameters:
             chosen = [o for o in map(parsed, overrides) if is_group(o.key_or_group) and not o.is_delete()]
             more["choices"] = {o.key_or_group: o.value() for o in chosen if isinstance(o.value(), str)}

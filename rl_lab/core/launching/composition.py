@@ -95,6 +95,30 @@ def _target_of(path: Path) -> str:
     return str(node["_target_"]) if "_target_" in node else _target_of(path.with_name(f"{node.defaults[0]}.yaml"))
 
 
+def names(root: str, group: str) -> list[str]:
+    """The choices of a group, without experiments, studies and loops of the other lab."""
+    known = {*groups(root)}
+    if group == "loop":
+        return loops(parts_of(f"{root}-lab"))
+    paths, chosen = sorted((conf_dir() / group).glob("*.yaml")), {"experiment": _chosen, "study": _swept}.get(group)
+    return [path.stem for path in paths if chosen is None or chosen(path) <= known]
+
+
+def _chosen(path: Path) -> set[str]:
+    """The groups that an experiment chooses from, with those of the one that it rests on."""
+    text = path.read_text()
+    base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
+    below = _chosen(path.with_name(f"{base[1]}.yaml")) if base else set()
+    return below | set(re.findall(r"^\s*- override /(\w+)", text, re.MULTILINE))
+
+
+def _swept(path: Path) -> set[str]:
+    """The groups that a study's jobs choose from, or the first experiment among them does."""
+    if experiment := re.search(r"\bexperiment: (\w+)", text := path.read_text()):
+        return _chosen(conf_dir() / f"experiment/{experiment[1]}.yaml")
+    return {key for key in re.findall(r"^ +(\w+):", text, re.MULTILINE) if is_group(key)}
+
+
 def is_group(key: str) -> bool:
     return os.path.isdir(conf_dir() / key)
 

@@ -14,10 +14,10 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from rl_lab.core import conf_dir
+from rl_lab.core import conf_dir, files
 from rl_lab.core.checking import of_another
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import compose, flatten, groups, is_group, snake
+from rl_lab.core.launching.composition import compose, flatten, groups, is_group, names, snake
 
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
 TOO_LARGE = "|".join(
@@ -54,10 +54,8 @@ class plain_errors:
             if isinstance(link, PermissionError) and _is_closed(link.filename):
                 raise UserError(f"cannot read {link.filename}: {link.strerror}; ask its owner for it") from None
             if isinstance(link, OSError) and link.filename is not None:
-                remedy = (
-                    f"make room there, or choose another place ({'out' if self._is_command() else 'hydra.run.dir'}=...)"
-                )
-                raise UserError(f"cannot write {link.filename}: {link.strerror}; {remedy}") from error
+                elsewhere = "out=..." if self._is_command() else "hydra.run.dir=..."
+                raise files.unwritten(str(link.filename), link, elsewhere) from error
             if words := _too_large(link):
                 raise UserError(f"this needs more memory than there is ({words}); {self._smaller()}") from error
             if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
@@ -80,7 +78,7 @@ class plain_errors:
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
             if group.startswith("hydra/") and (extra := EXTRAS.get(choice)):
                 return f"{group}={choice} needs a plugin of Hydra; pip install 'rl-lab[{extra}]'"
-            near = nearest(choice, error.options, before=f"{group}=")
+            near = nearest(choice, self._ours(group, error.options), before=f"{group}=")
             if group.partition("/")[0] == "env" and "did you mean" not in near:
                 near = _any_world(f"{group}/{choice}".removeprefix("env/")) or near
             return f"no choice '{choice}' for {group}{near or '; --help lists them all'}"
@@ -133,6 +131,11 @@ class plain_errors:
     def _of_other_lab(self, key: str) -> str:
         lab = self._lab_with(re.split(r"[./]", key)[0])
         return f"no setting '{key}' in {self.config_name}-lab; {lab} has it: {lab} train" if lab else ""
+
+    def _ours(self, group: str, options: Sequence[str]) -> Sequence[str]:
+        """Without those of the other lab."""
+        ours = {*options} if self._is_command() else {*names(self.config_name, group)}
+        return [name for name in options if name in ours or not (self.source / f"{group}/{name}.yaml").is_file()]
 
     def _is_command(self) -> bool:
         return "/" in self.config_name

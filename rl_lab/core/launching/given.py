@@ -1,9 +1,10 @@
 """What the labs' functions are given from Python, as a command line would have it: settings, changes, run folders."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, kind
 from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import idle, split
@@ -11,8 +12,13 @@ from rl_lab.core.launching.arguments import idle, split
 Run = str | os.PathLike[str]
 
 
-def settings(given: Sequence[object]) -> list[str]:
-    """Those typed for a new run, or beside run=<folder>. Raises UserError where one is no text, or an empty one."""
+def settings(given: Sequence[object], named: Mapping[str, object] = {}) -> list[str]:
+    """Those typed for a new run, or beside run=<folder>. Raises UserError where one is no text, or an empty one, or was
+    given by its name.
+    """
+    if named:
+        texts = ", ".join(f'"{word}"' for word in (*given, *(f"{key}={one_line(x)}" for key, x in named.items())))
+        raise UserError(f"each setting is a text; write ({texts})")
     return [_text(word, 'each setting is a text, "setting=value"') for word in given]
 
 

@@ -50,7 +50,8 @@ def train(
     """
     folders, overrides = split(arguments)
     if len(folders) > 1:
-        raise UserError(f"{prog} train resumes one run at a time, not {len(folders)}")
+        one = pasted(f"run={folders[0]}")
+        raise UserError(f"{prog} train resumes one run at a time, not {len(folders)}; name one: {one}")
     sys.argv = [f"{prog} train", *arguments]
     if folders:
         return resume(prog, root, folders[0], overrides)
@@ -161,6 +162,8 @@ def resume_study(prog: str, root: str, arguments: list[str]) -> int:
     if len(folders) != 1:
         raise UserError(f"{prog} study resume resumes one study: name its folder, runs/studies/<name>/<time>")
     study = Study(folders[0].resolve())
+    if study.prog != prog and study.prog.endswith("-lab"):
+        raise UserError(f"{folders[0]} is a study of {study.prog}: {study.prog} study resume {pasted(str(folders[0]))}")
     overrides = [o for o in overrides if o != "tracker=none" or o not in study.about["arguments"]]
     if fixed := [o for o in overrides if not o.lstrip("~+").startswith(("hydra.", "hydra/", "-"))]:
         raise UserError(f"{fixed[0]} would make it another study; a resumed study takes hydra.* settings alone")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching.composition import groups
+from rl_lab.core.launching.composition import names
 
 LISTS = {"envs": "env", "agents": "agent", "models": "model", "experiments": "experiment"}
 INNER = {"env": ("mdp", "physics"), "model": ("network",)}  # settings whose code says more than the choice's own
@@ -101,16 +101,8 @@ def kept(root: str) -> list[Kept]:
 
 def experiments(root: str) -> list[tuple[str, str]]:
     """Name and opening sentence of those that choose from groups of this root alone."""
-    paths, known = sorted((conf_dir() / "experiment").glob("*.yaml")), {*groups(root)}
-    return [(path.stem, opening(path.read_text())) for path in paths if _chosen(path) <= known]
-
-
-def _chosen(path: Path) -> set[str]:
-    """The groups that an experiment chooses from, with those of the one that it rests on."""
-    text = path.read_text()
-    base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
-    below = _chosen(path.with_name(f"{base[1]}.yaml")) if base else set()
-    return below | set(re.findall(r"^\s*- override /(\w+)", text, re.MULTILINE))
+    folder = conf_dir() / "experiment"
+    return [(name, opening((folder / f"{name}.yaml").read_text())) for name in names(root, "experiment")]
 
 
 def opening(text: str) -> str:

@@ -196,20 +196,23 @@ def account(study: Study, prog: str, forgotten: bool = False) -> tuple[str, int]
     return "\n".join(lines), 1 if bad else 2 if counts["mistake"] else 0
 
 
-def show(runs: list[Path]) -> None:
-    """A table of every job of the studies in these folders; without any, a line for each study under runs/studies."""
+def show(runs: list[Path], *, prog: str) -> None:
+    """A table of every job of the studies in these folders; without any, a line for each of the program's studies under
+    runs/studies.
+    """
     console = Console(highlight=False, soft_wrap=True)
     for folder in runs:
         study = Study(folder)
         console.print(f"{study.about.get('command')}   (git {study.about.get('git')})", markup=False)
         console.print(_table(study))
     if not runs:
-        found = sorted(path.parent for path in Path("runs/studies").glob("*/*/study.yaml"))
-        for folder in found:
-            states = Counter(job.state for job in Study(folder).jobs())
-            console.print(f"{folder}  " + ", ".join(f"{n} {state}" for state, n in states.items()), markup=False)
-        if not found:
-            console.print("no studies under runs/studies; rl-lab train -m seed=0,1,2 begins one", markup=False)
+        found = [Study(path.parent) for path in sorted(Path("runs/studies").glob("*/*/study.yaml"))]
+        for study in (own := [study for study in found if study.prog == prog]):
+            states = Counter(job.state for job in study.jobs())
+            console.print(f"{study.folder}  " + ", ".join(f"{n} {state}" for state, n in states.items()), markup=False)
+        if not own:
+            begins = f"{prog} train -m seed=0,1,2 experiment=<name> begins one"
+            console.print(f"no studies of {prog} under runs/studies; {begins}", markup=False)
 
 
 def _table(study: Study) -> Table:

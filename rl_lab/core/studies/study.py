@@ -93,6 +93,11 @@ class Study:
         return cls(folder)
 
     @property
+    def prog(self) -> str:
+        """The lab's program that began it."""
+        return str(self.about.get("command")).partition(" ")[0]
+
+    @property
     def root(self) -> Path:
         """Where the runs are. Raises UserError where the study does not lie as studies do: jobs would run elsewhere."""
         if self.folder.resolve().parent.parent.name != "studies":

@@ -69,7 +69,7 @@ GALLERY = {
     ),
     "mnist.png": Picture(
         SHEETS,
-        {"mnist": "gen-lab train experiment=gated_pixelcnn_mnist"},
+        {"mnist": "gen-lab train experiment=gated_pixelcnn_mnist loop.compile=true"},
         (f"gen-lab sample run={RUNS}/mnist count=72 columns=18 seed=3 out={RUNS}/sheets",
          f"gen-lab sample run={RUNS}/mnist count=24 columns=18 seed=1 inpaint=top out={RUNS}/sheets"),
         (f"{RUNS}/sheets/gated_pixelcnn_mnist_samples_seed3.png",

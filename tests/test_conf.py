@@ -115,6 +115,8 @@ def test_experiments_run(root, name, tmp_path):
         arguments += ["judge.features.updates=1", "judge.samples=8"]
     if root == "gen" and "importance_samples" in cfg.model:
         arguments += ["loop.iwae_samples=2"]
+    if root == "gen" and cfg.loop.warm_up:
+        arguments += ["loop.warm_up=1"]
     if root == "gen" and cfg.loop.pictured == 64:
         arguments += ["loop.pictured=4"]
     if root == "gen" and OmegaConf.is_missing(cfg.data, "path"):

@@ -67,7 +67,8 @@ def main() -> None:
     rows = []
     print(("{:26}" + "{:>23}" * 5).format(*HEAD))
     for name in arguments.names:
-        command = [sys.executable, __file__, name, "--one", *sys.argv[1 + len(arguments.names) :]]
+        command = [sys.executable, __file__, name, "--one", "--root", arguments.root, "--seconds", f"{arguments.seconds}",
+                   "--threads", f"{arguments.threads}"]  # fmt: skip
         rows.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1].split())
         print(("{:26}" + "{:>23}" * 5).format(*rows[-1]), flush=True)
     if arguments.csv:

@@ -1,6 +1,6 @@
 """Images a second in training and in drawing, and memory, of each recipe of real images; each in a process of its own.
 
-python tests/bench/recipes.py [names of experiments] [--seconds 20] [--root data] [--csv FILE]
+python tests/bench/recipes.py [names of experiments] [--seconds 20] [--threads 1] [--root FOLDER] [--csv FILE]
 
 Updates are those of the recipe, of its batches and in its precision, by one thread unless --threads says otherwise, and
 so is a batch of 64 drawn samples, in float32; a model of two phases, such as a VQ-VAE, is in its first. Memory is the
@@ -55,20 +55,19 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=RECIPES)
     parser.add_argument("--seconds", type=float, default=20.0, help="of the processor, of updates")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--root", default="data", help="where the data sets are")
+    parser.add_argument("--root", help="where the data sets are, if not in data.root's own place")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--one", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    settings = [f"data.root={arguments.root}"]
     if arguments.one:
-        print(*one(arguments.names[0], settings, arguments.seconds))
+        print(*one(arguments.names[0], [f"data.root={arguments.root}"] if arguments.root else [], arguments.seconds))
         return
     rows = []
     print(("{:26}" + "{:>23}" * 5).format(*HEAD))
     for name in arguments.names:
-        command = [sys.executable, __file__, name, "--one", "--root", arguments.root, "--seconds", f"{arguments.seconds}",
-                   "--threads", f"{arguments.threads}"]  # fmt: skip
+        command = [sys.executable, __file__, name, "--one", f"--seconds={arguments.seconds}",
+                   f"--threads={arguments.threads}", *([f"--root={arguments.root}"] if arguments.root else [])]  # fmt: skip
         rows.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1].split())
         print(("{:26}" + "{:>23}" * 5).format(*rows[-1]), flush=True)
     if arguments.csv:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_lab.networks.causal.caches import CachedPixels, CachedRows, pointwise
-from gen_lab.networks.causal.convolutions import POINT, Conv, MaskedConv, above, above_and_here, convolve, left
+from gen_lab.networks.causal.convolutions import POINT, Conv, MaskedConv, above, above_and_here, convolve, halves, left
 from gen_lab.networks.causal.heads import Head
 from gen_lab.networks.labels import table
 from gen_lab.types import Spec
@@ -107,12 +107,9 @@ class Layer(nn.Module):
 
 
 def gate(x: Tensor) -> Tensor:
-    """tanh of one half of the channels times the sigmoid of the other, [B, 2p, ...] -> [B, p, ...].
-
-    The half is copied: where it lies between the other's numbers, torch takes four times as long for its sigmoid.
-    """
-    value, weight = x.chunk(2, 1)
-    return value.tanh() * weight.clone().sigmoid()
+    """tanh of one half of the channels times the sigmoid of the other, [B, 2p, ...] -> [B, p, ...]."""
+    value, weight = halves(x)
+    return value.tanh() * weight
 
 
 class Cache:

@@ -54,6 +54,15 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, window: Window, str
     return F.conv2d(x, kernel, bias, stride, margins).contiguous(memory_format=torch.channels_last)
 
 
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """One half of the channels of [B, 2p, ...], and the sigmoid of the other, by which a gate multiplies it.
+
+    The other is copied: where it lies between the first half's numbers, torch takes four times as long for its sigmoid.
+    """
+    value, weight = x.chunk(2, 1)
+    return value, weight.clone().sigmoid()
+
+
 def mask(outputs: int, inputs: int, window: Window, groups: int, strict: bool, parts: int = 1) -> Tensor:
     """What a causal kernel may see, as ones [O, I, height, width]: mask A (`strict`) or B of the PixelCNN paper.
 

@@ -1,5 +1,6 @@
 """Networks of frames: convolutions of any layers, inputs standardised, and bfloat16 in training alone."""
 
+import copy
 from contextlib import nullcontext
 from functools import partial
 
@@ -14,7 +15,7 @@ from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay
-from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, nature_cnn, prepared
+from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, lower, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
@@ -200,6 +201,20 @@ def test_a_book_evaluates_in_float32(bf16):
     book = Book(run, {}, evaluate, total=3, eval_every=1)
     trained = [precision.reduced() for _ in book.steps()]
     assert trained == [True] * 3 and seen == [False] * 4
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_network_kept_in_bfloat16_computes_what_it_would_turned_into_it_at_each_call(layer_norm, bf16):
+    network, obs = small(spec(), layer_norm=layer_norm), frames(3, spec())
+    kept = copy.deepcopy(network)
+    lower(kept)
+    assert kept[1].weight.dtype == torch.bfloat16
+    for _ in range(2):
+        with precision.training(), torch.no_grad():
+            assert torch.equal(network(obs), kept(obs))
+        for p in network.parameters():
+            p.data.mul_(1.1)
+        kept.load_state_dict(network.state_dict())
 
 
 def test_float32_is_chosen_unless_asked():

@@ -1,6 +1,7 @@
 """The replay against a plain list of transitions, and prioritised sampling against its formula."""
 
 import itertools
+import math
 import os
 import random
 from functools import partial
@@ -14,6 +15,7 @@ from transitions import transition
 from rl_lab.core.errors import UserError
 from rl_lab.memory import replay as memory
 from rl_lab.memory.priorities import SumTree
+from rl_lab.memory.rollouts import take
 from rl_lab.returns import discounts
 from rl_lab.types import Spec, Transition
 
@@ -332,3 +334,15 @@ def test_a_checkpoint_without_durations_is_of_actions_of_one_step():
     slots = torch.arange(6)
     assert all(torch.equal(a, b) for a, b in zip(one.read(slots), two.read(slots), strict=True))
     assert (two.read(slots).duration == 1).all()
+
+
+def layouts(of: Tensor) -> list[Tensor]:
+    return [of, of.contiguous(memory_format=torch.channels_last)] if of.ndim == 4 else [of]
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3), (6, 3, 5), (6, 3, 4, 5)])
+def test_samples_taken_keep_their_layout(shape):
+    places = torch.tensor([4, 0, 4, 1])
+    for x in layouts(torch.arange(math.prod(shape)).reshape(shape)):
+        assert torch.equal(take(x, places), x[places]) and take(x, places).stride() == x[places].stride()
+        assert torch.equal(take(x, slice(1, 3)), x[1:3])

@@ -45,6 +45,11 @@ def training() -> Iterator[None]:
         _Now.training = False
 
 
+def chosen() -> bool:
+    """Whether this process trains in bfloat16."""
+    return _Now.chosen
+
+
 def reduced() -> bool:
     """Whether to compute in bfloat16 now."""
     return _Now.training

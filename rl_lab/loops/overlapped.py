@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from rl_lab.agents.ppo import PPO, Acted, choose
-from rl_lab.core import distributed
+from rl_lab.core import distributed, precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
@@ -26,6 +26,7 @@ from rl_lab.envs.abilities import refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import taken_up
+from rl_lab.networks.torsos import lower
 from rl_lab.types import Transition, VectorEnv
 
 
@@ -37,6 +38,8 @@ class Collector(Learner):
     def __init__(self, learner: PPO, env: VectorEnv, seed: int):
         self.learner, self.env, self.rng = learner, env, generator(seed, env.device)
         self.network = copy.deepcopy(learner.network).requires_grad_(False)
+        if precision.chosen():
+            lower(self.network)
         self.rollout: list[tuple[Acted, Transition]] = []
 
     def reset(self, seed: int) -> None:

@@ -79,9 +79,18 @@ def back(x: Tensor, shape: torch.Size) -> Tensor:
 
 def take(x: Tensor, places: Tensor | slice) -> Tensor:
     """x [B, ...] at places [K] -> [K, ...]; x [S, B, ...] at places [S, K] -> [S, K, ...]."""
-    if isinstance(places, slice) or places.ndim == 1:
+    if isinstance(places, slice):
         return x[places]
+    if places.ndim == 1:
+        return _rows(x, places)
     return x[torch.arange(len(x), device=x.device).unsqueeze(1), places]
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """x[places], each sample copied as one piece of memory, which torch does of matrices alone."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return _rows(x.permute(0, 2, 3, 1), places).permute(0, 3, 1, 2)
+    return x.flatten(1).index_select(0, places).unflatten(1, x.shape[1:]) if x.ndim > 1 else x[places]
 
 
 def minibatches(size: int, count: int, epochs: int, rng: Stream) -> Iterator[Tensor | slice]:

@@ -131,6 +131,17 @@ def prepared(torso: nn.Module, obs: Tensor) -> Tensor:
     return torso[0](obs) if isinstance(torso, Convolutional) else obs
 
 
+def lower(network: nn.Module) -> None:
+    """Keeps in bfloat16 the weights that a network which never learns would turn into it at each call.
+
+    What it computes in training is the same; float32 parameters may still be loaded into it.
+    """
+    for torso in network.modules():
+        for layer in torso if isinstance(torso, Convolutional) else ():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.bfloat16()
+
+
 def gather(network: nn.Module, obs: Tensor) -> None:
     """Adds obs [B, ...] to the statistics of every layer of the network that has some."""
     for layer in network.modules():

@@ -55,7 +55,7 @@ def fit(
     accumulate: Count,  # parts of a batch whose gradients are added up, so that less lies in memory
     compile: bool,  # the networks, by torch.compile, in updates
     best: bool,  # whether the last evaluation is of the weights that did best on validation images
-    patience: Count | None,  # evaluations without a better one, after which training ends so; None: it goes on
+    patience: Count | None,  # evaluations without a better one, after which training ends, with `best`; None: never
     judge: Callable[..., Judge | None] = nothing,  # of samples, at each evaluation
 ) -> Model:
     """Update; now and then log, evaluate, draw, save.
@@ -89,14 +89,18 @@ def fit(
 
     sight = Sight(run, learner, data, averages, pictured)
 
+    def scored(images: Images, draws: int, by: Judge | None, what: str) -> Metrics:
+        return evaluate(learner, images, run.stream("eval"), draws, by, Told(run.say, what))
+
     def evaluation() -> Metrics:
         last = book.step >= book.total
         with run.at_once(), sight.open(), chosen.shown(learner) if last else contextlib.nullcontext():
-            told = Told(run.say, "the last evaluation" if last else "an evaluation")
             if last and chosen.learned:
                 run.say(f"the last evaluation is of update {chosen.step:,}, which did best on the validation images")
-            images, draws = (data, iwae_samples) if last else (watched, 0)
-            measured = evaluate(learner, images, run.stream("eval"), draws, judged_by, told)
+            if last:
+                measured = scored(data, iwae_samples, judged_by, "the last evaluation")
+            else:  # a judge compares with test images, which are for the last one where others are kept for these
+                measured = scored(watched, 0, judged_by if data.validation is None else None, "an evaluation")
             sight.note(measured)
             sight.draw(book.step)
             if last:
@@ -128,6 +132,9 @@ def fit(
                 rate.scale(share(schedule, book.step - 1, total_steps, warm_up, step_every, step_factor))
             book.add(metrics := learner.update(*batches.draw()))
             averages.follow()
+            if book.step >= book.total and "best" in parts and run.leads:  # the book saves before it evaluates
+                with run.at_once(), sight.open():
+                    chosen.offer(scored(watched, 0, None, "the validation images"), book.step, learner)
             if book.step < book.rows.next and time.monotonic() > shown + SHOWN_EVERY:  # of the row to come
                 shown = time.monotonic()
                 run.progress.show({name: float(x) for name, x in metrics.items()})
@@ -177,15 +184,17 @@ def check(
     eval_every: int | None,
 ) -> None:
     """Raises UserError where settings of the loop contradict the model's, or one another."""
-    name, own = type(learner).__name__, getattr(learner, "decay", 1.0)
-    if (schedule != "constant" or warm_up) and own != 1:
-        raise UserError(f"loop.schedule and loop.warm_up need model.decay=1: it is {own:g}, and sets the rate too")
+    name = type(learner).__name__
+    for at, part in learners(learner):
+        decay, own = getattr(part, "decay", 1.0), getattr(part, "average", 0.0)
+        if (schedule != "constant" or warm_up) and decay != 1:
+            raise UserError(f"loop.schedule and loop.warm_up need {at}.decay=1: it is {decay:g}, and sets the rate too")
+        if average and own:
+            raise UserError(f"loop.average={average:g} needs {at}.average=0: it is {own:g}; one is enough")
     if (schedule == "step") != (step_every is not None):
         raise UserError("loop.schedule=step and loop.step_every=<updates> belong together")
     if average == 1:
         raise UserError("loop.average=1 would stay at the first weights for ever; set 0.999, or 0 for no average")
-    if average and getattr(learner, "average", 0):
-        raise UserError(f"loop.average={average:g} needs model.average=0: it is {learner.average:g}; one is enough")
     if accumulate > 1 and not hasattr(learner, "in_parts"):
         raise UserError(
             f"loop.accumulate={accumulate}: {name} needs a batch whole; PixelCNNs, PixelRNNs, VAEs and plain "
@@ -221,11 +230,16 @@ def check_within(learner: Any, total: int, warm_up: int, step_every: int | None,
 
 def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:
     """The optimizers of all its networks."""
-    for part in vars(learner).values():
-        if isinstance(part, torch.optim.Optimizer):
-            yield part
-        elif isinstance(part, Learner):
-            yield from optimizers(part)
+    for _, part in learners(learner):
+        yield from (x for x in vars(part).values() if isinstance(x, torch.optim.Optimizer))
+
+
+def learners(learner: Learner, at: str = "model") -> Iterator[tuple[str, Learner]]:
+    """It, and those within it, each with the place of its settings."""
+    yield at, learner
+    for name, part in vars(learner).items():
+        if isinstance(part, Learner):
+            yield from learners(part, f"{at}.{name}")
 
 
 def picture(model: Model, data: Images, run: Run, step: int, count: int, says: str = "") -> None:

@@ -186,7 +186,7 @@ def test_compiling_without_a_compiler(tmp_path, data, monkeypatch):
 
 
 def test_best_keeps_what_did_best_and_the_last_evaluation_is_of_it(tmp_path, data):
-    scores = iter([5.0, 3.0, 4.0])
+    scores = iter([5.0, 3.0, 4.0, 6.0])
 
     class Rising(vae(data.spec, CPU, seed=0).__class__):
         def score(self, x, generator, iwae_samples=0, label=None):
@@ -199,9 +199,34 @@ def test_best_keeps_what_did_best_and_the_last_evaluation_is_of_it(tmp_path, dat
 
     learner = fitted(tmp_path, kept(data), rising, best=True)
     state = checkpoint.read(tmp_path / "checkpoint.pt")
-    assert (state["best"]["step"], state["best"]["score"], state["best"]["worse"]) == (4, 3.0, 1)
+    assert (state["best"]["step"], state["best"]["score"], state["best"]["worse"]) == (4, 3.0, 2)
     assert not equal(state["best"]["learned"]["encoder"], state["model"]["encoder"])
     assert equal(learned(learner)["encoder"], state["model"]["encoder"])  # what is resumed is what it learned last
+
+
+def test_the_last_weights_may_be_the_best(tmp_path, data, capsys):
+    fitted(tmp_path, kept(data), best=True)
+    state = checkpoint.read(tmp_path / "checkpoint.pt")
+    assert (state["best"]["step"], state["best"]["worse"]) == (12, 0)
+    assert equal(state["best"]["learned"]["encoder"], state["model"]["encoder"])
+    assert "the last evaluation is of update 12, which did best" in capsys.readouterr().err
+
+
+def test_a_judge_sees_the_test_set_once_where_others_validate(tmp_path, data):
+    judges = []
+
+    def judge(data, say):
+        def judged(model, rng):
+            judges.append(len(data.test))
+            return {}
+
+        judged.about = "samples"
+        return judged
+
+    fitted(tmp_path / "kept", kept(data), judge=judge)
+    assert judges == [len(data.test)]
+    fitted(tmp_path / "plain", data, judge=judge)
+    assert len(judges) == 1 + 4
 
 
 def test_patience_ends_a_run(tmp_path, data):
@@ -261,10 +286,14 @@ def test_a_weight_that_rises_for_longer_than_the_run_is_said(tmp_path, data, cap
         ("pixelcnn", {"warm_up": 5}, "model.decay=1"),
         ("pixelcnn", {"average": 1.0}, "loop.average=1 would stay at the first weights"),
         ("gan_mlp", {"best": True}, "has none"),
+        ("vqvae", {"schedule": "cosine"}, "need model.prior.decay=1: it is 0.9"),
+        ("vqvae", {"average": 0.9}, "needs model.prior.average=0: it is 0.5"),
     ],
 )
 def test_settings_that_the_model_contradicts(tmp_path, data, model, settings, words):
-    model = stated(f"model/{model}") if model == "gan_mlp" else small(f"model/{model}", channels=4, blocks=1)
+    prior = {"prior": stated("model/vqvae", "prior", decay=0.9, average=0.5)} if model == "vqvae" else {}
+    plain = model in ("gan_mlp", "vqvae")
+    model = stated(f"model/{model}", **prior) if plain else small(f"model/{model}", channels=4, blocks=1)
     with pytest.raises(UserError, match=words):
         fitted(tmp_path, kept(data), model, **settings)
 

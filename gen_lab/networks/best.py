@@ -70,5 +70,7 @@ def take(learner: Learner, state: Mapping[str, Any]) -> None:
             take(part, value)
         elif hasattr(part, "load_state_dict"):
             part.load_state_dict(value)
+        elif isinstance(part, torch.Tensor):
+            setattr(learner, name, value.to(part.device, copy=True))
         else:
             setattr(learner, name, copy.deepcopy(value))

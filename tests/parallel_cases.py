@@ -119,6 +119,15 @@ def actor_critic(mine: Mine) -> Case:
     return learned(ActorCritic(SPEC, CPU, 0, **LEARNING | knobs), learn, mine)
 
 
+def standardised(mine: Mine) -> Case:
+    """What a network takes of its first frames, of all ranks."""
+    eyes, rng = networks.StandardFrames((4, 3, 3)), torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (UPDATES, 12, 4, 3, 3), generator=rng) // torch.arange(1, 13).view(-1, 1, 1, 1)
+    for obs in mine(frames.byte()):
+        eyes.gather(obs)
+    return eyes.state_dict()
+
+
 def images(mine: Mine, size: int = 4) -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     return [mine(torch.bernoulli(torch.linspace(0.1, 0.9, N)[:, None, None, None].expand(N, 1, size, size),
@@ -203,6 +212,7 @@ EQUAL = {  # to the joined batch in one process
     "a2c": a2c, "ppo": ppo, "q_learning": q_learning, "q_huber": partial(q_learning, loss="huber"),
     "table": partial(q_learning, network=networks.linear, normalise=True, max_grad_norm=1e9, optimizer=partial(torch.optim.SGD, lr=0.5)),
     "actor_critic": actor_critic, "pixelcnnpp": pixelcnnpp, "codebook": codebook, "moments": moments,
+    "standardised": standardised,
 }  # fmt: skip
 ALIKE = {  # in all ranks
     "ppo_minibatches": partial(ppo, minibatches=4), "pqn": partial(q_learning, minibatches=4),

@@ -129,8 +129,9 @@ class PPO(Learner):
         action = torch.stack([t.action for t in transitions])
         share, seeds = self.decay.to(self.steps), action.ndim - 2
         self.decay.scale(share * self.pace)
+        gathers = self.steps < self.gather_steps
         self.count_steps(len(value) * value.shape[-1])
-        if self.steps <= self.gather_steps:
+        if gathers:
             gather(self.network, torch.cat([t.obs for t in transitions]))
             return {}
         clip = self.clip * (share if self.decay_clip else 1.0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.precision import reduced
 from rl_lab.core.settings import Count, Natural
@@ -196,12 +197,14 @@ class StandardFrames(Frames):
 
     @torch.no_grad()
     def gather(self, obs: Tensor) -> None:
-        """obs uint8 [B, C, H, W]. See Chan, Golub and LeVeque (1983), eq. 2.1."""
-        x = obs / 255
-        variance, mean = torch.var_mean(x, 0, correction=0)
-        total = self.count + len(x)
-        difference, share = mean - self.mean, (len(x) / total).float()
-        self.square += variance * len(x) + difference.square() * self.count * share
+        """obs uint8 [B, C, H, W], and those of all ranks. See Chan, Golub and LeVeque (1983), eq. 2.1."""
+        count = len(obs) * distributed.size()
+        variance, own = torch.var_mean(obs / 255, 0, correction=0)
+        mean = distributed.mean(own)
+        variance = distributed.mean(variance + (own - mean).square())
+        total = self.count + count
+        difference, share = mean - self.mean, (count / total).float()
+        self.square += variance * count + difference.square() * self.count * share
         self.mean += difference * share
         self.count.copy_(total)
         self.rate.copy_((self.square / total).float().add(LEAST**2).rsqrt())

@@ -14,7 +14,7 @@ from rl_lab.agents.ppo import PPO
 from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Decay
+from rl_lab.core.learner import Decay, Learner
 from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, lower, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
@@ -143,9 +143,10 @@ def played(agent: A2C | PPO, steps: int) -> list[dict]:
     return metrics
 
 
+@pytest.mark.parametrize("asked", [33, 64])  # a rollout that has begun is gathered whole
 @pytest.mark.parametrize("name", ["a2c", "ppo"])
-def test_the_first_steps_are_for_the_statistics_alone(name):
-    agent = actor(name, gather_steps=64)
+def test_the_first_steps_are_for_the_statistics_alone(name, asked):
+    agent = actor(name, gather_steps=asked)
     before = {k: v.clone() for k, v in agent.network.named_parameters()}
     assert played(agent, 8) == [{}] * 8
     eyes = agent.network.torso[0]
@@ -201,6 +202,22 @@ def test_a_book_evaluates_in_float32(bf16):
     book = Book(run, {}, evaluate, total=3, eval_every=1)
     trained = [precision.reduced() for _ in book.steps()]
     assert trained == [True] * 3 and seen == [False] * 4
+
+
+def test_an_evaluation_draws_nothing_from_the_stream_that_training_goes_on_with():
+    class Drawing(Learner):
+        saved = ("rng",)
+
+        def __init__(self):
+            self.rng = torch.Generator().manual_seed(0)
+
+    def drawn(eval_every: int | None) -> list[float]:
+        learner = Drawing()
+        draw = lambda: {"x": torch.rand((), generator=learner.rng)}  # noqa: E731
+        book = Book(Kept(), {"agent": learner}, draw, total=3, eval_every=eval_every)
+        return [draw()["x"].item() for _ in book.steps()]
+
+    assert drawn(1) == drawn(None)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

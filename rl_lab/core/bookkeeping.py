@@ -120,19 +120,18 @@ class Book:
             self.run.log(row, self.step, True)
 
     def evaluated(self) -> Row:
-        """A signal ends it at once, and what it drew is taken back: a resumed run evaluates as if nothing had been.
+        """What it drew from the learners' streams is put back, so that training goes on as if nothing had been.
 
-        Raises Halted.
+        Raises Halted: a signal ends it at once.
         """
         learners = (part for part in self.parts.values() if isinstance(part, Learner))
         drawn = [(rng, rng.get_state()) for learner in learners for rng in learner.streams()]
         try:
             with self.run.at_once():
                 return self.evaluate()
-        except Halted:
+        finally:
             for rng, state in drawn:
                 rng.set_state(state)
-            raise
 
     def add(self, metrics: Metrics, reward: Tensor | None = None, last: Tensor | None = None) -> None:
         """The metrics of an update; rewards [N] and ends of episodes [N]. Writes a row if one is due.

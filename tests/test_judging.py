@@ -420,6 +420,7 @@ def test_features_learn_from_half_of_the_test_set_alone(data):
     changed = data._replace(train=16 - data.train, test=data.test.index_copy(0, held_out, 16 - data.test[held_out]))
     assert torch.equal(lesson(data, taught).train, lesson(changed, taught).train)
     assert Judge(changed, features=random).net.name == Judge(data, features=random).net.name
+    assert not lesson(data._replace(flipped=True), taught).flipped
 
 
 # -- the same on every machine

@@ -193,7 +193,12 @@ def lesson(data: Images, taught: Tensor) -> Images:
     """Data that show a net only the images it may learn from."""
     labels = None if data.test_labels is None else data.test_labels[taught]
     return data._replace(
-        train=data.test[taught], train_labels=labels, test=data.test[:0], test_labels=None, resampled=False
+        train=data.test[taught],
+        train_labels=labels,
+        test=data.test[:0],
+        test_labels=None,
+        resampled=False,
+        flipped=False,
     )
 
 

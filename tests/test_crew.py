@@ -89,6 +89,18 @@ def test_every_action_of_a_rollout_is_chosen_by_the_parameters_it_teaches():
     assert any(not torch.equal(v, before[k]) for k, v in one.agent.network.state_dict().items())
 
 
+def test_what_is_kept_as_it_is_gets_no_gradient():
+    some = crew(2, network=partial(networks.mlp, hidden=(8, 8)))
+    torso = some.agent.network.torso
+    for p in (frozen := next(part for part in torso if isinstance(part, torch.nn.Linear))).parameters():
+        p.requires_grad_(False)
+    before = {k: v.clone() for k, v in some.agent.network.state_dict().items()}
+    some.learn()
+    assert all(p.grad is None for p in frozen.parameters())
+    changed = {k for k, v in some.agent.network.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {k for k, p in some.agent.network.named_parameters() if p.requires_grad}
+
+
 def run(*arguments) -> int:
     return cli.main("rl-lab", "rl", COMMANDS, ["train", *map(str, arguments)])
 

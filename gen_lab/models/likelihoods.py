@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gen_lab.losses import bernoulli_nll, categorical_nll, discretised_logistic_log_prob, gaussian_log_prob
 from gen_lab.types import Spec
+from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Positive
 
@@ -181,7 +182,9 @@ class Gaussian(Likelihood):
         return mean.sigmoid() if self.squashed else mean, self.log_var + 2 * spread[0] if spread else self.log_var
 
     def fit_variance(self, squared_error: Tensor) -> Tensor:
-        """The log of the batch's mean squared error [], which also updates the running mean of variances."""
+        """The log of the mean squared error [] of the batches of all ranks, which also updates the running mean of
+        variances."""
+        squared_error = distributed.mean(squared_error)
         kept = self.log_var.exp().lerp(squared_error.to(self.log_var.dtype), 1 / HORIZON)
         self.log_var.copy_(kept.log())
         return squared_error.log()

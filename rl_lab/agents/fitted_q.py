@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rl_lab import losses, returns
 from rl_lab.agents import exploration
+from rl_lab.core.devices import double
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Bound, Count, Unit
@@ -145,14 +146,14 @@ class Network(FittedQ):
         weight, size, best, waited = (weight / weight.mean()).float(), self.batch_size or len(target), math.inf, 0
         for _ in range(self.max_epochs):
             order = torch.randperm(len(target), generator=rng, device=self.device)
-            total = 0.0
+            total = double(torch.zeros((), device=self.device))
             for part in order.split(size) if size < len(target) else [slice(None)]:
                 error = target[part] - losses.pick(self.network(obs[part]), action[part])
                 loss = (weight[part] * losses.half_square(error)).sum()
                 descend(optimizer, loss / len(error))
-                total += float(loss.detach())
-            waited = 0 if total < (1 - self.tolerance) * best else waited + 1
-            best = min(best, total)
+                total += loss.detach()
+            waited = 0 if float(total) < (1 - self.tolerance) * best else waited + 1
+            best = min(best, float(total))
             if waited == self.patience:
                 break
         self.fits += 1

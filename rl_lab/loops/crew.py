@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab.agents.a2c import A2C
+from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, step
@@ -45,7 +46,7 @@ class Member(Learner):
             rollout.append((acted, Transition.of(self.obs, action, answer)))
             self.obs = answer.obs
         loss, metrics = self.agent.loss(rollout)
-        gradients = torch.autograd.grad(loss, list(self.agent.network.parameters()))
+        gradients = torch.autograd.grad(loss, learned(self.agent.network))
         reward, last = (torch.stack([getattr(t, name) for _, t in rollout]) for name in ("reward", "last"))
         return gradients, metrics, reward, last
 
@@ -53,6 +54,11 @@ class Member(Learner):
         super().load_state_dict(state)
         if self.env.state_dict():
             self.obs = self.env.observe()
+
+
+def learned(network: nn.Module) -> list[nn.Parameter]:
+    """All but those that a pretrained encoder keeps as they are."""
+    return [p for p in network.parameters() if p.requires_grad]
 
 
 class Crew:
@@ -65,7 +71,7 @@ class Crew:
         """One gradient step; metrics, and the rewards and ends [T, N] of all envs."""
         agent, done = self.agent, list(self._pool.map(Member.rollout, self.members))
         gradients, found, rewards, lasts = zip(*done, strict=True)
-        for p, parts in zip(agent.network.parameters(), zip(*gradients, strict=True), strict=True):
+        for p, parts in zip(learned(agent.network), zip(*gradients, strict=True), strict=True):
             p.grad = sum(parts) / len(parts)
         reward, last = torch.cat(rewards, 1), torch.cat(lasts, 1)
         agent.decay.to(agent.steps)
@@ -129,6 +135,8 @@ def train(
 
 
 def check(envs: Sequence[VectorEnv], agent: Callable[..., A2C]) -> None:
+    if distributed.size() > 1:
+        raise UserError("loop=crew learns in one process; start it without torchrun, or choose loop=train")
     if len({env.num_envs for env in envs}) > 1:
         raise UserError("loop.envs: groups of different sizes would count differently; give each the same num_envs")
     kind = getattr(agent, "func", agent)

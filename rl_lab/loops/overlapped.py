@@ -33,7 +33,7 @@ from rl_lab.types import Transition, VectorEnv
 class Collector(Learner):
     """Acts in the envs by a copy of the learner's network, with a stream of its own, and holds what it collected."""
 
-    saved = "network", "rng", "env", "rollout"
+    saved = "rng", "env", "rollout"  # the network follows the learner's before it acts
 
     def __init__(self, learner: PPO, env: VectorEnv, seed: int):
         self.learner, self.env, self.rng = learner, env, generator(seed, env.device)
@@ -87,8 +87,8 @@ def train(
     refuse_statistics(env, "overlapped")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
     learner.announce(env.num_envs)
-    collector = Collector(learner, env, run.own_stream("collector"))
-    collector.reset(run.own_stream("env"))
+    collector = Collector(learner, env, run.stream("collector"))
+    collector.reset(run.stream("env"))
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     episodes = Episodes(env.num_envs, env.device)
     book = Book(
@@ -104,13 +104,13 @@ def train(
     )
     if book.step and not taken_up([env], run):
         episodes.reset()
-        collector.reset(run.own_stream(f"env/{book.step}"))
+        collector.reset(run.stream(f"env/{book.step}"))
     with hasty_threads(), ThreadPoolExecutor(1) as other:
-        for _ in book.steps(env.num_envs * learner.rollout_length * distributed.size()):
+        for _ in book.steps(env.num_envs * learner.rollout_length):
+            collector.follow()
             if not collector.rollout:
                 collector.collect()
             rollout = collector.rollout
-            collector.follow()
             collected = other.submit(collector.collect)
             metrics = learner.learn(rollout)
             collected.result()
@@ -132,6 +132,8 @@ def hasty_threads() -> Iterator[None]:
 
 
 def check(agent: Callable[..., Any]) -> None:
+    if distributed.size() > 1:
+        raise UserError("loop=overlapped learns in one process; start it without torchrun, or choose loop=train")
     kind = getattr(agent, "func", agent)
     if kind is not PPO:
         home = kind.__module__.partition(".")[0]

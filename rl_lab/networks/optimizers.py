@@ -1,5 +1,7 @@
 """RMSProp in the forms that published results rest on; torch's own is neither of them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ class RMSpropTF(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters if p.grad is not None]
-            squares = [self.state[p].setdefault("square", torch.ones_like(p)) for p in parameters]
+            squares = _kept(self, "square", parameters, torch.ones_like)
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
             roots = torch._foreach_add(squares, group["eps"])
@@ -48,9 +50,7 @@ class CentredRMSprop(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters if p.grad is not None]
-            means, squares = (
-                [self.state[p].setdefault(name, torch.zeros_like(p)) for p in parameters] for name in ("mean", "square")
-            )
+            means, squares = (_kept(self, name, parameters, torch.zeros_like) for name in ("mean", "square"))
             torch._foreach_lerp_(means, gradients, 1 - group["decay"])
             torch._foreach_mul_(squares, group["decay"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
@@ -59,6 +59,17 @@ class CentredRMSprop(torch.optim.Optimizer):
             torch._foreach_add_(roots, group["eps"])
             torch._foreach_sqrt_(roots)
             _follow(parameters, gradients, roots, group["lr"])
+
+
+def _kept(
+    optimizer: torch.optim.Optimizer, name: str, parameters: list[Tensor], first: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """What the optimizer's state holds of each by this name, from the first step on."""
+    states = [optimizer.state[p] for p in parameters]
+    for p, state in zip(parameters, states, strict=True):
+        if name not in state:
+            state[name] = first(p)
+    return [state[name] for state in states]
 
 
 def _follow(parameters: list[Tensor], gradients: list[Tensor], roots: tuple[Tensor, ...], lr: float | Tensor) -> None:

@@ -166,6 +166,9 @@ TRAIN = {
     "hydra/launcher=joblib": "hydra/launcher=joblib is for several runs, and would be ignored; add -m, or leave it out",
     "hydra.launcher.n_jobs=2": "hydra.launcher.n_jobs=2 is for several runs, and would be ignored; add -m, or leave it out",
     "-sc": '-sc comes right after rl-lab: eval "$(rl-lab -sc install=bash)"',
+    "-m -c job": "--multirun and --cfg say different things of what is to be done; give one of them (--cfg and --info print, "
+    "of one run, and start none)",
+    "study=gridworlds agent=dqn,a2c loop.totl_steps=5": "no setting 'loop.totl_steps'; did you mean loop.total_steps?",
     "--resolve": "--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out",
     # groups
     "agent=${oc.env:HOME}": "agent=${oc.env:HOME} is not a choice; --help lists them",

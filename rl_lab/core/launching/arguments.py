@@ -122,7 +122,8 @@ def composed_once() -> Iterator[None]:
             cfg = self.compose_config(config_name, overrides, RunMode.RUN)
         except Exception:
             if any(parsed(override).is_sweep_override() for override in overrides):  # each value may make a job
-                return usual(self, config_name, overrides)
+                studied = any(override.startswith("study=") for override in overrides)
+                return usual(self, config_name, overrides) or (RunMode.MULTIRUN if studied else None)
             raise
         if cfg.hydra.mode in (None, RunMode.RUN):
             vars(self.config_loader)["load_configuration"] = lambda **_: cfg
@@ -158,6 +159,9 @@ def checked(overrides: list[str], root: str) -> list[str]:
             )
     if flags.shell_completion:
         raise UserError(f'-sc comes right after {root}-lab: eval "$({root}-lab -sc install=bash)"')
+    if len(modes := [name for name in ("run", "multirun", "cfg", "info") if getattr(flags, name)]) > 1:
+        raise UserError(f"{' and '.join(f'--{name}' for name in modes)} say different things of what is to be done; "
+                        "give one of them (--cfg and --info print, of one run, and start none)")  # fmt: skip
     if flags.resolve and not flags.cfg:
         raise UserError("--resolve is for --cfg=job, which prints the settings and runs nothing; leave it out")
     if flags.config_dir and not Path(flags.config_dir).is_dir():

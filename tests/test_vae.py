@@ -223,6 +223,19 @@ def test_parameters_are_those_of_the_papers():
     assert sum(isinstance(part, nn.Tanh) for part in [*iwae.encoder, *iwae.decoder]) == 4
 
 
+def test_gated_layers_are_a_layer_times_the_sigmoid_of_another():
+    encoder = mlp_encoder((1, 2, 2), 3, hidden=2, layers=2, activation="gated")
+    first, second, last = (part for part in encoder if isinstance(part, nn.Linear))
+    assert [part.weight.shape for part in (first, second, last)] == [(4, 4), (4, 2), (3, 2)]
+    x = torch.randn(5, 1, 2, 2)
+    hidden = x.flatten(1)
+    for layer in first, second:
+        y = layer(hidden)
+        hidden = y[:, :2] * torch.sigmoid(y[:, 2:])
+    torch.testing.assert_close(encoder(x), last(hidden))
+    assert mlp_decoder((1, 2, 2), 3, hidden=2, activation="gated")(torch.randn(5, 3)).shape == (5, 1, 2, 2)
+
+
 def test_world_models_loss_is_the_squared_error_but_for_a_constant():
     spec = Spec((1, 4, 4), 256)
     squared = partial(gaussian, spread="fixed", sigma=math.sqrt(0.5), squashed=True)(spec)

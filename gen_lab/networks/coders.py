@@ -14,8 +14,8 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count, Natural
 
 Shape = tuple[int, int, int]
-Activation = Literal["relu", "tanh"]
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+Activation = Literal["relu", "tanh", "gated"]
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gated": nn.GLU}
 
 
 # -- fully connected
@@ -24,7 +24,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 def mlp_encoder(
     shape: Shape, outputs: int, *, hidden: Count, layers: Count = 1, activation: Activation = "relu"
 ) -> nn.Module:
-    """`layers` of `hidden` units."""
+    """`layers` of `hidden` units; gated: each times the sigmoid of another (Dauphin et al., 2017, eq. 1)."""
     return nn.Sequential(
         nn.Flatten(), *_hidden(math.prod(shape), hidden, layers, activation), nn.Linear(hidden, outputs)
     )
@@ -33,14 +33,15 @@ def mlp_encoder(
 def mlp_decoder(
     shape: Shape, inputs: int, *, hidden: Count, layers: Count = 1, activation: Activation = "relu"
 ) -> nn.Module:
-    """`layers` of `hidden` units."""
+    """`layers` of `hidden` units, as the encoder's."""
     pixels = nn.Linear(hidden, math.prod(shape))
     return nn.Sequential(*_hidden(inputs, hidden, layers, activation), pixels, nn.Unflatten(-1, shape))
 
 
 def _hidden(inputs: int, hidden: int, layers: int, activation: Activation) -> list[nn.Module]:
     widths = pairwise([inputs] + [hidden] * layers)
-    return [part for a, b in widths for part in (nn.Linear(a, b), ACTIVATIONS[activation]())]
+    gates = 1 + (activation == "gated")
+    return [part for a, b in widths for part in (nn.Linear(a, gates * b), ACTIVATIONS[activation]())]
 
 
 # -- convolutional

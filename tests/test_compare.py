@@ -187,7 +187,7 @@ def test_a_residual_over_two_orders_of_magnitude_is_drawn_on_a_logarithmic_axis_
 def test_runs_that_differ_in_seed_and_place_alone_are_one_group(runs, contrast):
     for seed, device in enumerate(("cpu", "cuda", "auto")):
         place = {"device": device, "threads": seed, "tracker": {"mode": device}, "checkpoint": {"x": seed}}
-        write_run(runs / str(seed), seed=seed, top=place | {"env": {"seed": seed}})
+        write_run(runs / str(seed), seed=seed, top=place | {"env": {"seed": "${seed}"}})
     (row,) = contrast([runs])
     assert (row.group, row.seeds) == ("dqn_four_rooms", 3)
 

@@ -76,6 +76,34 @@ def test_sample_efficiency_is_the_iqm_of_normalised_curves(two):
     assert line.y.point[-1] == pytest.approx(1)
 
 
+def test_the_curve_ends_where_the_aggregate_stands_whichever_runs_are_longest(tmp_path):
+    """Both are of seeds 0 and 1, the first ones that every task has, and not of seed 2, whose run in A is longer."""
+    for agent, gain in (("dqn", 1), ("a2c", 0.5)):
+        for seed, last in enumerate((1, 2)):
+            world(tmp_path, "A", [0, 0, gain * last], seed=seed, agent=agent)
+            world(tmp_path, "B", [0, 0, gain * last], seed=seed, agent=agent)
+        world(tmp_path, "A", [0, 0, 9 * gain, 9 * gain], seed=2, agent=agent)
+    results, notes = analyse([tmp_path])
+    for name in results.groups:
+        assert results.efficiency[name].y.point[-1] == pytest.approx(results.aggregates[name]["IQM"].point)
+    assert "dqn: aggregates take the first 2 seeds of each task, as many as every task has." in notes
+
+
+def test_a_worlds_own_seed_is_a_setting_like_any_other_even_where_it_is_the_runs(tmp_path):
+    for seed in range(3):
+        for id in "A", "B":
+            write_run(
+                tmp_path / id / str(seed), name=f"dqn_{id}", seed=seed, choices={"agent": "dqn", "env": "gym"},
+                top={"env": {"id": id, "map": {"seed": 0}}},
+            )  # fmt: skip
+    results, notes = analyse([tmp_path])
+    assert {task: [len(runs) for runs in groups.values()] for task, groups in results.tasks.items()} == {
+        "A": [3],
+        "B": [3],
+    }
+    assert not notes
+
+
 def test_tasks_of_unequal_length_are_laid_over_each_other_by_fraction(tmp_path):
     for agent, gain in (("dqn", 1), ("a2c", 0.5)):
         world(tmp_path, "A", [0, gain], agent=agent)

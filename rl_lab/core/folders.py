@@ -150,7 +150,7 @@ def read_run(folder: Path) -> RunFiles:
             if abs(row[metric]) < LARGEST_VALUE:  # not nan either
                 points.setdefault(metric, []).append((row["step"], row["seconds"], row[metric]))
     curves = {metric: _curve(*np.array(points[metric], float).T) for metric in sorted(points)}
-    settings = {key: value for key, value in flat if not (key.endswith(".seed") and value == str(seed))}
+    settings = dict(flat)
     earlier = about["rows"].get("fault") if mark else ""
     faults = [text for text in (earlier, read.fault) if isinstance(text, str) and text]
     choices = {str(key): str(value) for key, value in choices.items()}
@@ -265,7 +265,7 @@ def choose_metric(runs: list[RunFiles], metric: str | None = None) -> str:
 
 
 def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
-    """Runs alike in all but the seed, under the shortest text that distinguishes them from the others.
+    """Runs alike in all but the seed, in its order, under the shortest text that distinguishes them from the others.
 
     A seed run twice is one sample, not two: the longer run stands for both, and a note names the other.
     """
@@ -274,7 +274,7 @@ def group(runs: list[RunFiles], notes: list[str]) -> dict[str, list[RunFiles]]:
         seeds = alike.setdefault((run.name, *sorted(run.settings.items())), {})
         if seeds.setdefault(run.seed, run) is not run:
             notes.append(f"{run.folder} is left out: {seeds[run.seed].folder} has its seed and settings.")
-    groups = [list(seeds.values()) for seeds in alike.values()]
+    groups = [[seeds[k] for k in sorted(seeds)] for seeds in alike.values()]
     return {label(runs[0], [g[0] for g in groups if g[0].name == runs[0].name]): runs for runs in groups}
 
 

@@ -78,6 +78,8 @@ def arrange(runs: list[RunFiles], by: Sequence[str], notes: list[str]) -> dict[s
     arranged: dict[str, Groups] = {name: {} for name in sorted(set(tasks.values()), key=str.lower)}
     for run in runs:
         arranged[tasks[run.folder]].setdefault(labels[run.folder], []).append(run)
+    for members in (members for groups in arranged.values() for members in groups.values()):
+        members.sort(key=lambda run: run.seed)
     notes += _pooled(arranged)
     return arranged
 

@@ -293,7 +293,7 @@ def _runs(results: Results) -> str:
         ]
         for task, groups in results.tasks.items()
         for group, runs in groups.items()
-        for run in sorted(runs, key=lambda run: run.seed)
+        for run in runs
     ]
     head = ["folder", "group", *["task"] * (len(results.tasks) > 1), "seed", results.unit, "seconds", "final", "state"]
     return table(head, rows, "sortable runs")

@@ -174,7 +174,7 @@ def _scores(tasks: dict[str, Groups], metric: str, scale: dict[str, Scale]) -> d
     scores: dict[str, dict[str, np.ndarray]] = {}
     for task in scale:
         for name, runs in tasks[task].items():
-            last = [run.curves[metric].values[-1] for run in sorted(runs, key=lambda run: run.seed)]
+            last = [run.curves[metric].values[-1] for run in runs]
             scores.setdefault(name, {})[task] = scale[task](last)
     return scores
 

@@ -240,6 +240,19 @@ def test_a_map_gives_the_same_batches(tmp_path):
         assert torch.equal(resident.draw()[0], mapped.draw()[0])
 
 
+def test_two_that_build_one_map_do_not_meet(tmp_path):
+    """The second begins, and ends, while the first is half way."""
+    path, images = tmp_path / "x.npy", np.arange(60, dtype=np.uint8).reshape(5, 3, 2, 2)
+
+    def slowly():
+        yield images[:3]
+        cache_module.kept([images], images.shape, path)
+        yield images[3:]
+
+    assert (cache_module.kept(slowly(), images.shape, path).numpy() == images).all()
+    assert (np.load(path) == images).all() and [*tmp_path.iterdir()] == [path]
+
+
 def test_a_changed_file_is_mapped_anew(tmp_path):
     load = partial(npz, path=str(tmp_path / "mine.npz"), resident_gb=0, root=str(tmp_path / "cache"))
     np.savez(tmp_path / "mine.npz", **arrays())

@@ -14,19 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ale_py import Action
 from PIL import Image
 from stated import stated
 
 from rl_lab.__main__ import COMMANDS
 from rl_lab.agents.planned import Planned
-from rl_lab.commands.play import Hand, bindings, legend
+from rl_lab.commands.play import Hand, bindings, by_hand, legend
+from rl_lab.commands.play import kept as keep
 from rl_lab.core.launching import cli
 from rl_lab.core.recording import Recording
 from rl_lab.looking.browser import Browser
 from rl_lab.looking.terminal import BESIDE, Words, block, half_blocks, padded
 from rl_lab.playing.player import Player
 from rl_lab.playing.scenes import Moment, Page, play
+from rl_lab.types import Transition
 
 MDPEnv = stated("env/base/tabular")
 gridworld = stated("env/base/gridworld", "mdp")
@@ -113,6 +116,16 @@ def test_an_episode_by_hand(plan, tmp_path):
     (episode,) = Recording(tmp_path / "shown").episodes()
     assert episode.action[:3].tolist() == [0, 2, 0] and episode.obs.argmax(-1).tolist() == [7, 4, 7, 4, 0, 1, 2, 3, 11]
     assert episode.reward.sum() == pytest.approx(0.72) and episode.discount[-1] == 0
+
+
+def test_two_who_play_at_once_are_both_kept(tmp_path):
+    env = stated("env/base/tabular")(mdp=stated("env/base/gridworld", "mdp")("SG"), num_envs=1, time_limit=9)
+    obs, right = env.reset(0), torch.tensor([env.spec.actions.index("right")])
+    tape = [Transition.of(obs, right, env.step(right))]
+    looked = [by_hand(tmp_path / "mine", env, {}) for _ in range(2)]
+    said = [keep(tmp_path / "mine", about, tape, 1) for about in looked]
+    assert [line.rpartition(": ")[2] for line in said] == ["1 episodes", "2 episodes"]
+    assert len([*Recording(tmp_path / "mine").episodes()]) == 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

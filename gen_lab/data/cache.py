@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.files import home, unwritten
+from rl_lab.core.files import home, replacing, unwritten
 
 TIMEOUT = 15.0  # seconds without a byte
 CHUNK = 2**18  # bytes
@@ -155,9 +155,8 @@ def kept(chunks: Iterable[np.ndarray], shape: tuple[int, int, int, int], path: P
         if not path:
             return torch.from_numpy(_filled(np.empty(shape, np.uint8), chunks))
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        _filled(open_memmap(beside, "w+", np.uint8, shape), chunks).flush()
-        beside.replace(path)
+        with replacing(path, alone=False) as beside:
+            _filled(open_memmap(beside, "w+", np.uint8, shape), chunks).flush()
     except OSError as error:
         raise unwritten(str(path), error, "data.root=") from error
     return _mapped(path, shape)

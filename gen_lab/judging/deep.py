@@ -100,7 +100,7 @@ def classifier(images: Images, seed: int, root: str | None, told: Callable[[int,
     net.eval().standardise(images)
     with contextlib.suppress(OSError):  # what cannot be kept is learned again
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(path, net.state_dict())
+        checkpoint.write(path, net.state_dict(), alone=False)
     return net.ready()
 
 

@@ -169,7 +169,7 @@ def classifier(
     if len(images.train) >= KEPT_FROM:
         with contextlib.suppress(OSError):  # what cannot be kept is learned again
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.write(path, net.state_dict())
+            checkpoint.write(path, net.state_dict(), alone=False)
     return net.to(images.device)
 
 

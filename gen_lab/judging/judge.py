@@ -96,8 +96,9 @@ class Judge:
         if many:
             with contextlib.suppress(OSError):  # what cannot be kept is seen again
                 path.parent.mkdir(parents=True, exist_ok=True)
-                checkpoint.write(path, {"train": train.features, "train_classes": train.classes,
-                                        "held_out": held.features, "held_out_classes": held.classes})  # fmt: skip
+                kept = {"train": train.features, "train_classes": train.classes,
+                        "held_out": held.features, "held_out_classes": held.classes}  # fmt: skip
+                checkpoint.write(path, kept, alone=False)
         return train, held
 
     def followed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:

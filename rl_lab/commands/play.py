@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rl_lab.agents.random import Random
 from rl_lab.commands.record import described, earlier_recording
-from rl_lab.core import files, recording
+from rl_lab.core import files, locks, recording
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Episode
 from rl_lab.core.settings import Count, Natural, NonNegative
@@ -87,10 +87,16 @@ def kept(folder: Path, about: dict[str, Any], tape: Sequence[Transition], frame_
     """Adds the episode to the recording as a shard of its own and returns a line about it. Raises UserError."""
     if not (tape and bool(tape[-1].last)):
         return f"not kept in {folder}: the episode was not played to its end"
-    number, first = len(about["shards"]), sum(shard["episodes"] for shard in about["shards"])
-    folder.mkdir(parents=True, exist_ok=True)
-    about["shards"].append(recording.write_shard(folder, number, [as_episode(tape, frame_stack)], first))
-    recording.write_index(folder, about)
+    lock = locks.of_run(folder, "recorded")
+    try:
+        if earlier := earlier_recording(folder, about):  # with what others have played meanwhile
+            about = earlier.about
+        number, first = len(about["shards"]), sum(shard["episodes"] for shard in about["shards"])
+        about["shards"].append(recording.write_shard(folder, number, [as_episode(tape, frame_stack)], first))
+        recording.write_index(folder, about)
+    finally:
+        if lock is not None:
+            locks.let_go(lock)
     return f"kept in {folder}: {first + 1} episodes"
 
 

@@ -21,10 +21,13 @@ LARGEST_TUPLE = 10_000  # values, what it shares counted each time: so long is i
 LARGEST_VIEW = 64_000_000  # bytes of a tensor that is more than what is stored of it
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
-    """Never half a file: the previous checkpoint stands until the new one is on disk. Raises OSError."""
+def write(path: Path, state: dict[str, Any], alone: bool = True) -> None:
+    """Never half a file: the previous checkpoint stands until the new one is on disk. Raises OSError.
+
+    alone: see `files.replacing`.
+    """
     try:
-        with files.replacing(path) as beside, open(beside, "wb") as file:
+        with files.replacing(path, alone) as beside, open(beside, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
     except RuntimeError as error:  # torch reports a full disk so
         raise OSError(f"could not write {path}: {error}") from error

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -75,12 +76,14 @@ def remove_empty(folder: Path, above: int = 2) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, alone: bool = True) -> Iterator[Path]:
     """A fresh file beside `path` to write into; at the end it is on disk and takes its place. Raises OSError.
 
     Until then the file before stands. What lies in the way, a link for one, is removed and not followed.
+    alone: no other process writes the same file meanwhile, as none does in a run folder.
     """
-    beside = path.with_name(f".new.{path.name}")  # the same suffix, by which libraries choose a format
+    own = "" if alone else f"{secrets.token_hex(4)}."
+    beside = path.with_name(f".new.{own}{path.name}")  # the same suffix, by which libraries choose a format
     beside.unlink(missing_ok=True)
     try:
         os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))

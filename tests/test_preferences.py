@@ -151,6 +151,21 @@ def test_the_tape_keeps_the_newest():
     assert {*begins.int().tolist()} == {*range(5, 12)}
 
 
+@pytest.mark.parametrize("length", [5, 8, 12])
+def test_a_tape_of_another_length_takes_up_the_newest(length):
+    tape = walk([0] * 8, [1] * 8)
+    at = tensor([8.0]).expand(1, 3)
+    tape.add(transition(at, tensor([0]), tensor([1.0]), tensor([1.0]), tensor([False]), at))
+    other = Tape(length)
+    other.load_state_dict(tape.state_dict())
+    begins = other.draw(200, 2, generator(0, CPU)).obs[:, 0, 0]
+    assert {*begins.int().tolist()} == {*range(9 - min(length, 8), 8)}
+    for t in range(9, 22):
+        at = tensor([float(t)]).expand(1, 3)
+        other.add(transition(at, tensor([0]), tensor([1.0]), tensor([1.0]), tensor([False]), at))
+    assert {*other.draw(200, 2, generator(0, CPU)).obs[:, 0, 0].int().tolist()} == {*range(22 - length, 21)}
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_stacked_frames_are_kept_once(channels):
     frames = torch.arange(7 * channels * 4, dtype=torch.uint8).view(1, 7, channels, 2, 2)

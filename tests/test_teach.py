@@ -209,6 +209,13 @@ def people_of(taught):
     )  # fmt: skip
 
 
+def test_questions_that_were_all_withdrawn_were_put_all_the_same(taught):
+    late = people_of(taught)
+    assert not late.begun
+    late.drawn, late.asked = 8, 0
+    assert late.begun
+
+
 def test_it_goes_on_while_nobody_answers(tmp_path, capfd, monkeypatch):
     """After its patience; it says where to go, and keeps no more questions open than it may, the older ones replaced."""
     folder = tmp_path / "run"

@@ -94,7 +94,7 @@ def train(
     if words := learner.announce(env.num_envs):
         run.say(words)
     for _ in book.steps(env.num_envs, learner):
-        if not model.asked:
+        if not model.begun:
             understood = watch_random(env, model, run, truly)
             obs = env.reset(run.stream("env"))
         action = learner.act(obs)

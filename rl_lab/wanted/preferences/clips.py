@@ -76,7 +76,14 @@ class Tape:
         return {"count": self.count, "fields": list(self.fields)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of a tape of another length the newest steps."""
         self.count, self.fields = state["count"], list(state["fields"])
+        if self.fields and (length := len(self.fields[0])) != self.length:
+            kept = torch.arange(self.count - min(self.count, length, self.length), self.count)
+            self.count = len(kept)
+            self.fields = [
+                torch.cat([x[kept % length], x.new_zeros(self.length - len(kept), *x.shape[1:])]) for x in self.fields
+            ]
 
 
 def packed(obs: Tensor, frame_stack: int) -> Tensor:

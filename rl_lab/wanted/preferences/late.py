@@ -28,6 +28,10 @@ class Late(Preferences):
         self.open: dict[int, int] = {}  # pairs without an answer, and the steps at which they were asked about
         self.sources: list[tuple[str, int]] = []  # of each answer kept: who, and which pair
 
+    @property
+    def begun(self) -> bool:
+        return self.drawn > 0  # those withdrawn were put too
+
     def ask(self, questions: int) -> Metrics:
         """Asks the first questions. Raises UserError or Stopped."""
         self.put(questions)

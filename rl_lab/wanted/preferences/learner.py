@@ -61,6 +61,11 @@ class Preferences(Learner):
         missing = self.missing()
         return self.ask(missing) if missing else {}
 
+    @property
+    def begun(self) -> bool:
+        """Whether the first questions were put."""
+        return self.asked > 0
+
     def watch(self, transition: Transition) -> None:
         self.tape.add(transition)
         self.count_steps(self.num_envs)

@@ -118,6 +118,21 @@ def test_an_older_evaluation_does_not_stand_for_a_newer_row(tmp_path):
     assert tables_of(tmp_path)["d"]["vae"]["nats"].mean == 16.9
 
 
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"images": 10, "of": 10_000}, "it is of 10 of 10,000 test images"),
+        ({"images": 10_000, "of": 10_000, "changes": ["data.held_out=0.1"]}, "it is with data.held_out=0.1"),
+    ],
+)
+def test_a_quick_look_does_not_stand_for_the_whole_test_set(tmp_path, more, what):
+    where = run(tmp_path, "vae", 0, nll_bound_nats__d=18.2)
+    evaluated(where, 50, {"eval/nll_bound_nats[d]": 9.0}, **more)
+    notes = []
+    assert tables_of(tmp_path, notes)["d"]["vae"]["nats"].mean == 18.2
+    assert notes == [f"{where}/evaluation.json is left out: {what}."]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"step": "x", "scores": {"eval/a[d]": 1}}', '{"step": 1}', "[" * 100_000])
 def test_a_damaged_evaluation_is_named_and_left_out(tmp_path, text):
     where = run(tmp_path, "vae", 0, nll_bound_nats__d=18.2)

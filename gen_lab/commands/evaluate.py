@@ -67,6 +67,7 @@ def evaluate(
             record: dict[str, Any] = {
                 "step": trained.step,
                 "images": len(tested.test),
+                "of": len(trained.data.test),
                 "iwae_samples": iwae_samples,
                 "seed": seed,
                 "device": str(trained.device),

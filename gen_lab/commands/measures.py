@@ -146,10 +146,16 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
 
 
 def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
-    """What evaluation.json says; {} and a note where that is damaged or a link."""
+    """What evaluation.json says; {} and a note where that is damaged or a link, or of other than the whole test set."""
     try:
         with opened(folder / "evaluation.json", LARGEST) as file:
             record: Any = printable(json.load(file))
+        if (changes := record.get("changes")) or record.get("images") != record.get("of", record.get("images")):
+            what = (
+                f"with {' '.join(changes)}" if changes else f"of {record['images']:,} of {record['of']:,} test images"
+            )
+            notes.append(f"{folder}/evaluation.json is left out: it is {what}.")
+            return {}
         floor = {name.replace("/frechet[", "/frechet_floor["): x for name, x in record.get("floor", {}).items()}
         values = {name: x for name, x in floor.items() if "/frechet_floor[" in name}
         values = proper(values | record["scores"] | record.get("measures", {}))

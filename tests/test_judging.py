@@ -107,6 +107,8 @@ def test_mmd_by_hand():
     within = [np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)]
     between = np.mean([kernel(x, y) for x in a for y in b])
     assert distances.mmd(a, b).item() == pytest.approx(sum(within) - 2 * between, rel=1e-9)
+    mostly_one = torch.cat([a[:1].expand(40, -1), a])
+    assert 0 < distances.mmd(mostly_one, b) < 2 and distances.mmd(a[:1].expand(9, -1), a[:1].expand(9, -1)) == 0
 
 
 @pytest.mark.parametrize("measure", [distances.kernel_distance, distances.mmd])

@@ -141,6 +141,13 @@ def test_bounds_are_tight_on_one_state():
         assert 0.45 * epsilon * 0.999 <= error < epsilon / 2
 
 
+def test_the_last_sweep_is_looked_at_whenever_the_others_are():
+    plans = [*value_iteration(alone(0.0), gamma=0.9, check_every=16, max_sweeps=10)]
+    assert len(plans) == 10 and plans[-1].value == 0
+    with pytest.raises(UserError, match="has not converged: values change by 3 after 1 sweeps"):
+        last(value_iteration(alone(3.0), gamma=0.9, check_every=16, max_sweeps=1))
+
+
 @pytest.mark.parametrize(
     ("rule", "of_value", "of_policy"), [("value", 1.0, None), ("policy", 0.5, 1.0), ("span", 0.5, 1.0)]
 )

@@ -30,6 +30,7 @@ PHI, AWAY_PHI = letter_features(TRAINING, LETTERS, "d"), letter_features(LAVA, L
 @pytest.fixture(scope="module")
 def learned():
     weights = hypotheses(VALUES, 4)
+    assert torch.equal(weights, hypotheses([*VALUES, VALUES[0]], 4))
     return weights, behaviours(PHI, weights, HOME)
 
 

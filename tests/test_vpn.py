@@ -197,6 +197,10 @@ def test_settings_that_cannot_be():
         walks.add(transition(planes(2).float(), one.long(), one, one, one > 0, planes(2).float()))
     with pytest.raises(UserError, match="agent.random_steps=8: every step of these walks ends an episode"):
         walks.sample(2, 2, torch.Generator())
+    with pytest.raises(
+        UserError, match=r"agent.random_steps=9 keeps frames or planes, and this world shows numbers \(4,\)"
+    ):
+        Walks(9, SMALL._replace(obs_shape=(4,)), CPU)
     with pytest.raises(UserError, match="agent.random_steps is for a network that predicts rewards"):
         agent(random_steps=50, network=partial(ActionValue, encoder=grid(), units=8, gate=True))
 

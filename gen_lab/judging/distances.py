@@ -42,12 +42,13 @@ def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
 def mmd(a: Tensor, b: Tensor) -> Tensor:
     """The squared maximum mean discrepancy [] under exp(-|x - y|^2 / 2 s^2), unbiased; see Gretton et al. (2012).
 
-    The bandwidth s is the median distance within the reference alone, so that the figures of models compare.
+    The bandwidth s is the median distance within the reference alone, so that the figures of models compare, of those
+    that are not the same.
     """
     a, b = a.double(), b.double()
     some = a[:TYPICAL]
     apart = squared_distances(some, some)[~torch.eye(len(some), dtype=torch.bool, device=a.device)]
-    precision = 1 / apart.median()
+    precision = 1 / apart[apart > 0].median() if apart.any() else 1.0
     return squared_mmd(a, b, lambda x, y: (-0.5 * precision * squared_distances(x, y)).exp())
 
 

@@ -50,7 +50,8 @@ def value_iteration(
         _synchronous(mdp, _first_values(mdp, initial)) if sweep == "synchronous" else _in_place(mdp, initial, sweep)
     )
     for number, plan in enumerate(sweeps, 1):
-        if done := (number % check_every == 0 and converged(plan, stop, epsilon)) or waited(mdp, number):
+        checks = number % check_every == 0 or number == max_sweeps
+        if done := (checks and converged(plan, stop, epsilon)) or waited(mdp, number):
             plan = concluded(centred(plan) if stop == "span" else plan)
         elif number == max_sweeps:
             raise UserError(

@@ -59,7 +59,8 @@ def letter_features(mdp: MDP, letters: Sequence[str], floor: str) -> Tensor:
 
 
 def hypotheses(values: Sequence[float], letters: int) -> Tensor:
-    """[W, L]: every choice of a value for each letter. Raises UserError where there are too many."""
+    """[W, L]: every choice of a value for each letter, once. Raises UserError where there are too many."""
+    values = [*dict.fromkeys(map(float, values))]
     if len(values) ** letters > MOST:
         raise UserError(f"planner.weights: {len(values)} values of {letters} letters make {len(values)**letters:,} "
                         f"hypotheses, and {MOST:,} are the most; give fewer values")  # fmt: skip

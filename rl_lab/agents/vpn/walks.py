@@ -16,6 +16,12 @@ class Walks:
     """
 
     def __init__(self, decisions: int, spec: Spec, device: torch.device):
+        """Raises UserError where observations are neither frames nor planes."""
+        if decisions and len(spec.obs_shape) != 3:
+            raise UserError(
+                f"agent.random_steps={decisions} keeps frames or planes, and this world shows numbers "
+                f"{tuple(spec.obs_shape)}; set agent.random_steps=0"
+            )
         self.decisions, self.obs_shape, self.device = decisions, spec.obs_shape, device
         self.rows = 0
         self.columns: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -173,7 +173,8 @@ def _stoppable(study: Study) -> Iterator[list[int]]:
         study.stop()
         print("stopping: every job saves first; a second signal stops at once", file=sys.stderr)
         for process in study.processes():
-            os.kill(process, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(process, signal.SIGTERM)
 
     main = threading.current_thread() is threading.main_thread()
     before = {s: signal.signal(s, on_signal) for s in interrupts.heard()} if main else {}

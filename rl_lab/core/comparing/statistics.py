@@ -95,7 +95,7 @@ def probability_of_improvement(
     """How likely a run of X scores above one of Y on the same task, averaged over tasks; a tie counts half.
 
     x, y: for each task the scores [R] of its runs. In each task it is the Mann-Whitney statistic U / (R_x R_y). Where
-    X or Y has but one run of every task, there is no interval.
+    X or Y has but one run of every task, there is no interval; where of some tasks, it is too narrow.
     """
     room.memory(8.0 * resamples * sum(len(a) + 2 * len(b) for a, b in zip(x, y, strict=True)), f"resamples={resamples}")
     rng = np.random.default_rng(seed)

@@ -70,7 +70,7 @@ class Recorded(Launcher):
     def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """What each job came to; None where it failed, which an objective cannot be."""
+        """What each job came to, which a search optimises; None where it failed, or still runs elsewhere."""
         numbers = self.study.add(job_overrides, initial_job_idx)
         missing = [n for n in numbers if self.study.job(n).state not in ("finished", "running")]
         self.study.share_mistake(None)

@@ -13,7 +13,7 @@ from gen_lab.networks.causal.weight_norm import start
 from gen_lab.networks.compiling import as_they_are
 from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
+from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import seeded
 from rl_lab.core.settings import Positive, Unit
 
@@ -49,7 +49,7 @@ class Autoregressive(Learner):
             self.network = network(self.spec, self.head).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.check_size(spec)
         self.optimizer = build_optimizer(optimizer, self.network.parameters())
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = Decay(self.optimizer)
         self.averaged = averaging.average_of(self.network, average)
         self.saved += ("averaged",) * bool(average)
 
@@ -69,8 +69,7 @@ class Autoregressive(Learner):
                 start(self.network.train(), x, **self.condition(label))
             self.averaged.load_state_dict(self.network.state_dict())
         if self.decay != 1:
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.decay**self.learns
+            self.rates.scale(self.decay**self.learns)
         nlls: list[Tensor] = []
         with seeded(self.seed + self.learns, self.device):  # dropout follows the update's number: nothing to save
             self.network.train()

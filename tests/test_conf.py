@@ -55,7 +55,7 @@ SMALL_GAMES = {"atari": ["env.max_frames=80", "env.noop_max=1", "env.num_envs=2"
 # As others published them, or another experiment in other numbers: what they set is held against the signatures in
 # seconds, below.
 ALIKE = re.compile(
-    r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|pong_(a2c|sticky)|sb3_a2c_pong|atari|boxing|crazy_climber|"
+    r"(?!a2c_crew)(dqn|a2c|ppo|pqn|rainbow)_(\w+_)?pong|pong_(a2c|sticky)|sb3_a2c_pong|atari|boxing|breakout|crazy_climber|"
     r"assault|road_runner|dqn_collect(_small)?|vpn3_collect|vpn1_collect_small|ppo_minatar_(?!breakout).*|(gated_pixelcnn|sngan|vqvae)_cifar10|(gated_pixelcnn|wgan_gp)_fashion"
 )
 EXPERIMENTS = [

@@ -29,7 +29,7 @@ from rl_lab.core.studies.study import Study, runs_of
 QUIET = ["tracker=none", "device=cpu", "loop.eval_episodes=2"]
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
          "loop.total_steps=400", "loop.eval_every=200", "loop.eval_episodes=2", "checkpoint.every=0.05"]  # fmt: skip
-LONG = ["loop.total_steps=10_000", "loop.eval_every=2_500"]
+LONG = ["loop.total_steps=5_000", "loop.eval_every=2_500"]
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_killed_in_the_middle_it_goes_on_with_what_is_missing_bit_for_bit(here, capsys):
     """kill -9 of every process: what was finished stays, the half-done goes on, the rest begins."""
-    steps = "loop.total_steps=400,10_000,800"
+    steps = "loop.total_steps=400,5_000,800"
     process = started("train", "-m", *TABLE, *LONG, steps, "hydra.launcher.n_jobs=2")
     wait_until(lambda: under_way(1) and states()[0] == "finished", process)
     os.killpg(process.pid, signal.SIGKILL)

@@ -49,7 +49,13 @@ TRAIN = {
     "agent.optimizer.lrr=0.9": "no setting 'agent.optimizer.lrr'; did you mean agent.optimizer.lr?",
     "hydra.run.dri=x": "no setting 'hydra.run.dri'; did you mean hydra.run.dir?",
     "agent=dqnn": "no choice 'dqnn' for agent; did you mean agent=dqn?",
-    "agent=zzz": "no choice 'zzz' for agent; --help lists them all",
+    "agent=zzz": "no choice 'zzz' for agent; rl-lab agents lists them",
+    "agent.gamma=0.9,": "cannot read the setting: agent.gamma=0.9, (mismatched input '<EOF>'); a list is written [1,2], and a "
+    "text in quotes",
+    "agent.optimizer.lr=inf agent=dqn": "optimizer: the learning rate lr=inf must be a finite number",
+    "--experiment dqn_cartpole": "cannot read the command line: unrecognized arguments: --experiment; settings are "
+    "written setting=value, and rl-lab --help lists what there is",
+    "experiment dqn_cartpole": "no run folder experiment; a setting is written experiment=<name>, without spaces",
     "experiment=cartpole": "no choice 'cartpole' for experiment; did you mean experiment=a2c_cartpole or experiment=dqn_cartpole or experiment=ppo_cartpole or experiment=pqn_cartpole?",
     "env=breakout": "no choice 'breakout' for env; it is a game: env=atari env.game=breakout",
     "env=ALE/Pong-v5": "no choice 'Pong-v5' for env/ALE; it is a game: env=atari env.game=pong",
@@ -101,7 +107,8 @@ TRAIN = {
     "seed=-1": "seed=-1 must be at least 0",
     "checkpoint.every=-1": "checkpoint.every=-1 must be at least 0",
     "device=gpu": "device=gpu is not a choice; choose from auto, cpu, cuda, xpu, mps",
-    "agent.gamma=[": "cannot read the setting: no viable alternative at input '['",
+    "agent.gamma=[": "cannot read the setting: agent.gamma=[ (no viable alternative at input '['); a list is written [1,2], "
+    "and a text in quotes",
     "env=atari agent=dqn_cnn env.game=pnog": "no Atari game 'pnog'; did you mean pong?",
     "env=gym agent=a2c_mlp env.id=CartPoel-v1": "no Gymnasium environment 'CartPoel-v1'; did you mean CartPole-v1?",
     "env=gym agent=a2c_mlp env.id=Pendulum-v1": "env.id=Pendulum-v1 is refused: its actions are Box(-2.0, 2.0, (1,), float32), "

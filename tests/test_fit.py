@@ -428,7 +428,9 @@ def test_validation_images_are_not_trained_on_and_the_test_set_is_for_the_end(tm
     watched = BOUND.replace("]", "-validation]")
     assert [row["step"] for row in rows(tmp_path) if watched in row] == [0, 50, 100, 150]
     assert [row["step"] for row in rows(tmp_path) if BOUND in row] == [200]
-    with pytest.raises(UserError, match="data.validation=1400 and data.subset=200 are more than the 1500"):
+    with pytest.raises(
+        UserError, match="data.validation=1400 and data.subset=200 leave nothing to train on of the 1500"
+    ):
         data.parted(1_400, 200, False)
 
 

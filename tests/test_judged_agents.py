@@ -202,7 +202,7 @@ def test_a_film_shows_the_guest_beside_the_optimum(here, capsys):
         (["agent=mine_of_someone:Breaks"], "Breaks.act failed (AttributeError: 'Tensor' object has no attribute 'no_such'"),
         (["agent=mine_of_someone:Far"], "Far.act gives action 4, and there are actions 0 to 3"),
         (["agent=mine_of_someone:Halves"], "Halves.act gives float64, and actions are whole numbers"),
-        (["agent=mine_of_someone:One"], "One.act gives [], and 32 actions are [32]"),
+        (["agent=mine_of_someone:One"], "One.act is given 32 observations at once and must return 32 actions, of the shape [32]; it returned []"),
         (["agent=mine_of_someone:Odd"], "Odd.probabilities: row 0 sums to 1.2, and probabilities sum to 1"),
         (["agent=broken_of_someone:Any"], "agent=broken_of_someone:Any: broken_of_someone needs no_such_module_at_all; pip install"),
         (["agent=no_such_of_someone:Any"], "agent=no_such_of_someone:Any: no module no_such_of_someone, neither installed nor in"),

@@ -22,7 +22,11 @@ from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 MOST_CLASSES = 65_536
 RIGHT = (  # what makes any arrays right
     "x = np.load('yours.npz'); train, test = (np.uint8(np.round(x[name])) for name in ('train', 'test')); "
-    "np.savez('images.npz', train=train, test=test, levels=256)  # times 255 where 1 is white"
+    "np.savez('images.npz', train=train, test=test, levels=256)  # x[name] * 255 where 1 is white"
+)
+RIGHT_ALONE = (  # and the one of an npy file
+    "x = np.load('yours.npy'); np.save('images.npy', np.uint8(np.round(x)).reshape(-1, H, W))  # of H x W pixels; "
+    "x * 255 where 1 is white"
 )
 
 
@@ -190,9 +194,9 @@ def _runs(shape: tuple) -> Iterator[tuple[int, int]]:
 
 def _laid_out(said: str, shape: tuple, dtype: np.dtype, chunks: Callable[[], Iterator[np.ndarray]]) -> Member:
     """The images as [N, C, H, W] uint8, whichever axis held the colours. Raises UserError where none does."""
-    said = f"{said} is {dtype} {list(shape)}"
+    right, said = RIGHT_ALONE if said.endswith(".npy") else RIGHT, f"{said} is {dtype} {list(shape)}"
     if dtype not in (np.uint8, bool) or len(shape) not in (3, 4) or not all(shape):
-        raise UserError(f"{said}; it must be uint8 or bool [N, C, H, W], [N, H, W, C] or [N, H, W]: {RIGHT}")
+        raise UserError(f"{said}; it must be uint8 or bool [N, C, H, W], [N, H, W, C] or [N, H, W]: {right}")
     full = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
     last = full[1] not in (1, 3) and full[3] in (1, 3)  # colours
     if not last and full[1] not in (1, 3):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
-from rl_lab.core.files import home, replacing, unwritten
+from rl_lab.core.files import home, remove_empty, replacing, unwritten
 
 TIMEOUT = 15.0  # seconds without a byte
 CHUNK = 2**18  # bytes
@@ -78,6 +78,7 @@ def fetch(source: Source, root: str | None) -> list[Path]:
         except OSError as error:  # of the disk: errors of the network are caught in `_attempt`
             raise unwritten(folder, error, "data.root=") from error
         except NoMirror as error:
+            remove_empty(folder)
             names = " and ".join(file.name for file in missing if not (folder / file.name).exists())
             raise UserError(
                 f"cannot download ({error}); put {names} from {source.mirrors[0]} into {folder} by hand"

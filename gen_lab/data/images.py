@@ -65,9 +65,10 @@ class Images(NamedTuple):
             raise UserError("data.validation must be 0: the images bring a validation set of their own")
         kept, count = len(self.train) - validation, min(subset or len(self.train), len(self.train) - validation)
         if kept < 1 or (subset or 0) > kept:
+            asked = [f"data.{k}={n}" for k, n in (("validation", validation), ("subset", subset)) if n]
             raise UserError(
-                f"data.validation={validation} and data.subset={subset} are more than the {len(self.train)} training "
-                f"images of {self.name}"
+                f"{' and '.join(asked)} leave nothing to train on of the {len(self.train)} training images of "
+                f"{self.name}; set them lower"
             )
         order = torch.randperm(len(self.train), generator=generator(stream(0, "validation"), CPU))
         labels = self.train_labels

@@ -228,7 +228,10 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
             "make room, then run the same command to continue"
         ) from error
     except KeyboardInterrupt:
-        progress.say("stopped: finished shards are kept, and the same command continues")
+        kept = (
+            f"{counted(len(about['shards']), 'finished shards')} kept" if about["shards"] else "no shard was full yet"
+        )
+        progress.say(f"stopped: {kept}, and the same command continues from there (shard_mb=1 makes smaller ones)")
         raise
     finally:
         progress.close()

@@ -190,10 +190,12 @@ class Decay:
 
 
 def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Raises UserError where torch refuses a hyperparameter."""
+    """Raises UserError where torch refuses a hyperparameter, or a learning rate is infinite."""
     try:
         built = optimizer(parameters)
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
+    if not all(math.isfinite(group["lr"]) for group in built.param_groups):
+        raise UserError("optimizer: the learning rate lr=inf must be a finite number")
     graphs.suit(built)
     return built

@@ -242,8 +242,8 @@ class Run:
         """
         if self.device.type == "cpu" and distributed.size() == 1:
             self.save(step, parts)
-        return NotFinite(f"{error}; stopped, the parameters before it are in {self.path('checkpoint.pt')} "
-                         "(a smaller learning rate may help)")  # fmt: skip
+        return NotFinite(f"{error}; stopped, the parameters before it are in {self.path('checkpoint.pt')} (a smaller "
+                         "learning rate may help; in a new run, where they are spoiled already)")  # fmt: skip
 
     def _sized(self, part: Part) -> dict[str, Any]:
         memory = part.memory if isinstance(part, Learner) else None

@@ -194,6 +194,8 @@ def made(
     vector = {"autoreset_mode": AutoresetMode.SAME_STEP, "copy": False}  # the vector's buffer: copied here
     if camera and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # SDL would look for a display, and complain on the terminal
+    if camera:
+        os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # SDL would take SIGTERM for itself
     inside = [wrap for _, wrap in around]
     how = dict(vectorization_mode="sync", vector_kwargs=vector, wrappers=[*inside, partial(Own, id=id)], **camera)
     limit = None

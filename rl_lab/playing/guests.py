@@ -257,7 +257,8 @@ def actions(answer: Any, count: int, num_actions: int, name: str) -> Tensor:
     if found.ndim == 0 and count == 1:
         found = found.reshape(1)
     if tuple(found.shape) != (count,):
-        raise UserError(f"{name} gives {list(found.shape)}, and {count} actions are [{count}]")
+        raise UserError(f"{name} is given {count} observations at once and must return {count} actions, of the shape "
+                        f"[{count}]; it returned {list(found.shape)}")  # fmt: skip
     if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
         raise UserError(f"{name} gives {str(found.dtype).removeprefix('torch.')}, and actions are whole numbers")
     if (wrong := (found < 0) | (found >= num_actions)).any():

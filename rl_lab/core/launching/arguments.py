@@ -65,6 +65,8 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
             found = _found(one)
             if not found and before.startswith("--"):  # as it may be the value of a flag that does not exist
                 rest.append(argument)
+            elif not found and is_group(one):
+                raise UserError(f"no run folder {one}; a setting is written {one}=<name>, without spaces")
             elif not found:
                 shown = one if len(one) <= 120 else f"{one[:120]}..."
                 raise UserError(f"no run folder {shown or '(run= is empty)'}{_nearest_folder(one)}")
@@ -144,6 +146,7 @@ def checked(overrides: list[str], root: str) -> list[str]:
     with lazy_help():
         parser = get_args_parser()
     vars(parser)["error"] = _not_read  # argparse would print and exit
+    parser.allow_abbrev = False  # --experiment is none of Hydra's flags
     settings = [
         o
         for before, o in zip(["", *overrides], overrides, strict=False)

@@ -184,5 +184,11 @@ def parsed(setting: str) -> "Override":
             and equals
         ):
             shown, advice = " ".join(setting.split())[:80], pasted(f"{key}={quoted(value[:80])}")
+            if re.search(r"\s[~+]*[\w./@]+=", value):
+                raise UserError(
+                    f"these are several settings in one: {shown}; give each as an argument of its own"
+                ) from None
             reason = f"{shown}; a value with such signs is written in quotes: {advice}"
+        elif equals:
+            reason = f"{' '.join(setting.split())[:80]} ({reason}); a list is written [1,2], and a text in quotes"
         raise UserError(f"cannot read the setting: {reason}") from None

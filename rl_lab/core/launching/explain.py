@@ -19,6 +19,7 @@ from rl_lab.core.checking import of_another
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import compose, flatten, groups, is_group, names, snake
 
+LISTED = {"env": "envs", "agent": "agents", "experiment": "experiments", "data": "data", "model": "models"}
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
 TOO_LARGE = "|".join(
     [
@@ -81,7 +82,8 @@ class plain_errors:
             near = nearest(choice, self._ours(group, error.options), before=f"{group}=")
             if group.partition("/")[0] == "env" and "did you mean" not in near:
                 near = _any_world(f"{group}/{choice}".removeprefix("env/")) or near
-            return f"no choice '{choice}' for {group}{near or '; --help lists them all'}"
+            listing = f"{self._lab()} {LISTED[group]} lists them" if group in LISTED else "--help lists them all"
+            return f"no choice '{choice}' for {group}{near or f'; {listing}'}"
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
             if self._is_command():
                 return f"{error.full_key} refers to {found[1]}, and there is no such setting"
@@ -131,6 +133,10 @@ class plain_errors:
     def _of_other_lab(self, key: str) -> str:
         lab = self._lab_with(re.split(r"[./]", key)[0])
         return f"no setting '{key}' in {self.config_name}-lab; {lab} has it: {lab} train" if lab else ""
+
+    def _lab(self) -> str:
+        """Whose command this is."""
+        return f"{self.config_name.removeprefix('command/').partition('/')[0]}-lab"
 
     def _ours(self, group: str, options: Sequence[str]) -> Sequence[str]:
         """Without those of the other lab."""

@@ -73,6 +73,7 @@ class Ranking:
         self.study = study
         self._kinds: set[tuple[Any, ...]] = set()  # names of metrics, and worlds
         self._scores: dict[tuple[str, ...], list[tuple[int, float]]] = {}  # settings -> jobs and scores
+        self._seeds: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # settings -> those of their jobs
         for job in jobs:
             self.add(job)
 
@@ -82,6 +83,7 @@ class Ranking:
             self._kinds.add((name, _world(self.study, job)))
             settings = tuple(o for o in job.overrides if not o.startswith("seed="))
             self._scores.setdefault(settings, []).append((job.number, score))
+            self._seeds.setdefault(settings, set()).add(tuple(o for o in job.overrides if o.startswith("seed=")))
 
     def best(self) -> str:
         """Settings and score of the best jobs, means over the seeds; "" before there are any, and of several worlds."""
@@ -90,7 +92,7 @@ class Ranking:
         ((name, _),) = self._kinds
         means = {settings: sum(x for _, x in jobs) / len(jobs) for settings, jobs in self._scores.items()}
         chosen = (min if is_lower_better(str(name)) else max)(means, key=means.__getitem__)
-        (number, _), count = self._scores[chosen][0], len(self._scores[chosen])
+        (number, _), count = self._scores[chosen][0], len(self._seeds[chosen])
         settings = " ".join(o for o in self.study.differing(number) if not o.startswith("seed="))
         return f"{name} {means[chosen]:.4g}: {settings}".rstrip(": ") + f" ({count} seeds)" * (count > 1)
 
@@ -186,6 +188,8 @@ def account(study: Study, prog: str, forgotten: bool = False) -> tuple[str, int]
         lines.append(f"best {found}")
     if forgotten:
         lines.append("no run began, and nothing is kept of them; type the command again without the mistake")
+    elif len(jobs) == counts["finished"] + counts["mistake"] > counts["finished"]:
+        lines.append("what was finished is kept; type the command again without the mistake for the others")
     elif len(jobs) > counts["finished"]:
         lines.append(f"{prog} study resume {_near(study.folder)} runs what is missing")
     else:

@@ -1,5 +1,9 @@
 """Atari and Gymnasium at our border: what ended, what was truncated, what was only a lost life."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -216,3 +220,19 @@ def test_environments_that_cannot_be_played(id, line):
     with pytest.raises(UserError) as error:
         Gym(id, 1)
     assert str(error.value) == line
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells there which signals are caught")
+def test_a_camera_leaves_signals_to_the_process():
+    """Pygame's SDL would catch SIGTERM, and a film be made to its end."""
+    code = """
+from pathlib import Path
+from stated import stated
+env = stated("env/gym")("CartPole-v1", 1, camera=True)
+env.reset(0)
+env.picture()
+caught = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigCgt"))
+print(int(caught.split()[1], 16) >> 14 & 1)
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert said.stdout == "0\n", said.stderr

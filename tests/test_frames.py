@@ -157,6 +157,11 @@ def test_the_first_steps_are_for_the_statistics_alone(name, asked):
     assert not any(torch.equal(v, before[k]) for k, v in agent.network.named_parameters() if "weight" in k)
 
 
+def test_a_network_may_be_built_while_others_train(bf16):
+    with precision.training():
+        assert small(spec())(frames(2, spec())).shape == (2, 7)
+
+
 def test_bfloat16_is_for_training_alone(bf16):
     torso, obs = small(spec()), frames(4, spec())
     exact = torso(obs)

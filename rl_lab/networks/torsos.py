@@ -80,7 +80,7 @@ def cnn(
         convolutions += [nn.Conv2d(channels, outputs, kernel, stride), *norm, kind()]
         channels = outputs
     convolutions += [nn.Flatten()]
-    size = features_of(nn.Sequential(*convolutions), spec)
+    size = features_of(Convolutional(*convolutions), spec)
     dense: list[nn.Module] = []
     for outputs in hidden:
         dense += [nn.Linear(size, outputs), *([nn.LayerNorm(outputs)] if layer_norm else []), kind()]

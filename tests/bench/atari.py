@@ -126,7 +126,7 @@ def main() -> None:
         for contender in CONTENDERS:
             steps = arguments.steps // (4 if "dqn" in contender else 1)
             command = [sys.executable, __file__, "--steps", str(steps), "--one", *contender.split()]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             results[contender].append(json.loads(output.splitlines()[-1]))
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:

@@ -228,10 +228,12 @@ def fill(folder: Path, about: dict, goal: Goal, gone: list[int], stage: Stage, f
             "make room, then run the same command to continue"
         ) from error
     except KeyboardInterrupt:
-        kept = (
-            f"{counted(len(about['shards']), 'finished shards')} kept" if about["shards"] else "no shard was full yet"
+        kept = counted(len(about["shards"]), "finished shards")
+        progress.say(
+            f"stopped: {kept} kept, and the same command continues from there"
+            if about["shards"]
+            else "stopped before a shard was full: nothing is kept; shard_mb=1 makes smaller ones"
         )
-        progress.say(f"stopped: {kept}, and the same command continues from there (shard_mb=1 makes smaller ones)")
         raise
     finally:
         progress.close()

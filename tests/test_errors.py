@@ -91,6 +91,8 @@ TRAIN = {
     "agent.gamma=high": "agent.gamma=high must be a number",
     "env.num_envs=0": "env.num_envs=0 must be at least 1",
     "env.num_envs=2.5": "env.num_envs=2.5 must be a whole number",
+    "loop.total_steps=1e300": "loop.total_steps=100000000000000005250476025520442024870446858110815915491585... must be at most "
+    "9,007,199,254,740,992",
     "loop.total_steps=-5": "loop.total_steps=-5 must be at least 1",
     "agent.batch_size=99999": "agent.batch_size=99999 must be at most agent.replay.capacity=20000",
     "agent.optimizer.lr=0": "agent.optimizer.lr=0 must be above 0",
@@ -102,6 +104,7 @@ TRAIN = {
     "loop=collect env=collect_small agent=dqn_collect loop.eval_env.slp=1": "no setting 'loop.eval_env.slp'; did you mean "
     "loop.eval_env.slip?",
     "env.mdp.slip=sidewise": "env.mdp.slip=sidewise is not a choice; did you mean sideways?",
+    "precision=fp16": "precision=fp16 is not a choice; choose from auto, fp32, bf16",
     "agent.double=maybe": "agent.double=maybe must be true or false",
     "threads=0": "threads=0 must be at least 1, or auto",
     "seed=-1": "seed=-1 must be at least 0",
@@ -185,6 +188,11 @@ TRAIN = {
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
+    "-m seed=0,1,0": "seed=0,1,0 has 0 twice; name each value once",
+    "-m env=four_rooms,windy,four_rooms": "env=four_rooms,windy,four_rooms has four_rooms twice; name each value "
+    "once",
+    "env=gym agent=dqn_mlp env.id=Taxi-v3": "env.id=Taxi-v3: Environment version v3 for `Taxi` is deprecated. Please use `Taxi-v4` "
+    "instead.",
     "agent=dqn,a2c": "agent=dqn,a2c is several values; give one, or add -m for a run of each",
     "planner=[1]": "planner=[1] is not a choice; choose from behaviour_cloning, dagger, finite_horizon, "
     "inverse_programming, linear_programming, maximum_entropy, modified_policy_iteration, policy_evaluation, "

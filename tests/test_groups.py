@@ -1,5 +1,7 @@
 """Which runs stand in one group, and under what name: filters, tasks, algorithms, what is pooled."""
 
+import re
+
 import pytest
 from run_folders import write_run
 
@@ -51,6 +53,22 @@ def test_a_setting_of_the_environment_makes_another_task(study):
     tasks, _ = grouped(study)
     assert set(tasks) == {"breakout", "pong env.sticky=0.0", "pong env.sticky=0.25"}
     assert set(tasks["pong env.sticky=0.25"]) == {"dqn"}
+
+
+def test_the_title_of_a_task_is_short_and_its_own_though_the_map_is_long(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    walls = "#" * 13
+    maps = {
+        "a": f"{walls}\n#S.........G#\n{walls}\n",
+        "b": f"{walls}\n#G.........S#\n{walls}\n",
+        "c": str(tmp_path / "m.txt"),
+    }
+    for name, drawn in maps.items():
+        env = {"_target_": "rl_lab.envs.tabular.tabular", "mdp": {"map": drawn}}
+        write_run(tmp_path / name, choices={"agent": "dqn", "env": "four_rooms"}, top={"env": env})
+    titles, _ = grouped(tmp_path)
+    drawn = [title for title in titles if re.fullmatch(r"four_rooms env\.mdp\.map=#{12}\.\.\. \([0-9a-f]{4}\)", title)]
+    assert len(titles) == 3 and len(drawn) == 2 and "four_rooms env.mdp.map=m.txt" in titles
 
 
 def test_a_setting_that_differs_within_a_task_makes_another_algorithm(study):

@@ -108,7 +108,9 @@ def test_a_plan_whose_disk_filled_up_is_finished_once_there_is_room(planned, her
     with room(size):
         assert rl_lab("train", *PLAN, "hydra.run.dir=run") == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"rl-lab: cannot write to {here}/run: File too large; make room, then train run=run resumes it"
+    assert (
+        line == f"rl-lab: cannot write to {here}/run: File too large; make room, then rl-lab train run=run resumes it"
+    )
     assert rl_lab("train", "run=run") == 0
     assert rows(Path("run")) == rows(planned) and names(Path("run")) == names(planned)
     for name in ("plan.npz", "pictures/values.png", "pictures/q.png", "videos/sweeps.gif"):
@@ -120,7 +122,7 @@ def test_a_run_whose_disk_filled_up_goes_on_as_if_nothing_had_happened(learned, 
     """At metrics.jsonl, in it, at the first checkpoint, at a later one."""
     with room(size):
         assert rl_lab("train", *TABLE, "hydra.run.dir=run") == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("make room, then train run=run resumes it")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("make room, then rl-lab train run=run resumes it")
     assert rl_lab("train", "run=run") == 0
     assert rows(Path("run")) == rows(learned)
     ours, theirs = (checkpoint.read(folder / "checkpoint.pt") for folder in (Path("run"), learned))

@@ -19,7 +19,7 @@ from gen_lab.models import vae as module
 from gen_lab.models.likelihoods import Categorical, CrossEntropy, DiscretisedLogistic
 from gen_lab.models.vae import VAE, draw
 from gen_lab.networks import coders
-from gen_lab.networks.coders import mlp_decoder, mlp_encoder, residual_encoder
+from gen_lab.networks.coders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder, residual_encoder
 from gen_lab.parts import PARTS, YOUNGER
 from gen_lab.types import Spec
 from rl_lab.core import calls
@@ -234,6 +234,25 @@ def test_gated_layers_are_a_layer_times_the_sigmoid_of_another():
         hidden = y[:, :2] * torch.sigmoid(y[:, 2:])
     torch.testing.assert_close(encoder(x), last(hidden))
     assert mlp_decoder((1, 2, 2), 3, hidden=2, activation="gated")(torch.randn(5, 3)).shape == (5, 1, 2, 2)
+
+
+def test_gated_convolutions_are_maps_times_the_sigmoid_of_others():
+    encoder = conv_encoder((1, 4, 4), 3, channels=2, hidden=5, activation="gated")
+    first, second, dense, last = (part for part in encoder if hasattr(part, "weight"))
+    x = torch.randn(6, 1, 4, 4)
+    maps = x
+    for layer in first, second:
+        y = layer(maps)
+        maps = y[:, : len(y[0]) // 2] * torch.sigmoid(y[:, len(y[0]) // 2 :])
+    y = dense(maps.flatten(1))
+    torch.testing.assert_close(encoder(x), last(y[:, :5] * torch.sigmoid(y[:, 5:])))
+    decoder = conv_decoder((1, 4, 4), 3, channels=2, hidden=5, activation="gated")
+    dense, small, middle, last = (part for part in decoder if hasattr(part, "weight"))
+    z = torch.randn(6, 3)
+    y = dense(z)
+    y = small(y[:, :5] * torch.sigmoid(y[:, 5:])).unflatten(1, (8, 1, 1))
+    y = middle(y[:, :4] * torch.sigmoid(y[:, 4:]))
+    torch.testing.assert_close(decoder(z), last(y[:, :2] * torch.sigmoid(y[:, 2:])))
 
 
 def test_world_models_loss_is_the_squared_error_but_for_a_constant():

@@ -5,6 +5,8 @@ gives and how many numbers it is given.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -15,7 +17,7 @@ from rl_lab.core.settings import Count, Natural
 
 Shape = tuple[int, int, int]
 Activation = Literal["relu", "tanh", "gated"]
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gated": nn.GLU}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gated": partial(nn.GLU, 1)}  # of units [B, F], of maps [B, C, H, W]
 
 
 # -- fully connected
@@ -39,30 +41,44 @@ def mlp_decoder(
 
 
 def _hidden(inputs: int, hidden: int, layers: int, activation: Activation) -> list[nn.Module]:
+    gates, act = _gates(activation)
     widths = pairwise([inputs] + [hidden] * layers)
-    gates = 1 + (activation == "gated")
-    return [part for a, b in widths for part in (nn.Linear(a, gates * b), ACTIVATIONS[activation]())]
+    return [part for a, b in widths for part in (nn.Linear(a, gates * b), act())]
+
+
+def _gates(activation: Activation) -> tuple[int, Callable[[], nn.Module]]:
+    """How many units, or maps, make one of the next layer, and what makes it."""
+    return 1 + (activation == "gated"), ACTIVATIONS[activation]
 
 
 # -- convolutional
 
 
-def conv_encoder(shape: Shape, outputs: int, *, channels: Count) -> nn.Module:
-    """Two strided convolutions, of `channels` and twice as many maps."""
+def conv_encoder(
+    shape: Shape, outputs: int, *, channels: Count, hidden: Natural = 0, activation: Activation = "relu"
+) -> nn.Module:
+    """Two strided convolutions, of `channels` and twice as many maps, then `hidden` units unless that is 0."""
     c, h, w = _halved_twice(shape)
+    gates, act = _gates(activation)
+    maps = 2 * channels * h * w
     return nn.Sequential(
-        nn.Conv2d(c, channels, 4, 2, 1), nn.ReLU(),
-        nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(2 * channels * h * w, outputs),
+        nn.Conv2d(c, gates * channels, 4, 2, 1), act(),
+        nn.Conv2d(channels, gates * 2 * channels, 4, 2, 1), act(),
+        nn.Flatten(), *_hidden(maps, hidden, hidden > 0, activation), nn.Linear(hidden or maps, outputs),
     )  # fmt: skip
 
 
-def conv_decoder(shape: Shape, inputs: int, *, channels: Count) -> nn.Module:
+def conv_decoder(
+    shape: Shape, inputs: int, *, channels: Count, hidden: Natural = 0, activation: Activation = "relu"
+) -> nn.Module:
     """The encoder's mirror."""
     c, h, w = _halved_twice(shape)
+    gates, act = _gates(activation)
+    maps = gates * 2 * channels
     return nn.Sequential(
-        nn.Linear(inputs, 2 * channels * h * w), nn.ReLU(), nn.Unflatten(-1, (2 * channels, h, w)),
-        nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1), nn.ReLU(),
+        *_hidden(inputs, hidden, hidden > 0, activation),
+        nn.Linear(hidden or inputs, maps * h * w), nn.Unflatten(-1, (maps, h, w)), act(),
+        nn.ConvTranspose2d(2 * channels, gates * channels, 4, 2, 1), act(),
         nn.ConvTranspose2d(channels, c, 4, 2, 1),
     )  # fmt: skip
 

@@ -15,6 +15,10 @@ class NotFinite(UserError):
     """A loss or a gradient became nan or infinite."""
 
 
+class NoRoom(UserError):
+    """The disk is full."""
+
+
 WINDOWS = (
     "Windows is not supported, since runs are locked and stopped in the ways of POSIX; use WSL: wsl --install, and "
     "install the lab in there"

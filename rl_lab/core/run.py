@@ -14,7 +14,7 @@ import torch
 
 from rl_lab.core import checkpoint, distributed, provenance, threads, tracking
 from rl_lab.core.devices import numbers
-from rl_lab.core.errors import NotFinite, UserError, counted
+from rl_lab.core.errors import NoRoom, NotFinite, UserError, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress, explained
@@ -91,7 +91,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Raises UserError, in place of the system's own error, where the disk is full."""
+        """Raises NoRoom, in place of the system's own error, where the disk is full."""
         self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
         self.progress.close()
         try:
@@ -100,7 +100,7 @@ class Run:
         finally:
             self.folder.let_go()
         if full:
-            raise self.folder.no_room(full) from full
+            raise NoRoom(f"cannot write to {self.dir}: {os.strerror(full.errno or 0)}; make room") from full
 
     def _close_files(self, error: BaseException | None) -> OSError | None:
         """The error of a full disk, if there was one, before or while the files were closed."""

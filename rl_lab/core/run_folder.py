@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl_lab.core import checkpoint, files, folders, locks, ownership
-from rl_lab.core.errors import UserError, pasted
+from rl_lab.core.errors import UserError
 from rl_lab.core.rows import Mark, Rows, last_values, parsed
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # the disk, a quota on it, the largest file allowed
@@ -135,11 +135,10 @@ class RunFolder:
         text = json.dumps(summary | {"rows": self.about_rows()}, indent=2, default=str)
         files.write(self.path("summary.json"), text + "\n")
 
-    def no_room(self, full: OSError) -> UserError:
-        """What to say, and what to type, after a full disk."""
-        begun = (self.dir / "config.yaml").exists()
-        remedy = f"train {pasted(f'run={os.path.relpath(self.dir)}')} resumes it" if begun else "start it again"
-        return UserError(f"cannot write to {self.dir}: {os.strerror(full.errno or 0)}; make room, then {remedy}")
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to resume."""
+        return (self.dir / "config.yaml").exists()
 
 
 def last_rows(rows: Rows) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Types of settings, with their bounds, and values that conform to them."""
 
 import collections.abc
+import difflib
 import glob
 import math
 import os
@@ -69,6 +70,7 @@ def placed(value: str, path: str) -> str:
 
 Place = Annotated[str, placed]  # a file or a folder that a run reads
 
+FEW, ALIKE = 4, 0.8  # so few choices are all named, unless one is so much alike
 LONGEST_NAME = 120  # characters of a run's name
 CHOSEN_BY_LOOP = {"agent"}  # each loop checks itself which agents it can train
 
@@ -85,7 +87,7 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         value = conform(path, value, arguments[0])
         for bound in arguments[1:]:
             if isinstance(bound, Bound) and isinstance(value, int | float) and not bound.holds(value):
-                raise UserError(f"{path}={value} must be {bound}")
+                raise UserError(f"{path}={calls.one_line(value)} must be {bound}")
             if callable(bound):
                 value = bound(value, path)
         return value
@@ -120,7 +122,10 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         return value
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{path}={value} is not a choice{nearest(value, arguments)}")
+            names = [*map(str, arguments)]
+            listed = len(names) <= FEW and not difflib.get_close_matches(str(value), names, cutoff=ALIKE)
+            words = f"; choose from {', '.join(names)}" if listed else nearest(value, arguments)
+            raise UserError(f"{path}={value} is not a choice{words}")
         return value
     if hint is float and isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)

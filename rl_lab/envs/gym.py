@@ -200,6 +200,8 @@ def made(
     how = dict(vectorization_mode="sync", vector_kwargs=vector, wrappers=[*inside, partial(Own, id=id)], **camera)
     limit = None
     try:
+        if ":" not in id:
+            gymnasium.spec(id)  # refuses an old version without the warnings of `make`
         if around:
             limit = wrapping.tried(gymnasium.make(id, **camera, **options), around, id)
         env = gymnasium.make_vec(id, num_envs, **how, **options)

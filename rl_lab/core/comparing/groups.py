@@ -1,5 +1,7 @@
 """Which runs are compared with which: filters, tasks, groups of equal settings, and short names for them all."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,6 +11,7 @@ from rl_lab.core.folders import RunFiles, group
 
 SAMPLING = {"env.num_envs", "env.num_threads", "env.device"}  # how a task is sampled, not what it is
 NOT_ALGORITHM = "env", "experiment"  # of the chosen names
+LONGEST = 40  # characters of a value in a title
 MOST = 6  # settings that a note lists with their values
 TITLES = "env.id", "env.game"  # settings that say what an environment is, where its file's name does not
 
@@ -110,9 +113,17 @@ def _tasks(runs: list[RunFiles], by: Sequence[str]) -> dict[Path, str]:
     for run in runs:
         namesakes = [of_task[other] for other, title in titles.items() if title == titles[run.folder]]
         keys = [key for key in of_task[run.folder] if len({settings.get(key) for settings in namesakes}) > 1]
-        words = [f"{key}={' '.join(of_task[run.folder][key].split())}" for key in keys]
+        words = [f"{key}={_short(of_task[run.folder][key])}" for key in keys]
         names[run.folder] = " ".join([titles[run.folder], *words])
     return names
+
+
+def _short(value: str) -> str:
+    """The value on one line; of a drawn map, or what else is long, the beginning and a digest that tells it apart."""
+    text = " ".join(value.split())
+    if os.path.isabs(text):
+        text = min(text, os.path.relpath(text), key=len)
+    return text if len(text) <= LONGEST else f"{text[:12]}... ({hashlib.sha256(text.encode()).hexdigest()[:4]})"
 
 
 def _labels(runs: list[RunFiles], tasks: dict[Path, str]) -> dict[Path, str]:

@@ -213,6 +213,8 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
             raise UserError(
                 f"{str(override.input_line)[:60]} makes more than {MOST_JOBS:,} jobs; sweep over fewer values"
             )
+        if twice := repeated(override):
+            raise UserError(f"{str(override.input_line)[:60]} has {twice[0]} twice; name each value once")
         if max(map(len, key.split("/"))) > LONGEST_KEY:
             raise UserError(f"no setting '{key[:40]}...'")
         if override.is_delete() and (key in needed or key.endswith("._target_")):
@@ -230,6 +232,12 @@ def number_of_values(override: Override) -> int:
     if isinstance(value, RangeSweep) and value.step:
         return max(1, int(abs((value.stop or 0) - (value.start or 0)) / abs(value.step)))
     return 1
+
+
+def repeated(override: Override) -> list[str]:
+    """The values of a sweep that it names more than once."""
+    values = [*override.sweep_string_iterator()] if isinstance(override._value, ChoiceSweep) else []
+    return [value for value in values if values.count(value) > 1]
 
 
 def _check_choice(override: Override, optional: bool) -> None:

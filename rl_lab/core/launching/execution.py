@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import files, imports, metrics, outcome, ownership, permissions, reading
-from rl_lab.core.errors import UserError, brief, counted, pasted
+from rl_lab.core.errors import NoRoom, UserError, brief, counted, pasted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
@@ -157,6 +157,9 @@ def _carry_out(
             f"stopped; {prog} train {pasted(f'run={shown}')}{again} resumes it" if begun else "stopped before it began"
         )
         raise
+    except NoRoom as full:
+        again = f"{prog} train {pasted(f'run={shown}')} resumes it" if run.folder.begun else "start it again"
+        raise UserError(f"{full}, then {again}") from full
     took, then = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog).then
     for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):
         run.say(line)

@@ -12,7 +12,7 @@ from gen_lab.data import Batches, Images
 from gen_lab.judging import Judge, nothing
 from gen_lab.judging.evaluation import evaluate
 from gen_lab.judging.pictures import WIDTH, in_rows, side_by_side, write_sheet, write_training_film
-from gen_lab.networks.averaging import Averages
+from gen_lab.networks.averaging import Averages, weights
 from gen_lab.networks.best import Best
 from gen_lab.networks.compiling import as_they_are, compile_networks
 from gen_lab.types import Autoencoder, Meaning, Model
@@ -92,6 +92,17 @@ def fit(
     def scored(images: Images, draws: int, by: Judge | None, what: str) -> Metrics:
         return evaluate(learner, images, run.stream("eval"), draws, by, Told(run.say, what))
 
+    def weigh() -> None:
+        """Whether the last weights are the best: before the book saves for the last time, and evaluates."""
+        if book.step < book.total or "best" not in parts or chosen.offered >= book.step or not run.leads:
+            return
+        try:
+            with run.at_once(), sight.open():
+                chosen.offer(scored(watched, 0, None, "the validation images"), book.step, learner)
+        except Halted:  # it is due again when the run is resumed
+            run.save(book.step, parts)
+            raise
+
     def evaluation() -> Metrics:
         last = book.step >= book.total
         with run.at_once(), sight.open(), chosen.shown(learner) if last else contextlib.nullcontext():
@@ -105,6 +116,7 @@ def fit(
             sight.draw(book.step)
             if last:
                 film(run, book.step)
+                measured |= chosen.figures  # by which a search chooses, for the test set is for the end
             elif "best" in parts:
                 chosen.offer(measured, book.step, learner)
         if patience and chosen.worse >= patience and not last:
@@ -127,14 +139,13 @@ def fit(
         run.say("loop.compile=true: the first updates wait for torch.compile, half a minute to several")
     shown = 0.0
     try:
+        weigh()
         for _ in book.steps():
             for rate in rates:
                 rate.scale(share(schedule, book.step - 1, total_steps, warm_up, step_every, step_factor))
             book.add(metrics := learner.update(*batches.draw()))
             averages.follow()
-            if book.step >= book.total and "best" in parts and run.leads:  # the book saves before it evaluates
-                with run.at_once(), sight.open():
-                    chosen.offer(scored(watched, 0, None, "the validation images"), book.step, learner)
+            weigh()
             if book.step < book.rows.next and time.monotonic() > shown + SHOWN_EVERY:  # of the row to come
                 shown = time.monotonic()
                 run.progress.show({name: float(x) for name, x in metrics.items()})
@@ -191,6 +202,14 @@ def check(
             raise UserError(f"loop.schedule and loop.warm_up need {at}.decay=1: it is {decay:g}, and sets the rate too")
         if average and own:
             raise UserError(f"loop.average={average:g} needs {at}.average=0: it is {own:g}; one is enough")
+    if (schedule != "constant" or warm_up) and not [*optimizers(learner)]:
+        raise UserError(
+            f"loop.schedule and loop.warm_up would be ignored, as {name} has no learning rate; leave them out"
+        )
+    if average and not [*weights(learner)]:
+        raise UserError(
+            f"loop.average={average:g} would be ignored, as {name} learns no weights by gradients; leave it out"
+        )
     if (schedule == "step") != (step_every is not None):
         raise UserError("loop.schedule=step and loop.step_every=<updates> belong together")
     if average == 1:

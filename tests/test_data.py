@@ -553,6 +553,14 @@ def test_a_held_out_folder_is_the_split_whatever_it_is_called(tmp_path, held_out
     assert data.remark == ("" if held_out.lower() == "test" else f"tested on those in {held_out.lower()}")
 
 
+def test_training_and_testing_are_the_split_too(tmp_path):
+    data = folder(path=beside(tmp_path, training__cat=3, training__dog=2, Testing__cat=1, Testing__dog=4))
+    assert (len(data.train), len(data.test), data.classes) == (5, 5, 2) and data.remark == ""
+    beside(tmp_path / "above", below__training__cat=2, below__testing__cat=2)
+    with pytest.raises(UserError, match="below holds folders testing and training, and a split stands at the top"):
+        folder(path=str(tmp_path / "above"))
+
+
 def test_what_is_left_out_is_said(tmp_path):
     (tmp_path / "readme.txt").write_text("not a picture")
     (tmp_path / "photo.heic").write_text("nor one that can be read")

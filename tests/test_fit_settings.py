@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from gen_lab.networks.best import learned
 from gen_lab.networks.compiling import as_they_are, compile_networks
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
+from rl_lab.core.interrupts import Halted
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run, Stopped
 from rl_lab.core.schedules import share
@@ -210,6 +212,51 @@ def test_the_last_weights_may_be_the_best(tmp_path, data, capsys):
     assert (state["best"]["step"], state["best"]["worse"]) == (12, 0)
     assert equal(state["best"]["learned"]["encoder"], state["model"]["encoder"])
     assert "the last evaluation is of update 12, which did best" in capsys.readouterr().err
+
+
+def test_the_last_row_has_the_test_images_and_the_validation_images_by_the_best_weights(tmp_path, data):
+    fitted(tmp_path, kept(data), best=True)
+    found, best = rows(tmp_path), checkpoint.read(tmp_path / "checkpoint.pt")["best"]
+    names = [f"eval/bits_per_dim_bound[{data.name}]", f"eval/bits_per_dim_bound[{data.name}-validation]"]
+    assert set(names) <= found[-1].keys() and found[-1][names[1]] == pytest.approx(best["score"])
+
+
+def test_the_weighing_of_the_last_weights_is_interrupted_and_done_on_resuming(tmp_path, data):
+    """Nothing of the updates before it is lost, and the end is that of a run at one go."""
+
+    class Halting(vae(data.spec, CPU, seed=0).__class__):
+        def score(self, x, generator, iwae_samples=0, label=None):
+            if self.halts and self.seen == 12:
+                self.halts.clear()
+                raise Halted(signal.SIGINT)
+            return super().score(x, generator, iwae_samples, label)
+
+        def update(self, x, label=None):
+            self.seen += 1
+            return super().update(x, label)
+
+    def halting(*args, **knobs):
+        made = vae(*args, **knobs)
+        made.__class__, made.halts, made.seen = Halting, [True], 0
+        return made
+
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "cut", kept(data), halting, best=True)
+    assert checkpoint.read(tmp_path / "cut/checkpoint.pt")["step"] == 12
+    fitted(tmp_path / "cut", kept(data), best=True)
+    fitted(tmp_path / "whole", kept(data), best=True)
+    assert rows(tmp_path / "cut")[-1] == rows(tmp_path / "whole")[-1]
+    cut, whole = (checkpoint.read(tmp_path / f"{name}/checkpoint.pt")["best"] for name in ("cut", "whole"))
+    assert equal(cut, whole)
+
+
+@pytest.mark.parametrize("name", ["independent", "bernoulli_mixture"])
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"schedule": "cosine"}, "has no learning rate"), ({"average": 0.9}, "learns no weights")]
+)
+def test_rates_and_averages_are_refused_where_nothing_descends(tmp_path, data, name, settings, words):
+    with pytest.raises(UserError, match=f"would be ignored, as .* {words}"):
+        fitted(tmp_path, data, stated(f"model/{name}"), **settings)
 
 
 def test_a_judge_sees_the_test_set_once_where_others_validate(tmp_path, data):

@@ -109,6 +109,10 @@ def test_scores_in_words():
     assert (
         score({"eval/recon_mse[x]": 2.5, "eval/recon_mse_se[x]": 0.5, "vae/loss": 3.0}) == "eval/recon_mse[x] 2.5 ± 0.5"
     )
+    both = {"eval/nll_nats[x-validation]": 1.0, "eval/nll_nats[x]": 2.0}
+    assert score(both) == "eval/nll_nats[x] 2" and score({"eval/nll_nats[x-validation]": 1.0}).endswith(
+        "-validation] 1"
+    )
     assert score({"episode/return": 2.0, "eval/episodes": 8}) == "episode/return 2" and score({"dqn/loss": 1.0}) == ""
 
 

@@ -46,6 +46,10 @@ def draw(folder: Path, trained: Trained, rows: int, steps: int, reach: float, ou
     model, data = trained.model, trained.data
     if not isinstance(model, LatentModel):
         raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
+    if len(data.test) < 2:
+        raise UserError(
+            f"{folder}: latents are seen between images, and there is one to test on; hold out more of them"
+        )
     x, label, z = coded(model, data)
     known = label if model.spec.classes else None
     place, first = (folder, "pictures/") if out is None else (folder_for(out), f"{trained.name}_")

@@ -17,6 +17,7 @@ from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
 TEST = "test", "val", "valid", "validation"  # names of folders with held-out pictures; the first that exists is used
+ALSO = {"training": "train", "testing": "test"}  # other names of them
 MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than was meant
 
 
@@ -37,8 +38,8 @@ def folder(
 ) -> Images:
     """Every picture under `path`; where all of them lie in folders, the topmost folder's name is its class.
 
-    Folders `train` and `test` under `path` are the split, and their own folders the classes; of `val` (or `valid`,
-    `validation`) are the evaluations before the last, and where there is no `test` all.
+    Folders `train` and `test` (or `training` and `testing`) under `path` are the split, and their own folders the
+    classes; of `val` (or `valid`, `validation`) are the evaluations before the last, and where there is no `test` all.
     """
     train, test, validated, remark = split(home(path), held_out)
     names = {name for _, name in train + test + validated}
@@ -100,7 +101,7 @@ def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, Pictures, st
     """
     whole, remarks = found(path)
     parts = {
-        name: [(p, part) for p, part in whole if part is not None and part.lower() == name] for name in ("train", *TEST)
+        name: [(p, part) for p, part in whole if part is not None and _role(part) == name] for name in ("train", *TEST)
     }
     tests = [name for name in TEST if parts[name]]
     if not tests and (not parts["train"] or len(parts["train"]) < len(whole)):
@@ -108,7 +109,7 @@ def split(path: Path, held_out: float) -> tuple[Pictures, Pictures, Pictures, st
         return *_both(path, _drawn(whole, held_out), held_out), [], "; ".join(remarks)
     if not parts["train"]:
         raise UserError(f"{path} has a folder {tests[0]} and none called train, which holds what is to be learned")
-    if len(others := [p for p, part in whole if part is None or part.lower() not in parts]):
+    if len(others := [p for p, part in whole if part is None or _role(part) not in parts]):
         raise UserError(
             f"{path} holds {others[0].relative_to(path)} beside folders for training and testing; "
             "put it into one of them, or elsewhere"
@@ -152,15 +153,20 @@ def _top(parts: Sequence[str]) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
+def _role(name: str) -> str:
+    """What a folder of this name holds, where it holds a part of a split."""
+    return ALSO.get(name.lower(), name.lower())
+
+
 def _refuse_splits_below(path: Path, pictures: Pictures) -> None:
     """Raises UserError where a split lies too deep to be found, and would be lost."""
     places: dict[Path, set[str]] = {}
     for p, _ in pictures:
         for parent in p.relative_to(path).parents:
-            if parent.parent != parent and parent.name.lower() in ("train", *TEST):
-                places.setdefault(parent.parent, set()).add(parent.name.lower())
+            if parent.parent != parent and _role(parent.name) in ("train", *TEST):
+                places.setdefault(parent.parent, set()).add(parent.name)
     for place, names in places.items():
-        if place != Path() and "train" in names and len(names) > 1:
+        if place != Path() and "train" in map(_role, names) and len({*map(_role, names)}) > 1:
             raise UserError(
                 f"{path / place} holds folders {' and '.join(sorted(names))}, and a split stands at the "
                 f"top; set {pasted(f'data.path={path / place}')}, or put classes into train and test"

@@ -56,7 +56,8 @@ class Judge:
             taught, reference = torch.arange(len(data.train)), taught
         self.data, self.k, self.samples, self.split = data, k, samples or len(held_out), split
         if (fewest := min(len(taught), len(reference), len(held_out), self.samples)) < k + 2:
-            raise UserError(f"judge.k={k} needs {k + 2} or more images in each split, and {data.name} leaves {fewest}")
+            raise UserError(f"judge.k={k} needs {k + 2} or more images in each split, and {data.name} leaves {fewest}; "
+                            "hold out more, or type judge=none for the likelihood alone")  # fmt: skip
         pixels = math.prod(data.spec.shape)
         room.memory(8.0 * self.samples * pixels, f"judge.samples={self.samples}")
         self.say, told = say, Told(say, "the judge of samples learns, once, for it is kept", "updates")

@@ -12,13 +12,17 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, state_of
 from rl_lab.core.metrics import is_lower_better, objective
 
+YOUNGER: dict[str, Any] = {"offered": -1, "figures": {}}  # what older checkpoints leave out
+
 
 class Best:
     """Of the evaluations so far. Part of a checkpoint."""
 
     def __init__(self) -> None:
         self.score, self.step, self.worse = math.inf, 0, 0  # the lower the better; updates; evaluations since then
+        self.offered = -1  # the update that was offered last
         self.learned: dict[str, Any] = {}
+        self.figures: dict[str, float] = {}  # of the validation images, by the best weights
 
     def offer(self, metrics: Metrics, step: int, learner: Learner) -> None:
         """Keeps what the learner has learned if no evaluation was better. Raises UserError if it has no likelihood."""
@@ -28,9 +32,11 @@ class Best:
                 "loop.best and loop.patience choose by the likelihood of validation images, and this model has none; "
                 "leave them out"
             )
+        self.offered = step
         score = float(metrics[name]) * (1 if is_lower_better(name) else -1)
         if score < self.score:
             self.score, self.step, self.worse, self.learned = score, step, 0, learned(learner)
+            self.figures = {name: float(x) for name, x in metrics.items()}
         else:
             self.worse += 1
 
@@ -45,11 +51,12 @@ class Best:
             take(learner, before)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("score", "step", "worse", "learned")}
+        return {name: getattr(self, name) for name in (*YOUNGER, "score", "step", "worse", "learned")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.score, self.step, self.worse = state["score"], state["step"], state["worse"]
         self.learned = state["learned"]
+        self.offered, self.figures = (state.get(name, of_old) for name, of_old in YOUNGER.items())
 
 
 def learned(learner: Learner) -> dict[str, Any]:

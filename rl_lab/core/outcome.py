@@ -10,6 +10,7 @@ from rl_lab.core.errors import UserError, counted
 from rl_lab.core.metrics import Metric, objective
 
 EPISODES, REGRET = "eval/episodes", "eval/regret"
+VALIDATION = "-validation]"  # what the names of images end with that the last evaluation is not of
 NAMED = 3  # pictures, or films; of more only the number is said
 
 
@@ -35,6 +36,7 @@ def lines(folder: Path, final: Mapping[str, float], took: str, then: Sequence[st
 
 def score(final: Mapping[str, float]) -> str:
     """The newest figures: eval/return 0.931 ± 0.012 (32 episodes), regret 0.0013; ± is the standard error."""
+    final = {name: x for name, x in final.items() if not name.endswith(VALIDATION)} or final
     measured = sorted(name for name in final if name.startswith("eval/") and not Metric.of(name).is_error)
     if (name := objective(final) or next(iter(measured), None)) is None:
         return ""

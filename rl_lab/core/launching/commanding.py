@@ -16,13 +16,15 @@ from rl_lab.core.launching.execution import find_wanted
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.studies.study import runs_of
 
+OF_RUNS = "agent.", "env.", "loop.", "data.", "model."
+
 
 def command(root: str, name: str, arguments: list[str]) -> int:
     """Calls what conf/command/<root>/<name>.yaml says, with the folders named on the command line as `runs`.
 
-    A study's folder stands for its runs, and any other that is no run for those below it. Beside run folders agent.*,
-    env.* and loop.* are settings of theirs, and go to a command that has `changes` among its parameters; to one that
-    has `choices`, the groups chosen and their names. A command that has `settings` takes those of `train`, beside its
+    A study's folder stands for its runs, and any other that is no run for those below it. Beside run folders OF_RUNS
+    are settings of theirs, and go to a command that has `changes` among its parameters; to one that has `choices`, the
+    groups chosen and their names. A command that has `settings` takes those of `train`, beside its
     own. Returns the exit code, 0 where the call returns none.
     """
     from rl_lab.core import calls, checking
@@ -32,7 +34,9 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     check_settings(given, {"env", "judge", "tracker"})
     if several := [o for o in given if parsed(o).is_sweep_override()]:
         raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
-    changes = [o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data."))]
+    changes = [
+        o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data.", "model."))
+    ]
     own = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
     taken = inspect.signature(calls.locate(own._target_)).parameters
     composes = "settings" in taken

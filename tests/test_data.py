@@ -859,3 +859,29 @@ def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path):
     assert cache_module.cache(None) == tmp_path / "gen_lab" and cache_module.cache("/x") == Path("/x")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_module.cache(None) == Path.home() / ".cache/gen_lab"
+
+
+GREYS = np.arange(20 * 64).reshape(20, 8, 8) % 256
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x_train": GREYS / 1.0, "x_test": GREYS[:5] / 1.0, "y_train": np.arange(20) % 3, "y_test": np.arange(5) % 3},
+        {"train": GREYS.reshape(20, 64), "test": GREYS[:5].reshape(5, 64)},
+        {"arr_0": GREYS},
+        {"images": GREYS / 1.0, "labels": np.arange(20) % 3},
+    ],
+)
+def test_the_line_that_is_shown_makes_the_arrays_right(tmp_path, monkeypatch, arrays):
+    monkeypatch.chdir(tmp_path)
+    np.savez("yours.npz", **arrays)
+    with pytest.raises(UserError) as error:
+        npz(path="yours.npz")
+    line = str(error.value).partition("x = np.load")
+    exec(f"{line[1]}{line[2]}".replace("H, W", "8, 8"), {"np": np})
+    made = next(tmp_path.glob("images.np?"))
+    data = npz(path=str(made))
+    assert len(data.train) + len(data.test) == (20 if made.suffix == ".npy" else 25)
+    assert data.classes == (3 if "y_train" in arrays else 0)
+    assert data.train.max() > 200

@@ -485,6 +485,11 @@ def test_the_line_shows_what_a_gan_does(data):
     assert is_shown("eval/frechet[digits-x]") and is_shown("autoregressive/bits_per_dim")
 
 
+def test_a_setting_of_the_model_reaches_sample_and_is_named_where_it_does_not_fit(folder, capsys):
+    assert gen_lab("sample", f"run={folder}", "model.latents=5", "device=cpu", "tracker=none") == 2
+    assert capsys.readouterr().err.endswith("leave out model.latents=5\n")
+
+
 def test_inpaint(conditional, tmp_path):
     usual = [f"run={conditional}", "count=7", "seed=2", "device=cpu", "tracker=none"]
     test = digits(protocol="binarised").test[:7].numpy()

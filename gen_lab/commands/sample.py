@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from rl_lab.core.files import home, inside, replacing
 from rl_lab.core.joining import join
 from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Bound, Count, Natural, Positive
+from rl_lab.core.settings import Count, Natural, Positive
 
 BLOCK, SHOWN = 64, 400  # images drawn at once; on a sheet at most
 
@@ -34,7 +34,7 @@ def sample(
     label: Natural | None,  # the class to draw; None: all of them in turn, if the model is conditional
     inpaint: str | None,  # given of test images: top, bottom, left, right, or a picture's white pixels
     film: bool,
-    temperature: Annotated[Positive, Bound(high=1e6)],  # of the draws: below 1 likelier and less varied images
+    temperature: Positive,  # of the draws: below 1 likelier and less varied images
     columns: Count | None,  # of the sheet; None: 8, or as many as each class has samples
     out: str | None,  # a folder for the files; None: the run's own
     device: str,

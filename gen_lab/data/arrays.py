@@ -3,7 +3,7 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -20,11 +20,7 @@ from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
 MOST_CLASSES = 65_536
-RIGHT = (  # what makes any arrays right
-    "x = np.load('yours.npz'); train, test = (np.uint8(np.round(x[name])) for name in ('train', 'test')); "
-    "np.savez('images.npz', train=train, test=test, levels=256)  # x[name] * 255 where 1 is white"
-)
-RIGHT_ALONE = (  # and the one of an npy file
+RIGHT_ALONE = (  # what makes the one array of an npy file right
     "x = np.load('yours.npy'); np.save('images.npy', np.uint8(np.round(x)).reshape(-1, H, W))  # of H x W pixels; "
     "x * 255 where 1 is white"
 )
@@ -128,6 +124,20 @@ def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, boo
     return shape, fortran, dtype, member
 
 
+def _right(stored: Sequence[str], flat: bool = False) -> str:
+    """What makes the arrays of an archive right, by the names that they are stored under."""
+    names = [name.removesuffix(".npy") for name in stored]
+    own = {part: next((name for name in aliases if name in names), "") for part, aliases in ALIASES.items()}
+    images = [own["train"] or "train", own["test"] or "test"]
+    pixels = "np.uint8(np.round(x[{!r}]))" + ".reshape(-1, H, W)" * flat
+    after = "  # x[...] * 255 where 1 is white" + "; images are H x W" * flat
+    if not (own["train"] and own["test"]) and len(names) <= 2:  # all images, and perhaps their labels
+        return f"x = np.load('yours.npz'); np.save('images.npy', {pixels.format(names[0])}){after}"
+    parts = [f"{part}={pixels.format(name)}" for part, name in zip(("train", "test"), images, strict=True)]
+    parts += [f"{part}=x[{own[part]!r}]" for part in ("train_labels", "test_labels") if own[part]]
+    return f"x = np.load('yours.npz'); np.savez('images.npz', {', '.join(parts)}, levels=256){after}"
+
+
 def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None:
     """An array of whole numbers, of one axis at most ([N, 1] is [N]); None where there is none. Raises UserError for
     one of another kind, before it is unpacked."""
@@ -148,7 +158,8 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
     """Raises UserError where it is none of images."""
     if (header := _header(archive, file, name)) is None:
         raise UserError(
-            f"{file} has no array '{name}' ({', '.join(archive.namelist()[:6])}); it needs train and test: {RIGHT}"
+            f"{file} has no array '{name}' ({', '.join(archive.namelist()[:6])}); it needs train and test: "
+            f"{_right(archive.namelist())}"
         )
     shape, fortran, dtype, member = header
 
@@ -165,7 +176,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
             else:
                 yield from (rows(count) for _, count in _runs(shape))
 
-    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks)
+    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks, _right(archive.namelist(), len(shape) == 2))
 
 
 def _split(file: Path, held_out: float) -> tuple[Member, Member]:
@@ -181,7 +192,7 @@ def _split(file: Path, held_out: float) -> tuple[Member, Member]:
     def part(index: np.ndarray) -> Member:
         shape = len(index), *array.shape[1:]
         chunks = lambda: (array[index[start : start + count]] for start, count in _runs(shape))  # noqa: E731
-        return _laid_out(str(file), shape, array.dtype, chunks)
+        return _laid_out(str(file), shape, array.dtype, chunks, RIGHT_ALONE)
 
     return part(np.sort(order[cut:])), part(np.sort(order[:cut]))
 
@@ -192,9 +203,13 @@ def _runs(shape: tuple) -> Iterator[tuple[int, int]]:
     return ((start, min(at_once, shape[0] - start)) for start in range(0, shape[0], at_once))
 
 
-def _laid_out(said: str, shape: tuple, dtype: np.dtype, chunks: Callable[[], Iterator[np.ndarray]]) -> Member:
-    """The images as [N, C, H, W] uint8, whichever axis held the colours. Raises UserError where none does."""
-    right, said = RIGHT_ALONE if said.endswith(".npy") else RIGHT, f"{said} is {dtype} {list(shape)}"
+def _laid_out(
+    said: str, shape: tuple, dtype: np.dtype, chunks: Callable[[], Iterator[np.ndarray]], right: str
+) -> Member:
+    """The images as [N, C, H, W] uint8, whichever axis held the colours. Raises UserError, with what makes it right,
+    where none does.
+    """
+    said = f"{said} is {dtype} {list(shape)}"
     if dtype not in (np.uint8, bool) or len(shape) not in (3, 4) or not all(shape):
         raise UserError(f"{said}; it must be uint8 or bool [N, C, H, W], [N, H, W, C] or [N, H, W]: {right}")
     full = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape

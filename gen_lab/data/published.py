@@ -114,7 +114,7 @@ def _candidates(root: Path, source: Source) -> list[Path]:
     """Folders that hold files of this kind, archives and npz files whose names say so; the likeliest first."""
     found: set[Path] = set()
     seen, top = 0, len(root.parts)
-    for place, folders, names in os.walk(root):
+    for place, folders, names in os.walk(root, followlinks=True):  # a circle ends at DEEPEST
         path = Path(place)
         folders[:] = [] if len(path.parts) - top >= DEEPEST else sorted(f for f in folders if not f.startswith("."))
         seen += len(names)

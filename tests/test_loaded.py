@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gen_lab
+from gen_lab.data import images
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import UserError
 
@@ -161,3 +162,14 @@ def test_older_checkpoints_say_nothing_of_it(folder):
     del state["batches"]["spec"]
     checkpoint.write(folder / "checkpoint.pt", state)
     assert torch.equal(gen_lab.load(folder, device="cpu").sample(4), drawn)
+
+
+def test_many_images_are_scored_a_few_at_a_time(labelled, monkeypatch):
+    x, label = labelled.data.test, labelled.data.test_labels
+    sizes, own = [], labelled.model.score
+    monkeypatch.setattr(images, "TESTED_AT_ONCE", 5)
+    monkeypatch.setattr(labelled.model, "score", lambda x, *of: sizes.append(len(x)) or own(x, *of))
+    scores = labelled.score(x, label=label)
+    assert sizes == [5, 5, 5, 1] and {len(score) for score in scores.values()} == {16}
+    alone = labelled.score(x[:5], label=label[:5])
+    assert all(torch.equal(scores[name][:5], alone[name]) for name in scores)

@@ -1,5 +1,6 @@
 """The form of every data set: uint8 tensors that live whole on the device. No workers, no loaders, only indexing."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,6 +16,11 @@ from rl_lab.core.settings import Bound
 CPU = torch.device("cpu")
 Levels = Annotated[int, Bound(2, 256)]
 Protocol = Literal["levels", "dynamic", "threshold"]  # as they are; two of them: drawn anew, or 1 from half way on
+
+TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
+LOGITS_AT_ONCE = 2**27  # half a gigabyte
+DECODED_AT_ONCE = 2**24  # pixels of draws of z, so that it is soon seen how long an evaluation takes
+FEWEST_AT_ONCE = 8  # images, however many draws of z: one at a time would be slow
 
 
 class Images(NamedTuple):
@@ -213,3 +219,10 @@ class Binarised:
 
     def test(self, pixels: Tensor) -> Tensor:
         return bits(self.train(pixels), self.rng) if self.resampled else self.train(pixels)
+
+
+def at_once(spec: Spec, iwae_samples: int = 0) -> int:
+    """How many images are scored together, so that their logits and draws stay small."""
+    pixels = math.prod(spec.shape)
+    most = min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (pixels * spec.levels))
+    return max(1, min(most, max(FEWEST_AT_ONCE, DECODED_AT_ONCE // (pixels * max(1, iwae_samples)))))

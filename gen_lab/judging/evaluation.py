@@ -1,22 +1,17 @@
 """The scores of a model on a whole test set, each with its standard error."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gen_lab.data.images import Images
+from gen_lab.data.images import Images, at_once
 from gen_lab.judging.judge import Judge
 from gen_lab.types import LatentModel, Model
 from rl_lab.core.devices import double
 from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import generator, stream
 
-TESTED_AT_ONCE = 256  # images, fewer where their logits would fill the memory:
-LOGITS_AT_ONCE = 2**27  # half a gigabyte
-DECODED_AT_ONCE = 2**24  # pixels of draws of z, so that it is soon seen how long an evaluation takes
-FEWEST_AT_ONCE = 8  # images, however many draws of z: one at a time would be slow
 MEASURED = 4_000  # samples, where the data have a measure of their own
 
 
@@ -37,11 +32,8 @@ def evaluate(
     p(x|label) is another quantity than p(x), and is named so.
     """
     rng, scores, codes = generator(seed, data.device), [], []
-    pixels = math.prod(data.spec.shape)
-    at_once = min(TESTED_AT_ONCE, LOGITS_AT_ONCE // (pixels * data.levels))
-    at_once = max(1, min(at_once, max(FEWEST_AT_ONCE, DECODED_AT_ONCE // (pixels * max(1, iwae_samples)))))
     done = 0
-    for x, label in data.tested(at_once):
+    for x, label in data.tested(at_once(data.spec, iwae_samples)):
         score = model.score(x, rng, iwae_samples, label)
         if isinstance(model, LatentModel):
             codes.append(model.code(x, label))

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from gen_lab.data import Images
+from gen_lab.data.images import at_once
 from gen_lab.networks.averaging import weights
 from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
@@ -80,7 +82,10 @@ class Trained(NamedTuple):
         """
         x, seed = self.levels(x), conform("seed", seed, Natural)
         iwae_samples = conform("iwae_samples", iwae_samples, Natural)
-        return self.model.score(x, generator(seed, self.device), iwae_samples, self.labels(label, len(x)))
+        known, rng, size = self.labels(label, len(x)), generator(seed, self.device), at_once(self.spec, iwae_samples)
+        labels = repeat(None) if known is None else known.split(size)
+        scores = [self.model.score(*of) for of in zip(x.split(size), repeat(rng), repeat(iwae_samples), labels)]
+        return {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
 
     def code(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
         """Levels [B, C, H, W] to codes z [B, Z]. Raises UserError if the model has none."""

@@ -117,7 +117,7 @@ def fit(
             if last:
                 film(run, book.step)
                 measured |= chosen.figures  # by which a search chooses, for the test set is for the end
-            elif "best" in parts:
+            elif "best" in parts and book.step >= getattr(learner, "autoencoder_steps", 0):  # a prior learns
                 chosen.offer(measured, book.step, learner)
         if patience and chosen.worse >= patience and not last:
             run.say(f"update {book.step:,}: no better on the validation images since update {chosen.step:,}; it ends")

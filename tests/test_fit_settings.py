@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,13 @@ def test_the_weighing_of_the_last_weights_is_interrupted_and_done_on_resuming(tm
     assert rows(tmp_path / "cut")[-1] == rows(tmp_path / "whole")[-1]
     cut, whole = (checkpoint.read(tmp_path / f"{name}/checkpoint.pt")["best"] for name in ("cut", "whole"))
     assert equal(cut, whole)
+
+
+def test_a_prior_that_has_not_begun_ends_no_run(tmp_path, data):
+    """Before it does, the likelihood of a VQ-VAE rests on codes that nobody models, and may only grow worse."""
+    vqvae = partial(stated("model/vqvae"), autoencoder_steps=8)
+    fitted(tmp_path, kept(data), vqvae, total_steps=12, eval_every=1, patience=1)
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["best"]["step"] >= 8
 
 
 @pytest.mark.parametrize("name", ["independent", "bernoulli_mixture"])

@@ -188,6 +188,11 @@ TRAIN = {
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
+    "loop.lr=1": "no setting 'loop.lr'; did you mean agent.optimizer.lr?",
+    "agent.learning_rate=1": "no setting 'agent.learning_rate'; did you mean agent.optimizer.lr?",
+    "total_timesteps=9": "no setting 'total_timesteps'; did you mean loop.total_steps?",
+    "agent.buffer_size=9": "no setting 'agent.buffer_size'; did you mean agent.replay.capacity?",
+    "agent=ppo agent.clip_range=0.1": "no setting 'agent.clip_range'; did you mean agent.clip?",
     "-m seed=0,1,0": "seed=0,1,0 has 0 twice; name each value once",
     "-m env=four_rooms,windy,four_rooms": "env=four_rooms,windy,four_rooms has four_rooms twice; name each value "
     "once",

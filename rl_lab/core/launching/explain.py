@@ -194,6 +194,16 @@ def refuse_through_reference(cfg: DictConfig, key: str) -> None:
         parent = parent._get_node(name)
 
 
+PEERS = {  # names that Stable-Baselines3, CleanRL, Keras and papers use -> ours
+    "learning_rate": "lr", "n_envs": "num_envs", "total_timesteps": "total_steps", "ent_coef": "entropy_coef",
+    "vf_coef": "value_coef", "gae_lambda": "lambda_", "clip_range": "clip", "clip_coef": "clip", "n_epochs": "epochs",
+    "update_epochs": "epochs", "n_steps": "rollout_length", "num_steps": "rollout_length",
+    "num_minibatches": "minibatches",
+    "buffer_size": "capacity", "grad_clip": "max_grad_norm", "anneal_lr": "decay_steps", "ema": "average",
+    "ema_decay": "average", "early_stopping": "patience", "latent_dim": "latents", "z_dim": "latents", "env_id": "id",
+}  # fmt: skip
+
+
 def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     """The message for a setting that does not exist, or that the signature has and the YAML leaves at its default."""
     from rl_lab.core import calls
@@ -228,13 +238,23 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         inner = part.get("_target_") if isinstance(part, DictConfig) and name not in part else None
         if inner and name in inspect.signature(calls.locate(inner)).parameters:
             return f"no setting '{key}'; write +{parent}.{k!s}.{name}=... to set it"
+    if (ours := PEERS.get(name)) and (found := _ending(cfg, ours, key)):
+        return f"no setting '{key}'; did you mean {' or '.join(found)}?"
     there = (k for k in flatten(cfg) if not k.rpartition(".")[2].startswith("_"))
     known = [*there, *(f"{parent}.{p}" for p in parameters), *more]
     beside = [k for k in known if k.startswith(f"{key.partition('.')[0]}.") and k.endswith(f".{name}")]
     here = [k for k in flatten(cfg) if parent and k.count(".") == 1 and k.endswith(f".{name}")]
     elsewhere = of_another(key) + f"; here there is {' and '.join(here)}" * bool(here)
     elsewhere = elsewhere if parent else _whole(cfg, name)
+    if not (elsewhere or beside) and (found := _ending(cfg, name, key)):
+        return f"no setting '{key}'; did you mean {' or '.join(found)}?"
     return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
+
+
+def _ending(cfg: DictConfig, name: str, key: str) -> list[str]:
+    """The settings here of that name, the shortest first; those of the key's own group where there are any."""
+    found = sorted((k for k in flatten(cfg) if k.endswith(f".{name}") and ".eval_env." not in k), key=len)[:MOST]
+    return [k for k in found if k.partition(".")[0] == key.partition(".")[0]] or found
 
 
 def _whole(cfg: DictConfig, name: str) -> str:

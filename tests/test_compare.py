@@ -108,6 +108,15 @@ def test_seeds_without_a_step_in_common(runs, contrast, capsys):
     assert "area: blank, as there are no steps that all curves cover." in capsys.readouterr().out
 
 
+def test_seeds_of_a_row_each_share_no_seconds_and_are_drawn_all_the_same(runs, written, tmp_path):
+    for seed in range(2):
+        folder = write_run(runs / str(seed), [0.5 + seed], seed=seed)
+        row = json.loads((folder / "metrics.jsonl").read_text())
+        (folder / "metrics.jsonl").write_text(json.dumps(row | {"seconds": 1.0 + seed}) + "\n")
+    written([runs])
+    assert (tmp_path / "out/compare.png").stat().st_size > 0
+
+
 def test_a_planner_of_one_row_takes_no_area_from_the_others(runs, contrast):
     write_run(runs / "a", [0, 1, 2])
     write_run(runs / "b", [3.0], name="value_iteration")

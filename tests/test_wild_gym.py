@@ -104,6 +104,17 @@ def test_a_registration_that_begins_episodes_at_another_time_is_refused(register
 # -- images
 
 
+class Scalar(Counter):
+    """Shows a bare number."""
+
+    observation_space = spaces.Box(0, 1, (), np.float32)
+
+
+def test_a_bare_number_is_refused_with_what_makes_a_vector_of_it(register):
+    with pytest.raises(UserError, match=r"its observations are bare numbers.*env\.wrappers=\[FlattenObservation\]"):
+        Gym(register(Scalar), 2)
+
+
 class Pictures(gymnasium.Env):
     """Every pixel tells its channel: 10 (c + 1)."""
 

@@ -95,7 +95,12 @@ class Gym:
     def _shape(self) -> tuple[int, ...]:
         if isinstance(self._space, spaces.Discrete):
             return (int(self._space.n),)
-        *sides, last = shape = self._space.shape or ()
+        if not (shape := self._space.shape):
+            raise UserError(
+                f"env.id={self._id} is refused: its observations are bare numbers, and networks need a vector; "
+                "env.wrappers=[FlattenObservation] makes them one"
+            )
+        *sides, last = shape
         return (last, *sides) if self._channels == "last" else shape
 
     def reset(self, seed: int) -> Tensor:

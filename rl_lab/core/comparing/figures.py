@@ -155,6 +155,8 @@ def _limit(axes: "Axes", lines: list[np.ndarray]) -> None:
     """Up and down as far as the lines go, but for those of an outlier; seeds and bands no further than half of that
     beyond.
     """
+    if not (lines := [line for line in lines if len(line)]):  # seeds of a row each share no range of seconds
+        return
     low, high = edges([x for line in lines for x in (np.min(line), np.max(line))])
     least, greatest = axes.dataLim.intervaly
     room = 0.5 * (high - low) or math.inf

@@ -55,6 +55,15 @@ def test_a_setting_of_the_environment_makes_another_task(study):
     assert set(tasks["pong env.sticky=0.25"]) == {"dqn"}
 
 
+def test_what_an_agent_is_shown_of_a_world_makes_another_algorithm_and_no_other_world(tmp_path):
+    for name, normalised in ("a", True), ("b", False):
+        env = {"_target_": "rl_lab.envs.gym.Gym", "id": "CartPole-v1", "normalise_obs": normalised}
+        write_run(tmp_path / name, choices={"agent": "ppo", "env": "gym"}, name="ppo", top={"env": env})
+    tasks, _ = grouped(tmp_path)
+    (groups,) = tasks.values()
+    assert len(groups) == 2
+
+
 def test_the_title_of_a_task_is_short_and_its_own_though_the_map_is_long(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     walls = "#" * 13

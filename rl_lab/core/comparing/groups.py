@@ -10,6 +10,9 @@ from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.folders import RunFiles, group
 
 SAMPLING = {"env.num_envs", "env.num_threads", "env.device"}  # how a task is sampled, not what it is
+SEEN = {
+    f"env.{name}" for name in ("normalise_obs", "normalise_reward", "clip_obs", "frame_stack")
+}  # by the agent alone
 NOT_ALGORITHM = "env", "experiment"  # of the chosen names
 LONGEST = 40  # characters of a value in a title
 MOST = 6  # settings that a note lists with their values
@@ -99,7 +102,7 @@ def _unique(runs: list[RunFiles], names_count: bool, notes: list[str]) -> list[R
 
 
 def _is_of_task(key: str) -> bool:
-    return key.startswith("env.") and key not in SAMPLING
+    return key.startswith("env.") and key not in SAMPLING | SEEN
 
 
 def _tasks(runs: list[RunFiles], by: Sequence[str]) -> dict[Path, str]:

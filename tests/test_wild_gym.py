@@ -115,6 +115,14 @@ def test_a_bare_number_is_refused_with_what_makes_a_vector_of_it(register):
         Gym(register(Scalar), 2)
 
 
+@pytest.mark.parametrize(("name", "ours"), [("NormalizeReward", "reward=0.99"), ("NormalizeObservation", "obs=true")])
+def test_a_wrapper_whose_statistics_would_be_lost_is_refused_and_ours_named(register, name, ours):
+    with pytest.raises(
+        UserError, match=rf"env\.wrappers\[0\]={name}: its statistics .*env\.normalise_{ours} does the same"
+    ):
+        Gym(register(Counter), 2, wrappers=[name])
+
+
 class Pictures(gymnasium.Env):
     """Every pixel tells its channel: 10 (c + 1)."""
 

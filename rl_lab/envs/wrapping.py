@@ -134,6 +134,9 @@ def built(entries: Sequence[Any]) -> list[tuple[str, Wrap]]:
     return found
 
 
+KEPT = {"NormalizeObservation": "env.normalise_obs=true", "NormalizeReward": "env.normalise_reward=0.99"}
+
+
 def _call(name: str, settings: Mapping[str, Any], shown: str) -> Wrap:
     home, _, last = name.rpartition(".")
     module = imports.named(home, shown) if home else gymnasium.wrappers
@@ -142,6 +145,11 @@ def _call(name: str, settings: Mapping[str, Any], shown: str) -> Wrap:
     if not (of_home and isinstance(call, type) and issubclass(call, gymnasium.Wrapper)):
         names = [key for key, x in vars(module).items() if isinstance(x, type) and issubclass(x, gymnasium.Wrapper)]
         raise UserError(f"{shown}: {module.__name__} has no wrapper {last}{nearest(last, names)}")
+    if ours := KEPT.get(last):
+        raise UserError(
+            f"{shown}: its statistics would be lost with the run, and change what an evaluation measures; {ours} does "
+            "the same, keeps them in the checkpoint, and freezes them in evaluations"
+        )
     try:
         inspect.signature(call).bind(None, **settings)
     except TypeError as error:

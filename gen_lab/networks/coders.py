@@ -17,7 +17,11 @@ from rl_lab.core.settings import Count, Natural
 
 Shape = tuple[int, int, int]
 Activation = Literal["relu", "tanh", "gated"]
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gated": partial(nn.GLU, 1)}  # of units [B, F], of maps [B, C, H, W]
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gated": partial(nn.GLU, 1),  # of units [B, F], of maps [B, C, H, W]
+}
 
 
 # -- fully connected

@@ -124,8 +124,8 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         if value not in arguments:
             names = [*map(str, arguments)]
             listed = len(names) <= FEW and not difflib.get_close_matches(str(value), names, cutoff=ALIKE)
-            words = f"; choose from {', '.join(names)}" if listed else nearest(value, arguments)
-            raise UserError(f"{path}={value} is not a choice{words}")
+            which = f"; choose from {', '.join(names)}" if listed else nearest(value, arguments)
+            raise UserError(f"{path}={value} is not a choice{which}")
         return value
     if hint is float and isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)

@@ -229,6 +229,14 @@ def test_what_does_not_fit_is_refused_in_a_line(words, fault, tmp_path, monkeypa
     assert fault in said and "\n" not in said
 
 
+def test_what_was_learned_without_statistics_is_not_judged_with_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    short = "experiment=ppo_cartpole", "loop.total_steps=300", "loop.eval_every=null", "loop.eval_episodes=1"
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", *short, "tracker=none", "hydra.run.dir=plain"]) == 0
+    assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "run=plain", "env.normalise_obs=true", "episodes=2"]) == 2
+    assert "has no statistics to normalise them by; leave out env.normalise_obs=true" in capsys.readouterr().err
+
+
 def test_fitted_q_iteration_would_not_keep_the_statistics(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["train", "experiment=fitted_q_cartpole", "env.normalise_obs=true", "tracker=none"]) == 2

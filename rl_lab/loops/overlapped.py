@@ -43,7 +43,7 @@ class Collector(Learner):
         self.rollout: list[tuple[Acted, Transition]] = []
 
     def reset(self, seed: int) -> None:
-        self.obs = self.env.reset(seed)
+        self.obs, self.rollout = self.env.reset(seed), []
 
     def follow(self) -> None:
         """From here on it acts with the learner's present parameters."""

@@ -123,7 +123,7 @@ class Convolutional(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if not reduced():
             return super().forward(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             return super().forward(x).float()
 
 

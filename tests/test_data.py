@@ -871,6 +871,7 @@ GREYS = np.arange(20 * 64).reshape(20, 8, 8) % 256
         {"train": GREYS.reshape(20, 64), "test": GREYS[:5].reshape(5, 64)},
         {"arr_0": GREYS},
         {"images": GREYS / 1.0, "labels": np.arange(20) % 3},
+        {"labels": np.arange(20) % 3, "pictures": GREYS / 1.0},
     ],
 )
 def test_the_line_that_is_shown_makes_the_arrays_right(tmp_path, monkeypatch, arrays):

@@ -132,7 +132,8 @@ def _right(stored: Sequence[str], flat: bool = False) -> str:
     pixels = "np.uint8(np.round(x[{!r}]))" + ".reshape(-1, H, W)" * flat
     after = "  # x[...] * 255 where 1 is white" + "; images are H x W" * flat
     if not (own["train"] and own["test"]) and len(names) <= 2:  # all images, and perhaps their labels
-        return f"x = np.load('yours.npz'); np.save('images.npy', {pixels.format(names[0])}){after}"
+        name = next((name for name in names if not name.startswith(("y", "label", "target"))), names[0])
+        return f"x = np.load('yours.npz'); np.save('images.npy', {pixels.format(name)}){after}"
     parts = [f"{part}={pixels.format(name)}" for part, name in zip(("train", "test"), images, strict=True)]
     parts += [f"{part}=x[{own[part]!r}]" for part in ("train_labels", "test_labels") if own[part]]
     return f"x = np.load('yours.npz'); np.savez('images.npz', {', '.join(parts)}, levels=256){after}"

@@ -145,7 +145,7 @@ def _call(name: str, settings: Mapping[str, Any], shown: str) -> Wrap:
     if not (of_home and isinstance(call, type) and issubclass(call, gymnasium.Wrapper)):
         names = [key for key, x in vars(module).items() if isinstance(x, type) and issubclass(x, gymnasium.Wrapper)]
         raise UserError(f"{shown}: {module.__name__} has no wrapper {last}{nearest(last, names)}")
-    if ours := KEPT.get(last):
+    if call is getattr(gymnasium.wrappers, last, None) and (ours := KEPT.get(last)):
         raise UserError(
             f"{shown}: its statistics would be lost with the run, and change what an evaluation measures; {ours} does "
             "the same, keeps them in the checkpoint, and freezes them in evaluations"

@@ -101,13 +101,13 @@ def _unique(runs: list[RunFiles], names_count: bool, notes: list[str]) -> list[R
     return list(found.values())
 
 
-def _is_of_task(key: str) -> bool:
+def is_of_task(key: str) -> bool:
     return key.startswith("env.") and key not in SAMPLING | SEEN
 
 
 def _tasks(runs: list[RunFiles], by: Sequence[str]) -> dict[Path, str]:
     """By folder the environment's name, and the settings in which its namesakes differ."""
-    of_task = {run.folder: {k: v for k, v in run.settings.items() if _is_of_task(k) and k not in by} for run in runs}
+    of_task = {run.folder: {k: v for k, v in run.settings.items() if is_of_task(k) and k not in by} for run in runs}
     titles = {}
     for run in runs:
         title = next((of_task[run.folder][key] for key in TITLES if key in of_task[run.folder]), None)
@@ -181,7 +181,7 @@ def differing(arranged: dict[str, Groups]) -> dict[str, dict[str, list[str]]]:
     found = {}
     for key in keys:
         values = {name: sorted({run.settings.get(key, "") for run in runs}) for name, runs in members.items()}
-        if len({value for of_group in values.values() for value in of_group}) > 1 and not _is_of_task(key):
+        if len({value for of_group in values.values() for value in of_group}) > 1 and not is_of_task(key):
             found[key] = values
     return found
 
@@ -193,7 +193,7 @@ def _pooled(arranged: dict[str, Groups]) -> Iterator[str]:
         for runs in groups.values():
             for key in dict.fromkeys(key for run in runs for key in run.settings):
                 values = {run.settings.get(key, "none") for run in runs}
-                if len(values) > 1 and not _is_of_task(key):
+                if len(values) > 1 and not is_of_task(key):
                     within.setdefault(key, set()).update(values)
     if within:
         texts = [f"{key} ({_listed(values)})" for key, values in within.items()]

@@ -152,10 +152,8 @@ def _carry_out(
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
-        begun = run.folder.rows or run.folder.before
-        run.say(
-            f"stopped; {prog} train {pasted(f'run={shown}')}{again} resumes it" if begun else "stopped before it began"
-        )
+        resumed = f"stopped; {prog} train {pasted(f'run={shown}')}{again} resumes it"
+        run.say(resumed if run.folder.begun else "stopped before it began")
         raise
     except NoRoom as full:
         again = f"{prog} train {pasted(f'run={shown}')} resumes it" if run.folder.begun else "start it again"

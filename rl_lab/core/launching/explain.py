@@ -259,8 +259,8 @@ def _ending(cfg: DictConfig, name: str, key: str) -> list[str]:
 
 def _whole(cfg: DictConfig, name: str) -> str:
     """Which settings here, or else of other choices, a name without its path may be: lr, or env_id."""
-    if within := [key for key in flatten(cfg) if key.endswith(f".{name}")]:
-        return f"; did you mean {' or '.join(sorted(within, key=len)[:MOST])}?"
+    if within := _ending(cfg, name, name):
+        return f"; did you mean {' or '.join(within)}?"
     keys = (f"{group}.{name.removeprefix(f'{group}_')}" for group in ("env", "agent", "data", "model") if group in cfg)
     return next((found for key in keys if (found := of_another(key, key))), "")
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rl_lab.core.comparing.groups import SAMPLING, SEEN
+from rl_lab.core.comparing.groups import is_of_task
 from rl_lab.core.errors import counted, pasted
 from rl_lab.core.folders import summary
 from rl_lab.core.metrics import is_lower_better
@@ -146,8 +146,8 @@ def standing(ranking: Ranking, ended: int, running: int, total: int, already: in
 def _world(study: Study, job: Job) -> tuple[str, ...]:
     """The task of a job's score: scores of different worlds are not compared."""
     about = summary(study.folder / (job.folder or ""))
-    settings = [o for o in study.differing(job.number) if o.lstrip("+").startswith(("env.", "data."))]
-    settings = [o for o in settings if o.lstrip("+").partition("=")[0] not in SAMPLING | SEEN]
+    keys = {o: o.lstrip("+").partition("=")[0] for o in study.differing(job.number)}
+    settings = [o for o, key in keys.items() if is_of_task(key) or key.startswith("data.")]
     return str(about.get("env")), str(about.get("data")), *settings
 
 

@@ -134,3 +134,13 @@ def test_a_run_stops_at_the_return_asked_for_and_then_has_nothing_left_to_do(tmp
     assert run(f"run={tmp_path / 'x'}") == 0
     assert "nothing left to do" in capsys.readouterr().err
     assert json.loads((tmp_path / "x" / "summary.json").read_text())["step"] == summary["step"]
+
+
+def test_in_a_world_that_begins_anew_no_episode_is_counted_that_never_was(tmp_path):
+    """Each lasts five steps here, also the one that a stop cut in two."""
+    short = ["experiment=ppo_cartpole", "loop=overlapped", "tracker=none", "device=cpu", "env.num_envs=2", "env.time_limit=5",
+             "agent.rollout_length=8", "loop.log_every=1", "loop.eval_episodes=2", "loop.eval_every=null"]  # fmt: skip
+    assert run(*short, "loop.total_steps=48", f"hydra.run.dir={tmp_path}/run") == 0
+    assert run(f"run={tmp_path}/run", "loop.total_steps=160", "tracker=none") == 0
+    lengths = [row["episode/length"] for row in rows(tmp_path / "run") if "episode/length" in row]
+    assert len(lengths) > 4 and set(lengths) == {5.0}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from run_folders import write_run
 from stated import stated
@@ -406,6 +407,14 @@ def test_a_checkpoint_of_impossible_numbers_is_refused(tmp_path, key, value):
         UserError, match="(does not say where the run stood|is impossible); bring back a whole copy, or delete it with"
     ):
         written(tmp_path)
+
+
+@pytest.mark.parametrize("state", [{"a": [torch.zeros(1) for _ in range(20_001)]}, {"a": [1.5] * 1_000_001}])
+def test_what_would_not_be_read_is_not_written(tmp_path, state):
+    checkpoint.write(tmp_path / "checkpoint.pt", {"step": 1})
+    with pytest.raises(UserError, match="more parts than|longer than any of ours"):
+        checkpoint.write(tmp_path / "checkpoint.pt", state)
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 1 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_yaml_of_a_folder_is_plain_data(tmp_path):

@@ -101,6 +101,17 @@ def test_it_goes_on_as_if_never_stopped(tmp_path):
     assert all(torch.equal(x, weights(tmp_path / "halves")[k]) for k, x in weights(tmp_path / "whole").items())
 
 
+def test_a_checkpoint_of_a_long_rollout_is_taken_up(tmp_path):
+    """Of 600 steps: a tensor each of ten fields would make an index that is longer than is read."""
+    common = ["experiment=ppo_four_rooms", "loop=overlapped", "tracker=none", "device=cpu", "env.num_envs=2",
+              "loop.eval_every=null", "loop.eval_episodes=10", "agent.rollout_length=600"]  # fmt: skip
+    assert run(*common, "loop.total_steps=3600", f"hydra.run.dir={tmp_path / 'whole'}") == 0
+    assert run(*common, "loop.total_steps=2400", f"hydra.run.dir={tmp_path / 'halves'}") == 0
+    assert len(torch.load(tmp_path / "halves/checkpoint.pt", weights_only=True)["collector"]["rollout"]) == 10
+    assert run(f"run={tmp_path / 'halves'}", "loop.total_steps=3600") == 0
+    assert all(torch.equal(x, weights(tmp_path / "halves")[k]) for k, x in weights(tmp_path / "whole").items())
+
+
 def test_what_it_trained_is_evaluated_and_filmed_like_any_run(tmp_path, capsys):
     arguments = ["experiment=ppo_four_rooms", "loop=overlapped", "tracker=none", "device=cpu", "env.num_envs=4",
                  "agent.rollout_length=8", "loop.total_steps=64", "loop.eval_every=null", "loop.eval_episodes=4",

@@ -142,6 +142,17 @@ def test_clips_stay_in_an_episode_and_short_ones_are_filled_up():
     assert walk([0, 1], [1, 1]).draw(4, 3, generator(0, CPU)) is None
 
 
+def test_no_clip_runs_over_a_cut():
+    """After step 15, where a resumed run begins new episodes."""
+    tape = walk([0] * 16, [1] * 16)
+    tape.cut()
+    for t in range(16, 24):
+        at = tensor([float(t)]).expand(1, 3)
+        tape.add(transition(at, tensor([0]), tensor([1.0]), tensor([1.0]), tensor([False]), at))
+    begins = tape.draw(400, 3, generator(0, CPU)).obs[:, 0, 0]
+    assert {*begins.int().tolist()} == {8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21}
+
+
 def test_the_tape_keeps_the_newest():
     tape = walk([0] * 8, [1] * 8)
     for t in range(8, 13):

@@ -1,5 +1,6 @@
 """Stable-Baselines3 in our harness: what it is shown, and one update of ours beside one of its own."""
 
+import json
 from functools import partial
 
 import gymnasium
@@ -62,6 +63,16 @@ def test_sb3_rewards_are_clipped_for_the_learner_and_counted_raw():
 def trained(tmp_path, *overrides: str) -> int:
     arguments = ["train", "tracker=none", "device=cpu", "loop.total_steps=8", "loop.eval_episodes=2", *overrides]
     return cli.main("rl-lab", "rl", COMMANDS, [*arguments, f"hydra.run.dir={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize(("total", "step"), [(30, 30), (25, 30)])
+def test_sb3_learns_from_every_rollout(total, step, tmp_path, monkeypatch):
+    """From the last one too, which it fills up, as plain SB3 does."""
+    learned, train = [], stable_baselines3.A2C.train
+    monkeypatch.setattr(stable_baselines3.A2C, "train", lambda self: learned.append(self.num_timesteps) or train(self))
+    assert trained(tmp_path, "env=four_rooms", "agent=sb3_a2c", "env.num_envs=2", f"loop.total_steps={total}") == 0
+    assert learned == [10, 20, 30]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == step
 
 
 def test_sb3_on_collect_says_that_it_discounts_by_options(tmp_path, capsys):

@@ -16,19 +16,22 @@ from rl_lab.core.errors import UserError
 FORMAT = "rl_lab checkpoint 1"
 ANEW = "or delete it with the summary.json and metrics.jsonl beside it, to train anew by run="
 LONGEST_ROW, ROWS_A_SECOND = 10_000, 100  # bytes, generously: a run writes 10 of some hundred
-LARGEST_INDEX, MOST_OPCODES, MOST_PARTS = 4_000_000, 100_000, 20_000  # bytes; the tensors themselves lie beside it
+LARGEST_INDEX, MOST_OPCODES, MOST_PARTS = 16_000_000, 1_000_000, 20_000  # bytes; the tensors themselves lie beside it
 LARGEST_TUPLE = 10_000  # values, what it shares counted each time: so long is it hashed, compared or shown
 LARGEST_VIEW = 64_000_000  # bytes of a tensor that is more than what is stored of it
 
 
 def write(path: Path, state: dict[str, Any], alone: bool = True) -> None:
-    """Never half a file: the previous checkpoint stands until the new one is on disk. Raises OSError.
+    """Never half a file: the previous checkpoint stands until the new one is on disk.
+
+    Raises OSError, and UserError where `read` would refuse it.
 
     alone: see `files.replacing`.
     """
     try:
-        with files.replacing(path, alone) as beside, open(beside, "wb") as file:
+        with files.replacing(path, alone) as beside, open(beside, "w+b") as file:
             torch.save({"format": FORMAT, **state}, file)
+            _check_parts(path, file)  # what `read` would refuse is found now and not after a night
     except RuntimeError as error:  # torch reports a full disk so
         raise OSError(f"could not write {path}: {error}") from error
 
@@ -85,24 +88,10 @@ def foreign(node: Any) -> str | None:
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:
-    """An archive as torch writes it, nothing in it packed, its checksums right. Raises UserError."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 2**16))
-    _, is_there, end = file.read().rpartition(b"PK\5\6")  # of the archive, where the number of its parts stands
+    """An archive as torch writes it, its checksums right. Raises UserError."""
     try:
-        if is_there and int.from_bytes(end[6:8], "little") > MOST_PARTS:
-            raise UserError(f"{path} is refused: it has more parts than any checkpoint of ours")
+        _check_parts(path, file)
         with zipfile.ZipFile(file) as archive:
-            parts = archive.infolist()
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
-                sum(part.file_size for part in parts) > size
-            ):
-                raise UserError(f"{path} is refused: it unpacks to more than it is, as no checkpoint of ours does")
-            if any(part.filename.endswith("data.pkl") and part.file_size > LARGEST_INDEX for part in parts):
-                raise UserError(f"{path} is refused: its index is larger than {LARGEST_INDEX / 1e6:g} MB")
-            for part in parts:
-                if part.filename.endswith("data.pkl") and (fault := _odd_index(archive.read(part))):
-                    raise UserError(f"{path} is refused: {fault}")
             damaged = archive.testzip()  # torch does not compare the checksums of what it reads
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         if isinstance(error, UserError):
@@ -112,6 +101,26 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
         raise UserError(
             f"{path} is damaged: {files.printable(damaged)} fails its checksum; bring back a whole copy, {ANEW}"
         )
+
+
+def _check_parts(path: Path, file: BinaryIO) -> None:
+    """Nothing in the archive is packed, and no more parts nor a longer index than one of ours. Raises UserError."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 2**16))
+    _, is_there, end = file.read().rpartition(b"PK\5\6")  # of the archive, where the number of its parts stands
+    if is_there and int.from_bytes(end[6:8], "little") > MOST_PARTS:
+        raise UserError(f"{path} is refused: it has more parts than any checkpoint of ours")
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
+            sum(part.file_size for part in parts) > size
+        ):
+            raise UserError(f"{path} is refused: it unpacks to more than it is, as no checkpoint of ours does")
+        for part in (part for part in parts if part.filename.endswith("data.pkl")):
+            if part.file_size > LARGEST_INDEX:
+                raise UserError(f"{path} is refused: its index is larger than {LARGEST_INDEX / 1e6:g} MB")
+            if fault := _odd_index(archive.read(part)):
+                raise UserError(f"{path} is refused: {fault}")
 
 
 def _odd_index(pickled: bytes) -> str | None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
+
 from rl_lab.agents.ppo import PPO, Acted, choose
 from rl_lab.core import distributed, precision
 from rl_lab.core.bookkeeping import Book
@@ -58,13 +60,14 @@ class Collector(Learner):
             self.obs = step.obs
 
     def state_dict(self, without: str | None = None) -> dict[str, Any]:
-        rollout = [(*acted, *transition) for acted, transition in self.rollout]
-        return super().state_dict(without) | {"rollout": rollout}
+        """The rollout as a few long tensors [T * N, ...], not T times as many: a checkpoint's index stays short."""
+        steps = ([*acted, *transition] for acted, transition in self.rollout)
+        return super().state_dict(without) | {"rollout": [torch.cat(field) for field in zip(*steps, strict=True)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        rollout = ([x.to(self.env.device) for x in step] for step in state["rollout"])
-        self.rollout = [(Acted(*step[:3]), Transition(*step[3:])) for step in rollout]
+        fields = (field.to(self.env.device).split(self.env.num_envs) for field in state["rollout"])
+        self.rollout = [(Acted(*step[:3]), Transition(*step[3:])) for step in zip(*fields, strict=True)]
         if self.env.state_dict():
             self.obs = self.env.observe()
 

@@ -91,11 +91,14 @@ def train(
     truly = partial(continued, worth=end_reward) if hidden_ends else told
     understood: Metrics = {}
     obs = resumed(env, book.step, episodes, run) if book.step else env.reset(run.stream("env"))
+    if not env.state_dict():
+        model.tape.cut()
     if words := learner.announce(env.num_envs):
         run.say(words)
     for _ in book.steps(env.num_envs, learner):
         if not model.begun:
             understood = watch_random(env, model, run, truly)
+            model.tape.cut()
             obs = env.reset(run.stream("env"))
         action = learner.act(obs)
         step = env.step(action)

@@ -58,7 +58,7 @@ def train_sb3(
             book.step = first + self.num_timesteps
             book.add({})
             book.pause()
-            return book.step < book.total
+            return book.total == total_steps or book.step < book.total  # at total_steps SB3 learns once more and ends
 
     book.begin()
     book.pause()

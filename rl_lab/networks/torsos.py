@@ -187,7 +187,7 @@ class StandardFrames(Frames):
 
     def __init__(self, shape: Sequence[int]):
         super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(*shape))  # [C, H, W], of frames in [0, 1]
         self.register_buffer("square", torch.zeros(*shape))  # the sum of squared differences from it
         self.register_buffer("rate", torch.ones(*shape))  # 1 / deviation

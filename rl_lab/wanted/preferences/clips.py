@@ -42,6 +42,11 @@ class Tape:
             field[self.count % self.length] = x
         self.count += 1
 
+    def cut(self) -> None:
+        """What comes next does not follow on the newest step, in none of the envs."""
+        if self.count:
+            self.fields[Transition._fields.index("last")][(self.count - 1) % self.length] = True
+
     def draw(self, clips: int, steps: int, rng: torch.Generator) -> Clips | None:
         """Clips that begin anywhere, all of one episode each; None where there are none.
 

@@ -33,7 +33,8 @@ def pong(experiment: str, device: torch.device, seconds: float, note: Note, smal
 
 def pong_a2c(device: torch.device, seconds: float, note: Note, small: bool) -> None:
     """Steps of Pong a second by A2C, with the emulator's own share."""
-    pong("pong_a2c", device, seconds, note, small, *["agent.rollout_length=2"] * small)
+    few = ["agent.rollout_length=2"] * small
+    pong("pong_a2c", device, seconds, note, small, "agent.gather_steps=0", *few)
 
 
 def pong_pqn(device: torch.device, seconds: float, note: Note, small: bool) -> None:

@@ -146,13 +146,15 @@ def test_interrupted_a_study_of_an_own_agent_goes_on_with_jobs_that_had_not_begu
 
 def test_each_job_fails_alone_and_says_why(here, capsys):
     networks = "agent.network._target_=rl_lab.networks.torsos.linear,torch.nn.Flatten"
-    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, networks, "agent.gamma=0.9,2", "hydra.launcher.n_jobs=2")
+    code, _, err = rl_lab(
+        capsys, "train", "-m", *TABLE, networks, "env.mdp.slip=sideways,up", "hydra.launcher.n_jobs=2"
+    )
     study = the_study()
     assert states() == ["finished", "mistake", "crashed", "mistake"] and code == 1
     assert "4 jobs: 1 finished, 2 mistake, 1 crashed" in err
     lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
-    assert len(lines) == 3 and lines[0].endswith("agent.gamma=2 must be between 0 and 1")
-    assert "agent.network._target_=torch.nn.Flatten agent.gamma=0.9  TypeError: " in lines[1]
+    assert len(lines) == 3 and "env.mdp.slip=up is not a choice" in lines[0]
+    assert "agent.network._target_=torch.nn.Flatten env.mdp.slip=sideways  TypeError: " in lines[1]
     assert lines[1].endswith(f"traceback in {study.log(2)}")
     assert ["Traceback" in study.log(n).read_text() for n in range(4)] == [False, False, True, False]
     assert "Traceback" not in err and "replay" not in err
@@ -240,18 +242,43 @@ def test_scores_in_two_worlds_have_no_best(study):
 
 
 def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
-    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2,3", "hydra/launcher=basic")
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "env.mdp.slip=up,down", "hydra/launcher=basic")
     assert code == 2 and "2 jobs: 2 mistake" in err and err.endswith("\nno run began, and nothing is kept of them; "
                                                                      "type the command again without the mistake\n")  # fmt: skip
     assert not list(here.rglob("*"))
     many = "seed=" + ",".join(map(str, range(20)))
-    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gamma=2", many, "hydra/launcher=basic")
-    line = "agent.gamma=2 must be between 0 and 1"
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "env.mdp.slip=up", many, "hydra/launcher=basic")
+    line = "env.mdp.slip=up is not a choice; choose from sideways, uniform"
     assert code == 2 and "20 jobs: 20 mistake" in err and err.count(line) == 2 and f"{line}, as would 19 more" in err
     assert err.startswith("composing the settings of 20 jobs before the first begins\n20 runs, 1 at a time")
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
     assert (code, err) == (2, "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n")
     assert not list(Path("other").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["agent.gamma=0.9,2"], "agent.gamma=2 must be between 0 and 1 (the run of agent.gamma=2)"),
+        (["seed=0,1.5"], "seed=1.5 must be a whole number (the run of seed=1.5)"),
+        (["loop=train,sb3", "agent.gamma=0.9,0.8,2"], "(the run of loop=train agent.gamma=2)"),
+        (["agent=q_learning,ppo", "agent.clip=0.1"], "no setting 'agent.clip'; it is a setting of agent=ppo (the run of agent=q_learning)"),
+        (["agent=q_learning,dqn", "agent.gama=0.9"], "did you mean agent.gamma? (the run of agent=q_learning)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_settings_of_one_job_is_found_before_any_begins(here, capsys, typed, line):
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *typed, "hydra/launcher=basic")
+    assert code == 2 and f"{line}; none was started\n" in err and err.count("\n") == 1
+    assert not list(here.rglob("*"))
+
+
+def test_jobs_of_several_agents_share_a_setting_that_the_default_agent_lacks(here, capsys):
+    """Hydra composes the default one first, DQN, which has no rollout."""
+    shared = ["agent.rollout_length=4", "loop.total_steps=64", "loop.eval_every=null", "hydra/launcher=basic"]
+    code, _, err = rl_lab(capsys, "train", "-m", "env=four_rooms", "agent=a2c,ppo", *QUIET, *shared)
+    assert code == 0 and states() == ["finished"] * 2, err
+    assert all("agent.rollout_length=4" in job.overrides for job in the_study().jobs())
+    assert all("rollout_length: 4" in path.read_text() for path in here.glob("runs/*_four_rooms/*/config.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +296,7 @@ def test_a_study_that_is_refused_leaves_nothing_behind(here, capsys, typed, line
 
 def test_a_seed_that_is_none_is_one_line_where_each_job_is_composed_by_itself(here, capsys):
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "seed=0,a")
-    assert code == 2 and err.splitlines()[-1] == "rl-lab: seed=a must be a whole number"
+    assert code == 2 and "seed=a must be a whole number (the run of seed=a)" in err
 
 
 @pytest.mark.slow
@@ -460,7 +487,7 @@ def test_as_many_jobs_at_once_as_there_are_cores_for_their_threads(monkeypatch):
 )
 def test_other_launchers(here, plugin, choice):
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
-    process = started("train", "-m", *TABLE, "agent.gamma=0.9,2", *choice)
+    process = started("train", "-m", *TABLE, "env.mdp.slip=sideways,up", *choice)
     err = process.communicate(timeout=300)[1]
     assert process.returncode == 2 and states() == ["finished", "mistake"], err
 

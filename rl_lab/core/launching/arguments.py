@@ -13,6 +13,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from rl_lab.core import conf_dir, files, registry
 from rl_lab.core.errors import UserError, nearest, pasted
@@ -181,6 +182,28 @@ def checked(overrides: list[str], root: str) -> list[str]:
             lab = "gen-lab" if root == "rl" else "rl-lab"
             raise UserError(f"study={study} is for {lab}: {lab} train study={study}")
     return typed
+
+
+def forcing(typed: list[str], root: str) -> tuple[list[str], set[str]]:
+    """`typed`, but with ++ before the settings of parts that each job chooses for itself; and which settings these are.
+
+    Before the jobs Hydra composes what they share, with the default agent in place of those that are swept over, and
+    would refuse a setting that the default lacks.
+    """
+    flags = {i for i, words in enumerate(typed) if words.startswith("-") or (i and typed[i - 1] in WITH_VALUE)}
+    settings = {i: parsed(words) for i, words in enumerate(typed) if i not in flags}
+    swept = {o.key_or_group for o in settings.values() if o.is_sweep_override()}
+    for study in (o.value() for o in settings.values() if o.key_or_group == "study" and not o.is_delete()):
+        path = conf_dir() / f"study/{study}.yaml"
+        swept |= set(OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}) if path.is_file() else set()
+    chosen = {re.split("[/@]", key)[0] for key in swept if is_group(re.split("@", key)[0])}
+    chosen |= set(groups(root)) if "experiment" in chosen else set()
+    forced = {
+        i: key
+        for i, key in ((i, o.key_or_group) for i, o in settings.items())
+        if "." in key and key.partition(".")[0] in chosen and key not in swept and typed[i].startswith(f"{key}=")
+    }
+    return [f"++{words}" if i in forced else words for i, words in enumerate(typed)], {*forced.values()}
 
 
 def idle(changes: Sequence[str]) -> str | None:

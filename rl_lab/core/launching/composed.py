@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import calls, conf_dir
@@ -12,6 +13,18 @@ from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
+
+
+def settle(cfg: DictConfig, prog: str, root: str) -> None:
+    """Completes what Hydra composed just now, and checks its names. Raises UserError."""
+    choices, typed = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+    check_root(cfg, root)
+    check_loop(prog, choices)
+    check_planner(choices, typed)
+    check_heeded(cfg, typed, parts_of(prog))
+    complete_eval_env(cfg, choices)
+    keep_what_runs(cfg, choices, typed)
+    check_protocol(cfg, choices)
 
 
 def check_root(cfg: DictConfig, root: str, *noted: str) -> None:

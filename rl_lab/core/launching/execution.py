@@ -17,14 +17,10 @@ from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
     check_heeded,
-    check_loop,
-    check_planner,
-    check_protocol,
     check_root,
     check_values,
-    complete_eval_env,
-    keep_what_runs,
     precision_of,
+    settle,
 )
 from rl_lab.core.launching.composition import as_dict, parts_of, world_key
 from rl_lab.core.parts import Parts
@@ -37,21 +33,25 @@ if TYPE_CHECKING:
 
 def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
     """A new run of what Hydra composed, in the folder that it chose; `trusted`: typed just now by the user."""
-    chosen = HydraConfig.get().runtime
-    folder = Path(chosen.output_dir)
+    folder = Path(HydraConfig.get().runtime.output_dir)
     with _held(folder) as lock:
         if trusted:
             find_wanted(cfg, parts_of(prog))
         if not _follows():
             _check_new(prog, folder)
-        check_root(cfg, root)
-        check_loop(prog, chosen.choices)
-        check_planner(chosen.choices, HydraConfig.get().overrides.task)
-        check_heeded(cfg, HydraConfig.get().overrides.task, parts_of(prog))
-        complete_eval_env(cfg, chosen.choices)
-        keep_what_runs(cfg, chosen.choices, HydraConfig.get().overrides.task)
-        check_protocol(cfg, chosen.choices)
+        settle(cfg, prog, root)
         return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock, _beside())
+
+
+def rehearse(cfg: DictConfig, prog: str, root: str) -> None:
+    """Raises UserError where `begin` would refuse what Hydra composed before it builds anything of it."""
+    from rl_lab.core import checking
+
+    find_wanted(cfg, parts_of(prog))
+    settle(cfg, prog, root)
+    cfg = _written_out(cfg)
+    checking.check(cfg.loop, "loop")
+    check_values(cfg)
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:

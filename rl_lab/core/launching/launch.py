@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError, counted, pasted
@@ -20,12 +20,13 @@ from rl_lab.core.launching.arguments import (
     check_place,
     checked,
     composed_once,
+    forcing,
     lazy_help,
     number_of_values,
     split,
 )
 from rl_lab.core.launching.composition import parsed, quoted
-from rl_lab.core.launching.execution import begin, finished, go_on
+from rl_lab.core.launching.execution import begin, finished, go_on, rehearse
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.provenance import revision
 from rl_lab.core.studies.jobs import Value, run_job
@@ -55,7 +56,7 @@ def train(
     sys.argv = [f"{prog} train", *arguments]
     if folders:
         return resume(prog, root, folders[0], overrides)
-    overrides = checked(overrides, root)
+    overrides, forced = forcing(checked(overrides, root), root)
     source = conf_dir()
     plain = partial(plain_errors, source, root, overrides)
 
@@ -89,7 +90,8 @@ def train(
 
     ours = study is None or study.ours
     once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
-    with recording(starting, partial(job, prog=prog, root=root, ours=ours)) as studies, once:
+    task, rehearsed = partial(job, prog=prog, root=root, ours=ours), partial(rehearsal, prog=prog, root=root)
+    with recording(starting, task, rehearsed, forced) as studies, once:
         code = _counted(prog, studies, plain, main, kept=study is not None)
     if mistakes:
         raise mistakes[0]
@@ -207,6 +209,20 @@ def job(
     value = run_job(study, number, folder, prog, work, launcher)
     files.remove_empty(folder, above=0)
     return value and value[1]
+
+
+def rehearsal(composed: Callable[[list[str]], DictConfig], overrides: list[str], prog: str, root: str) -> None:
+    """Raises UserError where the job that Hydra composes of these would be refused before its run begins."""
+    of_study = HydraConfig.instance().cfg
+    try:
+        with plain_errors(conf_dir(), root, overrides):
+            cfg = composed(overrides)
+            HydraConfig.instance().set_config(cfg)
+            with read_write(cfg), open_dict(cfg):
+                del cfg["hydra"]
+            rehearse(cfg, prog, root)
+    finally:
+        HydraConfig.instance().cfg = of_study
 
 
 def _number_of_jobs(cfg: DictConfig) -> int:

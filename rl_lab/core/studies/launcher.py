@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import takewhile
@@ -31,9 +31,14 @@ BEGINNING = {
 
 
 @contextmanager
-def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> Iterator[list[Study]]:
+def recording(
+    begin: Callable[[DictConfig], Study],
+    job: Callable[..., Any],  # job(config, study=..., launcher=...) is what the launcher's processes call
+    rehearse: Callable[[Callable[[list[str]], DictConfig], list[str]], None],  # raises UserError over a job's settings
+    forced: Container[str],  # settings that were typed without the ++ before them
+) -> Iterator[list[Study]]:
     """Within, a sweeper that asks Hydra for its launcher gets one that keeps a study and appends it to the yielded
-    list. `job(config, study=..., launcher=...)` is what the launcher's processes call.
+    list.
     """
     studies, plugins = [], Plugins.instance()
     ask = plugins.instantiate_launcher
@@ -47,7 +52,9 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> 
         with read_write(config):
             config.hydra.sweep.dir = str(study.folder)  # where sweepers and launchers leave files of their own
         task = partial(job, study=study, launcher=os.getpid())
-        return Recorded(ask(hydra_context=hydra_context, task_function=task, config=config), study, config)
+        launcher = ask(hydra_context=hydra_context, task_function=task, config=config)
+        composed = partial(hydra_context.config_loader.load_sweep_config, config)
+        return Recorded(launcher, study, config, partial(rehearse, composed), forced)
 
     vars(plugins)["instantiate_launcher"] = instantiate_launcher  # before the class's own method
     try:
@@ -59,8 +66,15 @@ def recording(begin: Callable[[DictConfig], Study], job: Callable[..., Any]) -> 
 class Recorded(Launcher):
     """Launches, of the jobs it is given, those that the study misses."""
 
-    def __init__(self, launcher: Launcher, study: Study, config: DictConfig):
-        self.launcher, self.study = launcher, study
+    def __init__(
+        self,
+        launcher: Launcher,
+        study: Study,
+        config: DictConfig,
+        rehearse: Callable[[list[str]], None],
+        forced: Container[str],
+    ):
+        self.launcher, self.study, self.rehearse, self.forced = launcher, study, rehearse, forced
         self.trials: int = OmegaConf.select(config, "hydra.sweeper.n_trials") or 0  # of a search, in many batches
         one = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher")
         self.at_once: int = OmegaConf.select(config, "hydra.launcher.n_jobs") or int(one)
@@ -70,10 +84,15 @@ class Recorded(Launcher):
     def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """What each job came to, which a search optimises; None where it failed, or still runs elsewhere."""
-        numbers = self.study.add(job_overrides, initial_job_idx)
+        """What each job came to, which a search optimises; None where it failed, or still runs elsewhere.
+
+        Raises UserError where the settings of a job that a user typed are a mistake: none of them is launched then.
+        """
+        numbers = self.study.add([[*map(self._as_typed, job)] for job in job_overrides], initial_job_idx)
         missing = [n for n in numbers if self.study.job(n).state not in ("finished", "running")]
         self.study.share_mistake(None)
+        if self.study.ours and not self.trials:
+            self._rehearse([self.study.job(number).overrides for number in missing])
         for number in missing:
             self.study.note(number, state="waiting")
         total = max(self.trials, len(self.study.about["jobs"]))
@@ -88,6 +107,24 @@ class Recorded(Launcher):
         if stopped or self.study.stopping:
             raise _interruption(stopped)
         return [self._returned(number) for number in numbers]
+
+    def _as_typed(self, override: str) -> str:
+        plain = override.removeprefix("++")
+        return plain if plain.partition("=")[0] in self.forced else override
+
+    def _rehearse(self, jobs: list[list[str]]) -> None:
+        """Each setting in the first job that has it."""
+        rehearsed: set[str] = set()
+        shared = set(jobs[0]).intersection(*jobs) if jobs else set()
+        for job in jobs:
+            if rehearsed.issuperset(job):
+                continue
+            rehearsed.update(job)
+            try:
+                self.rehearse(job)
+            except UserError as error:
+                own = " ".join(o for o in job if o not in shared)
+                raise UserError(f"{error} (the run of {own[:200]}); none was started" if own else str(error)) from None
 
     def _attempt(self, missing: list[int], stopped: list[int]) -> list[int]:
         """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""

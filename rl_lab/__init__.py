@@ -169,11 +169,12 @@ def film(*runs: str | Path, out: str | Path | None = None, episodes: int = 1, se
     Without `out` it goes into videos/ of the first run's folder; out=<x>.png is a still. Raises UserError.
     """
     from rl_lab.commands.render import render
+    from rl_lab.core.folders import runs_below
     from rl_lab.core.launching.given import runs_of
     from rl_lab.core.settings import Count, Natural, conform
 
     return render(
-        runs_of(runs),
+        [run for folder in runs_of(runs) for run in runs_below(folder, "rl_lab")],
         episodes=conform("episodes", episodes, Count),
         seed=conform("seed", seed, Natural),
         max_steps=2_000,

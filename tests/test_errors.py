@@ -185,6 +185,12 @@ TRAIN = {
     "tracker=/": "tracker=/ is not a choice; choose from csv, none, tensorboard, wandb",
     "protocol=machado": "protocol=machado sets env.frame_skip, and env=four_rooms has no such setting; leave the protocol out, "
     "or choose env=atari",
+    "experiment=ppo_lunar_lander agent=dqn": "experiment=ppo_lunar_lander sets agent.rollout_length, which agent=dqn does not have; "
+    "leave the experiment out: agent=dqn env=lunar_lander",
+    "experiment=boxing agent=dqn": "experiment=boxing sets agent.rollout_length, which agent=dqn does not have; leave the experiment "
+    "out: agent=dqn env=atari env.game=boxing",
+    "experiment=dqn_cartpole agent=ppo_mlp agent.replay=3": "experiment=dqn_cartpole sets agent.replay_ratio, which agent=ppo_mlp does not "
+    "have; leave the experiment out: agent=ppo_mlp env=cartpole",
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",

@@ -235,6 +235,24 @@ def test_what_was_learned_without_statistics_is_not_judged_with_them(tmp_path, m
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", *short, "tracker=none", "hydra.run.dir=plain"]) == 0
     assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "run=plain", "env.normalise_obs=true", "episodes=2"]) == 2
     assert "has no statistics to normalise them by; leave out env.normalise_obs=true" in capsys.readouterr().err
+    assert run(["train", "run=plain", "env.normalise_obs=true", "loop.total_steps=600"]) == 2
+    assert "has no statistics to normalise them by; leave out env.normalise_obs=true" in capsys.readouterr().err
+    for words in [["train", *short, "+loop.eval_env.normalise_obs=true", "tracker=none"],
+                  ["train", "run=plain", "loop.eval_env.normalise_obs=true", "loop.total_steps=600"],
+                  ["evaluate", "agent=rl_lab.agents.random:Random", "env=cartpole", "env.normalise_obs=true"],
+                  ["record", "env=cartpole", "env.normalise_obs=true", "out=x"]]:  # fmt: skip
+        assert run(words) == 2
+        assert "normalises by what training has seen, and here there is none of it" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_may_be_judged_by_another_env(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = "experiment=ppo_cartpole", "loop.total_steps=300", "loop.eval_every=null", "loop.eval_episodes=2"
+    assert run(["train", *short, "tracker=none", "hydra.run.dir=run"]) == 0
+    assert run(["train", "run=run", "loop.eval_env.time_limit=3", "loop.total_steps=600"]) == 0
+    assert rows(tmp_path / "run")[-1]["eval/return"] == 3
+    assert run(["train", "run=run", "loop.total_steps=900", "env.num_envs=8"]) == 0, "the others are still those of env"
+    assert rows(tmp_path / "run")[-1]["eval/return"] == 3
 
 
 def test_fitted_q_iteration_would_not_keep_the_statistics(tmp_path, monkeypatch, capsys):

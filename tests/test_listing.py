@@ -146,6 +146,17 @@ def test_help_of_train_has_the_comments_of_the_files_that_were_chosen(capsys):
     assert OmegaConf.create(without) == composed
 
 
+@pytest.mark.parametrize("flag", ["--config-dir={}", "-cd {}"])
+def test_help_of_train_knows_the_yaml_files_of_ones_own(capsys, tmp_path, flag):
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent/mine.yaml").write_text("# An agent of mine.\ndefaults: [dqn, _self_]\ngamma: 0.5   # near\n")
+    text = listed(capsys, "rl", "train", *flag.format(tmp_path).split(), "agent=mine", "--help")
+    assert re.search(r"^agent: +# mine: An agent of mine\.$", text, re.MULTILINE)
+    assert re.search(r"^  gamma: 0\.5 +# near$", text, re.MULTILINE)
+    assert re.search(r"^  double: false +# van Hasselt et al\. \(2016\)$", text, re.MULTILINE)
+    assert "vpn_replay, mine\n" in text
+
+
 def test_help_leaves_drawings_as_they_are(capsys):
     text = listed(capsys, "rl", "train", "--help", "env=windy")
     without = text.partition("settings as they stand")[2].partition("\n\n")[2]
@@ -165,6 +176,7 @@ def test_what_readme_names_is_there(group):
 def test_the_version(capsys):
     assert re.fullmatch(r"rl-lab \d+\.\d+\.\d+( \(\w+\S*\))?\n", listed(capsys, "rl", "--version"))
     assert listed(capsys, "gen", "--version").startswith("gen-lab ")
+    assert listed(capsys, "rl", "train", "--version") == listed(capsys, "rl", "--version")
 
 
 def test_listing_imports_neither_hydra_nor_torch():

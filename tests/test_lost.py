@@ -172,6 +172,24 @@ def test_a_planner_stops_at_the_next_sweep_and_is_found_again_bit_for_bit(planne
         assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
+def test_a_planner_that_makes_its_film_stops_at_once(here, monkeypatch):
+    def slow(sweeps, path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("rl_lab.looking.plan_pictures.Sweeps.write", slow)
+    assert rl_lab("train", *PLAN, "loop.film=true", "hydra.run.dir=run") == 128 + signal.SIGTERM
+
+
+def test_a_signal_before_the_first_step_leaves_no_empty_folder(tmp_path):
+    words = ["-m", "rl_lab", "train", "tracker=none", "loop.total_steps=1_000_000", "hydra.run.dir=made/run"]
+    with subprocess.Popen([sys.executable, *words], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        until((tmp_path / "made/run").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not (tmp_path / "made").exists() or (tmp_path / "made/run/config.yaml").exists()
+
+
 # -- links
 
 STRAY = ["summary.new", "checkpoint.new", "videos/sweeps.new", *(f".new.{name}" for name in (

@@ -19,6 +19,8 @@ NAMES = {
     "experiment=dqn_four_rooms": "dqn_four_rooms",
     "experiment=dqn_four_rooms seed=3 agent.gamma=0.9": "dqn_four_rooms",
     "experiment=dqn_four_rooms agent=ppo": "ppo_four_rooms",
+    "experiment=preferences_four_rooms": "preferences_four_rooms",
+    "experiment=preferences_four_rooms agent=ppo": "ppo_four_rooms_preferences",
     "experiment=dqn_four_rooms env=windy": "dqn_windy",
     "experiment=value_iteration_four_rooms planner=policy_iteration": "policy_iteration_four_rooms",
     "experiment=dqn_four_rooms agent=ppo name=mine": "mine",

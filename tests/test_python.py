@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ import torch
 
 import gen_lab
 import rl_lab
+from rl_lab.__main__ import COMMANDS
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching import cli
 from rl_lab.envs.abilities import Tabular
 
 PLAN = "experiment=value_iteration_russell_norvig", "loop.film=false", "tracker=none", "device=cpu"
@@ -37,6 +40,16 @@ def test_what_the_docstrings_show(lab, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     return rl_lab.train(*PLAN, f"hydra.run.dir={tmp_path_factory.mktemp('python')}/run").absolute()
+
+
+def test_a_study_stands_for_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["loop.total_steps=40", "loop.eval_every=null", "loop.eval_episodes=1", "hydra/launcher=basic"]
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", "-m", "agent=q_learning,sarsa", "tracker=none", *few]) == 0
+    (study,) = Path("runs/studies/sweep").iterdir()
+    assert len({row["run"] for row in rl_lab.metrics(study)}) == 2
+    assert rl_lab.film(study, out="both.png") == Path("both.png") and Path("both.png").exists()
+    assert len(rl_lab.compare(study)) == 2
 
 
 def test_importing_the_labs_imports_no_torch():

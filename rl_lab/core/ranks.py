@@ -1,7 +1,7 @@
 """A run in several processes, each of them a rank: which states a checkpoint holds of each, and how ranks differ."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rl_lab.core import distributed
 from rl_lab.core.errors import UserError
@@ -13,6 +13,13 @@ class Part(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Missed(Protocol):
+    """A part that raises UserError where the checkpoint of a run that goes on has nothing of it."""
+
+    def absent(self) -> None: ...
 
 
 def own_states(parts: dict[str, Part]) -> dict[str, Any]:

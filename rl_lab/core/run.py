@@ -19,7 +19,7 @@ from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress, explained
 from rl_lab.core.randomness import stream
-from rl_lab.core.ranks import Part, own_states, shared_out
+from rl_lab.core.ranks import Missed, Part, own_states, shared_out
 from rl_lab.core.rows import PER_SECOND, Allowance
 from rl_lab.core.run_folder import RunFolder, last_rows, of_full_disk
 from rl_lab.core.tracker import Tracker
@@ -188,6 +188,8 @@ class Run:
             for name, part in parts.items():
                 if name in saved or (saved and isinstance(part, Learner)):
                     self._restore(name, part, saved)
+                elif saved and isinstance(part, Missed):
+                    part.absent()
         if self.step:
             self.say(f"resumed at step {self.step:,}")
         elif self.folder.before and not self._resumes:

@@ -24,10 +24,15 @@ LARGE = 10_000  # bytes of an observation from where on a few copies are enough
 
 
 class World:
-    """The environment under examination: its settings, the seed of the probes, and the seconds that each may play."""
+    """The environment under examination: its settings, the seed of the probes, and the seconds that each may play.
+
+    It is examined as it is without statistics: what it shows would depend on all that its copies showed before.
+    """
 
     def __init__(self, node: Mapping[str, Any], seed: int, seconds: float):
-        self.node, self.seed, self.seconds = node, seed, seconds
+        gathered = {"normalise_obs": False, "normalise_reward": None}
+        self.node = {key: gathered.get(key, value) for key, value in node.items()}
+        self.seed, self.seconds = seed, seconds
         self.num_envs: int = node["num_envs"]  # as it is trained in
 
     def built(self, num_envs: int, **more: Any) -> VectorEnv:

@@ -74,11 +74,25 @@ class Normalising(VectorEnv, Protocol):
 
 
 def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
-    """Makes `eval_env` use the statistics that `env` gathers; returns them for the checkpoint, {} without any."""
+    """Makes `eval_env` use the statistics that `env` gathers; returns them for the checkpoint, {} without any.
+
+    Raises UserError where `eval_env` alone would normalise observations: by none.
+    """
+    if not (isinstance(env, Normalising) and env.statistics.obs):
+        refuse_unlearned(eval_env, "set env.normalise_obs=true, for training too, or leave it out")
     if not isinstance(env, Normalising) or not isinstance(eval_env, Normalising) or not env.statistics.parts:
         return {}
     eval_env.share(env.statistics)
     return {"statistics": env.statistics}
+
+
+def refuse_unlearned(env: VectorEnv, remedy: str) -> None:
+    """Raises UserError where the env would normalise observations, and no training gathers what it does that by."""
+    if isinstance(env, Normalising) and env.statistics.obs:
+        env.close()
+        raise UserError(
+            f"normalise_obs=true normalises by what training has seen, and here there is none of it; {remedy}"
+        )
 
 
 def refuse_statistics(env: VectorEnv, loop: str) -> None:

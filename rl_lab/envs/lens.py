@@ -70,8 +70,18 @@ class Statistics:
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.parts.items()}
 
+    def absent(self) -> None:
+        """Raises UserError where observations are normalised: a network that never saw them so has learned nothing."""
+        if self.obs:
+            raise UserError(
+                "the run learned from observations as they are, and has no statistics to normalise them by; "
+                "leave out env.normalise_obs=true"
+            )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Parts that the state lacks start anew."""
+        """Moments of returns that the state lacks start anew. Raises UserError where it lacks those of observations."""
+        if "obs" not in state:
+            self.absent()
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])

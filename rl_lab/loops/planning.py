@@ -65,7 +65,8 @@ def plan(
     run.save(sweep, {"agent": player})
     keep_pictures(run, "plan", plan_pictures.draw(layout, actions, **found), sweep)
     if film and sweeps.snapshots:
-        sweeps.write(run.path("videos/sweeps.mp4"))
+        with run.at_once():
+            sweeps.write(run.path("videos/sweeps.mp4"))
         run.media("plan/sweeps", run.path("videos/sweeps.mp4"), sweep)
     return plan
 

@@ -113,13 +113,7 @@ def load(
         raise UserError(f"the environment of {asked} cannot be built ({brief(error)})") from error
     try:
         if isinstance(env, Normalising):
-            kept = state.get("statistics", {})
-            if "obs" in env.statistics.parts and "obs" not in kept:
-                raise UserError(
-                    f"{folder} was trained on observations as they are, and has no statistics to normalise them by; "
-                    "leave out env.normalise_obs=true"
-                )
-            env.statistics.load_state_dict(kept)
+            env.statistics.load_state_dict(state.get("statistics", {}))
             env.share(env.statistics)
         step, agent = int(state["step"]), BUILDERS[kind](loop, env, torch.device(device), seed, state["agent"])
         visited = state.get("env", {}).get("visited")

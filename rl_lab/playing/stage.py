@@ -16,7 +16,7 @@ from rl_lab.core import devices
 from rl_lab.core.errors import UserError
 from rl_lab.core.randomness import generator
 from rl_lab.core.recording import Episode
-from rl_lab.envs.abilities import Filmed, has_camera
+from rl_lab.envs.abilities import Filmed, has_camera, refuse_unlearned
 from rl_lab.looking import worlds
 from rl_lab.memory.episodes import play_episodes
 from rl_lab.parts import PARTS
@@ -58,6 +58,7 @@ def of_world(node: Mapping, num_envs: int, device: str, frames: bool) -> Stage:
     if frames and has_camera(node["_target_"]):
         arguments["camera"] = True
     env = hydra.utils.instantiate(node, **arguments)
+    refuse_unlearned(env, "leave out env.normalise_obs=true")
     agent = Random(env.spec, env.device, seed=0)
     return Stage(env, agent, node["num_envs"], written, {"name": "random"})
 

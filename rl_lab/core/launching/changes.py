@@ -80,6 +80,8 @@ def _chosen_tracker(name: str, before: Mapping[str, Any] | DictConfig) -> dict[s
 def _change(cfg: DictConfig, override: Override, key: str, value: Any) -> None:
     parent, _, last = key.replace("/", ".").rpartition(".")
     adds = override.is_add() or override.is_force_add()
+    if key.startswith("loop.eval_env.") and OmegaConf.is_interpolation(cfg.loop, "eval_env"):
+        cfg.loop.eval_env = {name: f"${{env.{name}}}" for name in map(str, cfg.env)}  # env, but for what is changed
     refuse_through_reference(cfg, key)
     try:
         there = OmegaConf.select(cfg, parent) if parent else cfg

@@ -8,17 +8,24 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from rl_lab.core import conf_dir
+from rl_lab.core import conf_dir, interrupts
 from rl_lab.core.errors import WINDOWS, UserError, nearest, printable
-from rl_lab.core.launching.composition import groups, names
+from rl_lab.core.launching.composition import groups, names, own_folder
 from rl_lab.core.launching.listing import LISTS, experiments, listing
 
 
 def program(prog: str, root: str, commands: dict[str, str]) -> int:
     """`main` of a process that does nothing else."""
+    for number in interrupts.heard():
+        signal.signal(number, _stop)
     gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
     atexit.register(_leave)
     return main(prog, root, commands)
+
+
+def _stop(number: int, _frame: object) -> None:
+    """As Ctrl-C does: what was begun is cleared away."""
+    raise interrupts.Stopped(number)
 
 
 def _leave() -> None:
@@ -43,15 +50,14 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(overview(prog, root, commands))
             return 0
-        if arguments[0] in ("-V", "--version", "version"):
+        if arguments[0] in ("-V", "version") or "--version" in arguments:
             print(version(prog))
             return 0
         name, rest = arguments[0], arguments[1:]
         if name not in commands:
             raise UserError(f"no command '{name}'{nearest(name, commands)}")
         if {"-h", "--help"} & set(rest):
-            typed = [word for word in rest if not word.startswith("-")]
-            print(train_help(prog, root, typed) if name == "train" else command_help(prog, root, name, commands[name]))
+            print(train_help(prog, root, rest) if name == "train" else command_help(prog, root, name, commands[name]))
             return 0
         if name in LISTS:
             more, given = _command_yaml(root, name).is_file(), any("=" in word for word in rest)
@@ -132,13 +138,14 @@ def _command_yaml(root: str, name: str) -> Path:
     return conf_dir() / f"command/{root}/{name}.yaml"
 
 
-def train_help(prog: str, root: str, overrides: list[str]) -> str:
-    """The groups, their choices, and every setting as it would stand with `overrides`."""
+def train_help(prog: str, root: str, typed: list[str]) -> str:
+    """The groups, their choices, and every setting as it would stand with what was `typed`."""
     from rl_lab.core.launching.annotated import annotated
     from rl_lab.core.launching.explain import plain_errors
 
-    with plain_errors(conf_dir(), root, overrides):
-        settings = annotated(root, overrides)
+    own, overrides = own_folder(typed), [word for word in typed if "=" in word and not word.startswith("-")]
+    with plain_errors(conf_dir(), root, typed):
+        settings = annotated(root, overrides, own)
     lines = [
         f"{prog} train [group=choice ...] [setting=value ...]     run an experiment",
         f"{prog} train run=<folder> [setting=value ...]           resume one",
@@ -148,7 +155,8 @@ def train_help(prog: str, root: str, overrides: list[str]) -> str:
         "",
     ]
     for group in groups(root):
-        lines.append(f"  {group:<11} {', '.join(names(root, group))}")
+        mine = [path.stem for path in sorted(own.glob(f"{group}/*.yaml"))] if own else []
+        lines.append(f"  {group:<11} {', '.join([*names(root, group), *mine])}")
     return "\n".join(
         [
             *lines,

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import calls, conf_dir
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of
+from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of, texts, world_key
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
 
@@ -21,6 +21,7 @@ def settle(cfg: DictConfig, prog: str, root: str) -> None:
     check_root(cfg, root)
     check_loop(prog, choices)
     check_planner(choices, typed)
+    check_experiment(cfg, choices, typed)
     check_heeded(cfg, typed, parts_of(prog))
     complete_eval_env(cfg, choices)
     keep_what_runs(cfg, choices, typed)
@@ -59,6 +60,35 @@ def check_planner(choices: dict[str, Any], typed: Sequence[str]) -> None:
             f"experiment={experiment} is about learning, and planner={planner} learns nothing; leave the "
             f"experiment out: planner={planner} env={choices.get('env')}"
         )
+
+
+def check_experiment(cfg: DictConfig, choices: dict[str, Any], typed: Sequence[str]) -> None:
+    """Refuses an agent, model or world beside an experiment that sets for its own what that one does not have."""
+    path = conf_dir() / f"experiment/{choices.get('experiment')}.yaml"
+    chosen = {setting.lstrip("+").partition("=")[0] for setting in typed}
+    for text in texts(path) if path.is_file() else []:
+        settings: Any = OmegaConf.create(text)
+        for group in chosen & {*GROUPS[1:]} & {*map(str, settings)}:
+            node = cfg.get(group)
+            if not isinstance(node, DictConfig) or "_target_" not in node:
+                continue
+            known = calls.parameters(calls.called(node, group), group)
+            if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+                continue
+            if other := [k for k in map(str, settings[group]) if k not in known and f"{group}.{k}" not in chosen]:
+                raise UserError(
+                    f"experiment={path.stem} sets {group}.{other[0]}, which {group}={choices[group]} does not have; "
+                    f"leave the experiment out: {_parts(cfg, choices)}"
+                )
+
+
+def _parts(cfg: DictConfig, choices: dict[str, Any]) -> str:
+    """Who learns, plans or models, and what, as it may be typed."""
+    chosen = {group: choices.get(group) for group in ("agent", "planner", "model", "env", "data")}
+    words = [f"{group}={name}" for group, name in chosen.items() if name not in (None, "null") and group in cfg]
+    if "env" in cfg and (key := world_key(str(choices["env"]), cfg.env)):
+        words.append(f"env.{key}={cfg.env[key]}")
+    return " ".join(words)
 
 
 def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,13 @@ OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
 OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
 GROUPS = "experiment", "agent", "planner", "env", "teacher", "model", "data"
+WANTED = "preferences", "demonstrated", "reward_design"  # loops in which an agent learns by another reward
 WORLDS = {"gym": "id", "toy_text": "id", "atari": "game"}  # an env= that stands for any of them, and what says which
 
 
 def name_of(cfg: DictConfig) -> str:
     """Of a run without a name of its own, as Hydra composed it: the experiment's, as long as no other agent or world is
-    chosen beside it; otherwise who learns or plans, and where: ppo_mlp_lunar_lander.
+    chosen beside it; otherwise who learns or plans, and where: ppo_mlp_lunar_lander, ppo_four_rooms_preferences.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -41,7 +42,8 @@ def name_of(cfg: DictConfig) -> str:
     who = next((choices[group] for group in ("planner", "agent", "model") if group in choices), None)
     where = choices.get("env", choices.get("data"))
     of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(str(where)))
-    return f"{who}_{snake(cfg.env[of_world]) if of_world else where}"
+    how = f"_{choices['loop']}" if choices.get("loop") in WANTED else ""
+    return f"{who}_{snake(cfg.env[of_world]) if of_world else where}{how}"
 
 
 def world_key(name: str, env: Mapping[str, Any]) -> str | None:
@@ -106,10 +108,13 @@ def names(root: str, group: str) -> list[str]:
 
 def _chosen(path: Path) -> set[str]:
     """The groups that an experiment chooses from, with those of the one that it rests on."""
-    text = path.read_text()
-    base = re.search(r"^defaults: \[(\w+), _self_\]", text, re.MULTILINE)
-    below = _chosen(path.with_name(f"{base[1]}.yaml")) if base else set()
-    return below | set(re.findall(r"^\s*- override /(\w+)", text, re.MULTILINE))
+    return {group for text in texts(path) for group in re.findall(r"^\s*- override /(\w+)", text, re.MULTILINE)}
+
+
+def texts(path: Path) -> list[str]:
+    """Of an experiment's YAML, and of the one that it rests on."""
+    base = re.search(r"^defaults: \[(\w+), _self_\]", text := path.read_text(), re.MULTILINE)
+    return [text, *(texts(path.with_name(f"{base[1]}.yaml")) if base else [])]
 
 
 def _swept(path: Path) -> set[str]:
@@ -121,6 +126,19 @@ def _swept(path: Path) -> set[str]:
 
 def is_group(key: str) -> bool:
     return os.path.isdir(conf_dir() / key)
+
+
+def own_folder(words: Sequence[str]) -> Path | None:
+    """That of --config-dir among what was typed."""
+    for flag, following in zip(words, [*words[1:], ""], strict=True):
+        if (found := re.fullmatch(r"(?:--config-dir|-cd)(=.*)?", flag)) and (path := (found[1] or "")[1:] or following):
+            return Path(path).resolve()
+    return None
+
+
+def searched(folder: Path | None) -> list[str]:
+    """The setting by which Hydra looks for YAML files there too."""
+    return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"] if folder else []
 
 
 def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:

@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from rl_lab.core import conf_dir, files
 from rl_lab.core.checking import of_another
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import compose, flatten, groups, is_group, names, snake
+from rl_lab.core.launching.composition import compose, flatten, groups, is_group, names, own_folder, searched, snake
 
 LISTED = {"env": "envs", "agent": "agents", "experiment": "experiments", "data": "data", "model": "models"}
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
@@ -100,7 +100,7 @@ class plain_errors:
         if found := re.match(
             r"(?:Sweep parameters|Ambiguous value for argument) '(.*?=(.*?))'(?:$| requires)", lines[0]
         ):
-            may_be_list = lines[0].startswith("Ambiguous") and not is_group(found[1].partition("=")[0])
+            may_be_list = lines[0].startswith("Ambiguous") and "." in found[1].partition("=")[0]
             as_list = f", or [{found[2]}] for a list" if may_be_list else ""
             return f"{found[1]} is several values; give one{as_list}, or add -m for a run of each"
         if found := re.match(
@@ -164,7 +164,7 @@ class plain_errors:
         """The config composed with the choices of groups alone, so that misspelt settings are not in it."""
         chosen = [o for o in self.overrides if is_group(re.split("[=@]", o.lstrip("+"))[0])]
         try:
-            return compose(self.source, self.config_name, chosen)
+            return compose(self.source, self.config_name, chosen + searched(own_folder(self.overrides)))
         except HydraException:
             return compose(self.source, self.config_name, [])
 
@@ -189,8 +189,7 @@ def refuse_through_reference(cfg: DictConfig, key: str) -> None:
         if OmegaConf.is_interpolation(parent, name):
             path, rest = ".".join(names[: i + 1]), ".".join(names[i + 1 :])
             to = str(parent._get_node(name)).strip("${}")
-            alone = f", or for {path} alone '{path}={{{rest}: ...}}'" * ("." not in rest)
-            raise UserError(f"{path} is the same as {to}; set {to}.{rest}=...{alone}")
+            raise UserError(f"{path} is the same as {to}; set {to}.{rest}=...")
         parent = parent._get_node(name)
 
 

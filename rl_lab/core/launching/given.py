@@ -8,6 +8,7 @@ from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, kind
 from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import idle, split
+from rl_lab.core.studies.study import runs_of as of_studies
 
 Run = str | os.PathLike[str]
 
@@ -49,12 +50,15 @@ def run_of(run: Run, lab: str) -> Path:
 
 
 def runs_of(runs: Iterable[Run]) -> list[Path]:
-    """All the folders that these name, each as `run_of` has it; at least one. Raises UserError."""
+    """All the folders that these name, each as `run_of` has it, of a study those of its runs; at least one. Raises
+    UserError.
+    """
     wanted = "each run is the path of its folder, a pattern of paths or wandb:<entity>/<project>/<run>"
     named = [_text(os.fspath(run) if isinstance(run, os.PathLike) else run, wanted) for run in runs]
     if not named:
         raise UserError('which run? name its folder, such as "runs/dqn_cartpole", or one that holds several')
-    return [folder for name in named for folder in split([name if name.startswith("run=") else f"run={name}"])[0]]
+    folders = [folder for name in named for folder in split([name if name.startswith("run=") else f"run={name}"])[0]]
+    return of_studies(folders)
 
 
 def _text(word: object, wanted: str) -> str:

@@ -168,7 +168,7 @@ def sentence(study: Study, job: Job) -> str:
 
 
 def reason(study: Study, job: Job) -> str:
-    where = f"; traceback in {_near(study.log(job.number))}" if job.state == "crashed" else ""
+    where = f"; traceback in {_near(study, study.log(job.number))}" if job.state == "crashed" else ""
     return f"{job.reason}{where}"
 
 
@@ -193,11 +193,10 @@ def account(study: Study, prog: str, forgotten: bool = False) -> tuple[str, int]
     elif len(jobs) == counts["finished"] + counts["mistake"] > counts["finished"]:
         lines.append("what was finished is kept; type the command again without the mistake for the others")
     elif len(jobs) > counts["finished"]:
-        lines.append(f"{prog} study resume {_near(study.folder)} runs what is missing")
+        lines.append(f"{prog} study resume {_near(study, study.folder)} runs what is missing")
     else:
-        lines.append(
-            f"{prog} study {_near(study.folder)} lists them, {prog} compare {_near(study.folder)} compares them"
-        )
+        near = _near(study, study.folder)
+        lines.append(f"{prog} study {near} lists them, {prog} compare {near} compares them")
     bad = counts["crashed"] + counts["interrupted"] + counts["waiting"]
     return "\n".join(lines), 1 if bad else 2 if counts["mistake"] else 0
 
@@ -241,5 +240,6 @@ def _steps(study: Study, job: Job) -> str:
         return ""
 
 
-def _near(path: Path) -> str:
-    return pasted(os.path.relpath(path))
+def _near(study: Study, path: Path) -> str:
+    """As it is typed where the command was, which a resumed study leaves for the directory that it began in."""
+    return pasted(os.path.relpath(path, study.opened_in))

@@ -62,7 +62,7 @@ class Study:
     """
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder)
+        self.folder, self.opened_in = Path(folder), Path.cwd()
         self._shared: tuple[int, set[str]] = 0, set()  # the number of jobs, and the settings that all of them have
         if not (self.folder / "study.yaml").exists():
             raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")

@@ -365,7 +365,14 @@ def keras() -> bytes:
     return zipped(np.savez_compressed, **images, y_train=LABELS["train"], y_test=LABELS["t10k"].astype(np.uint8))
 
 
+def of_ones_own() -> bytes:
+    """Arrays whose content alone says what they are, beside one that is no data."""
+    images = {f"{its}_pictures": GREY[its].astype(np.uint8) for its in ("train", "t10k")}
+    return zipped(np.savez, **images, y1=LABELS["train"], y2=LABELS["t10k"], weights=np.array([0.5, -1]))
+
+
 WRAPPINGS = {
+    "names of one's own": {"backup.npz": of_ones_own()},
     "unpacked": PLAIN,
     "packed again": {f"deep/er/{name}.gz": gzip.compress(data, 1) for name, data in PLAIN.items()},
     "tar": {"my-mnist.tar": tarred(PLAIN)},
@@ -447,6 +454,10 @@ def test_the_command_says_what_is_there_and_what_is_missing(monkeypatch, tmp_pat
     laid(tmp_path, {"mnist/t10k-labels-idx1-ubyte": b"", "mine/t10k-labels-idx1-ubyte": b""})
     assert cli.main("gen-lab", "gen", COMMANDS, ["data", f"root={tmp_path}"]) == 2
     assert "t10k-labels-idx1-ubyte is not a complete IDX file" in capsys.readouterr().out
+    (tmp_path / "file").write_text("x")
+    for root, words in (("file", "is a file"), ("nowhere", "is not there")):
+        assert cli.main("gen-lab", "gen", COMMANDS, ["data", f"root={tmp_path / root}"]) == 2
+        assert f"{words}" in capsys.readouterr().err
 
 
 def test_the_true_files_are_well_described():

@@ -211,6 +211,35 @@ def test_the_page_says_each_measure_in_words_and_who_is_best_of_one_protocol(run
     )  # of those that several models have, never what was copied
 
 
+def settings(folder, state="finished", **more):
+    """Of a run; those of its loop and its judge among them."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.dump(config | more))
+    (folder / "summary.json").write_text(json.dumps({"state": state}))
+
+
+@pytest.mark.parametrize(("state", "best"), [("finished", ["1.000"]), ("stopped", [])])
+def test_nobody_is_best_of_other_images(tmp_path, state, best):
+    """Before a run's end a few images are evaluated, at its end all."""
+    whole, part = (run(tmp_path, model, 0, nll_nats__d=nats) for model, nats in (("a", 2.0), ("b", 1.0)))
+    settings(whole, loop={"eval_images": None})
+    settings(part, state, loop={"eval_images": 1_000})
+    compare([tmp_path], out=tmp_path / "out", resamples=20)
+    text = (tmp_path / "out/index.html").read_text()
+    assert re.findall(r'<td class="best">(.*?)</td>', text) == best
+    assert ("1.000 (1,000 images)" in text) == (not best)
+
+
+@pytest.mark.parametrize(("k", "floor", "best"), [(5, 0.2, 2), (3, 0.2, 0), (5, 0.21, 0)])
+def test_nobody_is_best_of_another_judge(tmp_path, k, floor, best):
+    """Another neighbour, or other held-out images, whose own distance is another."""
+    for model, frechet, neighbour, own in (("a", 0.5, 5, 0.2), ("b", 0.25, k, floor)):
+        measured = {"frechet__d-0123abcd": frechet, "frechet_floor__d-0123abcd": own, "recall__d-0123abcd": frechet}
+        settings(run(tmp_path, model, 0, **measured), judge={"k": neighbour, "samples": None})
+    compare([tmp_path], out=tmp_path / "out", resamples=20)
+    assert (tmp_path / "out/index.html").read_text().count('<td class="best">') == best
+
+
 def test_all_columns_are_shown_however_narrow_the_terminal(runs, capsys, monkeypatch):
     monkeypatch.setattr("gen_lab.commands.compare.WIDE", 80)
     more = {f"measure{i}__d": float(i) for i in range(12)}

@@ -7,6 +7,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core.launching import cli, composition
 from rl_lab.core.launching.composition import snake
@@ -86,3 +87,36 @@ def test_another_agent_beside_an_experiment_has_a_folder_of_its_own(tmp_path, mo
 )
 def test_a_film_names_agent_and_environment(config, title):
     assert titled(OmegaConf.create(config | {"seed": 0})) == title
+
+
+MADE = """
+from gen_lab.models.independent import Independent
+
+
+class MADE(Independent):
+    def __init__(self, spec, device, seed, *, smoothing: float = 0.01):
+        super().__init__(spec, device, seed, smoothing=smoothing)
+"""
+
+
+def test_a_call_of_ones_own_takes_the_place_of_another_with_its_settings(tmp_path, monkeypatch, capsys):
+    """The settings of the one before go with it, and the run is named by the new one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "made_in_a_test.py").write_text(MADE)
+    mine = [
+        "train",
+        "experiment=vae_digits",
+        "model._target_=made_in_a_test.MADE",
+        "tracker=none",
+        "loop.total_steps=2",
+    ]
+    assert cli.main("gen-lab", "gen", GEN, [*mine, "+model.smoothing=0.5"]) == 0
+    (folder,) = (tmp_path / "runs/made_digits").iterdir()
+    assert OmegaConf.load(folder / "config.yaml").model == {
+        "_target_": "made_in_a_test.MADE", "_partial_": True, "smoothing": 0.5}  # fmt: skip
+    capsys.readouterr()
+    for words, line in (("model.latents=3", "no setting 'model.latents'; it is a setting of model=autoencoder"),
+                        ("model.smoothing=0.5", "'model.smoothing' has its default and is not in the YAML; write +")):  # fmt: skip
+        assert cli.main("gen-lab", "gen", GEN, [*mine, words]) == 2
+        assert line in capsys.readouterr().err

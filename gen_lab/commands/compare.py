@@ -123,7 +123,7 @@ def sections(tables: Tables, pictures: list[Path], times: dict[str, str]) -> Ite
         caption = (
             "Means of the latest evaluations ± standard errors: over seeds, of a single run over images; ≤ marks a "
             "bound; measured after the updates in the second column, or after those behind @. ↓ lower, ↑ higher is "
-            "better; bold: the best of this table, whose data, protocol and judge are the same for all."
+            "better; bold: the best of this table, where all were measured alike."
         )
         yield page.Section(heading(data, rows), body, caption)
     for path in pictures:
@@ -143,7 +143,13 @@ def heading(data: str, rows: dict[str, Row]) -> str:
 
 
 def best_of(rows: dict[str, Row], name: str) -> str:
-    """The best model by a measure that several have; "" where there is none."""
+    """The best model by a measure that several have; "" where there is none, or they were not measured alike: by other
+    images, other settings of a judge, or other held-out images, whose own distance then differs.
+    """
+    having = [row for row in rows.values() if name in row]
+    floors = {f"{row['frechet_floor'].mean:.6g}" for row in having if "frechet_floor" in row}
+    if len({row[name].how for row in having}) > 1 or len(floors) > 1:
+        return ""
     means = {model: row[name].mean for model, row in rows.items() if name in row}
     choose = {"lower": min, "higher": max}.get(better(name))
     if choose is None or len(means) < 2 or len({*means.values()}) < 2:
@@ -183,9 +189,14 @@ def updates(steps: tuple[int, int]) -> str:
 
 
 def in_row(row: Row, names: list[str]) -> list[str]:
-    """The cells in words; a cell from other updates than its row's says so."""
+    """The cells in words; a cell from other updates than its row's says so, and one of fewer images than there are."""
     newest = latest_of(row)
-    words = {name: written(cell) + f" @{updates(cell.steps)}" * (cell.steps != newest) for name, cell in row.items()}
+    words = {
+        name: written(cell)
+        + f" @{updates(cell.steps)}" * (cell.steps != newest)
+        + f" ({cell.how})" * ("images" in cell.how)
+        for name, cell in row.items()
+    }
     return [words.get(name, "") for name in names]
 
 

@@ -19,9 +19,12 @@ PUBLISHED: list[tuple[str, Source, Reader]] = [
 
 
 def data(runs: Sequence[Path] = (), *, root: str | None) -> int:
-    """Looks through the folder that `data.root` names; returns 2 where a file in it is damaged."""
+    """Looks through the folder that `data.root` names; returns 2 where a file in it is damaged. Raises UserError."""
     if runs:
         raise UserError(f"{runs[0]} is a folder; to look through it type {pasted(f'root={runs[0]}')}")
+    if root is not None and not cache(root).is_dir():
+        is_there = "is a file, and the sets lie in a folder" if cache(root).exists() else "is not there"
+        raise UserError(f"root={root} {is_there}; name a folder, or leave root= out for {cache(None)}")
     print(f"looked through {cache(root)} (another folder: root=<folder>; of a run data.root=<folder>)")
     faulty: list[str] = []
     for choice, source, read in PUBLISHED:

@@ -57,6 +57,7 @@ class Figure(NamedTuple):
 
     value: float
     step: int  # updates
+    how: str = ""  # it was measured, where not by all test images, or by which settings of the judge
 
 
 class Cell(NamedTuple):
@@ -67,6 +68,7 @@ class Cell(NamedTuple):
     bound: bool = False  # whether it is an upper bound of the measure
     seeds: int = 1
     steps: tuple[int, int] = (0, 0)  # updates of the models that were measured: fewest and most
+    how: str = ""  # as of its figures
 
 
 Row = dict[str, Cell]  # of one model, by measure
@@ -126,7 +128,15 @@ def is_bound(metric: str | None, runs: list[RunFiles]) -> bool:
 
 def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
     """The last row of each measure, or evaluation.json where that is of as many updates or more."""
-    found = {name: Figure(float(curve.values[-1]), int(curve.steps[-1])) for name, curve in run.curves.items()}
+    few, neighbour, samples = (
+        run.settings.get(f"{key}", "") for key in ("loop.eval_images", "judge.k", "judge.samples")
+    )
+    whole = run.finished or not few.isdigit()  # the last evaluation is of all images
+    images, judged = "" if whole else f"{int(few):,} images", _judged(neighbour, samples)
+    found = {
+        name: Figure(float(curve.values[-1]), int(curve.steps[-1]), judged if by_judge(name) else images)
+        for name, curve in run.curves.items()
+    }
     learned = max(figure.step for figure in found.values())
     for name, figure in evaluation(run.folder, notes).items():
         if name not in found or figure.step >= found[name].step:
@@ -145,6 +155,16 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
     return found
 
 
+def by_judge(name: str) -> bool:
+    """Whether a metric is of samples, as a net sees them: its data have that net's digest behind them."""
+    return bool(re.search(r"-[0-9a-f]{8}\]$", name))
+
+
+def _judged(neighbour: str, samples: str) -> str:
+    """By how many of what, where that is not as many samples as there are held-out images."""
+    return f"k={neighbour}" + (f", {int(samples):,} samples" if samples.isdigit() else "")
+
+
 def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
     """What evaluation.json says; {} and a note where that is damaged or a link, or of other than the whole test set."""
     try:
@@ -159,7 +179,14 @@ def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
         floor = {name.replace("/frechet[", "/frechet_floor["): x for name, x in record.get("floor", {}).items()}
         values = {name: x for name, x in floor.items() if "/frechet_floor[" in name}
         values = proper(values | record["scores"] | record.get("measures", {}))
-        return {name: Figure(float(x), int(record["step"])) for name, x in values.items() if math.isfinite(x)}
+        judge = record.get("judge", {})
+        others = judge.get("samples") if judge.get("samples") != judge.get("held_out") else ""
+        judged = _judged(str(judge.get("k")), str(others))
+        return {
+            name: Figure(float(x), int(record["step"]), judged if by_judge(name) else "")
+            for name, x in values.items()
+            if math.isfinite(x)
+        }
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -195,6 +222,7 @@ def _cell(metric: Metric, runs: list[dict[str, Figure]]) -> Cell:
         bound="bound" in metric.quantity,
         seeds=len(values),
         steps=(min(steps), max(steps)),
+        how=" and ".join(sorted({figure.how for figure in figures})),
     )
 
 

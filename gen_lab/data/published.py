@@ -199,16 +199,20 @@ def _bounded(file, what: object) -> bytes:
 
 
 def npz_arrays(blobs: Blobs, faults: list[str]) -> Iterator[tuple[str, np.ndarray, str]]:
-    """Of npz files: images [N, H, W] or [N, C, H, W], whichever axis was the colours', and labels [N], as uint8."""
+    """Of npz files: images [N, H, W] or [N, C, H, W], whichever axis was the colours', and labels [N], as uint8.
+
+    An array may have any name, for its content says what it is; only one of a usual name that cannot be is a fault.
+    """
     names = {alias for aliases in ALIASES.values() for alias in aliases}
     for where, read in blobs.items():
-        if Path(where).suffix != ".npy" or Path(where).stem not in names:
+        if Path(where).suffix != ".npy":
             continue
         try:
             array = np.load(io.BytesIO(read()), allow_pickle=False)
             yield where, plain(array), ""
         except FAULTS as error:
-            faults.append(f"{where} cannot be read ({brief(error)})")
+            if Path(where).stem in names:
+                faults.append(f"{where} cannot be read ({brief(error)})")
 
 
 def plain(array: np.ndarray) -> np.ndarray:

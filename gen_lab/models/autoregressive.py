@@ -15,7 +15,7 @@ from gen_lab.types import Spec
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import seeded
-from rl_lab.core.settings import Positive, Unit
+from rl_lab.core.settings import Limit, Unit
 
 
 class Autoregressive(Learner):
@@ -38,7 +38,7 @@ class Autoregressive(Learner):
         conditional: bool,  # on the labels
         average: Unit,  # decay, an update, of the Polyak average that scores and samples; 0: none
         decay: Unit,  # of the learning rate, an update
-        max_grad_norm: Positive,
+        max_grad_norm: Limit,
         bf16: bool,  # in training alone; faster where the processor has it (x86: avx512_bf16, amx_bf16)
     ):
         self.spec = labels.conditioned(spec, conditional)

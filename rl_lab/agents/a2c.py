@@ -11,7 +11,7 @@ from rl_lab.agents import exploration
 from rl_lab.core import distributed, graphs
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
-from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
+from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Unit
 from rl_lab.memory.rollouts import back, samples, value_targets
 from rl_lab.networks.heads import PolicyValue
 from rl_lab.networks.torsos import TorsoFn, gather
@@ -52,8 +52,8 @@ class A2C(Learner):
         lambda_: Unit,  # 1: n-step returns; below it, generalised advantage estimation
         value_coef: NonNegative,
         entropy_coef: NonNegative,
-        max_grad_norm: Positive,
-        max_abs_reward: Positive,  # rewards are clipped to this
+        max_grad_norm: Limit,
+        max_abs_reward: Limit,  # rewards are clipped to this
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool,  # the advantages of each rollout
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays

@@ -14,7 +14,7 @@ from rl_lab.agents import exploration
 from rl_lab.core.devices import double
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
-from rl_lab.core.settings import Count, NonNegative, Positive, Unit
+from rl_lab.core.settings import Count, Limit, NonNegative, Unit
 from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
@@ -47,8 +47,8 @@ class ActorCritic(Learner):
         gamma: Unit,
         lambda_: Unit,  # 0: one step; 1: to the end of the rollout
         entropy_coef: NonNegative,
-        max_grad_norm: Positive,  # of each of the two
-        max_abs_reward: Positive,  # rewards are clipped to this
+        max_grad_norm: Limit,  # of each of the two
+        max_abs_reward: Limit,  # rewards are clipped to this
         zero_heads: bool,  # start uniform and from Q = 0, without a bias: on one-hot observations, tables
         sampled_eval: bool,  # evaluate the policy itself, not its mode, which may be far worse
     ):

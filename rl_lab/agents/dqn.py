@@ -15,7 +15,7 @@ from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
-from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
+from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Unit
 from rl_lab.memory import Replay
 from rl_lab.networks.heads import Dueling, QNetwork, draw_noise, layers, table
 from rl_lab.networks.torsos import TorsoFn, prepared
@@ -48,8 +48,8 @@ class DQN(Learner):
         epsilon: Callable[[int], float],  # of steps
         epsilon_spread: NonNegative,  # over the envs, as in Ape-X; 0: the same in all
         eval_epsilon: Unit,  # of the greedy policy
-        max_abs_reward: Positive,  # rewards are clipped to this
-        max_grad_norm: Positive,
+        max_abs_reward: Limit,  # rewards are clipped to this
+        max_grad_norm: Limit,
         double: bool,  # van Hasselt et al. (2016)
         dueling: bool,  # Wang et al. (2016)
         stream_units: Natural,  # one more layer in each stream above the torso

@@ -11,7 +11,7 @@ from rl_lab.agents import exploration
 from rl_lab.core import distributed, graphs
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import Stream, generator, seeded
-from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
+from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import back, check_minibatches, minibatches, samples, take, value_targets
 from rl_lab.networks.heads import PolicyValue
 from rl_lab.networks.torsos import TorsoFn, gather
@@ -59,14 +59,14 @@ class PPO(Learner):
         minibatches: Count,  # gradient steps an epoch
         gamma: Unit,
         lambda_: Unit,
-        clip: Positive,  # how far from 1 a probability ratio still counts
-        value_clip: Positive,  # how far a value may move from what it was when it acted
+        clip: Limit,  # how far from 1 a probability ratio still counts
+        value_clip: Limit,  # how far a value may move from what it was when it acted
         value_coef: NonNegative,
         entropy_coef: NonNegative,
-        max_grad_norm: Positive,
+        max_grad_norm: Limit,
         target_kl: Positive | None,  # no more epochs of a rollout once the policy has moved further [nats]; None: all
         adaptive_kl: Positive | None,  # the learning rate falls while updates move the policy further [nats]
-        max_abs_reward: Positive,  # rewards are clipped to this
+        max_abs_reward: Limit,  # rewards are clipped to this
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
         standardise: bool,  # the advantages of each minibatch
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays

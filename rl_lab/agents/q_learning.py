@@ -18,7 +18,7 @@ from rl_lab.core import distributed, graphs
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
-from rl_lab.core.settings import Count, Natural, NonNegative, Positive, Unit
+from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take
 from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
@@ -48,9 +48,9 @@ class QLearning(Learner):
         epsilon: Callable[[int], float],  # of steps
         epsilon_spread: NonNegative,  # over the envs, as in Ape-X; 0: the same in all
         loss: Literal["squared", "huber"],
-        max_abs_reward: Positive,  # rewards are clipped to this
+        max_abs_reward: Limit,  # rewards are clipped to this
         reward_scale: Positive,  # and then multiplied by this
-        max_grad_norm: Positive,
+        max_grad_norm: Limit,
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         normalise: bool,  # of a linear network: the learning rate is alpha, whatever the features and the envs
         zero_head: bool,  # start from Q = 0, without a bias: on one-hot observations, a table

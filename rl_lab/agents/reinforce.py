@@ -17,7 +17,7 @@ from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
-from rl_lab.core.settings import Count, NonNegative, Positive, Unit
+from rl_lab.core.settings import Count, Limit, NonNegative, Unit
 from rl_lab.networks.heads import Outputs, table
 from rl_lab.networks.torsos import TorsoFn
 from rl_lab.types import Spec, Transition, View
@@ -90,7 +90,7 @@ class Value(Nothing):
         network: TorsoFn,
         optimizer: OptimizerFn,
         epochs: Count,  # gradient steps on each batch
-        max_grad_norm: Positive,
+        max_grad_norm: Limit,
         zero_head: bool,
     ):
         with seeded(seed, device):
@@ -154,8 +154,8 @@ class Reinforce(Learner):
         bootstrap: bool,
         entropy_coef: NonNegative,
         standardise: bool,  # the advantages of each batch, which biases them
-        max_grad_norm: Positive,
-        max_abs_reward: Positive,  # rewards are clipped to this
+        max_grad_norm: Limit,
+        max_abs_reward: Limit,  # rewards are clipped to this
         chunk_size: Count,  # samples that go through the network at once
         zero_head: bool,  # start uniform, without a bias: on one-hot observations, a table
         sampled_eval: bool,  # evaluate the policy itself, not its mode, which may be far worse

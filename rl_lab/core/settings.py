@@ -52,7 +52,17 @@ Threads = Annotated[int, Bound(1), Bound(high=256)]  # of torch
 Precision = Literal["auto", "fp32", "bf16"]  # of training
 Compile = Literal["none", "graphs"]  # of acting and learning
 Natural = Annotated[int, Bound(0), Bound(high=2**53)]
-Positive = Annotated[float, Bound(0, above=True)]
+Limit = Annotated[float, Bound(0, above=True)]  # infinite: none
+
+
+def finite(value: float, path: str) -> float:
+    """Raises UserError."""
+    if not math.isfinite(value):
+        raise UserError(f"{path}={value} must be finite")
+    return value
+
+
+Positive = Annotated[float, Bound(0, above=True), finite]
 NonNegative = Annotated[float, Bound(0)]
 Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weight
 

@@ -12,7 +12,7 @@ from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.ranks import Part
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged, Natural, Positive
+from rl_lab.core.settings import Count, Judged, Limit, Natural
 from rl_lab.envs.abilities import WithOptions, shared
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
@@ -31,7 +31,7 @@ def train_sb3(
     eval_drawn: Natural,
     log_every: Count | None,
     stop_at: float | None,
-    max_abs_reward: Positive,
+    max_abs_reward: Limit,
 ) -> SB3Agent:
     """`agent` is an SB3 class with its hyperparameters: everything but env, seed and device.
 

@@ -21,7 +21,7 @@ from rl_lab.agents.vpn.walks import Walks, ended
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
-from rl_lab.core.settings import Count, Depth, Natural, Positive, Unit
+from rl_lab.core.settings import Count, Depth, Limit, Natural, Unit
 from rl_lab.types import Spec, Transition, View
 
 
@@ -55,8 +55,8 @@ class VPN(Learner):
         target_update_period: Count,  # decisions
         decay: Unit,  # of the learning rate, over a million decisions
         loss: Literal["huber", "squared"],
-        max_abs_reward: Positive,  # rewards are clipped to this
-        max_grad_norm: Positive,  # of a loss that sums over a sequence
+        max_abs_reward: Limit,  # rewards are clipped to this
+        max_grad_norm: Limit,  # of a loss that sums over a sequence
         roots_at_once: Count,  # states planned from together: what bounds the memory of a plan
         bfloat16: bool,  # of learning and of the plans it learns by, not of greedy ones
     ):

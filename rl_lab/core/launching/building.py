@@ -14,8 +14,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.launching import launch
 from rl_lab.core.launching.arguments import checked, split
 from rl_lab.core.launching.composed import who
-from rl_lab.core.launching.composition import as_dict, composed_with_choices, parsed, parts_of
-from rl_lab.core.launching.execution import find_wanted
+from rl_lab.core.launching.composition import as_dict, composed_with_choices, find_wanted, parsed, parts_of
 from rl_lab.core.launching.explain import plain_errors
 from rl_lab.core.launching.given import changes, settings
 from rl_lab.core.randomness import stream

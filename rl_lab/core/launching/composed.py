@@ -18,6 +18,7 @@ from rl_lab.core.settings import folder_name
 def settle(cfg: DictConfig, prog: str, root: str) -> None:
     """Completes what Hydra composed just now, and checks its names. Raises UserError."""
     choices, typed = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+    drop_replaced(cfg, typed)
     check_root(cfg, root)
     check_loop(prog, choices)
     check_planner(choices, typed)
@@ -26,6 +27,21 @@ def settle(cfg: DictConfig, prog: str, root: str) -> None:
     complete_eval_env(cfg, choices)
     keep_what_runs(cfg, choices, typed)
     check_protocol(cfg, choices)
+
+
+def drop_replaced(cfg: DictConfig, typed: Sequence[str]) -> None:
+    """Where another `_target_` was typed, it takes the place of a call, and of the settings that only that one had."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in typed}
+    for path in sorted(key.removesuffix("._target_") for key in keys if key.endswith("._target_")):
+        node = OmegaConf.select(cfg, path)
+        if not isinstance(node, DictConfig):
+            continue
+        known = calls.parameters(calls.called(node, path), path)
+        OmegaConf.set_struct(node, False)
+        for key in [*map(str, node)]:
+            own = f"{path}.{key}"
+            if not (key.startswith("_") or key in known or any(k == own or k.startswith(f"{own}.") for k in keys)):
+                del node[key]
 
 
 def check_root(cfg: DictConfig, root: str, *noted: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import conf_dir
+from rl_lab.core import conf_dir, imports, permissions
 from rl_lab.core.errors import UserError, pasted
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Natural, conform, folder_name
@@ -37,8 +37,10 @@ def name_of(cfg: DictConfig) -> str:
     chosen = cfg.get("hydra") or HydraConfig.get()
     choices = {group: name for group, name in chosen.runtime.choices.items() if name not in (None, "null")}
     typed = {setting.lstrip("+").partition("=")[0] for setting in chosen.overrides.task}
-    if choices.get("experiment") and not typed & ({*GROUPS[1:], "env.id", "env.game"} - {"teacher"}):
+    own = [group for group in GROUPS[1:] if f"{group}._target_" in typed]
+    if choices.get("experiment") and not own and not typed & ({*GROUPS[1:], "env.id", "env.game"} - {"teacher"}):
         return str(choices["experiment"])
+    choices |= {group: snake(str(cfg[group]["_target_"]).rpartition(".")[2]) for group in own if group in cfg}
     who = next((choices[group] for group in ("planner", "agent", "model") if group in choices), None)
     where = choices.get("env", choices.get("data"))
     of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(str(where)))
@@ -84,6 +86,11 @@ def parts_of(prog: str) -> Parts:
     """What the lab of this program declares: rl-lab's is rl_lab/parts.py."""
     parts: Parts = importlib.import_module(f"{prog.replace('-', '_')}.parts").PARTS
     return parts
+
+
+def find_wanted(cfg: DictConfig, parts: Parts) -> None:
+    """What was typed just now may lie in the working directory. Raises UserError."""
+    imports.place(imports.local(want.module for want in permissions.of(as_dict(cfg), parts)))
 
 
 def loops(parts: Parts) -> list[str]:

@@ -22,7 +22,7 @@ from rl_lab.core.launching.composed import (
     precision_of,
     settle,
 )
-from rl_lab.core.launching.composition import as_dict, parts_of, world_key
+from rl_lab.core.launching.composition import as_dict, find_wanted, parts_of, world_key
 from rl_lab.core.parts import Parts
 from rl_lab.core.progress import duration
 from rl_lab.core.studies.jobs import Value
@@ -71,11 +71,6 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
         told = [f"from here on: {' '.join(changes)}"] * bool(changes)
         return _carry_out(cfg, folder.resolve(), prog, parts, lock, told=told)
-
-
-def find_wanted(cfg: DictConfig, parts: Parts) -> None:
-    """What was typed just now may lie in the working directory. Raises UserError."""
-    imports.place(imports.local(want.module for want in permissions.of(as_dict(cfg), parts)))
 
 
 @contextmanager

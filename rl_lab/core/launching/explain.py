@@ -17,7 +17,18 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from rl_lab.core import conf_dir, files
 from rl_lab.core.checking import of_another
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import compose, flatten, groups, is_group, names, own_folder, searched, snake
+from rl_lab.core.launching.composition import (
+    compose,
+    find_wanted,
+    flatten,
+    groups,
+    is_group,
+    names,
+    own_folder,
+    parts_of,
+    searched,
+    snake,
+)
 
 LISTED = {"env": "envs", "agent": "agents", "experiment": "experiments", "data": "data", "model": "models"}
 EXTRAS = {"ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}  # of Hydra's plugins
@@ -161,12 +172,15 @@ class plain_errors:
         return [] if self._is_command() else [*groups(self.config_name), *HYDRA]
 
     def _composed(self) -> DictConfig:
-        """The config composed with the choices of groups alone, so that misspelt settings are not in it."""
-        chosen = [o for o in self.overrides if is_group(re.split("[=@]", o.lstrip("+"))[0])]
+        """The config composed with the choices of groups and calls alone, so that misspelt settings are not in it."""
+        keys = ((o, re.split("[=@]", o.lstrip("+"))[0]) for o in self.overrides)
+        chosen = [o for o, key in keys if is_group(key) or key.endswith("._target_")]
         try:
-            return compose(self.source, self.config_name, chosen + searched(own_folder(self.overrides)))
+            cfg = compose(self.source, self.config_name, chosen + searched(own_folder(self.overrides)))
         except HydraException:
             return compose(self.source, self.config_name, [])
+        find_wanted(cfg, parts_of(self._lab()))
+        return cfg
 
 
 def _too_large(error: BaseException) -> str | None:

@@ -235,5 +235,6 @@ REDUCED = "rl_lab.networks.torsos.cnn", "rl_lab.networks.torsos.nature_cnn"
 
 CAPTURES = ("rl_lab.loops.training.train",)
 
-PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN, captures=CAPTURES,
-              instead=INSTEAD, needs=NEEDS, reduced=REDUCED, exact=EXACT)  # fmt: skip
+PARTS = Parts("rl_lab/parts.py", ALLOWED, MOVED, GONE, YOUNGER, IMPORTS, then=THEN,
+              films="rl_lab.envs.abilities.can_be_filmed", captures=CAPTURES, instead=INSTEAD, needs=NEEDS,
+              reduced=REDUCED, exact=EXACT)  # fmt: skip

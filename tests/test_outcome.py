@@ -89,6 +89,13 @@ def test_of_a_model_whose_commands_work(here, capsys):
         assert_works(line.strip())
 
 
+def test_a_film_is_offered_of_what_can_be_filmed_alone(here, capsys):
+    """Taxi's table has no map."""
+    lines = said(capsys, "rl", "agent=q_learning", "env=taxi", "loop.eval_episodes=1", "loop.total_steps=40",
+                 "loop.eval_every=null", "hydra.run.dir=x")  # fmt: skip
+    assert lines[3:] == ["next: rl-lab evaluate run=x episodes=100"]
+
+
 def test_of_many_seeds(here, capsys):
     tiny = ["loop.total_steps=400", "loop.eval_every=null", "loop.eval_episodes=4", "env.num_envs=4", "seed=3"]
     lines = said(capsys, "rl", "agent=q_learning", "env=book", "loop=seeds", "loop.seeds=2", *tiny, "hydra.run.dir=x")

@@ -31,6 +31,7 @@ class Parts(NamedTuple):
     imports: Mapping[str, Imports] = {}  # parts that import modules which their settings name
     typed: Typed = Typed()  # allowed for this once
     then: Mapping[str, tuple[str, ...]] = {}  # what to type after a run, by what its loop is, or else under ""
+    films: str = ""  # the dotted name of what says whether a world can be filmed: `render` is for no other
     captures: tuple[str, ...] = ()  # the loops that compile=graphs is for
     instead: Mapping[str, tuple[str, ...]] = {}  # settings that, where they are given, stand in place of others
     needs: Mapping[str, tuple[str, Any]] = {}  # settings that need another to be this; True: any but 0 and null

@@ -130,6 +130,11 @@ class Mapped(VectorEnv, Protocol):
     def maps(self, obs: Tensor) -> Iterator[Map]: ...  # of each of [N, *obs_shape]
 
 
+def can_be_filmed(env: object) -> bool:
+    """Not a known world without a map, such as Taxi's table."""
+    return not isinstance(env, Mapped) or env.has_map
+
+
 Walkers = TypeVar("Walkers")
 State = TypeVar("State")
 

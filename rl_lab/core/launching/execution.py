@@ -111,7 +111,7 @@ def _carry_out(
     told: Sequence[str] = (),
 ) -> Value:
     """Builds exactly what was checked: after `refuse` nothing is resolved, set or composed."""
-    from rl_lab.core import checking, devices, distributed, room, settings
+    from rl_lab.core import calls, checking, devices, distributed, room, settings
 
     exact = parts_of(prog).exact
     device = devices.chosen(
@@ -153,8 +153,11 @@ def _carry_out(
     except NoRoom as full:
         again = f"{prog} train {pasted(f'run={shown}')} resumes it" if run.folder.begun else "start it again"
         raise UserError(f"{full}, then {again}") from full
-    took, then = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog).then
-    for line in outcome.lines(shown, run.final, took, then.get(resolved["loop"]["_target_"], then[""]), run.seed):
+    took, own = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog)
+    then = own.then.get(resolved["loop"]["_target_"], own.then[""])
+    if own.films and not calls.locate(own.films)(loop.keywords.get("env")):
+        then = tuple(command for command in then if " render " not in command)
+    for line in outcome.lines(shown, run.final, took, then, run.seed):
         run.say(line)
     return objective(run.final)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import struct
 import time
 import zlib
@@ -218,6 +219,45 @@ def arrays(**changed) -> dict:
     return {k: v for k, v in (usual | changed).items() if v is not None}
 
 
+def unmarked(data) -> str:
+    """The name without the digest of the images that are tested on."""
+    name, _, digest = data.name.rpartition("-")
+    assert len(digest) == 6 and int(digest, 16) >= 0
+    return name
+
+
+def test_others_of_the_same_name_are_another_set(tmp_path):
+    """Figures are compared where the names are the same."""
+    names = []
+    for place, seed in (("a", 0), ("b", 1), ("c", 0)):
+        (tmp_path / place).mkdir()
+        rng = np.random.default_rng(seed)
+        images = {part: rng.integers(0, 4, (7, 5, 6), np.uint8) for part in ("train", "test")}
+        np.savez(tmp_path / place / "mine.npz", **images)
+        names.append(npz(path=str(tmp_path / place / "mine.npz"), root=str(tmp_path)).name)
+    assert names[0] == names[2] != names[1]
+
+
+@pytest.mark.parametrize("name", ["val", "x_val", "val_images"])
+def test_an_npz_brings_a_validation_set(tmp_path, name):
+    label = "y_val" if name == "x_val" else "val_labels"
+    given = arrays(train_labels=np.arange(7) % 3, test_labels=np.array([2, 0, 1]))
+    np.savez(tmp_path / "mine.npz", **given, **{name: given["test"][:2], label: np.array([1, 2])})
+    data = npz(path=str(tmp_path / "mine.npz"), root=str(tmp_path))
+    assert torch.equal(data.validation, data.test[:2]) and data.validation_labels.tolist() == [1, 2]
+    np.savez(tmp_path / "other.npz", **given, **{name: given["test"][:2]})
+    with pytest.raises(UserError, match="'val_labels' must be 2 whole numbers from 0 on"):
+        npz(path=str(tmp_path / "other.npz"), root=str(tmp_path))
+
+
+@pytest.mark.parametrize(("labels", "right"), [(np.eye(3)[np.arange(7) % 3], "x['train_labels'].argmax(1) gives them"),
+                                               (np.array(["cat"] * 7), "return_inverse=True)[1] gives them")])  # fmt: skip
+def test_labels_of_another_kind_are_told_how_they_are_made_right(tmp_path, labels, right):
+    np.savez(tmp_path / "mine.npz", **arrays(train_labels=labels, test_labels=labels[:3]))
+    with pytest.raises(UserError, match=re.escape(right)):
+        npz(path=str(tmp_path / "mine.npz"), root=str(tmp_path))
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("gigabytes", [8.0, 1e-7])
 def test_npz(tmp_path, save, gigabytes):
@@ -225,7 +265,7 @@ def test_npz(tmp_path, save, gigabytes):
     save(tmp_path / "mine.npz", **written)
     for _ in range(2):  # the second time from the map that is there
         data = npz(path=str(tmp_path / "mine.npz"), resident_gb=gigabytes, root=str(tmp_path / "cache"))
-        assert data.name == "mine-3x5x6-4" and data.spec == ((3, 5, 6), 4, 3)
+        assert unmarked(data) == "mine-3x5x6-4" and data.spec == ((3, 5, 6), 4, 3)
         assert np.array_equal(data.train, written["train"]) and np.array_equal(data.test, written["test"])
         assert data.train_labels.tolist() == [0, 1, 2, 0, 1, 2, 0] and data.test_labels.tolist() == [2, 0, 1]
         assert data.mapped == (gigabytes < 1) == (tmp_path / "cache").exists()
@@ -376,16 +416,16 @@ def test_grey_arrays_are_binarised_as_mnist_is(tmp_path, gigabytes):
     np.savez(tmp_path / "mine.npz", train=every, test=every, levels=256)
     load = partial(npz, path=str(tmp_path / "mine.npz"), resident_gb=gigabytes, root=str(tmp_path / "cache"))
     cut = load(protocol="threshold")
-    assert (cut.levels, cut.name, cut.resampled) == (2, "mine-1x8x8-256-threshold", False)
+    assert (cut.levels, unmarked(cut), cut.resampled) == (2, "mine-1x8x8-256-threshold", False)
     assert cut.train.flatten().tolist() == cut.test.flatten().tolist() == [0] * 128 + [1] * 128
     anew = load(protocol="dynamic")
-    assert (anew.levels, anew.name, anew.resampled) == (2, "mine-1x8x8-256-dynamic", True)
+    assert (anew.levels, unmarked(anew), anew.resampled) == (2, "mine-1x8x8-256-dynamic", True)
     assert anew.train.flatten().tolist() == list(range(256)) and set(anew.test.unique().tolist()) == {0, 1}
     assert torch.equal(anew.test, load(protocol="dynamic").test)  # drawn once, whoever asks
     assert 100 < anew.test.sum() < 156 and anew.test.flatten()[0] == 0 and anew.test.flatten()[-1] == 1
     x, _ = Batches(anew, 4, seed=0).draw()
     assert set(x.unique().tolist()) == {0, 1}
-    assert load().levels == 256 and load().name == "mine-1x8x8-256"
+    assert load().levels == 256 and unmarked(load()) == "mine-1x8x8-256"
 
 
 def test_few_levels_are_binarised_at_their_middle(tmp_path):
@@ -480,7 +520,7 @@ def test_class_folders(tmp_path):
     (tmp_path / "readme.txt").write_text("not a picture")
     data = folder(path=str(tmp_path), held_out=0.25)
     assert data.spec == ((3, 4, 6), 256, 2) and (len(data.train), len(data.test)) == (15, 5)
-    assert data.name == f"{tmp_path.name}-3x4x6-256"
+    assert unmarked(data) == f"{tmp_path.name}-3x4x6-256"
     red = torch.cat([data.train, data.test])[:, 0, 0, 0]
     assert torch.equal(torch.where(red == 100, 0, 1), torch.cat([data.train_labels, data.test_labels]))
     pictures = {(int(x[0, 0, 0]), int(x[1, 0, 0])) for x in torch.cat([data.train, data.test])}
@@ -704,7 +744,7 @@ def test_half_transparent_pixels_are_mixed(tmp_path):
     on_white = [[round((128 * c + 127 * 255) / 255), 254] for c in (10, 20, 30)]
     assert pictured(tmp_path / "0.png", None, False)[:, 0].tolist() == on_white
     data = folder(path=beside(tmp_path / "two", cat=4), background="black", held_out=0.5)
-    assert data.name == "two-3x4x6-256-on-black"
+    assert unmarked(data) == "two-3x4x6-256-on-black"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ TRAIN = {
     "agent=zzz": "no choice 'zzz' for agent; rl-lab agents lists them",
     "agent.gamma=0.9,": "cannot read the setting: agent.gamma=0.9, (mismatched input '<EOF>'); a list is written [1,2], and a "
     "text in quotes",
-    "agent.optimizer.lr=inf agent=dqn": "optimizer: the learning rate lr=inf must be a finite number",
+    "agent.optimizer.lr=inf agent=dqn": "agent.optimizer.lr=inf must be finite",
     "--experiment dqn_cartpole": "cannot read the command line: unrecognized arguments: --experiment; settings are "
     "written setting=value, and rl-lab --help lists what there is",
     "experiment dqn_cartpole": "no run folder experiment; a setting is written experiment=<name>, without spaces",
@@ -191,6 +191,14 @@ TRAIN = {
     "out: agent=dqn env=atari env.game=boxing",
     "experiment=dqn_cartpole agent=ppo_mlp agent.replay=3": "experiment=dqn_cartpole sets agent.replay_ratio, which agent=ppo_mlp does not "
     "have; leave the experiment out: agent=ppo_mlp env=cartpole",
+    "experiment=[dqn_cartpole,ppo_cartpole]": "experiment=[dqn_cartpole,ppo_cartpole] is several, and a run is of one; "
+    "-m experiment=<a>,<b> makes a run of each",
+    "=3": "=3 names no setting before the =; write setting=value",
+    "agent=ppo_mlp env=cartpole loop.total_steps=-5": "loop.total_steps=-5 must be at least 0",
+    "agent.gamma=0.9,0.99": "agent.gamma=0.9,0.99 is several values; give one, or add -m for a run of each",
+    "env.mdp.rewards={X:1}": "'env.mdp.rewards' takes new entries one by one: +env.mdp.rewards.<name>=...",
+    "experiment=ppo_cartpole +loop.eval_env.id=MountainCar-v0": "loop.eval_env has other observations ((2,)) than env ((4,)), and "
+    "what learns in one cannot act in the other; leave out the setting that makes them differ",
     "planner=value_iteration loop=seeds": "planner=value_iteration would be ignored: loop=seeds takes no planner; leave it out",
     "+agent.gamma=1": "'agent.gamma' is in the YAML; write agent.gamma=... without the +",
     f"{'x' * 300}=1": f"no setting '{'x' * 40}...'",
@@ -213,7 +221,7 @@ TRAIN = {
     "~agent": "~agent takes away what every run needs; choose another agent=... instead",
     "~env._target_": "~env._target_ takes away what every run needs; leave it out",
     "tracker=???": "tracker has no choice; make one: tracker=..., one of csv, none, tensorboard, wandb",
-    "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or [1,2] for a list, or add -m for a run of each",
+    "env.num_envs=1,2": "env.num_envs=1,2 is several values; give one, or add -m for a run of each",
     "hydra.sweep.dir=x": "hydra.sweep.dir=x would be ignored: the place of one run is hydra.run.dir=...",
     "seed=range(0,3)": "seed=range(0,3) is several values; give one, or add -m for a run of each",
     "name=a=b": "cannot read the setting: name=a=b; a value with such signs is written in quotes: \"name='a=b'\"",

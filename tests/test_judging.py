@@ -586,7 +586,12 @@ def test_a_run_without_labels_is_scored_and_not_judged(tmp_path, capsys):
     assert gen_lab("evaluate", f"run={tmp_path}/x", "device=cpu", "judge=random") == 0
     assert "frechet[xor_chain-8x8-0.1-random-" in capsys.readouterr().out
     assert gen_lab("evaluate", f"run={tmp_path}/x", "device=cpu", "judge=none") == 0
-    assert "judge" not in json.loads((tmp_path / "x/evaluation.json").read_text())
+    record = json.loads((tmp_path / "x/evaluation.json").read_text())
+    assert record["judge"] and record["measures"], "what was known of the samples of these weights stays"
+    whole = (tmp_path / "x/evaluation.json").read_bytes()
+    assert gen_lab("evaluate", f"run={tmp_path}/x", "device=cpu", "judge=none", "images=10") == 0
+    assert (tmp_path / "x/evaluation.json").read_bytes() == whole
+    assert json.loads((tmp_path / "x/evaluation_10.json").read_text())["images"] == 10
 
 
 @pytest.mark.parametrize(

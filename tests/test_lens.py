@@ -79,7 +79,8 @@ def test_an_evaluation_sees_by_the_statistics_of_training_and_adds_nothing():
     _, (raw,) = walked(Gym("CartPole-v1", 2), 1, seed=1)
     moments = env.statistics.obs
     torch.testing.assert_close(step.obs, ((raw.obs.double() - moments.mean) / moments.deviation).float())
-    assert abilities.shared(Gym("CartPole-v1", 1), Gym("CartPole-v1", 1)) == {}
+    plain = abilities.shared(Gym("CartPole-v1", 1), Gym("CartPole-v1", 1))
+    assert plain["statistics"].state_dict() == {}
 
 
 def test_observations_are_clipped():
@@ -245,6 +246,26 @@ def test_what_was_learned_without_statistics_is_not_judged_with_them(tmp_path, m
         assert "normalises by what training has seen, and here there is none of it" in capsys.readouterr().err
 
 
+def test_what_was_learned_with_statistics_is_not_continued_without(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run([*TRAIN, "loop.total_steps=400", "hydra.run.dir=run"]) == 0
+    for command in (["train", "loop.total_steps=800"], ["evaluate", "episodes=2"]):
+        assert run([*command, "run=run", "env.normalise_obs=false"]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said == "rl-lab: the run learned from normalised observations; leave out env.normalise_obs=false"
+    assert run(["train", "run=run", "loop.total_steps=800"]) == 0, "and nothing is lost"
+
+
+def test_a_setting_of_env_in_whose_place_another_stands_is_not_ignored(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    short = "experiment=ppo_cartpole", "loop.total_steps=300", "loop.eval_every=null", "loop.eval_episodes=2"
+    assert run(["train", *short, "tracker=none", "+loop.eval_env.time_limit=10", "hydra.run.dir=run"]) == 0
+    assert run(["evaluate", "run=run", "env.time_limit=3"]) == 2
+    assert "would be ignored, as loop.eval_env.time_limit=10 stands in its place" in capsys.readouterr().err
+    assert run(["evaluate", "run=run", "loop.eval_env.time_limit=3", "episodes=2"]) == 0
+    assert run(["train", "run=run", "env.time_limit=3", "loop.total_steps=600"]) == 0, "it is trained in env"
+
+
 def test_a_run_that_goes_on_may_be_judged_by_another_env(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = "experiment=ppo_cartpole", "loop.total_steps=300", "loop.eval_every=null", "loop.eval_episodes=2"
@@ -253,6 +274,9 @@ def test_a_run_that_goes_on_may_be_judged_by_another_env(tmp_path, monkeypatch):
     assert rows(tmp_path / "run")[-1]["eval/return"] == 3
     assert run(["train", "run=run", "loop.total_steps=900", "env.num_envs=8"]) == 0, "the others are still those of env"
     assert rows(tmp_path / "run")[-1]["eval/return"] == 3
+    before = (tmp_path / "run/config.yaml").read_text()
+    assert run(["train", "run=run", "loop.eval_env.id=MountainCar-v0", "loop.total_steps=990"]) == 2
+    assert (tmp_path / "run/config.yaml").read_text() == before
 
 
 def test_fitted_q_iteration_would_not_keep_the_statistics(tmp_path, monkeypatch, capsys):

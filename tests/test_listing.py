@@ -157,6 +157,14 @@ def test_help_of_train_knows_the_yaml_files_of_ones_own(capsys, tmp_path, flag):
     assert "vpn_replay, mine\n" in text
 
 
+@pytest.mark.parametrize(("words", "line"), [(["-m", "experiment=dqn_cartpole"], "leave out -m, and give one value of each"),
+                                             (["--config-dir=/nope"], "--config-dir=/nope is not a folder"),
+                                             (["run=runs/x"], "--help shows those of a new run")])  # fmt: skip
+def test_what_help_does_not_take_is_said(capsys, words, line):
+    assert cli.main("rl-lab", "rl", RL, ["train", "--help", *words]) == 2
+    assert line in capsys.readouterr().err
+
+
 def test_help_leaves_drawings_as_they_are(capsys):
     text = listed(capsys, "rl", "train", "--help", "env=windy")
     without = text.partition("settings as they stand")[2].partition("\n\n")[2]

@@ -202,7 +202,7 @@ def test_settings_are_composed_once_and_a_mode_in_them_makes_jobs_all_the_same(t
 
 def test_a_failing_job_leaves_the_others_standing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["train", "-m", "experiment=value_iteration_four_rooms", "tracker=none", "planner.gamma=2,0.99"]
+    arguments = ["train", "-m", "experiment=value_iteration_four_rooms", "tracker=none", "env.mdp.slip=up,sideways"]
     assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 2
     assert len(list(tmp_path.glob("runs/value_iteration_four_rooms/*/summary.json"))) == 1
 

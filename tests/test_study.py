@@ -262,6 +262,7 @@ def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed
         (["agent.gamma=0.9,2"], "agent.gamma=2 must be between 0 and 1 (the run of agent.gamma=2)"),
         (["seed=0,1.5"], "seed=1.5 must be a whole number (the run of seed=1.5)"),
         (["loop=train,sb3", "agent.gamma=0.9,0.8,2"], "(the run of loop=train agent.gamma=2)"),
+        (["agent=q_learning,sarsa", "precision=fp32,bf16"], "leave it out (the run of agent=q_learning precision=bf16)"),
         (["agent=q_learning,ppo", "agent.clip=0.1"], "no setting 'agent.clip'; it is a setting of agent=ppo (the run of agent=q_learning)"),
         (["agent=q_learning,dqn", "agent.gama=0.9"], "did you mean agent.gamma? (the run of agent=q_learning)"),
     ],
@@ -269,6 +270,15 @@ def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed
 def test_a_mistake_in_the_settings_of_one_job_is_found_before_any_begins(here, capsys, typed, line):
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *typed, "hydra/launcher=basic")
     assert code == 2 and f"{line}; none was started\n" in err and err.count("\n") == 1
+    assert not list(here.rglob("*"))
+
+
+def test_a_mistake_of_two_choices_together_is_found_before_any_begins(here, capsys):
+    """The last of four jobs: each of its choices is right beside another."""
+    both = "experiment=ppo_cartpole,ppo_mountain_car", "env=cartpole,four_rooms"
+    code, _, err = rl_lab(capsys, "train", "-m", *both, *QUIET, "hydra/launcher=basic")
+    assert code == 2 and "sets env.normalise_obs, which env=four_rooms does not have" in err
+    assert err.endswith("(the run of experiment=ppo_mountain_car env=four_rooms); none was started\n")
     assert not list(here.rglob("*"))
 
 

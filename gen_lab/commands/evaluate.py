@@ -1,7 +1,9 @@
 """Scores of a run's model on the test set, and measures of its samples."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from gen_lab.judging.evaluation import evaluate as evaluate_model
 from gen_lab.judging.pictures import write_sheet
 from gen_lab.trained.loading import Trained, load, some
 from rl_lab.core.errors import UserError, counted, spared, tell
-from rl_lab.core.files import Records, inside
+from rl_lab.core.files import Records, inside, opened
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
 from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural
 
+WHOLE_SET, LARGEST = "evaluation.json", 2**24  # of a run as it is; bytes of it that are read
 WHOLE = 10_000  # columns of a pipe, in which no path is cut
 NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
 
@@ -38,11 +41,12 @@ def evaluate(
     changes: Sequence[str] = (),  # of the runs' settings
 ) -> None:
     """Prints the scores of each run with their standard errors and, of a judge, each measure of its samples beside
-    that of held-out images; leaves all of it in the run's evaluation.json, or that of all runs in `out`.
+    that of held-out images; leaves all of it in the run's evaluation.json, or that of all runs in `out`. Of a few
+    images it is evaluation_<n>.json, and with `changes` evaluation_changed.json: what is known of the whole set stays.
 
     Raises UserError, once the others are done, where a run cannot be read.
     """
-    console, records, say = Console(), Records(out, "evaluation.json"), partial(print, file=sys.stderr)
+    console, records, say = Console(), Records(out, WHOLE_SET), partial(print, file=sys.stderr)
     console.width = max(140, console.width) if console.is_terminal else WHOLE
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     measured = Table("run", "checkpoint", "measure", "samples", "held-out images")
@@ -50,7 +54,7 @@ def evaluate(
     for folder in some(runs, "evaluate"):
         with spared(faults):
             trained = load(folder, device, changes)
-            for name in "evaluation.json", "neighbours.png":
+            for name in WHOLE_SET, "neighbours.png":
                 inside(folder, name)  # refused before the hours that follow
             head = Text(str(folder)), counted(trained.step, "updates")
             try:
@@ -82,13 +86,34 @@ def evaluate(
                 print(f"{folder}: {by.about}", *[picture] * bool(picture), sep="\n")
             if not scores and not by:
                 print(f"{folder}: no likelihood to measure; judge=classifier judges the samples of this model")
-            records.keep(folder, record)
+            name = named(len(tested.test), len(trained.data.test), bool(changes))
+            if not by and name == WHOLE_SET:
+                record |= judged_before(folder, trained.step)
+            records.keep(folder, record, name)
+            if name != WHOLE_SET and not out:
+                print(f"{folder}/{name}")
             scored.add_section()
             measured.add_section()
     for table in scored, measured:
         if table.row_count:
             console.print(table)
     tell(faults, len(runs))
+
+
+def named(images: int, of: int, changed: bool) -> str:
+    """Where figures go: those of a few images, or with other settings, leave those of the whole set as they are."""
+    if changed:
+        return "evaluation_changed.json"
+    return WHOLE_SET if images == of else f"evaluation_{images}.json"
+
+
+def judged_before(folder: Path, step: int) -> dict[str, Any]:
+    """What an earlier evaluation of the same weights said of samples; {} without one, or where it cannot be read."""
+    with suppress(OSError, UserError, ValueError, AttributeError), opened(folder / WHOLE_SET, LARGEST) as file:
+        before = json.load(file)
+        if before.get("step") == step and not before.get("changes"):
+            return {key: before[key] for key in ("judge", "floor", "measures") if key in before}
+    return {}
 
 
 def _measured(trained: Trained, judge: Judge, seed: int, picture: Path | None) -> dict[str, dict]:

@@ -35,14 +35,20 @@ def latents(
     name. Raises UserError, once the others are done, where one cannot be read.
     """
     faults: list[UserError] = []
-    for folder in some(runs, "latents"):
+    found = list(some(runs, "latents"))
+    for folder in found:
         with spared(faults):
-            draw(folder, load(folder, device, changes), rows, steps, reach, out)
+            trained = load(folder, device, changes)
+            name = f"{trained.name}_{folder.name}" if len(found) > 1 else trained.name
+            place = (folder, "pictures/") if out is None else (folder_for(out), f"{name}_")
+            draw(folder, trained, rows, steps, reach, *place)
     tell(faults, len(runs))
 
 
-def draw(folder: Path, trained: Trained, rows: int, steps: int, reach: float, out: str | None) -> None:
-    """The three pictures of one run. Raises UserError where its model has no latents."""
+def draw(folder: Path, trained: Trained, rows: int, steps: int, reach: float, place: Path, first: str) -> None:
+    """The three pictures of one run, in a place under names that begin so. Raises UserError where its model has no
+    latents.
+    """
     model, data = trained.model, trained.data
     if not isinstance(model, LatentModel):
         raise UserError(f"{folder}: this model has no latents to look at; an autoencoder has them")
@@ -52,7 +58,6 @@ def draw(folder: Path, trained: Trained, rows: int, steps: int, reach: float, ou
         )
     x, label, z = coded(model, data)
     known = label if model.spec.classes else None
-    place, first = (folder, "pictures/") if out is None else (folder_for(out), f"{trained.name}_")
     place.mkdir(parents=True, exist_ok=True)
     places = {name: inside(place, f"{first}{name}.png") for name in ("traversals", "interpolations", "latent_map")}
     room.memory(64 * rows * (steps + 2) * (math.prod(x.shape[1:]) + WIDTH**2), f"rows={rows} of steps={steps}")

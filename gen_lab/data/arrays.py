@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from gen_lab.data.cache import kept, map_paths
-from gen_lab.data.images import Binarised, Images, Protocol
+from gen_lab.data.images import Binarised, Images, Protocol, marked
 from gen_lab.data.published import ALIASES
 from rl_lab.core import room
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
-MOST_CLASSES = 65_536
+MOST_CLASSES, PARTS = 65_536, ("train", "test", "val")
 RIGHT_ALONE = (  # what makes the one array of an npy file right
     "x = np.load('yours.npy'); np.save('images.npy', np.uint8(np.round(x)).reshape(-1, H, W))  # of H x W pixels; "
     "x * 255 where 1 is white"
@@ -37,8 +37,9 @@ def npz(
     resident_gb: NonNegative,
     root: Place | None,
 ) -> Images:
-    """Arrays `train` and `test` (or Keras's `x_train` and `x_test`), uint8 or bool, [N, C, H, W], [N, H, W, C] or
-    [N, H, W], C = 1 or 3; `levels`, else 256, of bool 2; if labelled, `train_labels` and `test_labels` [N].
+    """Arrays `train` and `test` (or `x_train` and `x_test`, as Keras has them, or `train_images` and `test_images`),
+    uint8 or bool, [N, C, H, W], [N, H, W, C] or [N, H, W], C = 1 or 3; `levels`, else 256, of bool 2; if labelled,
+    `train_labels` and `test_labels` [N]. Of `val` (`x_val`, `val_images`) are the evaluations before the last.
 
     Of an npy file, which is one array, `held_out` are drawn at random to test on. Images of more than `resident_gb`
     are unpacked once under `root` and mapped from there.
@@ -50,8 +51,10 @@ def npz(
                 whole = _images(file, _split(file, held_out), {}, protocol, resident_gb, root, held_out)
                 return whole.parted(validation, subset, flip)
             with room.archive(opened, file) as archive:
-                small = {name: _small(archive, file, name) for name in ("levels", "train_labels", "test_labels")}
-                parts = _member(archive, file, "train"), _member(archive, file, "test")
+                small = {
+                    name: _small(archive, file, name) for name in ("levels", *(f"{part}_labels" for part in PARTS))
+                }
+                parts = [_member(archive, file, part) for part in PARTS if part != "val" or _stored(archive, part)]
                 return _images(file, parts, small, protocol, resident_gb, root).parted(validation, subset, flip)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}; data.path=<file> names the npz or npy to learn from") from error
@@ -64,16 +67,17 @@ def npz(
 
 def _images(
     file: Path,
-    parts: tuple["Member", "Member"],
+    parts: Sequence["Member"],  # to train on, to test on and, maybe, to validate on
     small: dict[str, np.ndarray | None],
     protocol: Protocol,
     resident_gb: float,
     root: str | None,
     *what: object,
 ) -> Images:
-    train, test = parts
-    if train.shape[1:] != test.shape[1:]:
-        raise UserError(f"{file}: train is of {[*train.shape[1:]]} and test of {[*test.shape[1:]]}")
+    train, test = parts[:2]
+    for name, part in zip(PARTS, parts, strict=False):
+        if train.shape[1:] != part.shape[1:]:
+            raise UserError(f"{file}: train is of {[*train.shape[1:]]} and {name} of {[*part.shape[1:]]}")
     levels, remark = _levels(file, small.get("levels"), train.dtype)
     labels, classes = _labels(file, small, *(part.shape[0] for part in parts))
     binarised = Binarised(protocol, levels, file.stem)
@@ -84,11 +88,15 @@ def _images(
     shown = binarised.train, binarised.test
     train_pixels, test_pixels = (
         kept(_checked(part.chunks(), file, name, levels, show), part.shape, at)
-        for part, name, show, at in zip(parts, ("train", "test"), shown, maps, strict=True)
+        for part, name, show, at in zip(parts[:2], PARTS, shown, maps, strict=False)
     )
+    validation = None
+    if len(parts) > 2:
+        again = Binarised(protocol, levels, f"{file.stem} validation set")
+        validation = kept(_checked(parts[2].chunks(), file, "val", levels, again.test), parts[2].shape, None)
     name = f"{file.stem}-{'x'.join(map(str, train.shape[1:]))}-{levels}{binarised.suffix}"
     return Images(
-        name,
+        marked(name, test_pixels),
         train_pixels,
         test_pixels,
         binarised.levels,
@@ -98,6 +106,8 @@ def _images(
         resampled=binarised.resampled,
         mapped=mapped,
         remark=remark,
+        validation=validation,
+        validation_labels=labels[2] if validation is not None else None,
     )
 
 
@@ -109,11 +119,15 @@ class Member(NamedTuple):
     chunks: Callable[[], Iterator[np.ndarray]]
 
 
+def _stored(archive: zipfile.ZipFile, name: str) -> str | None:
+    """The file of an array, by whichever of its names; None: there is none."""
+    there = {*archive.namelist()}
+    return next((f"{alias}.npy" for alias in ALIASES.get(name, (name,)) if f"{alias}.npy" in there), None)
+
+
 def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, bool, np.dtype, IO[bytes]] | None:
     """Shape, Fortran order, dtype and what follows, of an array that is as long as it says; None: there is none."""
-    there = {*archive.namelist()}
-    stored = next((f"{alias}.npy" for alias in ALIASES.get(name, (name,)) if f"{alias}.npy" in there), None)
-    if stored is None:
+    if (stored := _stored(archive, name)) is None:
         return None
     member = archive.open(stored)
     version = np.lib.format.read_magic(member)
@@ -147,8 +161,11 @@ def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None
     shape, _, dtype, member = header
     shape = shape[:1] if len(shape) == 2 and shape[1] == 1 and name != "levels" and dtype.kind in "iu" else shape
     if dtype.kind not in "iu" or len(shape) > 1:
+        rows = len(shape) == 2 and shape[1] > 1
+        right = f"x[{name!r}].argmax(1)" if rows else f"np.unique(x[{name!r}], return_inverse=True)[1]"
+        how = f"; {right} gives them" * (name != "levels" and len(shape) in (1, 2))
         raise UserError(
-            f"{file}: '{name}' is {dtype} {list(shape)}; it must be whole numbers{' [N]' * (name != 'levels')}"
+            f"{file}: '{name}' is {dtype} {list(shape)}; it must be whole numbers{' [N]' * (name != 'levels')}{how}"
         )
     room.memory(math.prod(shape) * dtype.itemsize, f"{file}: '{name}'")
     with member:
@@ -246,10 +263,10 @@ def _levels(file: Path, levels: np.ndarray | None, dtype: np.dtype) -> tuple[int
 
 
 def _labels(file: Path, arrays: dict, *counts: int) -> tuple[list, int]:
-    """The labels of train and test, int64, and how many classes they name: both parts have labels, or neither."""
-    names = "train_labels", "test_labels"
+    """The labels of each part, int64, and how many classes they name: all parts have labels, or none."""
+    names = [f"{part}_labels" for part in PARTS[: len(counts)]]
     if all(arrays.get(name) is None for name in names):
-        return [None, None], 0
+        return [None] * len(counts), 0
     for name, count in zip(names, counts, strict=True):
         x = arrays[name]
         if x is None or x.shape != (count,) or x.min() < 0:

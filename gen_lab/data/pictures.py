@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from gen_lab.data.cache import kept, map_paths
-from gen_lab.data.images import Binarised, Images, Levels, Protocol, quantised
+from gen_lab.data.images import Binarised, Images, Levels, Protocol, marked, quantised
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
 from rl_lab.core.errors import UserError, counted, pasted
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
 TEST = "test", "val", "valid", "validation"  # names of folders with held-out pictures; the first that exists is used
-ALSO = {"training": "train", "testing": "test"}  # other names of them
+ALSO = {"training": "train", "testing": "test", "holdout": "test", "eval": "val", "dev": "val"}  # other names of them
 MOST_OTHERS = 10_000  # files beside the pictures: more is another folder than was meant
 
 
@@ -77,7 +77,7 @@ def folder(
     its_pixels = kept(chunks, (len(validated), *shape), None) if validated else None
     name += binarised.suffix + f"-on-{background}" * (background != "white")
     return Images(
-        name,
+        marked(name, test_pixels),
         train_pixels,
         test_pixels,
         binarised.levels,

@@ -64,7 +64,7 @@ def check(node: DictConfig, path: str = "") -> None:
             raise UserError(f"no setting '{where}'{of_another(where) or nearest(where, settable)}")
         if key in filled:
             raise UserError(f"{where} is set by the lab itself; leave it out")
-        reference = re.fullmatch(r"\$\{(\w+)\}", str(written[name]))
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", str(written[name]))
         value = node[name]
         shown = reference[1] if reference else where
         mended = conform(shown, value, hints.get(key))

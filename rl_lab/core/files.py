@@ -137,20 +137,23 @@ class Records:
             return self.out.with_name(f"{self.out.stem}_{folder.name}_{name}")
         return inside(folder, name) if os.access(folder, os.W_OK) else None
 
-    def keep(self, folder: Path, record: dict[str, Any]) -> None:
-        """Where the folder cannot be written to, says so and leaves it as it is. Raises OSError."""
+    def keep(self, folder: Path, record: dict[str, Any], name: str | None = None) -> None:
+        """Under the usual name, or another. Where the folder cannot be written to, says so and leaves it as it is.
+        Raises OSError.
+        """
+        name = name or self.name
         self.found[str(folder)] = record
         if self.out:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write(self.out, json.dumps(self.found, indent=2) + "\n")
             return
         try:
-            write(inside(folder, self.name), json.dumps(record, indent=2) + "\n")
+            write(inside(folder, name), json.dumps(record, indent=2) + "\n")
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise
             print(
-                f"{folder} cannot be written to, so that {self.name} is left out; out=<x>.json keeps the figures",
+                f"{folder} cannot be written to, so that {name} is left out; out=<x>.json keeps the figures",
                 file=sys.stderr,
             )
 

@@ -75,6 +75,11 @@ class Interrupts:
         self._say("stopping at the next whole step; the same signal again stops at once")
 
 
+def stopped(number: int, _frame: object) -> None:
+    """A handler under which a signal ends the process as Ctrl-C does: what was begun is cleared away."""
+    raise Stopped(number)
+
+
 def heard() -> list[signal.Signals]:
     """The signals that a run answers: Ctrl-C, SIGTERM, those that a batch system sends before a time limit (`sbatch
     --signal=USR1@120`) and, unless under nohup, SIGHUP of a terminal that closes.

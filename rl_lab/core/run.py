@@ -200,6 +200,8 @@ class Run:
     def _restore(self, name: str, part: Part, saved: Mapping[str, Any]) -> None:
         try:
             part.load_state_dict(saved[name])
+        except UserError:
+            raise
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit this one "
                             f"({checkpoint.unfit(error)}); leave out the settings that changed it, or bring back the "

@@ -73,16 +73,31 @@ class Normalising(VectorEnv, Protocol):
     def share(self, statistics: Statistics) -> None: ...
 
 
-def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
-    """Makes `eval_env` use the statistics that `env` gathers; returns them for the checkpoint, {} without any.
+def alike(env: VectorEnv, eval_env: VectorEnv) -> None:
+    """Raises UserError where an agent that learns in `env` cannot act in `eval_env`."""
+    for what, one, other in (("observations", env.spec.obs_shape, eval_env.spec.obs_shape),
+                             ("observations", env.spec.obs_dtype, eval_env.spec.obs_dtype),
+                             ("actions", env.spec.num_actions, eval_env.spec.num_actions)):  # fmt: skip
+        if one != other:
+            raise UserError(
+                f"loop.eval_env has other {what} ({other}) than env ({one}), and what learns in one cannot act in the "
+                "other; leave out the setting that makes them differ"
+            )
 
-    Raises UserError where `eval_env` alone would normalise observations: by none.
+
+def shared(env: VectorEnv, eval_env: VectorEnv) -> dict[str, Statistics]:
+    """Makes `eval_env` use the statistics that `env` gathers; returns them for the checkpoint, {} where it
+    never gathers any.
+
+    Raises UserError where the two are not `alike`, or `eval_env` alone would normalise observations: by none.
     """
+    alike(env, eval_env)
     if not (isinstance(env, Normalising) and env.statistics.obs):
         refuse_unlearned(eval_env, "set env.normalise_obs=true, for training too, or leave it out")
-    if not isinstance(env, Normalising) or not isinstance(eval_env, Normalising) or not env.statistics.parts:
+    if not isinstance(env, Normalising) or not isinstance(eval_env, Normalising):
         return {}
-    eval_env.share(env.statistics)
+    if env.statistics.parts:
+        eval_env.share(env.statistics)
     return {"statistics": env.statistics}
 
 

@@ -82,6 +82,8 @@ class Statistics:
         """Moments of returns that the state lacks start anew. Raises UserError where it lacks those of observations."""
         if "obs" not in state:
             self.absent()
+        elif not self.obs:
+            raise UserError("the run learned from normalised observations; leave out env.normalise_obs=false")
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])

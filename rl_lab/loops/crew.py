@@ -19,7 +19,7 @@ from rl_lab.core.learner import Learner, Metrics, step
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
-from rl_lab.envs.abilities import refuse_statistics
+from rl_lab.envs.abilities import alike, refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import taken_up
@@ -108,6 +108,7 @@ def train(
     for i, member in enumerate(members):
         member.reset(run.stream(f"env/{i}"))
     crew, num_envs = Crew(learner, members), sum(env.num_envs for env in envs)
+    alike(envs[0], eval_env)
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     parts = {"agent": learner} | {f"member/{i}": member for i, member in enumerate(members)}
     episodes = Episodes(num_envs, envs[0].device)

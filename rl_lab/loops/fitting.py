@@ -14,7 +14,7 @@ from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, NonNegative, Place, Unit
-from rl_lab.envs.abilities import refuse_statistics
+from rl_lab.envs.abilities import alike, refuse_statistics
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import check_loop
 from rl_lab.memory.episodes import play_episodes, transitions
@@ -37,6 +37,7 @@ def fit_q(
 ) -> FittedQ:
     """Iterates on the data; `env` gives the form of the observations, and is played where there are no data yet."""
     check_loop(agent, "fit_q")
+    alike(env, eval_env)
     refuse_statistics(env, "fit_q")
     if not env.spec.obs_shape:
         raise UserError("env.obs=index is a bare number, and regressions need a vector; use env.obs=one_hot")

@@ -24,7 +24,7 @@ from rl_lab.core.learner import Learner
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural
-from rl_lab.envs.abilities import refuse_statistics
+from rl_lab.envs.abilities import alike, refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.training import taken_up
@@ -92,6 +92,7 @@ def train(
     learner.announce(env.num_envs)
     collector = Collector(learner, env, run.stream("collector"))
     collector.reset(run.stream("env"))
+    alike(env, eval_env)
     judge = Judge(eval_env, eval_episodes, run.stream("eval"), run.say, eval_drawn)
     episodes = Episodes(env.num_envs, env.device)
     book = Book(

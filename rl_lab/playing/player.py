@@ -170,6 +170,7 @@ def _loop(
     """The loop's settings as they are built; everything is set before it is checked."""
     reading.refuse(_resolved(cfg), parts)
     cfg = changed(cfg, changes)
+    _heeded(cfg, changes)
     cfg.device = device
     reading.refuse(_resolved(cfg), parts)
     node = cfg.loop.get("eval_env") or cfg.loop.get("env")
@@ -186,6 +187,19 @@ def _loop(
     return resolved["loop"]
 
 
+def _heeded(cfg: DictConfig, changes: Sequence[str]) -> None:
+    """Raises UserError where a setting of `env` was typed, and evaluations have one of their own in its place."""
+    own = cfg.loop._get_node("eval_env") if "eval_env" in cfg.loop else None
+    if not isinstance(own, DictConfig):
+        return
+    for key in (change.lstrip("+~").partition("=")[0] for change in changes):
+        group, _, setting = key.partition(".")
+        first = setting.partition(".")[0]
+        if group == "env" and first in own and str(own._get_node(first)) != f"${{env.{first}}}":
+            raise UserError(f"{key} would be ignored, as loop.eval_env.{first}={own[first]} stands in its place; type "
+                            f"loop.eval_env.{setting}=... instead")  # fmt: skip
+
+
 def _resolved(cfg: DictConfig) -> dict:
     written: Any = OmegaConf.to_container(cfg, resolve=False)
     return reading.resolved(written)
@@ -195,7 +209,9 @@ def settings_of(folder: Path, changes: Sequence[str] = ()) -> dict:
     """The settings of a run's environment as they were composed, with `changes` made to them. Raises UserError."""
     cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
     reading.refuse(_resolved(cfg), parts)
-    loop = _resolved(changed(cfg, changes))["loop"]
+    cfg = changed(cfg, changes)
+    _heeded(cfg, changes)
+    loop = _resolved(cfg)["loop"]
     return loop.get("eval_env") or loop.get("env")
 
 

@@ -86,7 +86,8 @@ def _nearest_folder(pattern: str) -> str:
     if re.fullmatch(r"\w+", pattern) and (conf_dir() / "experiment" / f"{pattern}.yaml").exists():
         return f"; did you mean experiment={pattern}?"
     parent = Path(pattern).parent
-    names = [p.name for p in parent.iterdir() if p.is_dir()] if _exists(str(parent)) and parent.is_dir() else []
+    there = parent.iterdir() if _exists(str(parent)) and parent.is_dir() else ()
+    names = [p.name for p in there if p.is_dir() and p.name not in ("compare", "studies", "gallery")]  # hold no run
     return nearest(Path(pattern).name, names, listing=False, before=pattern[: pattern.rfind("/") + 1])
 
 
@@ -230,7 +231,8 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
         raise UserError(f"no flag {flags[0].partition('=')[0]} here; settings are written setting=value")
     jobs = 1
     for override in map(parsed, typed):
-        key = override.key_or_group
+        if not (key := override.key_or_group):
+            raise UserError(f"{override.input_line} names no setting before the =; write setting=value")
         jobs *= number_of_values(override)
         if jobs > MOST_JOBS:
             raise UserError(
@@ -243,6 +245,10 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
         if override.is_delete() and (key in needed or key.endswith("._target_")):
             another = f"choose another {key}=... instead" if is_group(key) else "leave it out"
             raise UserError(f"{override.input_line} takes away what every run needs; {another}")
+        if key == "experiment" and isinstance(override.value(), list):
+            raise UserError(
+                f"{override.input_line} is several, and a run is of one; -m experiment=<a>,<b> makes a run of each"
+            )
         if (key in known or is_group(key)) and not override.is_delete():
             _check_choice(override, key in OPTIONAL)
 

@@ -17,15 +17,10 @@ from rl_lab.core.launching.listing import LISTS, experiments, listing
 def program(prog: str, root: str, commands: dict[str, str]) -> int:
     """`main` of a process that does nothing else."""
     for number in interrupts.heard():
-        signal.signal(number, _stop)
+        signal.signal(number, interrupts.stopped)
     gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
     atexit.register(_leave)
     return main(prog, root, commands)
-
-
-def _stop(number: int, _frame: object) -> None:
-    """As Ctrl-C does: what was begun is cleared away."""
-    raise interrupts.Stopped(number)
 
 
 def _leave() -> None:
@@ -143,7 +138,13 @@ def train_help(prog: str, root: str, typed: list[str]) -> str:
     from rl_lab.core.launching.annotated import annotated
     from rl_lab.core.launching.explain import plain_errors
 
+    if several := [word for word in typed if word in ("-m", "--multirun")]:
+        raise UserError(f"--help shows the settings of one run; leave out {several[0]}, and give one value of each")
+    if runs := [word for word in typed if word.startswith("run=")]:
+        raise UserError(f"the settings of {runs[0]} are in its config.yaml; --help shows those of a new run")
     own, overrides = own_folder(typed), [word for word in typed if "=" in word and not word.startswith("-")]
+    if own and not own.is_dir():
+        raise UserError(f"--config-dir={own} is not a folder; give it one that holds agent/, env/ and so on")
     with plain_errors(conf_dir(), root, typed):
         settings = annotated(root, overrides, own)
     lines = [

@@ -132,7 +132,7 @@ def _swept(path: Path) -> set[str]:
 
 
 def is_group(key: str) -> bool:
-    return os.path.isdir(conf_dir() / key)
+    return bool(key) and os.path.isdir(conf_dir() / key)
 
 
 def own_folder(words: Sequence[str]) -> Path | None:
@@ -203,6 +203,10 @@ def parsed(setting: str) -> "Override":
     except HydraException as error:
         reason = str(error).strip().splitlines()[0].partition(" expecting ")[0]
         key, equals, value = setting.partition("=")
+        if equals and (key != key.strip() or value != value.strip()):
+            raise UserError(
+                f"a setting is written without spaces around the =: {key.strip()}={value.strip()}"
+            ) from None
         if (
             reason.startswith(("LexerNoViableAlt", "token recognition", "mismatched input '='"))
             and re.fullmatch(r"[~+]*[\w./@]+", key)

@@ -39,7 +39,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
             find_wanted(cfg, parts_of(prog))
         if not _follows():
             _check_new(prog, folder)
-        settle(cfg, prog, root)
+        settle(cfg, prog, root, trusted)
         return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock, _beside())
 
 
@@ -51,7 +51,11 @@ def rehearse(cfg: DictConfig, prog: str, root: str) -> None:
     settle(cfg, prog, root)
     cfg = _written_out(cfg)
     checking.check(cfg.loop, "loop")
+    checking.check(cfg.tracker, "tracker")
     check_values(cfg)
+    resolved = reading.resolved(as_dict(cfg))
+    check_graphs(resolved, parts_of(prog))
+    precision_of(resolved, parts_of(prog))
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:

@@ -48,8 +48,9 @@ HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 class plain_errors:
     """Turns what Hydra and OmegaConf raise over a user's mistake into a UserError of one line."""
 
-    def __init__(self, source: Path, config_name: str, overrides: list[str]):
-        self.source, self.config_name, self.overrides = source, config_name, overrides
+    def __init__(self, source: Path, config_name: str, overrides: list[str], trusted: bool = True):
+        """`trusted`: the user typed the overrides, and calls that they name may be imported to explain them."""
+        self.source, self.config_name, self.overrides, self.trusted = source, config_name, overrides, trusted
 
     def __enter__(self) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
@@ -111,8 +112,8 @@ class plain_errors:
         if found := re.match(
             r"(?:Sweep parameters|Ambiguous value for argument) '(.*?=(.*?))'(?:$| requires)", lines[0]
         ):
-            may_be_list = lines[0].startswith("Ambiguous") and "." in found[1].partition("=")[0]
-            as_list = f", or [{found[2]}] for a list" if may_be_list else ""
+            there = OmegaConf.select(self._composed(), found[1].partition("=")[0])
+            as_list = f", or [{found[2]}] for a list" if OmegaConf.is_list(there) else ""
             return f"{found[1]} is several values; give one{as_list}, or add -m for a run of each"
         if found := re.match(
             r"Could not delete from config\. (?:'(.*)' does not exist|The value of '(.*)' is)", lines[0]
@@ -174,12 +175,14 @@ class plain_errors:
     def _composed(self) -> DictConfig:
         """The config composed with the choices of groups and calls alone, so that misspelt settings are not in it."""
         keys = ((o, re.split("[=@]", o.lstrip("+"))[0]) for o in self.overrides)
-        chosen = [o for o, key in keys if is_group(key) or key.endswith("._target_")]
+        chosen = [o for o, key in keys if is_group(key) or (self.trusted and key.endswith("._target_"))]
+        own = own_folder(self.overrides) if self.trusted else None
         try:
-            cfg = compose(self.source, self.config_name, chosen + searched(own_folder(self.overrides)))
+            cfg = compose(self.source, self.config_name, chosen + searched(own))
         except HydraException:
             return compose(self.source, self.config_name, [])
-        find_wanted(cfg, parts_of(self._lab()))
+        if self.trusted:
+            find_wanted(cfg, parts_of(self._lab()))
         return cfg
 
 
@@ -239,6 +242,8 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
         if name in by_lab:
             return f"{key} is set by the lab itself; leave it out"
         parameters = {of: p for of, p in parameters.items() if of not in by_lab}
+    if OmegaConf.is_dict(there := OmegaConf.select(cfg, key)) and "_target_" not in there:
+        return f"'{key}' takes new entries one by one: +{key}.<name>=..."
     if name in parameters and differs:
         return f"'{key}' is env.{name}; write +{key}=... to set it for evaluations alone"
     if name in parameters:

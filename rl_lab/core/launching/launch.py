@@ -58,7 +58,8 @@ def train(
         return resume(prog, root, folders[0], overrides)
     overrides, forced = forcing(checked(overrides, root), root)
     source = conf_dir()
-    plain = partial(plain_errors, source, root, overrides)
+    ours = study is None or study.ours
+    plain = partial(plain_errors, source, root, overrides, trusted=ours)
 
     @hydra.main(version_base="1.3", config_path=str(source), config_name=root)
     def main(cfg: DictConfig) -> None:
@@ -88,7 +89,6 @@ def train(
         except OSError as error:
             raise files.unwritten(cfg.hydra.sweep.dir, error, "hydra.sweep.dir=") from error
 
-    ours = study is None or study.ours
     once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
     task, rehearsed = partial(job, prog=prog, root=root, ours=ours), partial(rehearsal, prog=prog, root=root)
     with recording(starting, task, rehearsed, forced) as studies, once:
@@ -137,6 +137,8 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
             main()
     except KeyboardInterrupt:
         for study in studies:
+            for found in study.jobs():
+                files.remove_empty((study.folder / (found.folder or "")).resolve())
             print(account(study, prog)[0], file=sys.stderr)
         raise
     except Exception as error:
@@ -200,7 +202,7 @@ def job(
     sys.argv = [f"{prog} train", *overrides]  # what would do this job alone
 
     def work(begun: bool) -> Value:
-        with plain_errors(conf_dir(), root, overrides):
+        with plain_errors(conf_dir(), root, overrides, trusted=ours):
             if begun and (folder / "config.yaml").exists():
                 return finished(folder) or go_on(folder, [], prog, root)
             return begin(cfg, prog, root, trusted=ours)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from rl_lab.core import interrupts
 from rl_lab.core.errors import UserError
+from rl_lab.core.launching.composition import is_group
 from rl_lab.core.studies import report, slurm
 from rl_lab.core.studies.study import Study
 
@@ -113,13 +114,14 @@ class Recorded(Launcher):
         return plain if plain.partition("=")[0] in self.forced else override
 
     def _rehearse(self, jobs: list[list[str]]) -> None:
-        """Each setting in the first job that has it."""
-        rehearsed: set[str] = set()
+        """Each choice of parts together, and each setting, in the first job that has it."""
+        rehearsed: set[str | frozenset[str]] = set()
         shared = set(jobs[0]).intersection(*jobs) if jobs else set()
         for job in jobs:
-            if rehearsed.issuperset(job):
+            parts = frozenset(o for o in job if is_group(o.partition("=")[0]) or ".id=" in o or ".game=" in o)
+            if rehearsed.issuperset({parts, *job}):
                 continue
-            rehearsed.update(job)
+            rehearsed.update(job, {parts})
             try:
                 self.rehearse(job)
             except UserError as error:

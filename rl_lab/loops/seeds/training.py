@@ -14,6 +14,7 @@ from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import streams
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Seeds
+from rl_lab.envs.abilities import alike
 from rl_lab.envs.tabular.stepper import MDPEnv
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge, play, scores
@@ -36,6 +37,7 @@ def train(
 ) -> Stackable:
     """As `loops.train`, with a leading dimension of S seeds; each leaves a run folder as if it had been alone."""
     env, eval_env = check(env, agent), check(eval_env, agent)
+    alike(env, eval_env)
     runs = Runs(run, seeds, loop=ALONE)
     learner = stacked([agent(env.spec, device=run.device, seed=seed) for seed in runs.streams("agent")])
     runs.parts = lambda i: {"agent": Share(learner, i)}

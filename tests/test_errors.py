@@ -285,9 +285,11 @@ def test_commands(here, capsys):
     assert rl_lab(capsys, "trian") == (2, "rl-lab: no command 'trian'; did you mean train?")
     assert rl_lab(capsys, "render", "run=nowhere") == (2, "rl-lab: no run folder nowhere")
     (here / "runs/compare").mkdir(parents=True)
+    (here / "runs/windy").mkdir()
     assert rl_lab(capsys, "render", "runs/nothere") == (2, "rl-lab: no run folder runs/nothere")
-    line = "rl-lab: no run folder runs/compar; did you mean runs/compare?"
-    assert rl_lab(capsys, "render", "runs/compar") == (2, line)
+    line = "rl-lab: no run folder runs/windi; did you mean runs/windy?"
+    assert rl_lab(capsys, "render", "runs/windi") == (2, line)
+    assert rl_lab(capsys, "render", "runs/compar") == (2, "rl-lab: no run folder runs/compar"), "it holds no run"
     line = "rl-lab: no run folder dqn_cartpole; did you mean experiment=dqn_cartpole?"
     assert rl_lab(capsys, "train", "dqn_cartpole") == (2, line)
     assert "--total-steps" in rl_lab(capsys, "train", "--total-steps", "100")[1]

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint, files, locks
 from rl_lab.core.errors import UserError, counted, nearest, pasted
-from rl_lab.core.launching import arguments, cli, composition, explain
+from rl_lab.core.launching import arguments, cli, composition, meant
 from rl_lab.core.launching.explain import plain_errors
 
 TINY = ["experiment=dqn_four_rooms", "tracker=none", "device=cpu", "loop.total_steps=400", "loop.eval_episodes=1"]
@@ -261,7 +261,7 @@ def test_what_is_advised_is_one_word_of_a_shell(word):
 def test_a_setting_within_null():
     cfg = OmegaConf.create({"env": {"mdp": {"rewards": None}}})
     line = "env.mdp.rewards is null; give it as a whole: 'env.mdp.rewards={X: ...}'"
-    assert explain.unknown(cfg, "env.mdp.rewards.X") == line
+    assert meant.unknown(cfg, "env.mdp.rewards.X") == line
 
 
 def test_a_home_is_written_out_after_an_equals_sign_too(here, capsys, monkeypatch):

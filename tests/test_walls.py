@@ -163,6 +163,7 @@ def test_config_stops_at_the_door():
         "rl_lab.core.reading",
         "rl_lab.core.launching.changes",
         "rl_lab.core.launching.explain",
+        "rl_lab.core.launching.meant",
         "rl_lab.playing.player",
         "gen_lab.trained.loading",
     }

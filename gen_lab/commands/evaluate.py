@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gen_lab.commands.measures import LARGEST
 from gen_lab.judging import Judge, NoLabels, nothing
 from gen_lab.judging.evaluation import evaluate as evaluate_model
 from gen_lab.judging.pictures import write_sheet
@@ -24,7 +25,7 @@ from rl_lab.core.progress import Told
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural
 
-WHOLE_SET, LARGEST = "evaluation.json", 2**24  # of a run as it is; bytes of it that are read
+WHOLE_SET = "evaluation.json"  # of a run as it is
 WHOLE = 10_000  # columns of a pipe, in which no path is cut
 NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
 

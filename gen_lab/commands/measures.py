@@ -128,9 +128,7 @@ def is_bound(metric: str | None, runs: list[RunFiles]) -> bool:
 
 def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
     """The last row of each measure, or evaluation.json where that is of as many updates or more."""
-    few, neighbour, samples = (
-        run.settings.get(f"{key}", "") for key in ("loop.eval_images", "judge.k", "judge.samples")
-    )
+    few, neighbour, samples = (run.settings.get(key, "") for key in ("loop.eval_images", "judge.k", "judge.samples"))
     whole = run.finished or not few.isdigit()  # the last evaluation is of all images
     images, judged = "" if whole else f"{int(few):,} images", _judged(neighbour, samples)
     found = {

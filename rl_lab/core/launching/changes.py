@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rl_lab.core import conf_dir
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import GROUPS, parsed
-from rl_lab.core.launching.explain import refuse_through_reference, unknown
+from rl_lab.core.launching.meant import refuse_through_reference, unknown
 from rl_lab.core.parts import Parts, Typed
 from rl_lab.core.reading import NAMES, plain, plain_references
 

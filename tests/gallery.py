@@ -72,8 +72,8 @@ GALLERY = {
         {"mnist": "gen-lab train experiment=gated_pixelcnn_mnist loop.compile=true"},
         (f"gen-lab sample run={RUNS}/mnist count=72 columns=18 seed=3 out={RUNS}/sheets",
          f"gen-lab sample run={RUNS}/mnist count=24 columns=18 seed=1 inpaint=top out={RUNS}/sheets"),
-        (f"{RUNS}/sheets/gated_pixelcnn_mnist_samples_seed3.png",
-         f"{RUNS}/sheets/gated_pixelcnn_mnist_inpainted_seed1.png"),
+        (f"{RUNS}/sheets/gated_pixelcnn_mnist_samples_seed3_count72.png",
+         f"{RUNS}/sheets/gated_pixelcnn_mnist_inpainted_top_seed1_count24.png"),
     ),
     "fashion.png": Picture(
         SHEETS,
@@ -81,13 +81,13 @@ GALLERY = {
          "fashion/vqvae": "gen-lab train experiment=vqvae_fashion"},
         (f"gen-lab sample run={RUNS}/fashion/dcgan count=54 columns=18 seed=1 out={RUNS}/sheets",
          f"gen-lab sample run={RUNS}/fashion/vqvae count=54 columns=18 seed=1 out={RUNS}/sheets"),
-        (f"{RUNS}/sheets/dcgan_fashion_samples_seed1.png", f"{RUNS}/sheets/vqvae_fashion_samples_seed1.png"),
+        (f"{RUNS}/sheets/dcgan_fashion_samples_seed1_count54.png", f"{RUNS}/sheets/vqvae_fashion_samples_seed1_count54.png"),
     ),
     "cifar.png": Picture(
         SHEETS,
         {"cifar": "gen-lab train experiment=pixelcnnpp_cifar10"},
         (f"gen-lab sample run={RUNS}/cifar count=54 columns=18 seed=1 out={RUNS}/sheets",),
-        (f"{RUNS}/sheets/pixelcnnpp_cifar10_samples_seed1.png",),
+        (f"{RUNS}/sheets/pixelcnnpp_cifar10_samples_seed1_count54.png",),
     ),
     "gridworlds.png": Picture(
         PAGES,

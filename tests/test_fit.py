@@ -27,7 +27,7 @@ from gen_lab.judging.pictures import read_sheet, write_sheet
 from gen_lab.losses import bernoulli_nll
 from gen_lab.models.vae import VAE
 from gen_lab.networks.coders import mlp_decoder, mlp_encoder
-from gen_lab.trained.loading import load
+from gen_lab.trained.loading import apart, load
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint
 from rl_lab.core.errors import NotFinite, UserError
@@ -326,11 +326,11 @@ def folder(tmp_path_factory) -> Path:
 
 def test_sample_command(folder):
     assert gen_lab("sample", f"run={folder}", "count=5", "seed=3", "device=cpu", "tracker=none") == 0
-    with np.load(folder / "samples_seed3.npz") as saved:
+    with np.load(folder / "samples_seed3_count5.npz") as saved:
         images, levels = saved["images"], saved["levels"]
     assert images.shape == (5, 1, 8, 8) and images.dtype == np.uint8
     assert set(np.unique(images)) == {0, 1} and levels == 2
-    sheet = np.asarray(Image.open(folder / "samples_seed3.png"))
+    sheet = np.asarray(Image.open(folder / "samples_seed3_count5.png"))
     assert sheet.shape[1] == 5 * (8 * 6 + 2) + 2 and (sheet[5, 5] == 255 * images[0, 0, 0, 0]).all()
 
 
@@ -359,7 +359,7 @@ def test_sample_a_class(conditional):
     for label in 3, 4:
         arguments = [f"run={conditional}", f"label={label}", "count=6", "seed=1", "device=cpu", "tracker=none"]
         assert gen_lab("sample", *arguments) == 0
-    three, four = (np.load(conditional / f"samples_seed1_label{k}.npz")["images"] for k in (3, 4))
+    three, four = (np.load(conditional / f"samples_seed1_label{k}_count6.npz")["images"] for k in (3, 4))
     model = load(conditional, "cpu").model
     x = model.sample(64, torch.Generator().manual_seed(1), torch.full((64,), 3))
     assert np.array_equal(x[:6].numpy(), three) and not np.array_equal(three, four)
@@ -372,17 +372,43 @@ def test_the_first_samples_do_not_depend_on_the_count(folder, conditional, tmp_p
         for count in 3, 70:
             usual = [f"run={run}", f"count={count}", "device=cpu", "tracker=none", f"out={tmp_path}", "columns=3"]
             assert gen_lab("sample", *usual) == 0
-            drawn.append(np.load(tmp_path / f"{name}_samples_seed0.npz")["images"])
-            assert read_sheet(tmp_path / f"{name}_samples_seed0.png").width == 3 * 50 + 2
+            drawn.append(np.load(tmp_path / f"{name}_samples_seed0_count{count}.npz")["images"])
+            assert read_sheet(tmp_path / f"{name}_samples_seed0_count{count}.png").width == 3 * 50 + 2
         assert drawn[1].shape == (70, 1, 8, 8) and np.array_equal(drawn[0], drawn[1][:3])
         assert not np.array_equal(drawn[1][:6], drawn[1][64:])
-        assert (tmp_path / f"{name}_means_seed0.png").exists() == (run == folder)
+        assert (tmp_path / f"{name}_means_seed0_count70.png").exists() == (run == folder)
+
+
+def test_python_draws_what_the_command_does(folder, conditional, tmp_path):
+    """However many are asked for, and by a label, labels or none."""
+    for run, name in (folder, "vae_digits"), (conditional, "pixelcnn_digits"):
+        assert gen_lab("sample", f"run={run}", "count=70", "device=cpu", "tracker=none", f"out={tmp_path}") == 0
+        drawn = torch.from_numpy(np.load(tmp_path / f"{name}_samples_seed0_count70.npz")["images"])
+        trained = load(run, "cpu")
+        assert torch.equal(trained.sample(70), drawn) and torch.equal(trained.sample(5), drawn[:5])
+        if run == conditional:
+            assert torch.equal(trained.sample(70, label=torch.arange(70) % 10), drawn)
+            assert not torch.equal(trained.sample(5, label=3), drawn[:5])
+    with pytest.raises(UserError, match=r"count=1000000000 needs .* of memory"):
+        trained.sample(10**9)
+
+
+def test_runs_of_one_name_do_not_write_over_one_another(folder, tmp_path):
+    """Their files are told apart by the ends of their paths, as long as that takes."""
+    runs = [tmp_path / end for end in ("a/0", "b/0", "b/1")]
+    for run in runs:
+        shutil.copytree(folder, run)
+    command = ["sample", *map(str, runs), "count=2", "device=cpu", "tracker=none", f"out={tmp_path / 'all'}"]
+    assert gen_lab(*command) == 0
+    ends = "a_0", "b_0", "b_1"
+    assert {f"vae_digits_{end}_samples_seed0_count2.npz" for end in ends} < set(os.listdir(tmp_path / "all"))
+    assert apart([Path("x/7")]) == [""] and apart([Path("x/7"), Path("y/8")]) == ["_7", "_8"]
 
 
 def test_a_sheet_has_a_class_a_row(conditional):
     assert gen_lab("sample", f"run={conditional}", "count=25", "seed=7", "device=cpu", "tracker=none") == 0
-    images = np.load(conditional / "samples_seed7.npz")["images"]
-    sheet = np.asarray(read_sheet(conditional / "samples_seed7.png"))
+    images = np.load(conditional / "samples_seed7_count25.npz")["images"]
+    sheet = np.asarray(read_sheet(conditional / "samples_seed7_count25.png"))
     assert sheet.shape[1] == 2 * 50 + 2 and len(sheet) > 10 * 50 + 2
     for k in range(10):
         for j in range(2):
@@ -494,31 +520,31 @@ def test_inpaint(conditional, tmp_path):
     usual = [f"run={conditional}", "count=7", "seed=2", "device=cpu", "tracker=none"]
     test = digits(protocol="binarised").test[:7].numpy()
     assert gen_lab("sample", *usual, "inpaint=top") == 0
-    with np.load(conditional / "inpainted_seed2.npz") as saved:
+    with np.load(conditional / "inpainted_top_seed2_count7.npz") as saved:
         assert saved["known"].tolist() == [[True] * 8] * 4 + [[False] * 8] * 4 and saved["levels"] == 2
         assert np.array_equal(saved["images"][:, :, :4], test[:, :, :4])
         assert not np.array_equal(saved["images"][:, :, 4:], test[:, :, 4:])
-    sheet = np.asarray(Image.open(conditional / "inpainted_seed2.png"))
+    sheet = np.asarray(Image.open(conditional / "inpainted_top_seed2_count7.png"))
     assert sheet.shape[1:] == (9 * 50 + 2, 3) and 4 * 50 > len(sheet) > 3 * 50 + 2  # three triples a row, and words
     assert (sheet[2:26, 2:50] == sheet[2:26, 102:150]).all() and (sheet[26:50, 2:50] == 128).all()
     mask = np.zeros((8, 8), np.uint8)
     mask[::2] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     assert gen_lab("sample", *usual, f"inpaint={tmp_path}/mask.png") == 0
-    with np.load(conditional / "inpainted_seed2.npz") as saved:
+    with np.load(conditional / "inpainted_mask_seed2_count7.npz") as saved:
         assert np.array_equal(saved["images"][:, :, ::2], test[:, :, ::2])
 
 
 def test_film(conditional):
     usual = [f"run={conditional}", "count=3", "seed=5", "device=cpu", "tracker=none"]
     assert gen_lab("sample", *usual) == 0
-    plain = np.load(conditional / "samples_seed5.npz")["images"]
+    plain = np.load(conditional / "samples_seed5_count3.npz")["images"]
     assert gen_lab("sample", *usual, "film=true") == 0
-    assert np.array_equal(plain, np.load(conditional / "samples_seed5.npz")["images"])
-    with Image.open(conditional / "samples_seed5.gif") as film:
+    assert np.array_equal(plain, np.load(conditional / "samples_seed5_count3.npz")["images"])
+    with Image.open(conditional / "samples_seed5_count3.gif") as film:
         assert 32 <= film.n_frames <= 64
         film.seek(film.n_frames - 1)
-        sheet = np.asarray(Image.open(conditional / "samples_seed5.png").convert("L"))
+        sheet = np.asarray(Image.open(conditional / "samples_seed5_count3.png").convert("L"))
         assert np.array_equal(np.asarray(film.convert("L")), sheet)
 
 
@@ -614,11 +640,11 @@ def test_sigterm_then_resume(tmp_path):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("samples_seed0.png", ["sample", "count=2", "tracker=none"]),
-        ("samples_seed0.npz", ["sample", "count=2", "tracker=none"]),
-        ("inpainted_seed0.npz", ["sample", "count=2", "inpaint=top", "tracker=none"]),
-        ("samples_seed0.gif", ["sample", "count=2", "film=true", "tracker=none"]),
-        ("samples_seed0_label3.npz", ["sample", "count=2", "label=3", "tracker=none"]),
+        ("samples_seed0_count2.png", ["sample", "count=2", "tracker=none"]),
+        ("samples_seed0_count2.npz", ["sample", "count=2", "tracker=none"]),
+        ("inpainted_top_seed0_count2.npz", ["sample", "count=2", "inpaint=top", "tracker=none"]),
+        ("samples_seed0_count2.gif", ["sample", "count=2", "film=true", "tracker=none"]),
+        ("samples_seed0_label3_count2.npz", ["sample", "count=2", "label=3", "tracker=none"]),
         ("evaluation.json", ["evaluate"]),
         ("neighbours.png", ["evaluate", "judge=random"]),
     ],

@@ -458,7 +458,7 @@ WRITTEN = {
                    ["render", "tracker=none", "episodes=1", "max_steps=2"]),
     "dqn recorded": (["recordings"], ["record", "episodes=1"]),
     "vae": (["pictures", "pictures/samples_00000004.png", "videos", "videos/training.gif", "summary.json"], ["train", "loop.total_steps=4"]),
-    "vae sampled": (["samples_seed0.png", "samples_seed0.npz"], ["sample", "count=1", "tracker=none"]),
+    "vae sampled": (["samples_seed0_count1.png", "samples_seed0_count1.npz"], ["sample", "count=1", "tracker=none"]),
     "vae evaluated": (["evaluation.json", "neighbours.png"], ["evaluate", "judge=random", "judge.samples=300", "iwae_samples=0"]),
     "vae explained": (["pictures", "pictures/traversals.png", "pictures/interpolations.png", "pictures/latent_map.png"], ["latents"]),
 }  # fmt: skip

@@ -469,7 +469,9 @@ def test_a_model_arrives_and_its_samples_join_it(fresh, tmp_path):
         drawn = {(path.stem.rpartition("_")[0], int(path.stem.rpartition("_")[2])): path.read_bytes()
                  for path in (folder / "pictures").glob("*_0*.png")}  # fmt: skip
         film = {("training", 20): (folder / "videos/training.gif").read_bytes()}
-        joined = {("samples_seed0", 20): (folder / "samples_seed0.png").read_bytes()} if seed == "0" else {}
+        joined = (
+            {("samples_seed0_count4", 20): (folder / "samples_seed0_count4.png").read_bytes()} if seed == "0" else {}
+        )
         assert media(run) == drawn | film | joined and len(drawn) == 6
     assert len(fresh.runs) == 2
 

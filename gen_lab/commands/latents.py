@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gen_lab.data import Images
 from gen_lab.judging.pictures import WIDTH, write_sheet
-from gen_lab.trained.loading import Trained, load, some
+from gen_lab.trained.loading import Trained, apart, load, some
 from gen_lab.types import LatentModel
 from rl_lab.core import room
 from rl_lab.core.devices import double
@@ -35,12 +35,11 @@ def latents(
     name. Raises UserError, once the others are done, where one cannot be read.
     """
     faults: list[UserError] = []
-    found = list(some(runs, "latents"))
-    for folder in found:
+    found = some(runs, "latents")
+    for folder, more in zip(found, apart(found), strict=True):
         with spared(faults):
             trained = load(folder, device, changes)
-            name = f"{trained.name}_{folder.name}" if len(found) > 1 else trained.name
-            place = (folder, "pictures/") if out is None else (folder_for(out), f"{name}_")
+            place = (folder, "pictures/") if out is None else (folder_for(out), f"{trained.name}{more}_")
             draw(folder, trained, rows, steps, reach, *place)
     tell(faults, len(runs))
 

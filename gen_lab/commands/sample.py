@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +13,16 @@ from torch import Tensor
 
 from gen_lab.data.pixels import pictured
 from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, in_rows, side_by_side, thinned, write_film, write_sheet
-from gen_lab.trained.loading import Trained, load, some
+from gen_lab.trained.loading import BLOCK, Trained, apart, load, some
 from gen_lab.types import Inpainter, Meaning, ProgressiveSampler
 from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home, inside, replacing
 from rl_lab.core.joining import join
 from rl_lab.core.progress import Told
-from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural, Positive
 
-BLOCK, SHOWN = 64, 400  # images drawn at once; on a sheet at most
+SHOWN = 400  # images on a sheet at most
 
 
 def sample(
@@ -44,18 +43,20 @@ def sample(
     """Leaves a sheet (png) of at most 400 to look at and the images [N, C, H, W] uint8, below levels, (npz) to work
     with. The first images of a seed are the same whatever the count.
 
-    Named samples_seed<k>, or inpainted_seed<k>: triples of the given pixels, the completed image and the true one; of
-    a model that draws pixels one by one around what it means, means_seed<k> too. With `film`, a gif of the first 64
-    samples being drawn beside them.
+    Named samples_seed<k>, or inpainted_<what>_seed<k>: triples of the given pixels, the completed image and the true
+    one; of a model that draws pixels one by one around what it means, means_seed<k> too. A label, a temperature or a
+    count that is typed is in the names. With `film`, a gif of the first 64 samples being drawn beside them.
     """
     if film and inpaint:
         raise UserError("film=true shows samples from scratch; leave out inpaint=")
-    for folder in some(runs, "sample"):
+    found = some(runs, "sample")
+    for folder, more in zip(found, apart(found), strict=True):
         trained = load(folder, device, changes)
-        stem = "inpainted" if inpaint else "samples"
+        stem = f"inpainted_{Path(inpaint).stem}" if inpaint else "samples"
         which = f"seed{seed}{'' if label is None else f'_label{label}'}"
         which += "" if temperature == 1 else f"_temperature{temperature:g}"
-        place, first = (folder, "") if out is None else (home(out), f"{trained.name}_")
+        which += "" if count == BLOCK else f"_count{count}"
+        place, first = (folder, "") if out is None else (home(out), f"{trained.name}{more}_")
         place.mkdir(parents=True, exist_ok=True)
         path, arrays_path, film_path, means_path = (
             inside(place, f"{first}{name}_{which}.{kind}")
@@ -105,27 +106,18 @@ class Drawn(NamedTuple):
     says: str = ""
 
 
-def blocks(count: int, seed: int, device: torch.device) -> Iterator[tuple[int, torch.Generator]]:
-    """The start of every 64 images, and random numbers for them: the first images do not depend on the count."""
-    for start in range(0, count, BLOCK):
-        yield start, generator(stream(seed, f"images from {start}") if start else seed, device)
-
-
 def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: str | None, film: bool) -> Drawn:
     """Draws the samples. Raises UserError if the model cannot."""
     model, spec, classes, device = trained.model, trained.spec, trained.model.spec.classes, trained.device
-    labels = trained.labels(label, count)
     if inpaint:
-        return _inpainted(trained, count, seed, labels, inpaint)
+        return _inpainted(trained, count, seed, label, inpaint)
     if film and not isinstance(model, ProgressiveSampler):
         raise UserError("film=true needs a model that samples pixel by pixel, and this one does not; leave it out")
     images: list[Tensor] = []
     means: list[Tensor] = []
     frames: list[Tensor] = []
     told = Told(partial(print, file=sys.stderr), f"{trained.name}: sampling")
-    for start, rng in blocks(count, seed, device):
-        turn = torch.arange(start, start + BLOCK, device=device) % classes if classes else None
-        turn = turn if label is None else torch.full((BLOCK,), label, device=device)
+    for start, rng, turn in trained.draws(count, seed, label):
         before = rng.get_state()
         if film and not start and isinstance(model, ProgressiveSampler):
             frames = thinned(x.cpu() for x in model.draw(BLOCK, rng, turn))
@@ -151,18 +143,18 @@ def _drawn(trained: Trained, count: int, seed: int, label: int | None, inpaint: 
     )
 
 
-def _inpainted(trained: Trained, count: int, seed: int, labels: Tensor | None, inpaint: str) -> Drawn:
+def _inpainted(trained: Trained, count: int, seed: int, label: int | None, inpaint: str) -> Drawn:
     """Completes the first test images, keeping their known pixels."""
     model, data = trained.model, trained.data
     if not isinstance(model, Inpainter):
         raise UserError(f"inpaint={inpaint}: this model cannot complete an image; an autoregressive one can")
     known = known_pixels(inpaint, *data.spec.shape[1:]).to(data.device)
-    given = data.test_labels if labels is None else labels[:1].expand(len(data.test))
-    parts = []
-    for start, rng in blocks(min(count, len(data.test)), seed, trained.device):
+    given, parts = data.test_labels, []
+    for start, rng, turn in trained.draws(min(count, len(data.test)), seed, label):
         x = data.test[start : start + BLOCK].to(data.device)
-        label = None if given is None else given[start : start + BLOCK].to(x.device)
-        parts.append((x, model.inpaint(x, known, rng, label)))
+        if label is None:
+            turn = None if given is None else given[start : start + BLOCK].to(x.device)
+        parts.append((x, model.inpaint(x, known, rng, None if turn is None else turn[: len(x)])))
     x, images = (torch.cat(part)[:count] for part in zip(*parts, strict=True))
     arrays, scaled = {"images": images.cpu().numpy(), "known": known.cpu().numpy()}, data.spec.scaled
     shown = side_by_side(torch.where(known, scaled(x), 0.5), scaled(images), scaled(x))[: 3 * SHOWN]

@@ -1,6 +1,7 @@
 """A run folder's model and data again, as its checkpoint left them."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
@@ -18,13 +19,15 @@ from gen_lab.networks.averaging import weights
 from gen_lab.networks.best import take
 from gen_lab.parts import PARTS
 from gen_lab.types import LatentModel, Model, Spec
-from rl_lab.core import calls, checking, checkpoint, devices, reading, threads
+from rl_lab.core import calls, checking, checkpoint, devices, reading, room, threads
 from rl_lab.core.devices import is_whole
 from rl_lab.core.errors import UserError, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
-from rl_lab.core.randomness import generator
+from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Count, Natural, Positive, conform
+
+BLOCK = 64  # images drawn at once
 
 
 class Trained(NamedTuple):
@@ -51,14 +54,30 @@ class Trained(NamedTuple):
     def sample(
         self, count: int, seed: int = 0, label: int | Tensor | None = None, temperature: float | None = None
     ) -> Tensor:
-        """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same images. A
-        `temperature` below 1 makes them likelier and more alike.
+        """Levels [N, C, H, W]; with a label, or labels [N], of these classes. The same seed, the same first images,
+        whatever the count, and those that `gen-lab sample` draws. A `temperature` below 1 makes them likelier and more
+        alike.
 
-        Raises UserError if the model does not know the class, or has no temperature.
+        Raises UserError if the model does not know the class, has no temperature, or where they do not fit in memory.
         """
         count, seed = conform("count", count, Count), conform("seed", seed, Natural)
+        room.memory(8 * count * math.prod(self.spec.shape), f"count={count}")
         with self._at(temperature):
-            return self.model.sample(count, generator(seed, self.device), self.labels(label, count))
+            drawn = [self.model.sample(BLOCK, rng, of) for _, rng, of in self.draws(count, seed, label)]
+        return torch.cat(drawn)[:count]
+
+    def draws(
+        self, count: int, seed: int, label: int | Tensor | None
+    ) -> Iterator[tuple[int, torch.Generator, Tensor | None]]:
+        """For every 64 images: the number of the first, random numbers for them, and their labels [64], in turn where
+        none are given. The first images do not depend on the count. Raises UserError as `labels` does.
+        """
+        known, classes = self.labels(label, count), self.model.spec.classes
+        for start in range(0, count, BLOCK):
+            index = torch.arange(start, start + BLOCK, device=self.device)
+            of = index % classes if classes else None
+            rng = generator(stream(seed, f"images from {start}") if start else seed, self.device)
+            yield start, rng, of if known is None else known[index.clamp(max=count - 1)]
 
     @contextmanager
     def _at(self, temperature: float | None) -> Iterator[None]:
@@ -200,3 +219,14 @@ def some(runs: Sequence[Path], command: str) -> Sequence[Path]:
     if not runs:
         raise UserError(f"which run? gen-lab {command} run=<folder>")
     return runs
+
+
+def apart(runs: Sequence[Path]) -> list[str]:
+    """What to add to each run's name in the files of a shared folder: nothing to a single run's, else the end of its
+    path, as short as tells all of them apart.
+    """
+    if len(runs) == 1:
+        return [""]
+    parts = [run.absolute().parts[1:] for run in runs]
+    deep = next((n for n in range(1, max(map(len, parts))) if len({p[-n:] for p in parts}) == len(parts)), 1)
+    return ["_" + "_".join(p[-deep:]) for p in parts]

@@ -189,6 +189,7 @@ def test_it_says_how_many_runs_how_long_and_what_was_best(here, capsys):
     (here / "runs/odd/1/summary.json").symlink_to("nowhere")
     assert report.announcement(study, [0, 1], total=2, at_once=1) == words
     study.add([[*study.about["jobs"][0][:-1], "agent.gamma=0.1"]], 2)
+    assert report.announcement(study, [], total=3, at_once=1) == "3 runs, and none is left to start"
     words = report.announcement(study, [2], total=3, at_once=0)
     assert words == "1 of 3 runs; how long they take is known when the first has ended"
 
@@ -242,13 +243,14 @@ def test_scores_in_two_worlds_have_no_best(study):
 
 
 def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
-    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "env.mdp.slip=up,down", "hydra/launcher=basic")
+    small = "agent=dqn", "agent.batch_size=32", "agent.replay.capacity=4"
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *small[::2], "agent.batch_size=8,9", "hydra/launcher=basic")
     assert code == 2 and "2 jobs: 2 mistake" in err and err.endswith("\nno run began, and nothing is kept of them; "
                                                                      "type the command again without the mistake\n")  # fmt: skip
     assert not list(here.rglob("*"))
     many = "seed=" + ",".join(map(str, range(20)))
-    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "env.mdp.slip=up", many, "hydra/launcher=basic")
-    line = "env.mdp.slip=up is not a choice; choose from sideways, uniform"
+    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *small, many, "hydra/launcher=basic")
+    line = "agent.batch_size=32 must be at most agent.replay.capacity=4"
     assert code == 2 and "20 jobs: 20 mistake" in err and err.count(line) == 2 and f"{line}, as would 19 more" in err
     assert err.startswith("composing the settings of 20 jobs before the first begins\n20 runs, 1 at a time")
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
@@ -279,6 +281,20 @@ def test_a_mistake_of_two_choices_together_is_found_before_any_begins(here, caps
     code, _, err = rl_lab(capsys, "train", "-m", *both, *QUIET, "hydra/launcher=basic")
     assert code == 2 and "sets env.normalise_obs, which env=four_rooms does not have" in err
     assert err.endswith("(the run of experiment=ppo_mountain_car env=four_rooms); none was started\n")
+    assert not list(here.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["env=gym", "env.id=CartPole-v1,CartPol-v1"], "no Gymnasium environment 'CartPol-v1'; did you mean CartPole-v1? (the run of env.id=CartPol-v1)"),
+        (["env=atari", "env.game=pong,pnog"], "no Atari game 'pnog'; did you mean pong? (the run of env.game=pnog)"),
+        (["env=four_rooms,book", "+env.mdp.ends=[G],[Q]"], "Q has no reward; give it one in env.mdp.rewards"),
+    ],
+)  # fmt: skip
+def test_a_world_that_cannot_be_built_is_found_before_any_begins(here, capsys, typed, line):
+    code, _, err = rl_lab(capsys, "train", "-m", *typed, "agent=dqn", *QUIET, "hydra/launcher=basic")
+    assert code == 2 and line in err and err.endswith("; none was started\n"), err
     assert not list(here.rglob("*"))
 
 

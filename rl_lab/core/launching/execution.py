@@ -56,6 +56,27 @@ def rehearse(cfg: DictConfig, prog: str, root: str) -> None:
     resolved = reading.resolved(as_dict(cfg))
     check_graphs(resolved, parts_of(prog))
     precision_of(resolved, parts_of(prog))
+    if isinstance(world := reading.resolved(as_dict(cfg) | {"device": "cpu"}).get("env"), dict):
+        _try_world(world)
+
+
+_TRIED: list[dict[str, Any]] = []  # worlds, by the rehearsals of this process
+
+
+def _try_world(settings: dict[str, Any]) -> None:
+    """Builds a single copy of it, once. Raises UserError; another error is told in full by the job that meets it."""
+    from rl_lab.core import calls
+
+    if settings in _TRIED:
+        return
+    _TRIED.append(settings)
+    try:
+        world = calls.built(settings | ({"num_envs": 1} if "num_envs" in settings else {}))
+    except UserError:
+        raise
+    except Exception:
+        return
+    world.close()
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:

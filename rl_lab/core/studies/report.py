@@ -33,6 +33,8 @@ def announcement(study: Study, missing: list[int], total: int, at_once: int) -> 
     the launcher does not say it.
     """
     left = total - len(study.about["jobs"]) + len(missing)
+    if not left:
+        return f"{counted(total, 'runs')}, and none is left to start"
     words = counted(left, "runs") if left == total else f"{left} of {counted(total, 'runs')}"
     words += f", {min(at_once, total)} at a time" if at_once > 0 else ""
     known = _earlier(study.root)

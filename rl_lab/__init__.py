@@ -72,7 +72,7 @@ def load(run: str | Path, *changes: str, num_envs: int = 1, device: str = "auto"
     from rl_lab.playing import player
 
     num_envs, seed = conform("num_envs", num_envs, Envs), conform("seed", seed, Natural)
-    settings = given.changes(changes, "num_envs", "device", "seed")
+    settings = given.changes(changes, "num_envs", "env.num_envs", "device", "seed")
     found = player.load(given.run_of(run, "rl_lab"), max_envs=num_envs, device=device, seed=seed, changes=settings)
     return found._replace(env=player.guarded(found.env))
 

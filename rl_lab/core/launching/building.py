@@ -49,6 +49,8 @@ def built(root: str, typed: Sequence[str], *names: str) -> tuple[list[Any], int]
 def world_and_agent(typed: Sequence[object], named: Mapping[str, object] = {}) -> tuple[Any, Any]:
     """Raises UserError where the agent is not for the loop of ours."""
     words = changes(settings(typed, named))
+    for word in words:
+        _refuse_several(word, "build", "builds one agent")
     if studies := [word for word in words if word.startswith("study=")]:
         raise UserError(f"{studies[0]} is for the command line, rl-lab train; build makes one environment and agent")
     if runs := [word for word in words if word.startswith("run=")]:
@@ -62,18 +64,23 @@ def world_and_agent(typed: Sequence[object], named: Mapping[str, object] = {}) -
     return env, agent(env.spec, **place)
 
 
+def _refuse_several(word: str, function: str, makes: str) -> None:
+    """Raises UserError where a setting has several values, as for a sweep."""
+    if "=" in word and parsed(word).is_sweep_override():
+        key, _, values = word.partition("=")
+        as_list = f", or write a list: {key}=[{values}]" if "." in key and "(" not in values else ""
+        raise UserError(
+            f"{word} is several values, and from Python each call {makes}; call {function} for each{as_list}"
+        )
+
+
 def trained(prog: str, root: str, typed: Sequence[object], named: Mapping[str, object] = {}) -> Path:
     """The folder of the run that `train` makes of these settings, or resumes. Raises UserError."""
     words = settings([os.fspath(word) if isinstance(word, os.PathLike) else word for word in typed], named)
     for word in words:
         if word.startswith(("-", "study=", "hydra.mode=")):
             raise UserError(f"{word} is for the command line, {prog} train; from Python each call is one run")
-        if "=" in word and parsed(word).is_sweep_override():
-            key, _, values = word.partition("=")
-            as_list = f", or write a list: {key}=[{values}]" if "." in key and "(" not in values else ""
-            raise UserError(
-                f"{word} is several values, and from Python each call is one run; call train for each{as_list}"
-            )
+        _refuse_several(word, "train", "is one run")
     folders, before = split(words)[0], sys.argv
     try:
         launch.train(prog, root, words, begun=folders.append)

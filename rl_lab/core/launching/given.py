@@ -31,7 +31,10 @@ def changes(given: Sequence[object], *keywords: str) -> list[str]:
         if word.startswith("-") or not (equals or word.startswith("~")):
             raise UserError(f"'{word}' sets nothing; write setting=value")
         if (name := key.lstrip("+")) in keywords:
-            raise UserError(f"'{word}' is no setting of the run, but an argument; write {name}=... outside the quotes")
+            argument = name.rpartition(".")[2]
+            raise UserError(
+                f"'{word}' is no setting of the run, but an argument; write {argument}=... outside the quotes"
+            )
     if keywords and (ignored := idle(typed)):
         raise UserError(f"'{ignored}' would be ignored, as nothing is trained; leave it out")
     return typed

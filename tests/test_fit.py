@@ -511,6 +511,18 @@ def test_the_line_shows_what_a_gan_does(data):
     assert is_shown("eval/frechet[digits-x]") and is_shown("autoregressive/bits_per_dim")
 
 
+def test_an_evaluation_says_of_which_update_the_best_weights_are_and_of_which_the_run(tmp_path):
+    data, run = digits(protocol="binarised"), tmp_path / "vae"
+    np.savez(tmp_path / "d.npz", train=data.train.numpy(), test=data.test.numpy(), levels=2)
+    settings = ["model=vae", "data=npz", f"data.path={tmp_path}/d.npz", "data.validation=100", "loop.best=true",
+                "data.subset=100", "loop.batch_size=100", "model.optimizer.lr=0.01", "loop.total_steps=500",
+                "loop.eval_every=50", "device=cpu", "tracker=none"]  # fmt: skip
+    assert gen_lab("train", *settings, f"hydra.run.dir={run}") == 0
+    assert gen_lab("evaluate", f"run={run}", "device=cpu") == 0
+    record = json.loads((run / "evaluation.json").read_text())
+    assert record["step"] < record["learned"] == 500
+
+
 def test_a_setting_of_the_model_reaches_sample_and_is_named_where_it_does_not_fit(folder, capsys):
     assert gen_lab("sample", f"run={folder}", "model.latents=5", "device=cpu", "tracker=none") == 2
     assert capsys.readouterr().err.endswith("leave out model.latents=5\n")

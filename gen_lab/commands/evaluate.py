@@ -71,6 +71,7 @@ def evaluate(
                 scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
             record: dict[str, Any] = {
                 "step": trained.step,
+                "learned": trained.learned,
                 "images": len(tested.test),
                 "of": len(trained.data.test),
                 "iwae_samples": iwae_samples,

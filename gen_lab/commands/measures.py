@@ -180,8 +180,9 @@ def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
         judge = record.get("judge", {})
         others = judge.get("samples") if judge.get("samples") != judge.get("held_out") else ""
         judged = _judged(str(judge.get("k")), str(others))
+        learned = int(record.get("learned", record["step"]))  # as a run's rows count, also those of its best weights
         return {
-            name: Figure(float(x), int(record["step"]), judged if by_judge(name) else "")
+            name: Figure(float(x), learned, judged if by_judge(name) else "")
             for name, x in values.items()
             if math.isfinite(x)
         }

@@ -41,6 +41,7 @@ class Trained(NamedTuple):
     read: Callable[[], Images]
     device: torch.device
     step: int  # updates that its weights are of
+    learned: int  # updates of the whole run: more where the weights that did best are of earlier ones
 
     @property
     def data(self) -> Images:
@@ -192,15 +193,15 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
             with torch.no_grad():
                 for mine, its in zip(weights(model), state["average"]["averages"], strict=True):
                     mine.copy_(its)
+        step = learned = int(state["step"])
         if state.get("best", {}).get("learned"):
             take(model, state["best"]["learned"])
-            state["step"] = state["best"]["step"]
-        step = int(state["step"])
+            step = int(state["best"]["step"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         asked, own = folder / "config.yaml", f"bring back the run's own checkpoint, {checkpoint.ANEW}"
         remedy = f"leave out {' '.join(changes)}" if changes else own
         raise UserError(f"{path} does not fit {asked} ({checkpoint.unfit(error)}); {remedy}") from error
-    return Trained(str(cfg.name), model, spec, read, chosen, step)
+    return Trained(str(cfg.name), model, spec, read, chosen, step, learned)
 
 
 def images(settings: dict[str, Any]) -> Images:

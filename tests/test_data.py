@@ -912,6 +912,9 @@ GREYS = np.arange(20 * 64).reshape(20, 8, 8) % 256
         {"arr_0": GREYS},
         {"images": GREYS / 1.0, "labels": np.arange(20) % 3},
         {"labels": np.arange(20) % 3, "pictures": GREYS / 1.0},
+        {"data": GREYS.reshape(20, 64), "target": np.arange(20)[:, None] % 3},
+        {"arr_0": GREYS, "arr_1": np.arange(20) % 3, "arr_2": GREYS[:5], "arr_3": np.arange(5) % 3},
+        {"train": GREYS, "other": GREYS[:5], "names": np.array(["a", "b"])},
     ],
 )
 def test_the_line_that_is_shown_makes_the_arrays_right(tmp_path, monkeypatch, arrays):
@@ -923,6 +926,7 @@ def test_the_line_that_is_shown_makes_the_arrays_right(tmp_path, monkeypatch, ar
     exec(f"{line[1]}{line[2]}".replace("H, W", "8, 8"), {"np": np})
     made = next(tmp_path.glob("images.np?"))
     data = npz(path=str(made))
-    assert len(data.train) + len(data.test) == (20 if made.suffix == ".npy" else 25)
-    assert data.classes == (3 if "y_train" in arrays else 0)
+    one = sum(array.ndim > 1 and array.shape[1] > 1 for array in arrays.values()) == 1
+    assert (len(data.train), len(data.test)) == ((18, 2) if one else (20, 5))
+    assert data.classes == (3 if {"y_train", "labels", "target", "arr_1"} & {*arrays} else 0)
     assert data.train.max() > 200

@@ -3,7 +3,7 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -138,19 +138,52 @@ def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, boo
     return shape, fortran, dtype, member
 
 
-def _right(stored: Sequence[str], flat: bool = False) -> str:
+def _right(archive: zipfile.ZipFile) -> str:
     """What makes the arrays of an archive right, by the names that they are stored under."""
-    names = [name.removesuffix(".npy") for name in stored]
-    own = {part: next((name for name in aliases if name in names), "") for part, aliases in ALIASES.items()}
-    images = [own["train"] or "train", own["test"] or "test"]
-    pixels = "np.uint8(np.round(x[{!r}]))" + ".reshape(-1, H, W)" * flat
-    after = "  # x[...] * 255 where 1 is white" + "; images are H x W" * flat
-    if not (own["train"] and own["test"]) and len(names) <= 2:  # all images, and perhaps their labels
-        name = next((name for name in names if not name.startswith(("y", "label", "target"))), names[0])
-        return f"x = np.load('yours.npz'); np.save('images.npy', {pixels.format(name)}){after}"
-    parts = [f"{part}={pixels.format(name)}" for part, name in zip(("train", "test"), images, strict=True)]
-    parts += [f"{part}=x[{own[part]!r}]" for part in ("train_labels", "test_labels") if own[part]]
-    return f"x = np.load('yours.npz'); np.savez('images.npz', {', '.join(parts)}, levels=256){after}"
+    shapes = {name: shape for name, shape in _shapes(archive).items() if shape}
+    known = {part: next((name for name in aliases if name in shapes), "") for part, aliases in ALIASES.items()}
+    wide = sorted((n for n in shapes if math.prod(shapes[n][1:]) > 1), key=lambda name: -math.prod(shapes[name]))
+    likely = [name for name in wide if len(shapes[name]) > 2] or wide
+    images = [*dict.fromkeys(name for name in (known["train"], known["test"], *likely) if name)][:2] or [
+        "train",
+        "test",
+    ]
+    flat = any(len(shapes.get(name, ())) == 2 for name in images)
+    pixels = [f"np.uint8(np.round(x[{name!r}]))" + ".reshape(-1, H, W)" * flat for name in images]
+    labels = [known[f"{part}_labels"] or _labels_of(name, shapes) for part, name in zip(PARTS, images, strict=False)]
+    of = [f"x[{name!r}]" for name in labels] if all(labels) else []
+    before, kept = "", ""
+    if len(images) == 2:
+        kept = _saved([*pixels, *of])
+    elif of:
+        count = shapes[images[0]][0]
+        before = f"i = np.random.default_rng(0).permutation({count}); a, b = np.split(i, [{count * 9 // 10}]); "
+        kept = _saved([f"{part}[{which}]" for part in (*pixels, *of) for which in "ab"])
+    else:
+        kept = f"np.save('images.npy', {pixels[0]})"
+    return f"x = np.load('yours.npz'); {before}{kept}  # x[...] * 255 where 1 is white" + "; images are H x W" * flat
+
+
+def _saved(parts: Sequence[str]) -> str:
+    named = zip(("train", "test", "train_labels", "test_labels"), parts, strict=False)
+    return f"np.savez('images.npz', {', '.join(f'{name}={part}' for name, part in named)}, levels=256)"
+
+
+def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
+    """Of all its arrays."""
+    found = {}
+    for stored in archive.namelist():
+        with archive.open(stored) as member:
+            version = np.lib.format.read_magic(member)
+            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            found[stored.removesuffix(".npy")] = reader(member)[0]
+    return found
+
+
+def _labels_of(images: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The array that has a number for each of these images; "" where there is none."""
+    count = shapes.get(images, (-1,))[0]
+    return next((name for name, shape in shapes.items() if shape in ((count,), (count, 1))), "")
 
 
 def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None:
@@ -177,7 +210,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
     if (header := _header(archive, file, name)) is None:
         raise UserError(
             f"{file} has no array '{name}' ({', '.join(archive.namelist()[:6])}); it needs train and test: "
-            f"{_right(archive.namelist())}"
+            f"{_right(archive)}"
         )
     shape, fortran, dtype, member = header
 
@@ -194,7 +227,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
             else:
                 yield from (rows(count) for _, count in _runs(shape))
 
-    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks, _right(archive.namelist(), len(shape) == 2))
+    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks, _right(archive))
 
 
 def _split(file: Path, held_out: float) -> tuple[Member, Member]:

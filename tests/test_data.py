@@ -251,7 +251,8 @@ def test_an_npz_brings_a_validation_set(tmp_path, name):
 
 
 @pytest.mark.parametrize(("labels", "right"), [(np.eye(3)[np.arange(7) % 3], "x['train_labels'].argmax(1) gives them"),
-                                               (np.array(["cat"] * 7), "return_inverse=True)[1] gives them")])  # fmt: skip
+                                               (np.arange(7.0), "x['train_labels'].astype(int) gives them"),
+                                               (np.array(["cat"] * 7), "np.searchsorted(np.unique(x['train_labels']), x['train_labels']) gives them")])  # fmt: skip
 def test_labels_of_another_kind_are_told_how_they_are_made_right(tmp_path, labels, right):
     np.savez(tmp_path / "mine.npz", **arrays(train_labels=labels, test_labels=labels[:3]))
     with pytest.raises(UserError, match=re.escape(right)):
@@ -915,6 +916,15 @@ GREYS = np.arange(20 * 64).reshape(20, 8, 8) % 256
         {"data": GREYS.reshape(20, 64), "target": np.arange(20)[:, None] % 3},
         {"arr_0": GREYS, "arr_1": np.arange(20) % 3, "arr_2": GREYS[:5], "arr_3": np.arange(5) % 3},
         {"train": GREYS, "other": GREYS[:5], "names": np.array(["a", "b"])},
+        {"X_train": GREYS, "X_test": GREYS[:5], "Y_train": np.arange(20) % 3, "Y_test": np.arange(5) % 3},
+        {
+            "train": GREYS,
+            "test": GREYS[:5],
+            "val": GREYS[:7],
+            "y_train": np.arange(20) % 3,
+            "y_test": np.arange(5) % 3,
+            "y_val": np.arange(7) % 3,
+        },
     ],
 )
 def test_the_line_that_is_shown_makes_the_arrays_right(tmp_path, monkeypatch, arrays):
@@ -928,5 +938,23 @@ def test_the_line_that_is_shown_makes_the_arrays_right(tmp_path, monkeypatch, ar
     data = npz(path=str(made))
     one = sum(array.ndim > 1 and array.shape[1] > 1 for array in arrays.values()) == 1
     assert (len(data.train), len(data.test)) == ((18, 2) if one else (20, 5))
-    assert data.classes == (3 if {"y_train", "labels", "target", "arr_1"} & {*arrays} else 0)
+    assert data.classes == (3 if {"y_train", "Y_train", "labels", "target", "arr_1"} & {*arrays} else 0)
     assert data.train.max() > 200
+    assert (data.validation is not None) == ("val" in arrays)
+
+
+def test_the_line_that_is_shown_keeps_the_levels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("yours.npz", train=GREYS % 2, test=GREYS[:5] % 2, levels=2)
+    with pytest.raises(UserError, match="levels=x\\['levels'\\]") as error:
+        npz(path="yours.npz")
+    exec("x = np.load" + str(error.value).partition("x = np.load")[2], {"np": np})
+    assert npz(path="images.npz").levels == 2
+
+
+def test_a_file_is_known_by_its_first_bytes(tmp_path):
+    np.save(tmp_path / "a.npy", np.uint8(GREYS))
+    (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    np.savez(tmp_path / "b.npz", train=np.uint8(GREYS), test=np.uint8(GREYS[:5]))
+    (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    assert len(npz(path=str(tmp_path / "A.NPY")).train) == 18 and len(npz(path=str(tmp_path / "b.npy")).train) == 20

@@ -372,6 +372,7 @@ def of_ones_own() -> bytes:
 
 
 WRAPPINGS = {
+    "an archive whose name says nothing": {"1/stuff.tar": tarred(PLAIN)},
     "names of one's own": {"backup.npz": of_ones_own()},
     "unpacked": PLAIN,
     "packed again": {f"deep/er/{name}.gz": gzip.compress(data, 1) for name, data in PLAIN.items()},

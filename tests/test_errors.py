@@ -74,6 +74,8 @@ TRAIN = {
     # never in circles: the setting of another choice or lab, or one that is not to be set at all
     "env.id=CartPole-v1": "no setting 'env.id'; it is a setting of env=gym, env=toy_text",
     "+env.id=CartPole-v1": "no setting 'env.id'; it is a setting of env=gym, env=toy_text",
+    "env=gym env.kwargs.n=8": "no setting 'env.kwargs.n'; an argument of the environment's own is +env.options.n=...",
+    "env=gym env.num_env=8": "no setting 'env.num_env'; did you mean env.num_envs? (an argument of the environment's own is +env.options.num_env=...)",
     "env.path=my.npz": "no setting 'env.path'; it is a setting of env=mdp_file",
     "agent=a2c agent.replay.n_step=3": "no setting 'agent.replay.n_step'; it is a setting of agent=dqn",
     "agent.lr=0.1": "no setting 'agent.lr'; did you mean agent.optimizer.lr?",
@@ -340,6 +342,17 @@ def test_a_folder_that_is_no_run(here, capsys):
     line = "rl-lab: empty is not a run folder: it holds 1 run; name one: run=empty/run"
     assert rl_lab(capsys, "train", "run=empty") == (2, line)
     assert "empty/run/config.yaml" in rl_lab(capsys, "evaluate", "run=empty")[1]
+    (here / "empty/study.yaml").write_text("jobs: []\n")
+    line = "rl-lab: empty is a study, and no run; rl-lab study resume empty runs what is missing"
+    assert rl_lab(capsys, "train", "run=empty") == (2, line)
+
+
+def test_an_experiment_of_this_folder_is_found_by_its_flag(here, capsys):
+    (here / "experiment").mkdir()
+    (here / "experiment/mine.yaml").write_text("# @package _global_\ndefaults: [{override /agent: a2c}]\n")
+    line = "rl-lab: no choice 'mine' for experiment; --config-dir=. takes experiment/mine.yaml of this folder"
+    assert rl_lab(capsys, "train", "experiment=mine") == (2, line)
+    assert rl_lab(capsys, "train", "--config-dir=.", "experiment=mine", "--cfg=job")[0] == 0
 
 
 def test_a_folder_that_holds_something_else(here, capsys):

@@ -405,6 +405,29 @@ def test_runs_of_one_name_do_not_write_over_one_another(folder, tmp_path):
     assert apart([Path("x/7")]) == [""] and apart([Path("x/7"), Path("y/8")]) == ["_7", "_8"]
 
 
+def test_a_damaged_run_does_not_stop_the_others(folder, tmp_path, capsys):
+    for name in "abc":
+        shutil.copytree(folder, tmp_path / name)
+    (tmp_path / "b/checkpoint.pt").write_bytes(b"no checkpoint")
+    runs = [str(tmp_path / name) for name in "abc"]
+    assert gen_lab("sample", *runs, "count=2", "device=cpu", "tracker=none") == 2
+    assert "b/checkpoint.pt" in capsys.readouterr().err
+    assert [(tmp_path / name / "samples_seed0_count2.npz").exists() for name in "abc"] == [True, False, True]
+
+
+def test_an_evaluation_of_the_same_images_elsewhere_is_no_other(tmp_path):
+    """Of data=npz the root is that of its cache."""
+    data = digits(protocol="binarised")
+    np.savez(tmp_path / "d.npz", train=data.train.numpy(), test=data.test.numpy(), levels=2)
+    settings = ["model=vae", "data=npz", f"data.path={tmp_path}/d.npz", "loop.total_steps=2", "device=cpu"]
+    assert gen_lab("train", *settings, "tracker=none", f"hydra.run.dir={tmp_path}/x") == 0
+    evaluate_ = ["evaluate", f"run={tmp_path}/x", "iwae_samples=0", "device=cpu"]
+    assert gen_lab(*evaluate_, f"data.root={tmp_path}") == 0
+    assert not json.loads((tmp_path / "x/evaluation.json").read_text()).get("changes")
+    assert gen_lab(*evaluate_, "data.protocol=threshold") == 0
+    assert json.loads((tmp_path / "x/evaluation_changed.json").read_text())["changes"] == ["data.protocol=threshold"]
+
+
 def test_a_sheet_has_a_class_a_row(conditional):
     assert gen_lab("sample", f"run={conditional}", "count=25", "seed=7", "device=cpu", "tracker=none") == 0
     images = np.load(conditional / "samples_seed7_count25.npz")["images"]
@@ -520,7 +543,9 @@ def test_an_evaluation_says_of_which_update_the_best_weights_are_and_of_which_th
     assert gen_lab("train", *settings, f"hydra.run.dir={run}") == 0
     assert gen_lab("evaluate", f"run={run}", "device=cpu") == 0
     record = json.loads((run / "evaluation.json").read_text())
-    assert record["step"] < record["learned"] == 500
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 500 and rows[-1]["best/update"] == record["step"] < 500
+    assert {x for row in rows for name, x in row.items() if name.startswith("eval/images[")} == {100}
 
 
 def test_a_setting_of_the_model_reaches_sample_and_is_named_where_it_does_not_fit(folder, capsys):
@@ -545,6 +570,12 @@ def test_inpaint(conditional, tmp_path):
     assert gen_lab("sample", *usual, f"inpaint={tmp_path}/mask.png") == 0
     with np.load(conditional / "inpainted_mask_seed2_count7.npz") as saved:
         assert np.array_equal(saved["images"][:, :, ::2], test[:, :, ::2])
+
+
+def test_no_more_images_are_completed_than_there_are(conditional, capsys):
+    assert gen_lab("sample", f"run={conditional}", "count=1_000", "inpaint=left", "device=cpu", "tracker=none") == 0
+    assert "there are 297 test images to complete" in capsys.readouterr().err
+    assert np.load(conditional / "inpainted_left_seed0_count297.npz")["images"].shape == (297, 1, 8, 8)
 
 
 def test_film(conditional):

@@ -12,7 +12,7 @@ from PIL import Image
 from stated import stated
 
 from gen_lab.__main__ import COMMANDS
-from gen_lab.commands.compare import written
+from gen_lab.commands.compare import in_row, written
 from gen_lab.commands.measures import Cell, joined, measures, proper
 from rl_lab.core.comparing.groups import arrange
 from rl_lab.core.folders import read_runs
@@ -60,7 +60,7 @@ def test_bounds_stand_beside_likelihoods_and_say_so(runs):
             "nats": Cell(18.0, pytest.approx(1 / 3**0.5), False, 3, (50, 50)),
             "bits/dim": Cell(pytest.approx(0.36), pytest.approx(0.02 / 3**0.5), False, 3, (50, 50)),
         },
-        "vae": {"nats": Cell(17.2, 0.1, True, 1, (50, 50))},
+        "vae": {"nats": Cell(17.2, 0.1, True, 1, (50, 50), draws=100)},
     }
     assert tables["d-600-ab"]["gan"]["frechet"].mean == 0.25 and math.isnan(tables["d-600-ab"]["gan"]["frechet"].error)
 
@@ -116,8 +116,22 @@ def test_an_older_evaluation_does_not_stand_for_a_newer_row(tmp_path):
     assert (row["nats"].mean, row["nats"].steps) == (17.5, (50, 50))
     evaluated(where, 50, {"eval/nll_bound_nats[d]": 18.2, "eval/iwae1000_nats[d]": 16.9})
     assert tables_of(tmp_path)["d"]["vae"]["nats"].mean == 16.9
-    evaluated(where, 20, {"eval/nll_bound_nats[d]": 18.2, "eval/iwae1000_nats[d]": 16.8}, learned=50)
-    assert tables_of(tmp_path)["d"]["vae"]["nats"].mean == 16.8, "of the weights that did best, after 20 of 50 updates"
+
+
+def test_figures_of_the_best_weights_are_of_their_update(tmp_path):
+    where = run(tmp_path, "vae", 0, nll_bound_nats__d=18.2, iwae10_nats__d=17.5, **{"best/update": 20.0})
+    notes = []
+    assert tables_of(tmp_path, notes)["d"]["vae"]["nats"].steps == (20, 20) and not notes
+    evaluated(where, 20, {"eval/nll_bound_nats[d]": 18.2, "eval/iwae1000_nats[d]": 16.8})
+    assert tables_of(tmp_path)["d"]["vae"]["nats"][:1] == (16.8,)
+
+
+def test_bounds_by_other_numbers_of_draws_have_no_best(tmp_path):
+    run(tmp_path, "few", 0, nll_bound_nats__d=18.2, iwae5_nats__d=17.5, bits_per_dim_bound__d=0.4)
+    run(tmp_path, "many", 0, nll_bound_nats__d=18.2, iwae500_nats__d=17.0, bits_per_dim_bound__d=0.4)
+    compare([tmp_path], out=tmp_path / "out", resamples=20)
+    text = (tmp_path / "out/index.html").read_text()
+    assert 'class="best"' not in text and "≤ 17.00 (500 draws)" in text and "≤ 17.50 (5 draws)" in text
 
 
 @pytest.mark.parametrize(
@@ -209,7 +223,7 @@ def test_the_page_says_each_measure_in_words_and_who_is_best_of_one_protocol(run
         assert words in text
     best = re.findall(r'<td class="best">(.*?)</td>', text)
     assert (
-        best == ["≤ 17.20 ± 0.10", "0.2500", "0.8000"] and "d-600: samples, as net ab sees them" in text
+        best == ["≤ 17.20 ± 0.10 (100 draws)", "0.2500", "0.8000"] and "d-600: samples, as net ab sees them" in text
     )  # of those that several models have, never what was copied
 
 
@@ -218,6 +232,15 @@ def settings(folder, state="finished", **more):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.dump(config | more))
     (folder / "summary.json").write_text(json.dumps({"state": state}))
+
+
+@pytest.mark.parametrize(("count", "words"), [(50, "2.000 (50 images)"), (30, "2.000")])
+def test_a_row_says_how_many_images_it_is_of(tmp_path, count, words):
+    """As many as were asked for, or all where there are fewer."""
+    where = run(tmp_path, "a", 0, nll_nats__d=2.0, images__d=float(count))
+    settings(where, "stopped", loop={"eval_images": 50})
+    row = tables_of(tmp_path)["d"]["a"]
+    assert in_row(row, ["nats"]) == [words] and [*row] == ["nats"]
 
 
 @pytest.mark.parametrize(("state", "best"), [("finished", ["1.000"]), ("stopped", [])])

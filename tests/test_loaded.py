@@ -141,6 +141,16 @@ def test_a_temperature_is_for_this_once(labelled):
     with pytest.raises(UserError, match="temperature=0 must be above 0"):
         labelled.sample(1, label=0, temperature=0)
     assert labelled.model.temperature == 1
+    with pytest.raises(UserError, match="temperature=1e\\+300 must be at most 10,000"):
+        labelled.sample(1, label=0, temperature=1e300)
+
+
+def test_levels_of_any_whole_type_are_taken(labelled):
+    scores = labelled.score(X + 1, label=0, iwae_samples=3)
+    for x in ((X + 1).to(torch.uint16), (X + 1).to(torch.uint64), (X + 1).long(), (X + 1).to_sparse()):
+        again = labelled.score(x, label=0, iwae_samples=3)
+        assert all(torch.equal(again[name], scores[name]) for name in scores)
+    assert all(len(x) == 0 for x in labelled.score(X[:0], label=0, iwae_samples=3).values())
 
 
 def test_an_evaluation_of_some_images(folder):

@@ -161,6 +161,7 @@ def test_mistakes(plan, capsys):
     lines = {
         (f"run={plan}",): "view=terminal needs a terminal to draw in, not a pipe or a file; take view=browser",
         (): "play in the world of one run, rl-lab play run=<folder>, or in any, rl-lab play env=<name>",
+        (f"run={plan}", f"run={plan}/../{plan.name}"): f"these are 2 runs, and this takes one; name it, such as run={plan}",
         (f"run={plan}", f"out={plan}"):
             f"out={plan} holds other files and no recording.json; choose a new folder",
         (f"run={plan}", "env=four_rooms"):

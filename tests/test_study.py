@@ -20,7 +20,7 @@ from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import files, threads
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching import cli, composition
+from rl_lab.core.launching import cli, composition, execution
 from rl_lab.core.launching.execution import objective
 from rl_lab.core.launching.explain import EXTRAS
 from rl_lab.core.studies import launcher, report
@@ -144,17 +144,18 @@ def test_interrupted_a_study_of_an_own_agent_goes_on_with_jobs_that_had_not_begu
     assert code == 2 and err.startswith("not repeated from study.yaml: --config-dir=."), "a copy may be a stranger's"
 
 
-def test_each_job_fails_alone_and_says_why(here, capsys):
+def test_each_job_fails_alone_and_says_why(here, capsys, monkeypatch):
+    """A device is not looked for beforehand where the jobs are sent to other machines."""
+    monkeypatch.setattr(execution, "HERE", ("of no launcher",))
     networks = "agent.network._target_=rl_lab.networks.torsos.linear,torch.nn.Flatten"
-    code, _, err = rl_lab(
-        capsys, "train", "-m", *TABLE, networks, "env.mdp.slip=sideways,up", "hydra.launcher.n_jobs=2"
-    )
+    anywhere = [setting for setting in TABLE if setting != "device=cpu"]
+    code, _, err = rl_lab(capsys, "train", "-m", *anywhere, networks, "device=cpu,mps", "hydra.launcher.n_jobs=2")
     study = the_study()
     assert states() == ["finished", "mistake", "crashed", "mistake"] and code == 1
     assert "4 jobs: 1 finished, 2 mistake, 1 crashed" in err
     lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
-    assert len(lines) == 3 and "env.mdp.slip=up is not a choice" in lines[0]
-    assert "agent.network._target_=torch.nn.Flatten env.mdp.slip=sideways  TypeError: " in lines[1]
+    assert len(lines) == 3 and "device=mps" in lines[0]
+    assert "agent.network._target_=torch.nn.Flatten device=cpu  TypeError: " in lines[1]
     assert lines[1].endswith(f"traceback in {study.log(2)}")
     assert ["Traceback" in study.log(n).read_text() for n in range(4)] == [False, False, True, False]
     assert "Traceback" not in err and "replay" not in err
@@ -184,7 +185,9 @@ def test_it_says_how_many_runs_how_long_and_what_was_best(here, capsys):
     assert code == 0 and "2 runs, 1 at a time; how long they take is known when the first has ended" in lines
     assert [line for line in lines if line.startswith("best eval/return ") and ": agent.gamma=0." in line]
     words = report.announcement(study, [0, 1], total=2, at_once=1)
-    assert re.fullmatch(r"2 runs, 1 at a time; about .* s, as earlier runs of these settings took .* s each", words)
+    assert re.fullmatch(
+        r"2 runs, 1 at a time; about .* s, as earlier runs of these settings took .* s each, once begun", words
+    )
     (here / "runs/odd/1").mkdir(parents=True)
     (here / "runs/odd/1/summary.json").symlink_to("nowhere")
     assert report.announcement(study, [0, 1], total=2, at_once=1) == words
@@ -263,6 +266,7 @@ def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed
     [
         (["agent.gamma=0.9,2"], "agent.gamma=2 must be between 0 and 1 (the run of agent.gamma=2)"),
         (["seed=0,1.5"], "seed=1.5 must be a whole number (the run of seed=1.5)"),
+        (["device=cpu,mps"], "device=mps, but torch sees no Apple GPU here; use device=cpu or device=auto (the run of device=mps)"),
         (["loop=train,sb3", "agent.gamma=0.9,0.8,2"], "(the run of loop=train agent.gamma=2)"),
         (["agent=q_learning,sarsa", "precision=fp32,bf16"], "leave it out (the run of agent=q_learning precision=bf16)"),
         (["agent=q_learning,ppo", "agent.clip=0.1"], "no setting 'agent.clip'; it is a setting of agent=ppo (the run of agent=q_learning)"),
@@ -270,7 +274,8 @@ def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_settings_of_one_job_is_found_before_any_begins(here, capsys, typed, line):
-    code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *typed, "hydra/launcher=basic")
+    anywhere = [setting for setting in TABLE if setting != "device=cpu"]
+    code, _, err = rl_lab(capsys, "train", "-m", *anywhere, *typed, "hydra/launcher=basic")
     assert code == 2 and f"{line}; none was started\n" in err and err.count("\n") == 1
     assert not list(here.rglob("*"))
 

@@ -144,11 +144,13 @@ def heading(data: str, rows: dict[str, Row]) -> str:
 
 def best_of(rows: dict[str, Row], name: str) -> str:
     """The best model by a measure that several have; "" where there is none, or they were not measured alike: by other
-    images, other settings of a judge, or other held-out images, whose own distance then differs.
+    images, other settings of a judge, or other held-out images, whose own distance then differs, bounds by other
+    numbers of draws.
     """
     having = [row for row in rows.values() if name in row]
+    draws = {row[name].draws for row in having if row[name].bound}
     floors = {f"{row['frechet_floor'].mean:.6g}" for row in having if "frechet_floor" in row}
-    if len({row[name].how for row in having}) > 1 or len(floors) > 1:
+    if len({row[name].how for row in having}) > 1 or len(floors) > 1 or len(draws) > 1:
         return ""
     means = {model: row[name].mean for model, row in rows.items() if name in row}
     choose = {"lower": min, "higher": max}.get(better(name))
@@ -189,12 +191,15 @@ def updates(steps: tuple[int, int]) -> str:
 
 
 def in_row(row: Row, names: list[str]) -> list[str]:
-    """The cells in words; a cell from other updates than its row's says so, and one of fewer images than there are."""
+    """The cells in words; a cell from other updates than its row's says so, one of fewer images than there are, and one
+    of several draws of the latents.
+    """
     newest = latest_of(row)
     words = {
         name: written(cell)
         + f" @{updates(cell.steps)}" * (cell.steps != newest)
         + f" ({cell.how})" * ("images" in cell.how)
+        + f" ({cell.draws:,} draws)" * (cell.draws > 0)
         for name, cell in row.items()
     }
     return [words.get(name, "") for name in names]

@@ -27,6 +27,7 @@ from rl_lab.core.settings import Count, Natural
 
 WHOLE_SET = "evaluation.json"  # of a run as it is
 WHOLE = 10_000  # columns of a pipe, in which no path is cut
+ELSEWHERE = "data.root=", "data.resident_gb=", "threads="  # where the same images lie, and how they are worked on
 NEIGHBOURS = 32  # pairs of a sample and the training image nearest to it
 
 
@@ -52,6 +53,7 @@ def evaluate(
     scored = Table("run", "checkpoint", "score", "mean", "standard error")
     measured = Table("run", "checkpoint", "measure", "samples", "held-out images")
     faults: list[UserError] = []
+    changed = [change for change in changes if not change.lstrip("+").startswith(ELSEWHERE)]
     for folder in some(runs, "evaluate"):
         with spared(faults):
             trained = load(folder, device, changes)
@@ -71,7 +73,6 @@ def evaluate(
                 scored.add_row(*head, *_cells(name, scores[name]), "" if deviation is None else f"{deviation:.4f}")
             record: dict[str, Any] = {
                 "step": trained.step,
-                "learned": trained.learned,
                 "images": len(tested.test),
                 "of": len(trained.data.test),
                 "iwae_samples": iwae_samples,
@@ -79,7 +80,7 @@ def evaluate(
                 "device": str(trained.device),
                 "scores": scores,
             }
-            record |= {"changes": list(changes)} if changes else {}
+            record |= {"changes": changed} if changed else {}
             if by:
                 picture = records.picture(folder, "neighbours.png")
                 record |= _measured(trained, by, seed, picture)
@@ -88,7 +89,7 @@ def evaluate(
                 print(f"{folder}: {by.about}", *[picture] * bool(picture), sep="\n")
             if not scores and not by:
                 print(f"{folder}: no likelihood to measure; judge=classifier judges the samples of this model")
-            name = named(len(tested.test), len(trained.data.test), bool(changes))
+            name = named(len(tested.test), len(trained.data.test), bool(changed))
             if not by and name == WHOLE_SET:
                 record |= judged_before(folder, trained.step)
             records.keep(folder, record, name)

@@ -16,6 +16,7 @@ from rl_lab.core.folders import Curve, RunFiles
 from rl_lab.core.metrics import Metric, is_lower_better
 
 X = TypeVar("X")
+BEST = "best/update"  # that the weights of the last row are of, where those that did best were chosen
 LARGEST = 2**24  # bytes of an evaluation.json
 JOINED = {  # one quantity each: of some models exact, of others a bound
     "nats": ("nll_nats", "nll_bound_nats"),
@@ -69,6 +70,7 @@ class Cell(NamedTuple):
     seeds: int = 1
     steps: tuple[int, int] = (0, 0)  # updates of the models that were measured: fewest and most
     how: str = ""  # as of its figures
+    draws: int = 0  # of the latents, by which a bound is tighter than the ELBO
 
 
 Row = dict[str, Cell]  # of one model, by measure
@@ -128,14 +130,17 @@ def is_bound(metric: str | None, runs: list[RunFiles]) -> bool:
 
 def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
     """The last row of each measure, or evaluation.json where that is of as many updates or more."""
-    few, neighbour, samples = (run.settings.get(key, "") for key in ("loop.eval_images", "judge.k", "judge.samples"))
-    whole = run.finished or not few.isdigit()  # the last evaluation is of all images
-    images, judged = "" if whole else f"{int(few):,} images", _judged(neighbour, samples)
+    judged = _judged(*(run.settings.get(key, "") for key in ("judge.k", "judge.samples")))
+    learned = max(int(curve.steps[-1]) for curve in run.curves.values())
+    best = int(run.curves[BEST].values[-1]) if BEST in run.curves else learned
     found = {
-        name: Figure(float(curve.values[-1]), int(curve.steps[-1]), judged if by_judge(name) else images)
+        name: Figure(
+            float(curve.values[-1]),
+            best if curve.steps[-1] == learned else int(curve.steps[-1]),
+            judged if by_judge(name) else _part(name, run),
+        )
         for name, curve in run.curves.items()
     }
-    learned = max(figure.step for figure in found.values())
     for name, figure in evaluation(run.folder, notes).items():
         if name not in found or figure.step >= found[name].step:
             found[name] = figure
@@ -145,12 +150,24 @@ def latest(run: RunFiles, notes: list[str]) -> dict[str, Figure]:
             f"{run.folder} is in no table: it has not been evaluated; gen-lab evaluate {pasted(f'run={run.folder}')} "
             "judge=classifier does that."
         )
-    elif (measured := max(figure.step for figure in found.values())) < learned:
+    elif (measured := max(figure.step for figure in found.values())) < min(learned, best):
         notes.append(
             f"{run.folder} has learned for {counted(learned, 'updates')}, and its figures are of update {measured:,}; "
             f"gen-lab evaluate {pasted(f'run={run.folder}')} measures it as it is."
         )
     return found
+
+
+def _part(name: str, run: RunFiles) -> str:
+    """Of how many images a likelihood is, where not of all that there are. Older runs do not say it of each row."""
+    asked, found = run.settings.get("loop.eval_images", ""), measure(name)
+    if not asked.isdigit() or not found:
+        return ""
+    count = run.curves.get(f"eval/images[{found.data}]")
+    if count is None:
+        return "" if run.finished else f"{int(asked):,} images"
+    is_part = count.steps[-1] == run.curves[name].steps[-1] and count.values[-1] >= int(asked)
+    return f"{int(asked):,} images" if is_part else ""
 
 
 def by_judge(name: str) -> bool:
@@ -180,9 +197,8 @@ def evaluation(folder: Path, notes: list[str]) -> dict[str, Figure]:
         judge = record.get("judge", {})
         others = judge.get("samples") if judge.get("samples") != judge.get("held_out") else ""
         judged = _judged(str(judge.get("k")), str(others))
-        learned = int(record.get("learned", record["step"]))  # as a run's rows count, also those of its best weights
         return {
-            name: Figure(float(x), learned, judged if by_judge(name) else "")
+            name: Figure(float(x), int(record["step"]), judged if by_judge(name) else "")
             for name, x in values.items()
             if math.isfinite(x)
         }
@@ -201,7 +217,7 @@ def measures(groups: Groups, notes: list[str]) -> Tables:
         found: dict[str, Row] = {}
         for name in sorted(set[str]().union(*last)):
             metric = measure(name)
-            if metric and not metric.is_error and metric.quantity not in JOINED:
+            if metric and not metric.is_error and metric.quantity not in (*JOINED, "images"):
                 having = [figures for figures in last if name in figures]
                 found.setdefault(metric.data, {})[metric.quantity] = _cell(metric, having)
         for data, cells in found.items():
@@ -240,7 +256,7 @@ def in_columns(cells: Row) -> Row:
     newest = max((cells[name].seeds, cells[name].steps) for name in bounds)
     latest_bounds = [name for name in bounds if (cells[name].seeds, cells[name].steps) == newest]
     best = min(latest_bounds, key=lambda name: cells[name].mean)
-    row["nats"] = tightest = cells[best]._replace(bound=True)
+    row["nats"] = tightest = cells[best]._replace(bound=True, draws=int(re.sub(r"\D", "", best) or 0))
     plain, bits, kl = (cells.get(name) for name in ("nll_bound_nats", "bits_per_dim_bound", "kl_bound_nats"))
     if plain and bits and plain.mean and plain.steps == bits.steps:
         nat = bits.mean / plain.mean  # in bits/dim: 1 / (D ln 2)
@@ -248,7 +264,7 @@ def in_columns(cells: Row) -> Row:
     if best == "nll_bound_nats" and kl:
         row["kl_nats"] = kl
     elif plain and kl and (kl.seeds, kl.steps) == (tightest.seeds, tightest.steps):
-        row["kl_nats"] = kl._replace(mean=kl.mean + tightest.mean - plain.mean, error=math.nan)
+        row["kl_nats"] = kl._replace(mean=kl.mean + tightest.mean - plain.mean, error=math.nan, draws=tightest.draws)
     return row
 
 

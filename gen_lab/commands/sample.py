@@ -13,14 +13,14 @@ from torch import Tensor
 
 from gen_lab.data.pixels import pictured
 from gen_lab.judging.pictures import FILM_FRAMES, WIDTH, in_rows, side_by_side, thinned, write_film, write_sheet
-from gen_lab.trained.loading import BLOCK, Trained, apart, load, some
+from gen_lab.trained.loading import BLOCK, Temperature, Trained, apart, load, some
 from gen_lab.types import Inpainter, Meaning, ProgressiveSampler
 from rl_lab.core import room
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, spared, tell
 from rl_lab.core.files import home, inside, replacing
 from rl_lab.core.joining import join
 from rl_lab.core.progress import Told
-from rl_lab.core.settings import Count, Natural, Positive
+from rl_lab.core.settings import Count, Natural
 
 SHOWN = 400  # images on a sheet at most
 
@@ -33,7 +33,7 @@ def sample(
     label: Natural | None,  # the class to draw; None: all of them in turn, if the model is conditional
     inpaint: str | None,  # given of test images: top, bottom, left, right, or a picture's white pixels
     film: bool,
-    temperature: Positive,  # of the draws: below 1 likelier and less varied images
+    temperature: Temperature,  # of the draws: below 1 likelier and less varied images
     columns: Count | None,  # of the sheet; None: 8, or as many as each class has samples
     out: str | None,  # a folder for the files; None: the run's own
     device: str,
@@ -49,34 +49,56 @@ def sample(
     """
     if film and inpaint:
         raise UserError("film=true shows samples from scratch; leave out inpaint=")
-    found = some(runs, "sample")
+    found, faults = some(runs, "sample"), list[UserError]()
     for folder, more in zip(found, apart(found), strict=True):
-        trained = load(folder, device, changes)
-        stem = f"inpainted_{Path(inpaint).stem}" if inpaint else "samples"
-        which = f"seed{seed}{'' if label is None else f'_label{label}'}"
-        which += "" if temperature == 1 else f"_temperature{temperature:g}"
-        which += "" if count == BLOCK else f"_count{count}"
-        place, first = (folder, "") if out is None else (home(out), f"{trained.name}{more}_")
-        place.mkdir(parents=True, exist_ok=True)
-        path, arrays_path, film_path, means_path = (
-            inside(place, f"{first}{name}_{which}.{kind}")
-            for name, kind in ((stem, "png"), (stem, "npz"), (stem, "gif"), ("means", "png"))
-        )
-        afford(trained, count, film)
-        warm(trained, temperature)
-        drawn = _drawn(trained, count, seed, label, inpaint, film)
-        across = columns or drawn.columns
-        caption = f"{trained.name} · update {trained.step:,} · {which.replace('_', ' · ')}"
-        made = [write_sheet(path, drawn.shown, across, f"{caption}{drawn.says}"), arrays_path]
-        with replacing(arrays_path) as beside:
-            np.savez_compressed(beside, **drawn.arrays, levels=trained.spec.levels)
-        if drawn.means is not None:
-            made.append(write_sheet(means_path, drawn.means, across, f"{caption} · means, not draws"))
-        if drawn.frames:
-            made.append(write_film(film_path, drawn.frames, across, caption))
-        print(*made, sep="\n")
-        films = {f"{path.stem}_film": film_path} if drawn.frames else {}
-        join(tracker, folder, {path.stem: path, **films})
+        with spared(faults):
+            trained = load(folder, device, changes)
+            place, first = (folder, "") if out is None else (home(out), f"{trained.name}{more}_")
+            made = leave(trained, place, first, count, seed, label, inpaint, film, temperature, columns)
+            print(*made, sep="\n")
+            films = {f"{path.stem}_film": path for path in made if path.suffix == ".gif"}
+            join(tracker, folder, {made[0].stem: made[0], **films})
+    tell(faults, len(found))
+
+
+def leave(
+    trained: Trained,
+    place: Path,
+    first: str,  # how the names of the files begin
+    count: int,
+    seed: int,
+    label: int | None,
+    inpaint: str | None,
+    film: bool,
+    temperature: float,
+    columns: int | None,
+) -> list[Path]:
+    """The files of one run: a sheet, the arrays and, where there are any, the film and the means. Raises UserError."""
+    if inpaint and count > (there := len(trained.data.test)):
+        print(f"{trained.name}: there are {there:,} test images to complete", file=sys.stderr)
+        count = there
+    afford(trained, count, film)
+    warm(trained, temperature)
+    stem = f"inpainted_{Path(inpaint).stem}" if inpaint else "samples"
+    which = f"seed{seed}{'' if label is None else f'_label{label}'}"
+    which += "" if temperature == 1 else f"_temperature{temperature:g}"
+    which += "" if count == BLOCK else f"_count{count}"
+    place.mkdir(parents=True, exist_ok=True)
+    path, arrays_path, film_path, means_path = (
+        inside(place, f"{first}{name}_{which}.{kind}")
+        for name, kind in ((stem, "png"), (stem, "npz"), (stem, "gif"), ("means", "png"))
+    )
+    drawn = _drawn(trained, count, seed, label, inpaint, film)
+    across = columns or drawn.columns
+    caption = f"{trained.name} · update {trained.step:,} · {which.replace('_', ' · ')}"
+    made = [write_sheet(path, drawn.shown, across, f"{caption}{drawn.says}"), arrays_path]
+    with replacing(arrays_path) as beside:
+        np.savez_compressed(beside, **drawn.arrays, levels=trained.spec.levels)
+    if drawn.frames:
+        made.append(write_film(film_path, drawn.frames, across, caption))
+    if drawn.means is not None:
+        made.append(write_sheet(means_path, drawn.means, across, f"{caption} · means, not draws"))
+    return made
 
 
 def warm(trained: Trained, temperature: float) -> None:

@@ -47,7 +47,8 @@ def npz(
     file = home(path)
     try:
         with room.regular(file) as opened:
-            if file.suffix == ".npy":
+            magic = np.lib.format.MAGIC_PREFIX
+            if opened.read(len(magic)) == magic:
                 whole = _images(file, _split(file, held_out), {}, protocol, resident_gb, root, held_out)
                 return whole.parted(validation, subset, flip)
             with room.archive(opened, file) as archive:
@@ -61,7 +62,7 @@ def npz(
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        kind = "npy" if file.suffix == ".npy" else "npz"
+        kind = "npy" if file.suffix.lower() == ".npy" else "npz"
         raise UserError(f"{file} cannot be read as an {kind} file ({' '.join(str(error).split())})") from error
 
 
@@ -140,33 +141,34 @@ def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, boo
 
 def _right(archive: zipfile.ZipFile) -> str:
     """What makes the arrays of an archive right, by the names that they are stored under."""
-    shapes = {name: shape for name, shape in _shapes(archive).items() if shape}
-    known = {part: next((name for name in aliases if name in shapes), "") for part, aliases in ALIASES.items()}
+    shapes = {name: shape for name, shape in _shapes(archive).items() if shape or name == "levels"}
+    lower = {name.lower(): name for name in shapes}
+    known = {part: next((lower[a] for a in aliases if a in lower), "") for part, aliases in ALIASES.items()}
     wide = sorted((n for n in shapes if math.prod(shapes[n][1:]) > 1), key=lambda name: -math.prod(shapes[name]))
     likely = [name for name in wide if len(shapes[name]) > 2] or wide
     images = [*dict.fromkeys(name for name in (known["train"], known["test"], *likely) if name)][:2] or [
         "train",
         "test",
     ]
+    images += [known["val"]] if known["val"] and known["val"] not in images else []
     flat = any(len(shapes.get(name, ())) == 2 for name in images)
     pixels = [f"np.uint8(np.round(x[{name!r}]))" + ".reshape(-1, H, W)" * flat for name in images]
     labels = [known[f"{part}_labels"] or _labels_of(name, shapes) for part, name in zip(PARTS, images, strict=False)]
     of = [f"x[{name!r}]" for name in labels] if all(labels) else []
-    before, kept = "", ""
-    if len(images) == 2:
-        kept = _saved([*pixels, *of])
-    elif of:
-        count = shapes[images[0]][0]
-        before = f"i = np.random.default_rng(0).permutation({count}); a, b = np.split(i, [{count * 9 // 10}]); "
-        kept = _saved([f"{part}[{which}]" for part in (*pixels, *of) for which in "ab"])
-    else:
+    levels = "x['levels']" if "levels" in shapes else "256"
+    before = ""
+    if len(images) == 1 and not of:
         kept = f"np.save('images.npy', {pixels[0]})"
-    return f"x = np.load('yours.npz'); {before}{kept}  # x[...] * 255 where 1 is white" + "; images are H x W" * flat
-
-
-def _saved(parts: Sequence[str]) -> str:
-    named = zip(("train", "test", "train_labels", "test_labels"), parts, strict=False)
-    return f"np.savez('images.npz', {', '.join(f'{name}={part}' for name, part in named)}, levels=256)"
+    else:
+        if len(images) == 1:
+            count = shapes[images[0]][0]
+            before = f"i = np.random.default_rng(0).permutation({count}); a, b = np.split(i, [{count * 9 // 10}]); "
+            pixels, of = ([f"{part}[{which}]" for which in "ab"] for part in (pixels[0], of[0]))
+        named = [*zip(PARTS, pixels, strict=False), *zip((f"{part}_labels" for part in PARTS), of, strict=False)]
+        kept = f"np.savez('images.npz', {', '.join(f'{name}={part}' for name, part in named)}, levels={levels})"
+    shown = "" if "levels" in shapes else "x[...] * 255 where 1 is white"
+    after = "; ".join(filter(None, (shown, "images are H x W" * flat)))
+    return f"x = np.load('yours.npz'); {before}{kept}" + f"  # {after}" * bool(after)
 
 
 def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
@@ -195,7 +197,9 @@ def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None
     shape = shape[:1] if len(shape) == 2 and shape[1] == 1 and name != "levels" and dtype.kind in "iu" else shape
     if dtype.kind not in "iu" or len(shape) > 1:
         rows = len(shape) == 2 and shape[1] > 1
-        right = f"x[{name!r}].argmax(1)" if rows else f"np.unique(x[{name!r}], return_inverse=True)[1]"
+        first = (_stored(archive, "train_labels") or f"{name}.npy").removesuffix(".npy")
+        of_words = f"np.searchsorted(np.unique(x[{first!r}]), x[{name!r}])"
+        right = f"x[{name!r}].argmax(1)" if rows else f"x[{name!r}].astype(int)" if dtype.kind == "f" else of_words
         how = f"; {right} gives them" * (name != "levels" and len(shape) in (1, 2))
         raise UserError(
             f"{file}: '{name}' is {dtype} {list(shape)}; it must be whole numbers{' [N]' * (name != 'levels')}{how}"

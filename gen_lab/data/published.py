@@ -116,7 +116,9 @@ def sha256(array: np.ndarray) -> str:
 
 
 def _candidates(root: Path, source: Source) -> list[Path]:
-    """Folders that hold files of this kind, archives and npz files whose names say so; the likeliest first."""
+    """Folders that hold files of this kind, npz files and archives, of large ones those whose names say so; the
+    likeliest first.
+    """
     found: set[Path] = set()
     seen, top = 0, len(root.parts)
     for place, folders, names in os.walk(root, followlinks=True):  # a circle ends at DEEPEST
@@ -129,12 +131,21 @@ def _candidates(root: Path, source: Source) -> list[Path]:
             lower, below = name.lower(), str(path.relative_to(root) / name).lower()
             if name.startswith(".") or lower.endswith(".part"):
                 continue
-            if lower.endswith(".npz") or (_is_archive(lower) and any(hint in below for hint in source.hints)):
+            said = any(hint in below for hint in source.hints)
+            if lower.endswith(".npz") or (_is_archive(lower) and (said or _is_small(path / name))):
                 found.add(path / name)
             elif any(kind in lower for kind in source.kinds):
                 found.add(path)
     of_its_name = lambda p: any(hint in str(p.relative_to(root)).lower() for hint in source.hints)  # noqa: E731
     return sorted(found, key=lambda p: (not of_its_name(p), p))
+
+
+def _is_small(path: Path) -> bool:
+    """Whether to look into an archive whose name says nothing."""
+    try:
+        return path.stat().st_size <= LARGEST
+    except OSError:
+        return False
 
 
 def _is_archive(name: str) -> bool:

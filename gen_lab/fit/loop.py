@@ -114,9 +114,12 @@ def fit(
             else:  # a judge compares with test images, which are for the last one where others are kept for these
                 measured = scored(watched, 0, judged_by if data.validation is None else None, "an evaluation")
             sight.note(measured)
-            sight.draw(book.step)
+            if not last:
+                measured[f"eval/images[{watched.name}]"] = torch.tensor(float(len(watched.test)))
+            sight.draw(book.step, of=chosen.step if last and chosen.learned else None)
             if last:
                 film(run, book.step)
+                measured |= {"best/update": torch.tensor(float(chosen.step))} if chosen.learned else {}
                 measured |= chosen.figures  # by which a search chooses, for the test set is for the end
             elif "best" in parts and book.step >= getattr(learner, "autoencoder_steps", 0):  # a prior learns
                 chosen.offer(measured, book.step, learner)
@@ -177,9 +180,11 @@ class Sight:
         told = {name: float(x) for name, x in measured.items() if is_shown(name)}
         self.says = " · ".join(f"{Metric.of(name).quantity} {x:.4g}" for name, x in told.items())
 
-    def draw(self, step: int) -> None:
+    def draw(self, step: int, of: int | None = None) -> None:
+        """`of`: the update that the weights are of, where it is an earlier one."""
         start = time.monotonic()
-        picture(self.learner, self.data, self.run, step, self.pictured, self.says)
+        says = f"update {step if of is None else of:,} · {self.says}".removesuffix(" · ")
+        picture(self.learner, self.data, self.run, step, self.pictured, says)
         self.took = time.monotonic() - start
 
 
@@ -195,7 +200,7 @@ def picture(model: Model, data: Images, run: Run, step: int, count: int, says: s
     label = None if label is None else label.to(run.device)
     rng = lambda: generator(run.stream("pictures"), run.device)  # noqa: E731
     count = count if label is None else len(label)
-    caption = " · ".join(filter(None, (run.names.get("name"), f"update {step:,}", says)))
+    caption = " · ".join(filter(None, (run.names.get("name"), says)))
     sheets = {"samples": (data.spec.scaled(model.sample(count, rng(), label)), columns, caption)}
     if isinstance(model, Meaning):
         sheets["means"] = model.pixel_means(count, rng(), label), columns, f"{caption} · means, not draws"

@@ -186,8 +186,9 @@ class VAE(Learner):
         """log p(x, z) - log q(z|x) for k draws of z from q(z|x), [K, B]; x is encoded once, z decoded in chunks."""
         room.memory(12 * k * len(x), f"iwae_samples={k}, of {len(x)} images at once,")
         mu, log_var = self.encode(x, label)
-        parameters = len(x) * self.likelihood.outputs * x[0, 0].numel()
-        rows = max(1, min(DECODED_AT_ONCE // len(x), PARAMETERS_AT_ONCE // parameters))
+        batch = max(1, len(x))
+        parameters = batch * self.likelihood.outputs * x.shape[-2:].numel()
+        rows = max(1, min(DECODED_AT_ONCE // batch, PARAMETERS_AT_ONCE // parameters))
         return torch.cat([self.log_weights(x, mu, log_var, n, generator, label) for n in chunks(k, rows)])
 
     def log_weights(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import hydra
 import torch
@@ -25,9 +25,10 @@ from rl_lab.core.errors import UserError, kind
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composition import as_dict
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Count, Natural, Positive, conform
+from rl_lab.core.settings import Bound, Count, Natural, conform
 
 BLOCK = 64  # images drawn at once
+Temperature = Annotated[float, Bound(0, above=True), Bound(high=10_000)]  # of draws; far beyond, numbers overflow
 
 
 class Trained(NamedTuple):
@@ -41,7 +42,6 @@ class Trained(NamedTuple):
     read: Callable[[], Images]
     device: torch.device
     step: int  # updates that its weights are of
-    learned: int  # updates of the whole run: more where the weights that did best are of earlier ones
 
     @property
     def data(self) -> Images:
@@ -88,7 +88,7 @@ class Trained(NamedTuple):
             return
         if not hasattr(model, "temperature"):
             raise UserError(f"temperature={temperature}: the model of {self.name} has none; leave it out")
-        before, model.temperature = model.temperature, conform("temperature", temperature, Positive)
+        before, model.temperature = model.temperature, conform("temperature", temperature, Temperature)
         try:
             yield
         finally:
@@ -132,7 +132,8 @@ class Trained(NamedTuple):
             is_float = isinstance(x, Tensor) and x.is_floating_point() and x.shape[1:] == shape
             remedy = "; spec.nearest(x) makes levels of numbers in [0, 1]" * is_float
             raise UserError(f"{wanted}, and are {kind(x)}{remedy}")
-        x = x.to(self.device)
+        x = (x if x.layout == torch.strided else x.to_dense()).to(self.device)
+        x = x if x.dtype == torch.uint8 else x.long()  # wider types without a sign have few operations
         if ((x < 0) | (x > most)).any():
             raise UserError(f"{wanted}, and are {int(x.min())} to {int(x.max())}")
         return x
@@ -193,7 +194,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
             with torch.no_grad():
                 for mine, its in zip(weights(model), state["average"]["averages"], strict=True):
                     mine.copy_(its)
-        step = learned = int(state["step"])
+        step = int(state["step"])
         if state.get("best", {}).get("learned"):
             take(model, state["best"]["learned"])
             step = int(state["best"]["step"])
@@ -201,7 +202,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
         asked, own = folder / "config.yaml", f"bring back the run's own checkpoint, {checkpoint.ANEW}"
         remedy = f"leave out {' '.join(changes)}" if changes else own
         raise UserError(f"{path} does not fit {asked} ({checkpoint.unfit(error)}); {remedy}") from error
-    return Trained(str(cfg.name), model, spec, read, chosen, step, learned)
+    return Trained(str(cfg.name), model, spec, read, chosen, step)
 
 
 def images(settings: dict[str, Any]) -> Images:

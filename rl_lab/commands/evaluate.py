@@ -119,7 +119,14 @@ def evaluate_runs(
 def show(found: Sequence[tuple[Player, dict]], title: str | None = None) -> None:
     """Prints a table with a line for each."""
     table = Table(
-        "run", "checkpoint", "mean return", "standard error", "mean length", "episodes", "regret", title=title
+        "run",
+        "checkpoint",
+        "mean return",
+        "standard error",
+        "mean length",
+        "episodes",
+        "regret",
+        title=None if title is None else Text(title),
     )
     for column in table.columns[2:]:
         column.justify = "right"

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
 from rl_lab.core.errors import UserError, brief, counted, pasted
+from rl_lab.core.folders import the_one
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Normalising
 from rl_lab.playing.player import Player, load
@@ -49,17 +50,16 @@ def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ())
 
     Raises UserError.
     """
-    if len(runs) != 1:
-        raise UserError("export one run: rl-lab export run=<folder> to=policy.pt2")
+    run = the_one(runs, "export one run: rl-lab export run=<folder> to=policy.pt2")
     kind = Path(to or "").suffix
     if to is None:
-        raise UserError(f"where to? rl-lab export {pasted(f'run={runs[0]}')} to=policy.pt2, or to=policy.onnx")
+        raise UserError(f"where to? rl-lab export {pasted(f'run={run}')} to=policy.pt2, or to=policy.onnx")
     if kind not in KINDS:
         raise UserError(f"to={to} must end in .pt2, for torch, or in .onnx: rl-lab export run=<folder> to=policy.pt2")
     write, read = KINDS[kind]
     if kind == ".onnx":
         check_onnx(to)
-    player = load(runs[0], max_envs=16, device="cpu", changes=changes)
+    player = load(run, max_envs=16, device="cpu", changes=changes)
     try:
         still(player)
         seen = observations(player, COMPARED)
@@ -78,7 +78,7 @@ def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ())
         words += "; it takes observations normalised, by the mean and deviation in the file's own description"
     print(f"{path}: {player.words}; the same actions on {same:,} of {counted(len(seen), 'observations')}{words}")
     if same < len(seen):
-        raise UserError(f"{path} is not quite the policy of {runs[0]}: it acts otherwise on the rest")
+        raise UserError(f"{path} is not quite the policy of {run}: it acts otherwise on the rest")
 
 
 def still(player: Player) -> None:

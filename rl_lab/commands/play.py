@@ -12,6 +12,7 @@ from rl_lab.agents.random import Random
 from rl_lab.commands.record import described, earlier_recording
 from rl_lab.core import files, locks, recording
 from rl_lab.core.errors import UserError, counted
+from rl_lab.core.folders import the_one
 from rl_lab.core.recording import Episode
 from rl_lab.core.settings import Count, Natural, NonNegative
 from rl_lab.memory.episodes import episode_of, newest
@@ -46,10 +47,11 @@ def play(
     changes: Sequence[str] = (),  # of the run's settings
 ) -> None:
     """One episode by hand, and then the agent's own from the same seed. Raises UserError."""
-    if len(runs) + (env is not None) != 1:
-        raise UserError("play in the world of one run, rl-lab play run=<folder>, or in any, rl-lab play env=<name>")
+    usage = "play in the world of one run, rl-lab play run=<folder>, or in any, rl-lab play env=<name>"
+    if env and runs:
+        raise UserError(usage)
     if env is None:
-        player = load(runs[0], max_envs=1, device=device, seed=seed, camera=True, changes=changes)
+        player = load(the_one(runs, usage), max_envs=1, device=device, seed=seed, camera=True, changes=changes)
     else:
         player = guest(env, device)
     try:

@@ -15,6 +15,7 @@ import torch
 
 from rl_lab.core import files, locks, provenance, recording
 from rl_lab.core.errors import UserError, counted
+from rl_lab.core.folders import the_one
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
@@ -45,8 +46,11 @@ def record(
     changes: Sequence[str] = (),  # of the run's settings
 ) -> Path:
     """Records, or continues the recording in the folder; returns the folder. Raises UserError."""
-    if len(runs) + (env is not None) != 1:
-        raise UserError("record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>")
+    usage = "record one run, rl-lab record run=<folder>, or random episodes, rl-lab record env=<name>"
+    if env is None:
+        the_one(runs, usage)
+    elif runs:
+        raise UserError(usage)
     size = dimensions(frame_size, frames)
     goal = Goal(episodes or (None if steps else 100), steps)
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from rl_lab.core import files, rows
-from rl_lab.core.errors import UserError, brief, nearest
+from rl_lab.core.errors import UserError, brief, nearest, pasted
 from rl_lab.core.yaml_events import LOADER, events
 
 LARGEST_VALUE, LONGEST_NAME = 1e100, 200  # of a metric that can be drawn; characters
@@ -113,6 +113,16 @@ def runs_below(folder: Path, lab: str) -> list[Path]:
         return saved
     begun = sorted(path.parent for path in folder.rglob("config.yaml") if is_run(path.parent))
     return [run for run in begun if _lab(run) == lab] or [folder]
+
+
+def the_one(runs: Sequence[Path], usage: str) -> Path:
+    """Of a command that takes one run. Raises UserError with its `usage` where none was given."""
+    if len(runs) > 1:
+        named = pasted(f"run={runs[0]}")
+        raise UserError(f"these are {len(runs)} runs, and this takes one; name it, such as {named}")
+    if not runs:
+        raise UserError(usage)
+    return runs[0]
 
 
 def _lab(run: Path) -> str:

@@ -139,11 +139,11 @@ class Run:
             of = counted(threads.cores(), "cores")
             self.say(f"threads=auto: {torch.get_num_threads()}, of {of}, for {counted(weights, 'weights')}")
 
-    def begin(self, total: int | None, unit: str = "steps", rows: bool = True) -> None:
+    def begin(self, total: int | None, unit: str = "steps", rows: bool = True, *, enough: str = "") -> None:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.
 
         total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
-        the runs within its folder.
+        the runs within its folder. enough: why no more are to come, where it is not for the total.
         """
         self._total, self.unit = total, unit
         if self.config.get("threads") == "auto":  # the number is kept: with another the rounding would differ
@@ -154,7 +154,8 @@ class Run:
             self._open(rows)
         if total is not None and self.step >= total:
             left = "nothing" if self.folder.before.get("state") == "finished" else "only the last evaluation is"
-            self.say(f"{left} left to do: the run stands at step {self.step:,}, and the total is {total:,}")
+            why = enough or f"the total is {total:,}"
+            self.say(f"{left} left to do: the run stands at step {self.step:,}, and {why}")
         self._announce()
         self.progress.begin(total, unit, self.step)
 

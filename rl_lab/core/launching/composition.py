@@ -24,13 +24,15 @@ OmegaConf.register_new_resolver("folder_name", lambda name: folder_name(name))
 OmegaConf.register_new_resolver("natural", lambda seed: conform("seed", seed, Natural))
 OmegaConf.register_new_resolver("at_once", lambda threads, device: at_once(threads, device))
 GROUPS = "experiment", "agent", "planner", "env", "teacher", "model", "data"
+WHO = "planner", "agent", "model"
 WANTED = "preferences", "demonstrated", "reward_design"  # loops in which an agent learns by another reward
 WORLDS = {"gym": "id", "toy_text": "id", "atari": "game"}  # an env= that stands for any of them, and what says which
 
 
 def name_of(cfg: DictConfig) -> str:
     """Of a run without a name of its own, as Hydra composed it: the experiment's, as long as no other agent or world is
-    chosen beside it; otherwise who learns or plans, and where: ppo_mlp_lunar_lander, ppo_four_rooms_preferences.
+    chosen beside it; otherwise who learns or plans, and where: ppo_mlp_lunar_lander, ppo_four_rooms_preferences. Where
+    an experiment of another agent has that name, the network is said too: dqn_linear_cartpole.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -41,11 +43,23 @@ def name_of(cfg: DictConfig) -> str:
     if choices.get("experiment") and not own and not typed & ({*GROUPS[1:], "env.id", "env.game"} - {"teacher"}):
         return str(choices["experiment"])
     choices |= {group: snake(str(cfg[group]["_target_"]).rpartition(".")[2]) for group in own if group in cfg}
-    who = next((choices[group] for group in ("planner", "agent", "model") if group in choices), None)
+    who = next((choices[group] for group in WHO if group in choices), None)
     where = choices.get("env", choices.get("data"))
     of_world = next((key for key in ("id", "game") if f"env.{key}" in typed), WORLDS.get(str(where)))
-    how = f"_{choices['loop']}" if choices.get("loop") in WANTED else ""
-    return f"{who}_{snake(cfg.env[of_world]) if of_world else where}{how}"
+    where = snake(cfg.env[of_world]) if of_world else where
+    name = f"{where}_{choices['loop']}" if choices.get("loop") in WANTED else str(where)
+    if _is_of_another(f"{who}_{name}", choices):
+        who = f"{who}_{choices.get('agent/network', 'plain')}"
+    return f"{who}_{name}"
+
+
+def _is_of_another(name: str, choices: Mapping[str, str]) -> bool:
+    """Whether an experiment of this name has another agent, planner or model: dqn_cartpole is of agent=dqn_mlp."""
+    path = conf_dir() / f"experiment/{name}.yaml"
+    settings: Any = OmegaConf.load(path) if path.is_file() else {}
+    entries = settings.get("defaults", [])
+    own = {str(key): value for entry in entries if isinstance(entry, DictConfig) for key, value in entry.items()}
+    return any(own.get(f"override /{group}", choices.get(group)) != choices.get(group) for group in WHO)
 
 
 def world_key(name: str, env: Mapping[str, Any]) -> str | None:

@@ -50,6 +50,8 @@ def rehearse(cfg: DictConfig, prog: str, root: str) -> None:
     find_wanted(cfg, parts_of(prog))
     settle(cfg, prog, root)
     cfg = _written_out(cfg)
+    if not str(HydraConfig.get().launcher._target_).endswith(HERE):
+        cfg.device = "cpu"  # what the machines have that the jobs are sent to is not known here
     checking.check(cfg.loop, "loop")
     checking.check(cfg.tracker, "tracker")
     check_values(cfg)
@@ -60,6 +62,7 @@ def rehearse(cfg: DictConfig, prog: str, root: str) -> None:
         _try_world(world)
 
 
+HERE = "BasicLauncher", "JoblibLauncher"  # of Hydra's launchers, those of this machine
 _TRIED: list[dict[str, Any]] = []  # worlds, by the rehearsals of this process
 
 

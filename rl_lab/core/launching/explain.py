@@ -91,6 +91,8 @@ class plain_errors:
             near = nearest(choice, self._ours(group, error.options), before=f"{group}=")
             if group.partition("/")[0] == "env" and "did you mean" not in near:
                 near = any_world(f"{group}/{choice}".removeprefix("env/")) or near
+            if (own := Path(group, f"{choice}.yaml")).is_file():
+                near = f"; --config-dir=. takes {own} of this folder"
             listing = f"{self._lab()} {LISTED[group]} lists them" if group in LISTED else "--help lists them all"
             return f"no choice '{choice}' for {group}{near or f'; {listing}'}"
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):

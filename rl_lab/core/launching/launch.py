@@ -103,6 +103,9 @@ def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
     if flags := [change for change in changes if change.startswith("-")]:
         raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
     if not (folder / "config.yaml").exists() and (inside := runs_below(folder, f"{root}_lab")) != [folder]:
+        if (folder / "study.yaml").is_file():
+            command = f"{prog} study resume {pasted(str(folder))}"
+            raise UserError(f"{folder} is a study, and no run; {command} runs what is missing")
         holds, one = counted(len(inside), "runs"), pasted(f"run={inside[0]}")
         raise UserError(f"{folder} is not a run folder: it holds {holds}; name one: {one}")
     with plain_errors(conf_dir(), root, changes):

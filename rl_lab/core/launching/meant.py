@@ -84,7 +84,11 @@ def unknown(cfg: DictConfig, key: str, more: Sequence[str] = ()) -> str:
     elsewhere = elsewhere if parent else _whole(cfg, name)
     if not (elsewhere or beside) and (found := _ending(cfg, name, key)):
         return f"no setting '{key}'; did you mean {' or '.join(found)}?"
-    return f"no setting '{key}'{elsewhere or nearest(key, beside or known)}"
+    meant = elsewhere or nearest(key, beside or known)
+    if parent.partition(".")[0] == "env" and OmegaConf.is_dict(OmegaConf.select(cfg, "env.options")):
+        own = f"an argument of the environment's own is +env.options.{name}=..."
+        meant = f"; {own}" if parent != "env" else f"{meant} ({own})"
+    return f"no setting '{key}'{meant}"
 
 
 def _ending(cfg: DictConfig, name: str, key: str) -> list[str]:

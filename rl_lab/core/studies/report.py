@@ -43,7 +43,7 @@ def announcement(study: Study, missing: list[int], total: int, at_once: int) -> 
         return f"{words}; how long they take is known when the first has ended"
     each = sum(spent) / len(spent)
     about = f"about {duration(each * math.ceil(left / at_once))}, as " if at_once > 0 else ""
-    return f"{words}; {about}earlier runs of these settings took {duration(each)} each"
+    return f"{words}; {about}earlier runs of these settings took {duration(each)} each, once begun"
 
 
 def _earlier(root: Path) -> dict[frozenset[str], float]:
@@ -193,7 +193,7 @@ def account(study: Study, prog: str, forgotten: bool = False) -> tuple[str, int]
     if forgotten:
         lines.append("no run began, and nothing is kept of them; type the command again without the mistake")
     elif len(jobs) == counts["finished"] + counts["mistake"] > counts["finished"]:
-        lines.append("what was finished is kept; type the command again without the mistake for the others")
+        lines.append("what was finished is kept; type the values that failed, set right, as a sweep of their own")
     elif len(jobs) > counts["finished"]:
         lines.append(f"{prog} study resume {_near(study, study.folder)} runs what is missing")
     else:

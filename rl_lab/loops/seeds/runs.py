@@ -96,8 +96,8 @@ class Runs:
     def choose_threads(self, weights: int, lanes: int = 1) -> None:
         self.whole.choose_threads(weights, lanes)
 
-    def begin(self, total: int, unit: str = "steps") -> None:
-        self.whole.begin(total, f"{unit} of {counted(len(self.each), 'seeds')}", rows=False)
+    def begin(self, total: int, unit: str = "steps", *, enough: str = "") -> None:
+        self.whole.begin(total, f"{unit} of {counted(len(self.each), 'seeds')}", rows=False, enough=enough)
         for _, run in self.running():
             run.begin(total)
 

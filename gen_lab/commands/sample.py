@@ -82,6 +82,7 @@ def leave(
     stem = f"inpainted_{Path(inpaint).stem}" if inpaint else "samples"
     which = f"seed{seed}{'' if label is None else f'_label{label}'}"
     which += "" if temperature == 1 else f"_temperature{temperature:g}"
+    caption = f"{trained.name} · update {trained.step:,} · {which.replace('_', ' · ')}"
     which += "" if count == BLOCK else f"_count{count}"
     place.mkdir(parents=True, exist_ok=True)
     path, arrays_path, film_path, means_path = (
@@ -90,7 +91,6 @@ def leave(
     )
     drawn = _drawn(trained, count, seed, label, inpaint, film)
     across = columns or drawn.columns
-    caption = f"{trained.name} · update {trained.step:,} · {which.replace('_', ' · ')}"
     made = [write_sheet(path, drawn.shown, across, f"{caption}{drawn.says}"), arrays_path]
     with replacing(arrays_path) as beside:
         np.savez_compressed(beside, **drawn.arrays, levels=trained.spec.levels)

@@ -208,7 +208,7 @@ def test_the_command_prints_and_writes_them(runs, capsys):
     assert "≤ 17.20 ± 0.10" in printed and printed.index("vae") < printed.index("pixelcnn")
     with (runs / "out/measures.csv").open() as file:
         rows = {(row["data"], row["model"], row["measure"]): row for row in csv.DictReader(file)}
-    assert rows["d", "vae", "nats"]["is_bound"] == "True"
+    assert (rows["d", "vae", "nats"]["is_bound"], rows["d", "vae", "nats"]["draws"]) == ("True", "100")
     assert float(rows["d-600-ab", "gan", "recall"]["mean"]) == 0.75
     assert not (runs / "out/compare.png").exists()  # the three have no measure in common
 

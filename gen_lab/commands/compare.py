@@ -27,7 +27,8 @@ from rl_lab.core.folders import RunFiles, choose_metric, read_runs
 from rl_lab.core.metrics import Metric
 
 FIRST = "nats", "bits/dim", "frechet", "kernel_distance", "precision", "recall", "density", "coverage"
-HEAD = "data", "model", "measure", "mean", "standard_error", "is_bound", "seeds", "first_update", "last_update"
+HEAD = ("data", "model", "measure", "mean", "standard_error", "is_bound", "seeds", "first_update", "last_update", "how",
+        "draws")  # fmt: skip
 WIDE, TAKEN, COLUMN = 240, 50, 16  # columns of letters: of a pipe, of model, updates and seconds, of a measure
 ACROSS, FRONT = 8, ("model", "updates", "seconds")  # measures in a table of the page at most; what stands before them
 COLUMNS, INCHES = 4, 2.7  # sheets of samples in a row, and how large each is
@@ -274,4 +275,4 @@ def write_csv(path: Path, tables: Tables) -> None:
         writer.writerow(HEAD)
         for data, rows in tables.items():
             for label, row in rows.items():
-                writer.writerows([data, label, name, *cell[:4], *cell.steps] for name, cell in row.items())
+                writer.writerows([data, label, name, *cell[:4], *cell.steps, *cell[5:]] for name, cell in row.items())

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 from stated import stated
 
 from rl_lab.__main__ import COMMANDS
@@ -133,15 +134,24 @@ def test_a_crew_of_another_agent_is_refused_in_a_line(tmp_path, capsys):
     [
         ("agent.standardise=true", "agent.standardise=true is not for loop=crew, whose groups learn apart; set it to "
          "false, or choose loop=train"),
-        ("agent.gather_steps=64", "agent.gather_steps=64 is not for loop=crew, whose groups learn apart; set it to 0, "
-         "or choose loop=train"),
+        ("experiment=pong_a2c", "agent.network.standardise=true is not for loop=crew, whose groups learn apart; set it "
+         "to false, or choose loop=train"),
     ],
 )  # fmt: skip
 def test_statistics_over_all_groups_are_refused_in_a_line(tmp_path, capsys, setting, remedy):
     """Each group would take its own, and its gradients would not be those of all environments together."""
-    arguments = ["experiment=a2c_four_rooms", "loop=crew", "tracker=none", "device=cpu", setting]
+    of = [setting] if "experiment" in setting else ["experiment=a2c_four_rooms", setting]
+    arguments = [*of, "loop=crew", "tracker=none", "device=cpu"]
     assert run(*arguments, f"hydra.run.dir={tmp_path / 'x'}") == 2
     assert capsys.readouterr().err == f"rl-lab: {remedy}\n"
+
+
+def test_evaluations_of_a_crew_have_settings_of_their_own(tmp_path):
+    arguments = ["experiment=a2c_four_rooms", "loop=crew", "tracker=none", "device=cpu", "loop.total_steps=400",
+                 "+loop.eval_env.num_envs=2", "+loop.eval_env.time_limit=30", "loop.eval_episodes=2"]  # fmt: skip
+    assert run(*arguments, f"hydra.run.dir={tmp_path / 'x'}") == 0
+    config = yaml.safe_load((tmp_path / "x/config.yaml").read_text())
+    assert config["loop"]["eval_env"]["time_limit"] == 30 and config["env"]["time_limit"] != 30
 
 
 def test_groups_of_different_size_would_not_weigh_the_same():

@@ -157,6 +157,15 @@ def test_the_first_steps_are_for_the_statistics_alone(name, asked):
     assert not any(torch.equal(v, before[k]) for k, v in agent.network.named_parameters() if "weight" in k)
 
 
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_statistics_are_gathered_where_inputs_are_standardised_and_nowhere_else(name):
+    with pytest.raises(UserError, match="agent.gather_steps=0 takes no statistics, and .* set agent.gather_steps="):
+        actor(name, gather_steps=0)
+    plain = stated(f"agent/{name}", network=small, optimizer=partial(torch.optim.Adam, lr=0.01), rollout_length=4,
+                   gather_steps=64)(spec(), CPU, 0)  # fmt: skip
+    assert plain.gather_steps == 0 and played(plain, 4)[-1], "it learns from its first steps"
+
+
 def test_a_network_may_be_built_while_others_train(bf16):
     with precision.training():
         assert small(spec())(frames(2, spec())).shape == (2, 7)
@@ -187,7 +196,7 @@ class Kept:
     def restore(self, parts):
         return 0
 
-    def begin(self, total, unit): ...
+    def begin(self, total, unit, *, enough=""): ...
     def choose_threads(self, weights, lanes): ...
     def pause(self, step, parts): ...
     def save(self, step, parts): ...

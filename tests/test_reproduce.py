@@ -1,5 +1,8 @@
 """`rl-lab reproduce <row>`: how long it takes, its runs, and the kept figures beside those of now."""
 
+import os
+import signal
+
 import pytest
 
 from gen_lab.__main__ import COMMANDS as GEN
@@ -8,6 +11,7 @@ from rl_lab.core import conf_dir
 from rl_lab.core.launching import cli, reproducing
 from rl_lab.core.launching.composition import compose
 from rl_lab.core.launching.listing import Kept
+from rl_lab.core.run import Run
 
 ROW = Kept("value_iteration_russell_norvig", "", "", "x.md", "plan/start_value", "4 5", "0.71 0.71", "1.5 30")
 
@@ -72,6 +76,28 @@ def test_a_row_is_run_again_and_held_against_what_was_kept(figures, words, code,
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["there" if there else "runs"]
     assert len([*tmp_path.glob(f"*/{ROW.experiment}/*/metrics.jsonl")]) == 2
+
+
+def test_a_row_that_was_stopped_goes_on_by_the_same_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproducing, "kept", lambda root: [ROW])
+    command = ["reproduce", ROW.experiment, "device=cpu", "hydra/launcher=basic"]
+    begin = Run.begin
+
+    def stopping(*given, **named):
+        begin(*given, **named)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "begin", stopping)
+    assert cli.main("rl-lab", "rl", RL, command) == 130
+    assert f"the same command, rl-lab reproduce {ROW.experiment}, goes on and then compares" in capsys.readouterr().err
+    monkeypatch.setattr(Run, "begin", begin)
+    assert cli.main("rl-lab", "rl", RL, command) == 0
+    said = capsys.readouterr()
+    assert "was stopped, and goes on" in said.err and "the same figures, as far as they were kept" in said.out
+    assert len([*tmp_path.glob(f"runs/studies/{ROW.experiment}/*")]) == 1
+    assert cli.main("rl-lab", "rl", RL, command) == 0, "a study that came to its end is not taken up"
+    assert len([*tmp_path.glob(f"runs/studies/{ROW.experiment}/*")]) == 2
 
 
 def test_one_seed_has_no_interval_and_a_missing_run_no_figure(capsys):

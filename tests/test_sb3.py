@@ -75,6 +75,13 @@ def test_sb3_learns_from_every_rollout(total, step, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == step
 
 
+@pytest.mark.parametrize(("overrides", "words"), [(["agent=sb3_a2c"], False),
+                                                  (["agent=sb3_dqn", "env=cartpole", "env.num_envs=1", "agent.learning_starts=999"], True)])  # fmt: skip
+def test_whether_sb3_learned_is_said(overrides, words, tmp_path, capsys):
+    assert trained(tmp_path, "loop.total_steps=200", *overrides) == 0
+    assert ("nothing was learned" in capsys.readouterr().err) == words
+
+
 def test_sb3_on_collect_says_that_it_discounts_by_options(tmp_path, capsys):
     collect = ["env=collect_small", "agent=sb3_a2c", "env.num_envs=2", "env.mazes=16"]
     said = "SB3 applies agent.gamma once per option, not once per step of it"

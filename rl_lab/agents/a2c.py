@@ -14,7 +14,7 @@ from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Unit
 from rl_lab.memory.rollouts import back, samples, value_targets
 from rl_lab.networks.heads import PolicyValue
-from rl_lab.networks.torsos import TorsoFn, gather
+from rl_lab.networks.torsos import TorsoFn, gather, steps_to_gather
 from rl_lab.types import Spec, Transition, View
 
 
@@ -71,7 +71,7 @@ class A2C(Learner):
         self.value_coef, self.standardise = value_coef, standardise
         self.entropy_coef, self.decay_entropy = entropy_coef, decay_entropy
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
-        self.gather_steps = gather_steps
+        self.gather_steps = steps_to_gather(self.network, gather_steps)
         self.forward_again = forward_again or graphs.chosen()  # what autograd keeps stays within one CUDA graph
         self._choose = graphs.Captured(lambda obs: self.choose(obs, self.rng), self.rng)
         self._improve = graphs.Captured(self.improve)

@@ -14,7 +14,7 @@ from rl_lab.core.randomness import Stream, generator, seeded
 from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import back, check_minibatches, minibatches, samples, take, value_targets
 from rl_lab.networks.heads import PolicyValue
-from rl_lab.networks.torsos import TorsoFn, gather
+from rl_lab.networks.torsos import TorsoFn, gather, steps_to_gather
 from rl_lab.types import Spec, Transition, View
 
 
@@ -90,7 +90,8 @@ class PPO(Learner):
         self.bonus = entropy_coef  # of now
         self.adaptive_kl, self.pace = adaptive_kl, 1.0  # the share of the learning rate that it leaves
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
-        self.gather_steps, self.target_kl, self.decoupled = gather_steps, target_kl, decoupled
+        self.gather_steps = steps_to_gather(self.network, gather_steps)
+        self.target_kl, self.decoupled = target_kl, decoupled
         self._rollout: list[tuple[Acted, Transition]] = []
         self._choose: graphs.Captured[tuple[Tensor, Acted]] = graphs.Captured(
             lambda obs: choose(obs, self.network, self.rng), self.rng

@@ -99,7 +99,7 @@ def train(
     learner = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
     for setting, set_, off in (
         ("standardise=true", learner.standardise, "false"),
-        (f"gather_steps={learner.gather_steps}", learner.gather_steps, "0"),
+        ("network.standardise=true", learner.gather_steps, "false"),
     ):
         if set_:
             raise UserError(f"agent.{setting} is not for loop=crew, whose groups learn apart; set it to {off}, "

@@ -63,6 +63,7 @@ def train_sb3(
     book.begin()
     book.pause()
     player.model.learn(book.total - first, callback=Report())
+    book.learned = book.learned or player.model._n_updates > 0
     book.close()
     return player
 

@@ -210,6 +210,19 @@ class StandardFrames(Frames):
         self.rate.copy_((self.square / total).float().add(LEAST**2).rsqrt())
 
 
+def steps_to_gather(network: nn.Module, steps: int) -> int:
+    """Of the first `steps`, from which statistics of the inputs are taken: none where a network standardises nothing.
+
+    Raises UserError where it does, and `steps` is 0.
+    """
+    if not any(isinstance(layer, StandardFrames) for layer in network.modules()):
+        return 0
+    if not steps:
+        raise UserError("agent.gather_steps=0 takes no statistics, and agent.network.standardise=true needs some; "
+                        "set agent.gather_steps=4_096, or agent.network.standardise=false")  # fmt: skip
+    return steps
+
+
 LEAST = 0.01  # of a pixel's deviation: what never changes is not divided by 0
 FURTHEST = 5  # deviations from the mean
 

@@ -116,7 +116,7 @@ def version(prog: str) -> str:
 def command_help(prog: str, root: str, name: str, what: str) -> str:
     if name == "reproduce":
         return (f"{prog} reproduce [row] [hydra.* device= tracker=]    {what}\n\nWithout a row it lists them. The runs "
-                f"are a study: {prog} study resume <folder> goes on with one that was stopped.")  # fmt: skip
+                "are a study; one that was stopped goes on by the same command.")  # fmt: skip
     words = f"{prog} {name} [word ...]    {what}\n\nWith words, only the lines that hold all of them."
     if name in LISTS and not _command_yaml(root, name).is_file():
         return words

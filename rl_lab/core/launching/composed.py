@@ -142,7 +142,7 @@ def keep_what_runs(cfg: DictConfig, choices: dict[str, Any], typed: Sequence[str
     Raises UserError where a setting of such a group was typed: it would be ignored.
     """
     OmegaConf.set_struct(cfg, False)
-    named = {str(v)[2:-1] for v in as_dict(cfg.loop).values() if str(v).startswith("${")}
+    named = {*re.findall(r"\$\{(\w+)\}", str(as_dict(cfg.loop)))}
     for group in GROUPS[1:]:
         if group in named or group not in cfg:
             continue

@@ -1,13 +1,19 @@
 """Reproduces claims: runs what is behind a row of kept.csv once more and prints its figures beside those kept."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rl_lab.core.errors import UserError, counted, nearest
 from rl_lab.core.launching.composition import parsed
 from rl_lab.core.launching.listing import Kept, experiments, kept
 from rl_lab.core.progress import duration
+
+if TYPE_CHECKING:
+    from rl_lab.core.studies.study import Study
 
 ALLOWED = "hydra.", "hydra/", "device=", "tracker="  # what changes no figure, but by rounding
 
@@ -69,7 +75,10 @@ def reproduce(prog: str, root: str, name: str, given: Sequence[str], train: Call
 def studied(
     row: Kept, prog: str, root: str, given: Sequence[str], train: Callable[..., int]
 ) -> tuple[int, list[tuple[float, float] | None]]:
-    """The exit code of the study, and of each seed the figure and the seconds; None where its run did not finish."""
+    """The exit code of the study, and of each seed the figure and the seconds; None where its run did not finish.
+
+    One that was stopped, of the same revision and settings, goes on.
+    """
     from rl_lab.core.folders import summary
     from rl_lab.core.provenance import revision
     from rl_lab.core.studies.study import Study
@@ -78,9 +87,17 @@ def studied(
     where = [str(setting.value()) for setting in map(parsed, given) if setting.key_or_group == "hydra.sweep.dir"]
     tracker = [] if any(word.startswith("tracker=") for word in given) else ["tracker=none"]
     settings = [f"experiment={row.experiment}", f"seed={','.join(seeds)}", *row.settings.split(), *tracker, *given]
-    study = Study.begin(Path(where[-1] if where else "runs"), row.experiment, prog, ["-m", *settings], revision())
+    home, arguments = Path(where[-1] if where else "runs"), ["-m", *settings]
+    if study := stopped(home, row.experiment, arguments):
+        print(f"{os.path.relpath(study.folder)} was stopped, and goes on", file=sys.stderr)
+        study.stop(False)
+    else:
+        study = Study.begin(home, row.experiment, prog, arguments, revision())
     try:
-        code = train(prog, root, ["-m", *settings], study)
+        code = train(prog, root, arguments, study)
+    except KeyboardInterrupt:
+        print(f"the same command, {prog} reproduce {row.experiment}, goes on and then compares", file=sys.stderr)
+        raise
     finally:
         if not study.about["jobs"]:  # a setting was refused
             study.forget()
@@ -90,6 +107,22 @@ def studied(
         value = figure(row.metric, about.get("final", {}))
         ended.append(None if value is None else (value, about["seconds"]))
     return code, ended
+
+
+def stopped(root: Path, name: str, arguments: list[str]) -> "Study | None":
+    """The newest study of this revision that the same arguments began in this folder, if it did not come to its end."""
+    from rl_lab.core.provenance import revision
+    from rl_lab.core.studies.study import Study
+
+    for folder in sorted(root.glob(f"studies/{name}/*/"), reverse=True):
+        with suppress(UserError):
+            study = Study(folder)
+            same = all(study.about.get(key) == value for key, value in
+                       {"arguments": arguments, "git": revision(), "directory": os.getcwd()}.items())  # fmt: skip
+            states = {job.state for job in study.jobs()}
+            if study.ours and same and states & {"waiting", "interrupted"} and "running" not in states:
+                return study
+    return None
 
 
 def figure(metric: str, final: dict[str, float]) -> float | None:

@@ -166,7 +166,8 @@ def check_graphs(resolved: dict[str, Any], parts: Parts) -> None:
 
     if resolved.get("compile", "none") == "graphs":
         if resolved["loop"]["_target_"] not in parts.captures:
-            raise UserError("compile=graphs is for loop=train; leave it out, or choose that loop")
+            theirs = any(target.startswith("stable_baselines3.") for target in calls.targets(resolved["loop"]))
+            raise UserError("compile=graphs is for loop=train; leave it out" + ", or choose that loop" * (not theirs))
         if distributed.size() > 1:
             raise UserError("compile=graphs is for one process, and torchrun started more; leave it out")
 

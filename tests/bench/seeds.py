@@ -8,6 +8,7 @@ machine counts less.
 """
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -50,8 +51,8 @@ def seconds(words: str, loop: str, steps: int, seed: int, *more: str) -> float:
     config = compose(conf_dir(), "rl", settings)
     complete_eval_env(config, {})
     with tempfile.TemporaryDirectory() as folder:
-        written = "loop: {}"
-        run = Quiet(Path(folder), seed, "cpu", names={"name": "bench"}, config={"loop": {}}, written=written,
+        of_loop = {"loop": {"seeds": config.loop.get("seeds", 1)}}
+        run = Quiet(Path(folder), seed, "cpu", names={"name": "bench"}, config=of_loop, written=json.dumps(of_loop),
                     checkpoint_every=1e9, max_memory_gb=0)  # fmt: skip
         with run:
             hydra.utils.call(config.loop, run=run)

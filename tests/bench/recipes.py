@@ -23,7 +23,7 @@ from rl_lab.core import conf_dir, room
 from rl_lab.core.launching.building import built
 from rl_lab.core.launching.composition import compose
 
-RECIPES = ("vae_mnist", "vae_conv_mnist", "iwae_mnist", "pixelcnn_mnist", "gated_pixelcnn_mnist", "vqvae_fashion",
+RECIPES = ("vae_mnist", "vae_conv_mnist", "iwae_mnist", "pixelcnn_mnist", "gated_pixelcnn_mnist", "vae_fashion", "vqvae_fashion",
            "dcgan_fashion", "wgan_gp_fashion", "gated_pixelcnn_fashion", "vqvae_cifar10", "sngan_cifar10",
            "gated_pixelcnn_cifar10", "pixelcnnpp_cifar10")  # fmt: skip
 SAMPLES, WARM = 64, 3  # images drawn at once; updates before the clock

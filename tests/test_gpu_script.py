@@ -1,6 +1,7 @@
 """The ten minutes of a GPU, rehearsed; and the bench's figures, read from what was printed."""
 
 import csv
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,9 @@ def test_the_history_is_each_figure_beside_its_first(tmp_path):
                     "2026-01-01,a,m,images,ours,10,ms\n2026-02-01,b,m,images,ours,5,ms\n")  # fmt: skip
     for points in history.histories(path)["m"].values():
         assert points == [("2026-01-01 a", 1.0), ("2026-02-01 b", 2.0)]
+
+
+@pytest.mark.parametrize("loop", [["train"], ["seeds", "loop.seeds=2"]])
+def test_the_bench_of_seeds_runs_alone_and_many_at_once(loop):
+    bench = runpy.run_path(str(ROOT / "tests/bench/seeds.py"))
+    assert 0 < bench["seconds"]("agent=a2c", loop[0], 400, 0, *loop[1:]) < 60

@@ -14,7 +14,7 @@ from rl_lab.__main__ import COMMANDS
 from rl_lab.core import checkpoint
 from rl_lab.core.bookkeeping import Every, Means
 from rl_lab.core.errors import NotFinite, UserError
-from rl_lab.core.launching import cli, execution
+from rl_lab.core.launching import cli, rehearsal
 from rl_lab.core.learner import Learner, descend
 from rl_lab.core.randomness import seeded
 from rl_lab.core.rows import AT_ONCE
@@ -202,7 +202,7 @@ def test_settings_are_composed_once_and_a_mode_in_them_makes_jobs_all_the_same(t
 
 def test_a_failing_job_leaves_the_others_standing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(execution, "HERE", ("of no launcher",))  # where jobs go elsewhere, devices are not looked for
+    monkeypatch.setattr(rehearsal, "HERE", ("of no launcher",))  # where jobs go elsewhere, devices are not looked for
     arguments = ["train", "-m", "experiment=value_iteration_four_rooms", "tracker=none", "device=mps,cpu"]
     assert cli.main("rl-lab", "rl", COMMANDS, arguments) == 2
     assert len(list(tmp_path.glob("runs/value_iteration_four_rooms/*/summary.json"))) == 1

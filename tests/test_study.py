@@ -20,7 +20,7 @@ from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import files, threads
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching import cli, composition, execution
+from rl_lab.core.launching import cli, composition, rehearsal
 from rl_lab.core.launching.execution import objective
 from rl_lab.core.launching.explain import EXTRAS
 from rl_lab.core.studies import launcher, report
@@ -146,7 +146,7 @@ def test_interrupted_a_study_of_an_own_agent_goes_on_with_jobs_that_had_not_begu
 
 def test_each_job_fails_alone_and_says_why(here, capsys, monkeypatch):
     """A device is not looked for beforehand where the jobs are sent to other machines."""
-    monkeypatch.setattr(execution, "HERE", ("of no launcher",))
+    monkeypatch.setattr(rehearsal, "HERE", ("of no launcher",))
     networks = "agent.network._target_=rl_lab.networks.torsos.linear,torch.nn.Flatten"
     anywhere = [setting for setting in TABLE if setting != "device=cpu"]
     code, _, err = rl_lab(capsys, "train", "-m", *anywhere, networks, "device=cpu,mps", "hydra.launcher.n_jobs=2")

@@ -154,6 +154,7 @@ def test_config_stops_at_the_door():
     takers = {name for name, path in MODULES.items() if "cfg" in path.read_text().replace("--cfg", "")}
     assert takers <= {
         "rl_lab.core.launching.execution",
+        "rl_lab.core.launching.rehearsal",
         "rl_lab.core.launching.building",
         "rl_lab.core.launching.commanding",
         "rl_lab.core.launching.composed",

@@ -3,7 +3,7 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_lab.data.advice import PARTS, header, right
 from gen_lab.data.cache import kept, map_paths
 from gen_lab.data.images import Binarised, Images, Protocol, marked
 from gen_lab.data.published import ALIASES
@@ -19,7 +20,7 @@ from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
 from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
 
-MOST_CLASSES, PARTS = 65_536, ("train", "test", "val")
+MOST_CLASSES = 65_536
 RIGHT_ALONE = (  # what makes the one array of an npy file right
     "x = np.load('yours.npy'); np.save('images.npy', np.uint8(np.round(x)).reshape(-1, H, W))  # of H x W pixels; "
     "x * 255 where 1 is white"
@@ -131,61 +132,10 @@ def _header(archive: zipfile.ZipFile, file: Path, name: str) -> tuple[tuple, boo
     if (stored := _stored(archive, name)) is None:
         return None
     member = archive.open(stored)
-    version = np.lib.format.read_magic(member)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = reader(member)
+    shape, fortran, dtype = header(member)
     if not dtype.hasobject and archive.getinfo(stored).file_size != member.tell() + math.prod(shape) * dtype.itemsize:
         raise UserError(f"{file}: '{name}' says it is {dtype} {list(shape)}, and has another number of bytes")
     return shape, fortran, dtype, member
-
-
-def _right(archive: zipfile.ZipFile) -> str:
-    """What makes the arrays of an archive right, by the names that they are stored under."""
-    shapes = {name: shape for name, shape in _shapes(archive).items() if shape or name == "levels"}
-    lower = {name.lower(): name for name in shapes}
-    known = {part: next((lower[a] for a in aliases if a in lower), "") for part, aliases in ALIASES.items()}
-    wide = sorted((n for n in shapes if math.prod(shapes[n][1:]) > 1), key=lambda name: -math.prod(shapes[name]))
-    likely = [name for name in wide if len(shapes[name]) > 2] or wide
-    images = [*dict.fromkeys(name for name in (known["train"], known["test"], *likely) if name)][:2] or [
-        "train",
-        "test",
-    ]
-    images += [known["val"]] if known["val"] and known["val"] not in images else []
-    flat = any(len(shapes.get(name, ())) == 2 for name in images)
-    pixels = [f"np.uint8(np.round(x[{name!r}]))" + ".reshape(-1, H, W)" * flat for name in images]
-    labels = [known[f"{part}_labels"] or _labels_of(name, shapes) for part, name in zip(PARTS, images, strict=False)]
-    of = [f"x[{name!r}]" for name in labels] if all(labels) else []
-    levels = "x['levels']" if "levels" in shapes else "256"
-    before = ""
-    if len(images) == 1 and not of:
-        kept = f"np.save('images.npy', {pixels[0]})"
-    else:
-        if len(images) == 1:
-            count = shapes[images[0]][0]
-            before = f"i = np.random.default_rng(0).permutation({count}); a, b = np.split(i, [{count * 9 // 10}]); "
-            pixels, of = ([f"{part}[{which}]" for which in "ab"] for part in (pixels[0], of[0]))
-        named = [*zip(PARTS, pixels, strict=False), *zip((f"{part}_labels" for part in PARTS), of, strict=False)]
-        kept = f"np.savez('images.npz', {', '.join(f'{name}={part}' for name, part in named)}, levels={levels})"
-    shown = "" if "levels" in shapes else "x[...] * 255 where 1 is white"
-    after = "; ".join(filter(None, (shown, "images are H x W" * flat)))
-    return f"x = np.load('yours.npz'); {before}{kept}" + f"  # {after}" * bool(after)
-
-
-def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
-    """Of all its arrays."""
-    found = {}
-    for stored in archive.namelist():
-        with archive.open(stored) as member:
-            version = np.lib.format.read_magic(member)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            found[stored.removesuffix(".npy")] = reader(member)[0]
-    return found
-
-
-def _labels_of(images: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The array that has a number for each of these images; "" where there is none."""
-    count = shapes.get(images, (-1,))[0]
-    return next((name for name, shape in shapes.items() if shape in ((count,), (count, 1))), "")
 
 
 def _small(archive: zipfile.ZipFile, file: Path, name: str) -> np.ndarray | None:
@@ -214,7 +164,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
     if (header := _header(archive, file, name)) is None:
         raise UserError(
             f"{file} has no array '{name}' ({', '.join(archive.namelist()[:6])}); it needs train and test: "
-            f"{_right(archive)}"
+            f"{right(archive)}"
         )
     shape, fortran, dtype, member = header
 
@@ -231,7 +181,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> Member:
             else:
                 yield from (rows(count) for _, count in _runs(shape))
 
-    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks, _right(archive))
+    return _laid_out(f"{file}: '{name}'", shape, dtype, chunks, right(archive))
 
 
 def _split(file: Path, held_out: float) -> tuple[Member, Member]:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rl_lab.core import calls, conf_dir
+from rl_lab.core import calls, conf_dir, reading
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of, texts, world_key
 from rl_lab.core.parts import Parts
@@ -248,3 +248,25 @@ def check_values(cfg: DictConfig) -> None:
     hints: dict[str, Any] = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
     for key, hint in hints.items():
         checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)
+
+
+def written_out(cfg: DictConfig) -> DictConfig:
+    """References between settings stay, other interpolations (of a variable, of the time) become what they say now."""
+
+    def of(node: Any) -> Any:
+        keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+        values: dict[Any, Any] = {}
+        for key in keys:
+            raw = node._get_node(key)
+            text = raw._value() if OmegaConf.is_interpolation(node, key) else None
+            if text is not None:
+                only_names = not reading.REFERENCE.sub("", text).count("${") and "\\$" not in text
+                values[key] = text if only_names else node[key]
+            elif OmegaConf.is_missing(node, key):
+                values[key] = "???"
+            else:
+                values[key] = of(node[key]) if OmegaConf.is_config(node[key]) else node[key]
+        return values if isinstance(node, DictConfig) else list(values.values())
+
+    written: DictConfig = OmegaConf.create(of(cfg))
+    return written

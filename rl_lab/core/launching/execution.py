@@ -21,6 +21,7 @@ from rl_lab.core.launching.composed import (
     check_values,
     precision_of,
     settle,
+    written_out,
 )
 from rl_lab.core.launching.composition import as_dict, find_wanted, parts_of, world_key
 from rl_lab.core.parts import Parts
@@ -40,46 +41,7 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
         if not _follows():
             _check_new(prog, folder)
         settle(cfg, prog, root, trusted)
-        return _carry_out(_written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock, _beside())
-
-
-def rehearse(cfg: DictConfig, prog: str, root: str) -> None:
-    """Raises UserError where `begin` would refuse what Hydra composed before it builds anything of it."""
-    from rl_lab.core import checking
-
-    find_wanted(cfg, parts_of(prog))
-    settle(cfg, prog, root)
-    cfg = _written_out(cfg)
-    if not str(HydraConfig.get().launcher._target_).endswith(HERE):
-        cfg.device = "cpu"  # what the machines have that the jobs are sent to is not known here
-    checking.check(cfg.loop, "loop")
-    checking.check(cfg.tracker, "tracker")
-    check_values(cfg)
-    resolved = reading.resolved(as_dict(cfg))
-    check_graphs(resolved, parts_of(prog))
-    precision_of(resolved, parts_of(prog))
-    if isinstance(world := reading.resolved(as_dict(cfg) | {"device": "cpu"}).get("env"), dict):
-        _try_world(world)
-
-
-HERE = "BasicLauncher", "JoblibLauncher"  # of Hydra's launchers, those of this machine
-_TRIED: list[dict[str, Any]] = []  # worlds, by the rehearsals of this process
-
-
-def _try_world(settings: dict[str, Any]) -> None:
-    """Builds a single copy of it, once. Raises UserError; another error is told in full by the job that meets it."""
-    from rl_lab.core import calls
-
-    if settings in _TRIED:
-        return
-    _TRIED.append(settings)
-    try:
-        world = calls.built(settings | ({"num_envs": 1} if "num_envs" in settings else {}))
-    except UserError:
-        raise
-    except Exception:
-        return
-    world.close()
+        return _carry_out(written_out(cfg), folder, prog, None if trusted else parts_of(prog), lock, _beside())
 
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
@@ -220,28 +182,6 @@ def _follows() -> bool:
     from rl_lab.core import distributed
 
     return distributed.rank() > 0
-
-
-def _written_out(cfg: DictConfig) -> DictConfig:
-    """References between settings stay, other interpolations (of a variable, of the time) become what they say now."""
-
-    def of(node: Any) -> Any:
-        keys: Any = node if isinstance(node, DictConfig) else range(len(node))
-        values: dict[Any, Any] = {}
-        for key in keys:
-            raw = node._get_node(key)
-            text = raw._value() if OmegaConf.is_interpolation(node, key) else None
-            if text is not None:
-                only_names = not reading.REFERENCE.sub("", text).count("${") and "\\$" not in text
-                values[key] = text if only_names else node[key]
-            elif OmegaConf.is_missing(node, key):
-                values[key] = "???"
-            else:
-                values[key] = of(node[key]) if OmegaConf.is_config(node[key]) else node[key]
-        return values if isinstance(node, DictConfig) else list(values.values())
-
-    written: DictConfig = OmegaConf.create(of(cfg))
-    return written
 
 
 def objective(final: dict[str, float]) -> Value:

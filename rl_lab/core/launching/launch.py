@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError, counted, pasted
@@ -26,8 +26,9 @@ from rl_lab.core.launching.arguments import (
     split,
 )
 from rl_lab.core.launching.composition import parsed, quoted
-from rl_lab.core.launching.execution import begin, finished, go_on, rehearse
+from rl_lab.core.launching.execution import begin, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
+from rl_lab.core.launching.rehearsal import rehearsal
 from rl_lab.core.provenance import revision
 from rl_lab.core.studies.jobs import Value, run_job
 from rl_lab.core.studies.launcher import recording
@@ -214,20 +215,6 @@ def job(
     value = run_job(study, number, folder, prog, work, launcher)
     files.remove_empty(folder, above=0)
     return value and value[1]
-
-
-def rehearsal(composed: Callable[[list[str]], DictConfig], overrides: list[str], prog: str, root: str) -> None:
-    """Raises UserError where the job that Hydra composes of these would be refused before its run begins."""
-    of_study = HydraConfig.instance().cfg
-    try:
-        with plain_errors(conf_dir(), root, overrides):
-            cfg = composed(overrides)
-            HydraConfig.instance().set_config(cfg)
-            with read_write(cfg), open_dict(cfg):
-                del cfg["hydra"]
-            rehearse(cfg, prog, root)
-    finally:
-        HydraConfig.instance().cfg = of_study
 
 
 def _number_of_jobs(cfg: DictConfig) -> int:

@@ -114,11 +114,11 @@ def stopped(root: Path, name: str, arguments: list[str]) -> "Study | None":
     from rl_lab.core.provenance import revision
     from rl_lab.core.studies.study import Study
 
+    wanted = {"arguments": arguments, "git": revision(), "directory": os.getcwd()}
     for folder in sorted(root.glob(f"studies/{name}/*/"), reverse=True):
         with suppress(UserError):
             study = Study(folder)
-            same = all(study.about.get(key) == value for key, value in
-                       {"arguments": arguments, "git": revision(), "directory": os.getcwd()}.items())  # fmt: skip
+            same = all(study.about.get(key) == value for key, value in wanted.items())
             states = {job.state for job in study.jobs()}
             if study.ours and same and states & {"waiting", "interrupted"} and "running" not in states:
                 return study

@@ -10,7 +10,9 @@ from stated import stated
 from torch import nn
 
 from rl_lab.agents.a2c import A2C
+from rl_lab.agents.dqn import DQN
 from rl_lab.agents.ppo import PPO
+from rl_lab.agents.q_learning import QLearning
 from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
@@ -122,14 +124,26 @@ def test_before_anything_is_gathered_frames_are_in_0_to_1():
     assert torch.equal(small(spec(), standardise=True)(obs), small(spec())(obs))
 
 
-def actor(name: str, **changes) -> A2C | PPO:
-    of = spec()
-    network = partial(small, standardise=True)
-    optimizer = partial(torch.optim.Adam, lr=0.01)
-    return stated(f"agent/{name}", network=network, optimizer=optimizer, rollout_length=4, **changes)(of, CPU, 0)
+OWN = {
+    "a2c": {"rollout_length": 4},
+    "ppo": {"rollout_length": 4},
+    "q_learning": {"rollout_length": 4, "normalise": False, "zero_head": False},
+    "dqn": {"zero_head": False, "batch_size": 8, "replay_ratio": 8, "learning_starts": 8},
+}
 
 
-def played(agent: A2C | PPO, steps: int) -> list[dict]:
+def learner(name: str, gather_steps: int, standardise: bool = True) -> A2C | PPO | QLearning | DQN:
+    own = OWN[name] | ({"replay": stated("agent/dqn", "replay", capacity=1_000)} if name == "dqn" else {})
+    network, optimizer = partial(small, standardise=standardise), partial(torch.optim.Adam, lr=0.01)
+    agent = stated(f"agent/{name}", network=network, optimizer=optimizer, gather_steps=gather_steps, **own)
+    return agent(spec(), CPU, 0)
+
+
+def network_of(agent: A2C | PPO | QLearning | DQN) -> nn.Module:
+    return agent.online if isinstance(agent, DQN) else agent.network
+
+
+def played(agent: A2C | PPO | QLearning | DQN, steps: int) -> list[dict]:
     rng, of, metrics = torch.Generator().manual_seed(0), spec(), []
     obs = torch.randint(256, (8, *of.obs_shape), dtype=torch.uint8, generator=rng)
     for _ in range(steps):
@@ -143,26 +157,37 @@ def played(agent: A2C | PPO, steps: int) -> list[dict]:
     return metrics
 
 
-@pytest.mark.parametrize("asked", [33, 64])  # a rollout that has begun is gathered whole
-@pytest.mark.parametrize("name", ["a2c", "ppo"])
+@pytest.mark.parametrize(
+    "name, asked",  # a rollout that has begun is gathered whole, or a step of eight games
+    [(name, asked) for name in OWN for asked in (57 if name == "dqn" else 33, 64)],
+)
 def test_the_first_steps_are_for_the_statistics_alone(name, asked):
-    agent = actor(name, gather_steps=asked)
-    before = {k: v.clone() for k, v in agent.network.named_parameters()}
+    agent = learner(name, asked)
+    network = network_of(agent)
+    before = {k: v.clone() for k, v in network.named_parameters()}
     assert played(agent, 8) == [{}] * 8
-    eyes = agent.network.torso[0]
+    eyes = network.torso[0]
     assert isinstance(eyes, StandardFrames) and eyes.count == 64 and agent.steps == 64
-    assert all(torch.equal(v, before[k]) for k, v in agent.network.named_parameters())
+    assert all(torch.equal(v, before[k]) for k, v in network.named_parameters())
     metrics = played(agent, 4)
     assert metrics[-1] and eyes.count == 64
-    assert not any(torch.equal(v, before[k]) for k, v in agent.network.named_parameters() if "weight" in k)
+    assert not any(torch.equal(v, before[k]) for k, v in network.named_parameters() if "weight" in k)
 
 
-@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_a_target_network_sees_what_the_online_one_sees():
+    agent = learner("dqn", 64)
+    played(agent, 8)
+    obs, online = frames(3, spec()), agent.online
+    assert torch.equal(agent.target(obs), online(obs)) and (online.torso[0].rate != 1).all()
+    played(agent, 8)
+    assert torch.equal(agent.target.torso[0](obs), online.torso[0](obs))
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_statistics_are_gathered_where_inputs_are_standardised_and_nowhere_else(name):
     with pytest.raises(UserError, match="agent.gather_steps=0 takes no statistics, and .* set agent.gather_steps="):
-        actor(name, gather_steps=0)
-    plain = stated(f"agent/{name}", network=small, optimizer=partial(torch.optim.Adam, lr=0.01), rollout_length=4,
-                   gather_steps=64)(spec(), CPU, 0)  # fmt: skip
+        learner(name, 0)
+    plain = learner(name, 64, standardise=False)
     assert plain.gather_steps == 0 and played(plain, 4)[-1], "it learns from its first steps"
 
 

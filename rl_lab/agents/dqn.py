@@ -18,7 +18,7 @@ from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Unit
 from rl_lab.memory import Replay
 from rl_lab.networks.heads import Dueling, QNetwork, draw_noise, layers, table
-from rl_lab.networks.torsos import TorsoFn, prepared
+from rl_lab.networks.torsos import TorsoFn, gather, prepared, steps_to_gather
 from rl_lab.types import Spec, Transition, View
 
 
@@ -56,6 +56,7 @@ class DQN(Learner):
         noisy: NonNegative,  # sigma_0 of noisy layers above the torso (Fortunato et al., 2018)
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         zero_head: bool,  # start from Q = 0, without a bias: on one-hot observations, a table
+        gather_steps: Natural,  # first steps, of which networks that standardise their inputs take the statistics
     ):
         if zero_head and (noisy or stream_units):
             raise UserError("agent.zero_head is one plain layer: set agent.noisy and agent.stream_units to 0")
@@ -80,6 +81,7 @@ class DQN(Learner):
         self.target_update_period, self.target_mix, self.gamma = target_update_period, target_mix, gamma
         self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
         self.max_abs_reward, self.max_grad_norm = max_abs_reward, max_grad_norm
+        self.gather_steps = steps_to_gather(self.online, gather_steps)
         self.steps, self.learns, self.owed = 0, 0, 0.0
         self._explore = graphs.Captured(self.explore, self.rng)
         self._improve = graphs.Captured(self.improve, self.rng)
@@ -111,8 +113,11 @@ class DQN(Learner):
     def update(self, transition: Transition) -> Metrics:
         n, metrics = transition.reward.shape[-1], Metrics()
         self.replay.add(transition)
+        if gathers := self.steps < self.gather_steps:
+            for network in (self.online, self.target):
+                gather(network, transition.obs)
         self.steps += n
-        if self.replay.size >= max(self.learning_starts, 1):
+        if not gathers and self.replay.size >= max(self.learning_starts, 1):
             self.owed += n * self.replay_ratio / self.batch_size  # gradient steps that these steps pay for
         self.decay.to(self.steps)
         while self.owed >= 1:

@@ -21,7 +21,7 @@ from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Positive, Unit
 from rl_lab.memory.rollouts import check_minibatches, minibatches, samples, take
 from rl_lab.networks.heads import Outputs, table
-from rl_lab.networks.torsos import TorsoFn
+from rl_lab.networks.torsos import TorsoFn, gather, steps_to_gather
 from rl_lab.types import Spec, Transition, View
 
 
@@ -54,6 +54,7 @@ class QLearning(Learner):
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         normalise: bool,  # of a linear network: the learning rate is alpha, whatever the features and the envs
         zero_head: bool,  # start from Q = 0, without a bias: on one-hot observations, a table
+        gather_steps: Natural,  # first steps, of which networks that standardise their inputs take the statistics
     ):
         with seeded(seed, device):
             self.network = Outputs(spec, network, spec.num_actions, table if zero_head else nn.Linear).to(device)
@@ -68,6 +69,7 @@ class QLearning(Learner):
         self.max_abs_reward, self.reward_scale = max_abs_reward, reward_scale
         self.max_grad_norm, self.normalise = max_grad_norm, normalise
         self.num_actions = spec.num_actions
+        self.gather_steps = steps_to_gather(self.network, gather_steps)
         self._rollout: list[tuple[Tensor, ...]] = []
         self._explore, self._q = graphs.Captured(self.explore, self.rng), graphs.Captured(self.q)
         self._improve = graphs.Captured(self.improve)
@@ -101,12 +103,16 @@ class QLearning(Learner):
     def update(self, transition: Transition) -> Metrics:
         if not self._rollout:
             self.decay.to(self.steps)
+            self._gathers = self.steps < self.gather_steps
         self.count_steps(transition.reward.shape[-1])
         obs, action, reward, discount, last, next_obs, duration = transition
         self._rollout.append((obs, action, reward, discount, last, duration, self.worth(next_obs)))
         if len(self._rollout) < self.rollout_length:
             return {}
         rollout, self._rollout = [torch.stack(x) for x in zip(*self._rollout, strict=True)], []
+        if self._gathers:
+            gather(self.network, rollout[0].flatten(0, 1))
+            return {}
         return {**self.learn(*rollout), "q/epsilon": self.epsilon(self.steps)}
 
     def worth(self, next_obs: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner
-from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, lower, nature_cnn, prepared
+from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, lower, mlp, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
 CPU = torch.device("cpu")
@@ -73,9 +73,11 @@ def test_layers_that_do_not_fit_are_refused(layers, size, words):
         cnn(spec(*size), layers=layers, hidden=[7])
 
 
-def test_activations_are_those_of_torch():
-    with pytest.raises(UserError, match="agent.network.activation=RELU"):
-        small(spec(), activation="RELU")
+@pytest.mark.parametrize("name", ["RELU", "functional", "init"])
+def test_activations_are_those_of_torch(name):
+    for network in small, partial(mlp, hidden=[7]):
+        with pytest.raises(UserError, match=f"agent.network.activation={name} is no class of torch.nn"):
+            network(spec(), activation=name)
 
 
 def test_the_smallest_frames_do():

@@ -44,7 +44,9 @@ def preset(name: str, *overrides: str):
 def test_the_loss_of_ppo_weighs_values_as_its_source(name, value, entropy):
     """Two samples whose values are off by 1 and by 3: a mean square of 5; their standardised advantages cancel."""
     agent = preset(name)
-    loss, _ = agent.loss(Minibatch(OBS, ACTION, EVEN, EVEN, tensor([0.0, 0.0]), tensor([1.0, 3.0])), agent.clip)
+    loss, _ = agent.loss(
+        Minibatch(OBS, ACTION, EVEN, EVEN, tensor([0.0, 0.0]), tensor([1.0, 3.0])), agent.clip, agent.entropy_coef
+    )
     assert loss.item() == pytest.approx(value * 5 - entropy * LN2, abs=1e-6)
 
 
@@ -52,7 +54,7 @@ def test_cleanrl_holds_the_value_near_where_it_acted():
     """Acted as 2, now 0, held at 1.9; targets 1.9 and 3: the larger errors are 1.9 and 3, half their square 3.1525."""
     agent = preset("ppo_cleanrl", "agent.entropy_coef=0")
     targets, acted = tensor([1.9, 3.0]), tensor([2.0, 2.0])
-    loss, metrics = agent.loss(Minibatch(OBS, ACTION, EVEN, EVEN, acted, targets), agent.clip)
+    loss, metrics = agent.loss(Minibatch(OBS, ACTION, EVEN, EVEN, acted, targets), agent.clip, agent.entropy_coef)
     assert metrics["ppo/value_loss"].item() == pytest.approx(6.305, abs=1e-5)
     assert loss.item() == pytest.approx(0.5 * 3.1525, abs=1e-5)
 
@@ -225,15 +227,20 @@ def test_ppo_learns_at_the_pace_that_its_last_rollout_left_and_keeps_it(target, 
 def test_the_entropy_bonus_of_ppo_may_fall_with_the_learning_rate():
     """Of two even actions the entropy is ln 2; at a half of the way to 0 its weight is a half of .01."""
     ppo = preset("ppo", "agent.decay_steps=32", "agent.decay_entropy=true", "agent.rollout_length=8", "agent.clip=0.2")
-    zeros = torch.zeros(2)
-    losses = []
-    for _ in range(3):
-        for _ in range(8):
-            obs = torch.zeros(2, 3)
-            ppo.update(transition(obs, ppo.act(obs), zeros, zeros + 1, zeros.bool(), obs))
-        part = Minibatch(obs, ACTION, EVEN, EVEN, zeros, zeros)
-        losses.append(ppo.loss(part, 0.2)[0].item())
-    assert losses == pytest.approx([-0.01 * LN2, -0.005 * LN2, 0.0], abs=1e-5)
+    zeros, improve, bonuses = torch.zeros(2), ppo._improve, set()
+
+    def heard(clip, bonus, *of):
+        bonuses.add(bonus)
+        return improve(clip, bonus, *of)
+
+    ppo._improve = heard
+    for _ in range(3 * 8):
+        obs = torch.zeros(2, 3)
+        ppo.update(transition(obs, ppo.act(obs), zeros, zeros + 1, zeros.bool(), obs))
+    assert sorted(bonuses) == pytest.approx([0.0, 0.005, 0.01])
+    part = Minibatch(torch.zeros(2, 3), ACTION, EVEN, EVEN, zeros, zeros)
+    losses = [preset("ppo").loss(part, 0.2, bonus)[0].item() for bonus in sorted(bonuses)]
+    assert losses == pytest.approx([0.0, -0.005 * LN2, -0.01 * LN2], abs=1e-5)
 
 
 def test_the_entropy_bonus_of_a2c_may_fall_with_the_learning_rate():

@@ -107,7 +107,7 @@ class DQN(Learner):
     def probabilities(self, obs: Tensor) -> Tensor:
         q = self.q(obs)
         if self.eval_epsilon:
-            return exploration.greedy_probabilities(double(q), self.eval_epsilon)
+            return exploration.epsilon_greedy_probabilities(double(q), self.eval_epsilon)
         return exploration.certain(q.argmax(-1), q.shape[-1])
 
     def update(self, transition: Transition) -> Metrics:

@@ -56,7 +56,7 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, rng: Stream) -> Tensor:
     return torch.where(explore, noise.argmax(-1), best)
 
 
-def greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
+def epsilon_greedy_probabilities(q: Tensor, epsilon: float | Tensor) -> Tensor:
     """q [N, A] -> the probabilities [N, A] by which `epsilon_greedy` chooses."""
     best = (q == q.max(-1, keepdim=True).values).to(q.dtype)
     if isinstance(epsilon, Tensor):

@@ -87,7 +87,6 @@ class PPO(Learner):
         self.bootstrap, self.standardise = bootstrap, standardise
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef, self.decay_entropy = value_coef, entropy_coef, decay_entropy
-        self.bonus = entropy_coef  # of now
         self.adaptive_kl, self.pace = adaptive_kl, 1.0  # the share of the learning rate that it leaves
         self.max_grad_norm, self.max_abs_reward, self.num_actions = max_grad_norm, max_abs_reward, spec.num_actions
         self.gather_steps = steps_to_gather(self.network, gather_steps)
@@ -101,6 +100,11 @@ class PPO(Learner):
     @property
     def settled(self) -> bool:
         return not self._rollout
+
+    @property
+    def bonus(self) -> float:
+        """What a nat of entropy counts now."""
+        return self.entropy_coef * (self.decay.share(self.steps) if self.decay_entropy else 1.0)
 
     def announce(self, num_envs: int) -> None:
         """Raises UserError where a rollout cannot fill its minibatches."""
@@ -126,17 +130,17 @@ class PPO(Learner):
     def learn(self, rollout: Rollout) -> Metrics:
         """Gradient steps from T transitions of N envs and what was computed on the way."""
         kept, transitions = zip(*rollout, strict=True)
-        log_prob, value = (torch.stack([getattr(acted, name) for acted in kept]) for name in ("log_prob", "value"))
+        log_prob, value = (torch.stack(x) for x in ([a.log_prob for a in kept], [a.value for a in kept]))
         action = torch.stack([t.action for t in transitions])
         share, seeds = self.decay.to(self.steps), action.ndim - 2
         self.decay.scale(share * self.pace)
+        bonus = self.bonus
         gathers = self.steps < self.gather_steps
         self.count_steps(len(value) * value.shape[-1])
         if gathers:
             gather(self.network, torch.cat([t.obs for t in transitions]))
             return {}
         clip = self.clip * (share if self.decay_clip else 1.0)
-        bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
         obs, proximal = torch.cat([acted.obs for acted in kept], seeds), log_prob
         if self.decoupled:
             with torch.no_grad():
@@ -165,14 +169,13 @@ class PPO(Learner):
 
     def improve(self, clip: float, bonus: float, *of: Tensor) -> dict[str, Tensor]:
         """One gradient step on a minibatch."""
-        self.bonus = bonus
-        loss, metrics = self.loss(Minibatch(*of), clip)
+        loss, metrics = self.loss(Minibatch(*of), clip, bonus)
         return {**metrics, "ppo/grad_norm": descend(self.optimizer, loss, self.max_grad_norm)}
 
     def has_moved_far(self, kl: Tensor) -> bool:
         return self.target_kl is not None and bool(distributed.mean(kl) > self.target_kl)
 
-    def loss(self, of: Minibatch, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, of: Minibatch, clip: float, bonus: float) -> tuple[Tensor, dict[str, Tensor]]:
         """[]. Without `decoupled` the proximal policy is the one that acted, and the weights are 1."""
         log_probs, value = self.network(of.obs)
         log_prob, advantage = losses.pick(log_probs, of.action), of.target - of.proximal_value
@@ -183,7 +186,7 @@ class PPO(Learner):
         policy_loss = (weight * surrogate).mean(-1)
         value_loss = losses.clipped_value(value, of.proximal_value, of.target, self.value_clip).mean(-1)
         entropy = losses.entropy(log_probs).mean(-1)
-        loss = policy_loss + self.value_coef * value_loss - self.bonus * entropy
+        loss = policy_loss + self.value_coef * value_loss - bonus * entropy
         with torch.no_grad():
             log_ratio = log_prob - of.proximal_log_prob
             metrics = {

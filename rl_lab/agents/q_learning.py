@@ -124,7 +124,7 @@ class QLearning(Learner):
             self.planned = action, next_obs
             return losses.pick(q, action)
         if self.target == "expected_sarsa":
-            return (exploration.greedy_probabilities(q, epsilon) * q).sum(-1)
+            return (exploration.epsilon_greedy_probabilities(q, epsilon) * q).sum(-1)
         return q.max(-1).values
 
     def learn(

@@ -48,6 +48,11 @@ def called(node: Mapping[Any, Any] | DictConfig, path: str) -> Call:
     return call
 
 
+def behind(call: Any) -> Any:
+    """The class or function that a partial call is of."""
+    return getattr(call, "func", call)
+
+
 def built(settings: Any) -> Any:
     """What Hydra makes of them. What is raised on the way comes as it is, without Hydra's words around it."""
     import hydra

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from rl_lab.agents.a2c import A2C
-from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, step
@@ -22,7 +21,7 @@ from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.envs.abilities import alike, refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
-from rl_lab.loops.training import taken_up
+from rl_lab.loops.training import check_alone, taken_up
 from rl_lab.types import Transition, VectorEnv
 
 
@@ -94,15 +93,14 @@ def train(
     stop_at: float | None,  # the mean return of the last 20 episodes at which training ends
 ) -> A2C:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not A2C or the groups differ."""
-    check(envs, agent)
+    if len({env.num_envs for env in envs}) > 1:
+        raise UserError("loop.envs: groups of different sizes would count differently; give each the same num_envs")
+    check_alone(agent, A2C, "crew", "agent=a2c")
     refuse_statistics(envs[0], "crew")
     learner = agent(envs[0].spec, device=run.device, seed=run.stream("agent"))
-    for setting, set_, off in (
-        ("standardise=true", learner.standardise, "false"),
-        ("network.standardise=true", learner.gather_steps, "false"),
-    ):
-        if set_:
-            raise UserError(f"agent.{setting} is not for loop=crew, whose groups learn apart; set it to {off}, "
+    for setting, chosen in (("standardise", learner.standardise), ("network.standardise", learner.gather_steps)):
+        if chosen:
+            raise UserError(f"agent.{setting}=true is not for loop=crew, whose groups learn apart; set it to false, "
                             "or choose loop=train")  # fmt: skip
     members = [Member(learner, env, run.stream(f"agent/{i}")) for i, env in enumerate(envs)]
     for i, member in enumerate(members):
@@ -133,15 +131,3 @@ def train(
             episodes.add(r, ends)
         book.add(metrics)
     return learner
-
-
-def check(envs: Sequence[VectorEnv], agent: Callable[..., A2C]) -> None:
-    if distributed.size() > 1:
-        raise UserError("loop=crew learns in one process; start it without torchrun, or choose loop=train")
-    if len({env.num_envs for env in envs}) > 1:
-        raise UserError("loop.envs: groups of different sizes would count differently; give each the same num_envs")
-    kind = getattr(agent, "func", agent)
-    if kind is not A2C:
-        home = kind.__module__.partition(".")[0]
-        remedy = "loop=train" if home == "rl_lab" else "agent=a2c"
-        raise UserError(f"loop=crew is for rl_lab's A2C, and this agent is {home}'s {kind.__name__}; choose {remedy}")

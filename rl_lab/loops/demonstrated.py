@@ -10,6 +10,7 @@ from torch import Tensor
 from rl_lab.agents.exploration import certain
 from rl_lab.agents.planned import Planned
 from rl_lab.agents.tabled import Tabled
+from rl_lab.core import calls
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Recording
 from rl_lab.core.run import Run
@@ -40,7 +41,7 @@ def infer(
     eval_episodes: Judged,
 ) -> Planned | Tabled:
     """Leaves inferred.npz and pictures, and an agent whose exact regret shows how much was understood."""
-    name = getattr(planner, "func", planner).__name__
+    name = calls.behind(planner).__name__
     if not isinstance(env, Tabular):
         raise UserError(f"{name} needs a world whose states are known, and env={run.names.get('env')} is none; "
                         "choose a gridworld, or another loop")  # fmt: skip

@@ -12,7 +12,7 @@ from rl_lab.core.run import Run
 
 def keep_arrays(run: Run, name: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Writes <name>.npz; returns what it holds."""
-    found = {name: x.cpu().numpy() for name, x in tensors.items()}
+    found = {key: x.cpu().numpy() for key, x in tensors.items()}
     with files.replacing(run.path(f"{name}.npz")) as path:
         np.savez(path, **found)  # type: ignore[arg-type]
     return found

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 from rl_lab.agents.ppo import PPO, Acted, choose
-from rl_lab.core import distributed, precision
+from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
-from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner
 from rl_lab.core.randomness import generator
 from rl_lab.core.run import Run
@@ -27,7 +26,7 @@ from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.envs.abilities import alike, refuse_statistics
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
-from rl_lab.loops.training import taken_up
+from rl_lab.loops.training import check_alone, taken_up
 from rl_lab.networks.torsos import lower
 from rl_lab.types import Transition, VectorEnv
 
@@ -86,7 +85,7 @@ def train(
     stop_at: float | None,  # the mean return of the last 20 episodes at which training ends
 ) -> PPO:
     """As `training.train`, a rollout at a time. Raises UserError where the agent is not PPO."""
-    check(agent)
+    check_alone(agent, PPO, "overlapped", "loop=sb3")
     refuse_statistics(env, "overlapped")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
     learner.announce(env.num_envs)
@@ -133,14 +132,3 @@ def hasty_threads() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(usual)
-
-
-def check(agent: Callable[..., Any]) -> None:
-    if distributed.size() > 1:
-        raise UserError("loop=overlapped learns in one process; start it without torchrun, or choose loop=train")
-    kind = getattr(agent, "func", agent)
-    if kind is not PPO:
-        home = kind.__module__.partition(".")[0]
-        remedy = "loop=train" if home == "rl_lab" else "loop=sb3"
-        raise UserError(f"loop=overlapped is for rl_lab's PPO, and this agent is {home}'s {kind.__name__}; "
-                        f"choose {remedy}")  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.agents.planned import Planned
+from rl_lab.core import calls
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
@@ -31,7 +32,7 @@ def plan(
 ) -> Plan:
     """Sweep until the planner is done; leave plan.npz, pictures and a film; then play its policy in the same env."""
     if not isinstance(env, Tabular):
-        name = getattr(planner, "func", planner).__name__
+        name = calls.behind(planner).__name__
         raise UserError(
             f"{name} plans with a known model, and env={run.names.get('env')} has none; "
             "choose a gridworld, or a learning agent"

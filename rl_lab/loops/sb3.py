@@ -8,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
+from rl_lab.core import calls
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.ranks import Part
@@ -70,7 +71,7 @@ def train_sb3(
 
 def built(agent: Callable[..., BaseAlgorithm], env: AsVecEnv, run: Run) -> BaseAlgorithm:
     """Builds the model. Raises UserError where the agent is not one of SB3's, or SB3 refuses it."""
-    kind, shape = getattr(agent, "func", agent), env.observation_space.shape
+    kind, shape = calls.behind(agent), env.observation_space.shape
     if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
         raise UserError(f"loop=sb3 is for the agents of Stable-Baselines3, and this one is {kind.__name__}; "
                         "choose agent=sb3_dqn, sb3_a2c or sb3_ppo, or loop=train")  # fmt: skip

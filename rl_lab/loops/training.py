@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rl_lab.core import checkpoint, distributed, graphs, imports
+from rl_lab.core import calls, checkpoint, distributed, graphs, imports
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.learner import Learner
@@ -76,7 +76,7 @@ def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
         last = [*traceback.walk_tb(error.__traceback__)][-1][0].f_globals["__name__"]
         if last != __name__ and not last.startswith("hydra."):  # of its own code
             raise
-        kind = getattr(agent, "func", agent)
+        kind = calls.behind(agent)
         raise UserError(f"{kind.__name__} is no agent: {error}; its constructor is "
                         "__init__(self, spec, device, seed, *, ...), the settings by name") from error  # fmt: skip
 
@@ -131,9 +131,21 @@ def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
 
 def check_loop(agent: Callable[..., Any], loop: str) -> None:
     """Raises UserError where the agent is for another loop."""
-    kind = getattr(agent, "func", agent)
+    kind = calls.behind(agent)
     foreign = {"stable_baselines3": "sb3", "rl_lab.agents.fitted_q": "fit_q"}
     own = next((name for home, name in foreign.items() if f"{kind.__module__}.".startswith(f"{home}.")), "train")
     if isinstance(kind, type) and own != loop:
         raise UserError(f"loop={loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; choose "
                         f"loop={own}, or another agent")  # fmt: skip
+
+
+def check_alone(agent: Callable[..., Any], own: type, loop: str, theirs: str) -> None:
+    """Raises UserError under torchrun, or where the agent is not of the class that this loop is for; `theirs` is what
+    to choose in place of another package's.
+    """
+    if distributed.size() > 1:
+        raise UserError(f"loop={loop} learns in one process; start it without torchrun, or choose loop=train")
+    if (kind := calls.behind(agent)) is not own:
+        home = kind.__module__.partition(".")[0]
+        raise UserError(f"loop={loop} is for rl_lab's {own.__name__}, and this agent is {home}'s {kind.__name__}; "
+                        f"choose {'loop=train' if home == 'rl_lab' else theirs}")  # fmt: skip

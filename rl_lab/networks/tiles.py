@@ -63,9 +63,9 @@ def tiles(
             f"agent.network.low and high must each list {math.prod(spec.obs_shape)} numbers, one for each "
             f"of observations {spec.obs_shape}, not {dims} and {len(high)}"
         )
-    for name, a, b in zip(range(dims), low, high, strict=True):
+    for i, (a, b) in enumerate(zip(low, high, strict=True)):
         if not a < b:
-            raise UserError(f"agent.network.low[{name}]={a} must be below high[{name}]={b}")
+            raise UserError(f"agent.network.low[{i}]={a} must be below high[{i}]={b}")
     if (count := tilings * (tiles + 1) ** dims) > MOST:
         raise UserError(
             f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, above the "

@@ -28,12 +28,13 @@ def mlp(
     orthogonal: bool = False,
     layer_norm: bool = False,  # before each activation
 ) -> nn.Module:
-    """Fully connected layers of `hidden` units; `activation` names a class of torch.nn."""
+    """Fully connected layers of `hidden` units; `activation` names a class of torch.nn. Raises UserError."""
+    kind = _activation(activation)
     sizes = (math.prod(spec.obs_shape), *hidden)
     layers = []
     for inputs, outputs in zip(sizes, sizes[1:], strict=False):
         norm = [nn.LayerNorm(outputs)] if layer_norm else []
-        layers += [nn.Linear(inputs, outputs), *norm, getattr(nn, activation)()]
+        layers += [nn.Linear(inputs, outputs), *norm, kind()]
     return _orthogonal(nn.Sequential(_flat(spec), *layers), orthogonal)
 
 
@@ -71,9 +72,7 @@ def cnn(
 ) -> nn.Module:
     """Convolutions of images [B, C, H, W], uint8 or float, and dense layers -> features [B, F]. Raises UserError."""
     _check_size(spec, layers, "cnn")
-    if not hasattr(nn, activation):
-        raise UserError(f"agent.network.activation={activation} is no class of torch.nn, such as ReLU or ELU")
-    kind, channels = getattr(nn, activation), spec.obs_shape[0]
+    kind, channels = _activation(activation), spec.obs_shape[0]
     convolutions: list[nn.Module] = [StandardFrames(spec.obs_shape) if standardise else Frames()]
     for outputs, kernel, stride in layers:
         norm = [ChannelNorm(outputs)] if layer_norm else []
@@ -86,6 +85,14 @@ def cnn(
         dense += [nn.Linear(size, outputs), *([nn.LayerNorm(outputs)] if layer_norm else []), kind()]
         size = outputs
     return _orthogonal(Convolutional(*convolutions, *dense), orthogonal)
+
+
+def _activation(name: str) -> Callable[[], nn.Module]:
+    """Raises UserError."""
+    kind = getattr(nn, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UserError(f"agent.network.activation={name} is no class of torch.nn, such as ReLU or ELU")
+    return kind
 
 
 def _check_size(spec: Spec, layers: Sequence[Sequence[Count]], name: str) -> None:

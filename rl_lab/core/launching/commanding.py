@@ -33,9 +33,7 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     check_settings(given, {"env", "judge", "tracker"})
     if several := [o for o in given if parsed(o).is_sweep_override()]:
         raise UserError(f"{several[0]} is several values, and {name} takes one; a list is written [1,2]")
-    changes = [
-        o for o in given if folders and o.lstrip("+~").startswith(("agent.", "env.", "loop.", "data.", "model."))
-    ]
+    changes = [o for o in given if folders and o.lstrip("+~").startswith(OF_RUNS)]
     own = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
     taken = inspect.signature(calls.locate(own._target_)).parameters
     composes = "settings" in taken
@@ -46,7 +44,7 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     for key in (parsed(o).key_or_group for o in settings):
         if key.isidentifier() and key not in known:
             raise UserError(f"no setting '{key}'{nearest(key, known, listing=False)}")
-    overrides = [_as_mapping(o, config_name) for o in given if o not in changes + settings]
+    overrides = [_as_mapping(o, own) for o in given if o not in changes + settings]
     with plain_errors(conf_dir(), config_name, overrides):
         cfg = compose(conf_dir(), config_name, overrides)
         find_wanted(cfg, parts_of(f"{root}-lab"))
@@ -83,10 +81,9 @@ def command(root: str, name: str, arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _as_mapping(setting: str, config_name: str) -> str:
+def _as_mapping(setting: str, settings: Any) -> str:
     """agent=my_agent:Mine as agent={name: my_agent:Mine}, where a command has such a mapping in place of the group."""
     key, value = (override := parsed(setting)).key_or_group, None if override.is_delete() else override.value()
-    settings: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
     if not is_group(key) or "name" not in (settings.get(key) or {}) or isinstance(value, dict | None):
         return setting
     return f"{key}={{name: {quoted(str(value))}}}"

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import calls, conf_dir, reading
 from rl_lab.core.errors import UserError, nearest
-from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, loops, parts_of, texts, world_key
+from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, key_of, loops, parts_of, texts, world_key
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import folder_name
 
@@ -35,7 +35,7 @@ def settle(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> None:
 
 def drop_replaced(cfg: DictConfig, typed: Sequence[str]) -> None:
     """Where another `_target_` was typed, it takes the place of a call, and of the settings that only that one had."""
-    keys = {override.lstrip("+~").partition("=")[0] for override in typed}
+    keys = {*map(key_of, typed)}
     for path in sorted(key.removesuffix("._target_") for key in keys if key.endswith("._target_")):
         node = OmegaConf.select(cfg, path)
         if not isinstance(node, DictConfig):
@@ -124,8 +124,6 @@ def complete_eval_env(cfg: DictConfig, choices: dict[str, Any]) -> None:
         return
     if not isinstance(changes, DictConfig) or "_target_" in changes or not isinstance(env, DictConfig):
         return
-    from rl_lab.core import calls
-
     known = inspect.signature(calls.called(env, "env")).parameters
     for key in map(str, changes):
         if key not in known:
@@ -192,7 +190,7 @@ ABSENT = "???"
 def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
     """Raises UserError where a setting was typed in whose place another stands, or that needs another."""
     for override in typed:
-        setting = override.lstrip("+~").partition("=")[0]
+        setting = key_of(override)
         other, value = parts.needs.get(setting, ("", None))
         if not other or not OmegaConf.select(cfg, setting):  # what is off is not missed
             continue
@@ -207,7 +205,7 @@ def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
     for setting, others in parts.instead.items():
         value = OmegaConf.select(cfg, setting)
         for override in typed:
-            if value is not None and override.lstrip("+~").partition("=")[0] in others:
+            if value is not None and key_of(override) in others:
                 raise UserError(f"{override} would be ignored, as {setting}={value} stands in its place; leave it out, "
                                 f"or type {setting}=null too")  # fmt: skip
 
@@ -217,8 +215,6 @@ def check_protocol(cfg: DictConfig, choices: dict[str, Any]) -> None:
     protocol, env = choices.get("protocol"), cfg.get("env")
     if protocol in (None, "null") or not isinstance(env, DictConfig) or "_target_" not in env:
         return
-    from rl_lab.core import calls
-
     known = inspect.signature(calls.called(env, "env")).parameters
     path = conf_dir() / f"protocol/{protocol}.yaml"
     protocol_file: Any = OmegaConf.load(path) if path.is_file() else {}

@@ -162,27 +162,28 @@ def searched(folder: Path | None) -> list[str]:
     return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"] if folder else []
 
 
-def compose(source: Path, config_name: str, overrides: list[str]) -> DictConfig:
+def compose(source: Path, config_name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """`with_hydra`: with Hydra's own settings, under hydra."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(source), version_base="1.3"):
-        return hydra.compose(config_name, overrides)
+        return hydra.compose(config_name, overrides, return_hydra_config=with_hydra)
 
 
 def composed_with_choices(source: Path, config_name: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """And which name was chosen of each group, agent/network=mlp among them."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(source), version_base="1.3"):
-        cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
+    cfg = compose(source, config_name, overrides, with_hydra=True)
     choices = {str(group): str(choice) for group, choice in cfg.hydra.runtime.choices.items() if choice is not None}
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra")
     return cfg, choices
+
+
+def key_of(setting: str) -> str:
+    """agent.gamma of ++agent.gamma=0.9."""
+    return setting.lstrip("+~").partition("=")[0]
 
 
 def as_dict(cfg: DictConfig) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class plain_errors:
                 raise files.unwritten(str(link.filename), link, elsewhere) from error
             if words := _too_large(link):
                 raise UserError(f"this needs more memory than there is ({words}); {self._smaller()}") from error
-            if isinstance(link, OSError) and link.errno in (27, 28, 122):  # file too large, disk full, quota
+            if isinstance(link, OSError) and link.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
                 what, then = ("", "type it again") if self._is_command() else (" the run", "resume it")
                 raise UserError(f"cannot write{what}: {link.strerror or link}; make room, then {then}") from None
         if isinstance(error, HydraException | OmegaConfBaseException):

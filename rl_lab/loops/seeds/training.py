@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from rl_lab.core import distributed
+from rl_lab.core import calls, distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import NotFinite, UserError
 from rl_lab.core.learner import Metrics
@@ -78,7 +78,7 @@ def check(env: VectorEnv, agent: Callable[..., Stackable]) -> MDPEnv:
     if not isinstance(env, MDPEnv):
         raise UserError(f"loop=seeds steps gridworlds and other known MDPs, and env is a {type(env).__name__}; "
                         "run the seeds one by one: -m seed=0,1,2")  # fmt: skip
-    kind = getattr(agent, "func", agent)
+    kind = calls.behind(agent)
     if not (isinstance(kind, type) and issubclass(kind, get_args(Stackable))):
         raise UserError(
             f"loop=seeds trains DQN, A2C, PPO and Q-learning (SARSA, PQN), and this agent is {kind.__name__}; "

@@ -80,7 +80,8 @@ def test_a_row_is_run_again_and_held_against_what_was_kept(figures, words, code,
 
 def test_a_row_that_was_stopped_goes_on_by_the_same_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproducing, "kept", lambda root: [ROW])
+    kept = ROW._replace(settings="hydra.launcher.n_jobs=1")  # which another launcher does not have
+    monkeypatch.setattr(reproducing, "kept", lambda root: [kept])
     command = ["reproduce", ROW.experiment, "device=cpu", "hydra/launcher=basic"]
     begin = Run.begin
 

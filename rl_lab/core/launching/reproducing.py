@@ -86,7 +86,9 @@ def studied(
     seeds = row.seeds.split()
     where = [str(setting.value()) for setting in map(parsed, given) if setting.key_or_group == "hydra.sweep.dir"]
     tracker = [] if any(word.startswith("tracker=") for word in given) else ["tracker=none"]
-    settings = [f"experiment={row.experiment}", f"seed={','.join(seeds)}", *row.settings.split(), *tracker, *given]
+    another = any(setting.startswith("hydra/launcher=") for setting in given)
+    own = [word for word in row.settings.split() if not (another and word.startswith("hydra.launcher."))]
+    settings = [f"experiment={row.experiment}", f"seed={','.join(seeds)}", *own, *tracker, *given]
     home, arguments = Path(where[-1] if where else "runs"), ["-m", *settings]
     if study := stopped(home, row.experiment, arguments):
         print(f"{os.path.relpath(study.folder)} was stopped, and goes on", file=sys.stderr)

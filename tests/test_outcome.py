@@ -65,7 +65,7 @@ def assert_works(line: str) -> None:
 def test_of_a_plan(here, capsys):
     lines = said(capsys, "rl", "planner=value_iteration", "env=russell_norvig", "hydra.run.dir=my run")
     assert lines[0] == "finished: my run"
-    assert re.fullmatch(r"  eval/return 0\.\d+ ± 0\.\d+ \(1,\d{3} episodes\), regret \S+", lines[1])
+    assert re.fullmatch(r"  eval/return 0\.\d+ ± 0\.\d+ \(1,\d{3} episodes\), regret \S+, value of the start 0\.7053", lines[1])
     assert re.fullmatch(r"  \d+ sweeps in \S+ (s|min)", lines[2])
     assert lines[3:5] == ["  pictures/: q.png, values.png", "  videos/: sweeps.gif, sweeps.mp4"]
     assert lines[5:] == ["next: rl-lab evaluate 'run=my run' episodes=100", "      rl-lab render 'run=my run'"]
@@ -113,6 +113,8 @@ def test_pictures_behind_a_link_are_not_looked_at(tmp_path):
 def test_scores_in_words():
     final = {"eval/return": 0.93125, "eval/return_se": 0.0123, "eval/episodes": 1_024.0, "eval/regret": 0.001}
     assert score(final) == "eval/return 0.9313 ± 0.012 (1,024 episodes), regret 0.001"
+    words = score(final | {"plan/start_value": 0.705308})
+    assert words == "eval/return 0.9313 ± 0.012 (1,024 episodes), regret 0.001, value of the start 0.7053"
     assert (
         score({"eval/recon_mse[x]": 2.5, "eval/recon_mse_se[x]": 0.5, "vae/loss": 3.0}) == "eval/recon_mse[x] 2.5 ± 0.5"
     )

@@ -10,6 +10,7 @@ from rl_lab.core.errors import UserError, counted
 from rl_lab.core.metrics import Metric, objective
 
 EPISODES, REGRET = "eval/episodes", "eval/regret"
+PLANNED = "plan/start_value"  # what a planner finds without playing
 VALIDATION = "-validation]"  # what the names of images end with that the last evaluation is not of
 NAMED = 3  # pictures, or films; of more only the number is said
 
@@ -45,4 +46,5 @@ def score(final: Mapping[str, float]) -> str:
         words += f" ± {error:.2g}"
     if name.startswith("eval/") and EPISODES in final:
         words += f" ({counted(final[EPISODES], 'episodes')})"
-    return words + (f", regret {final[REGRET]:.3g}" if REGRET in final else "")
+    words += f", regret {final[REGRET]:.3g}" if REGRET in final else ""
+    return words + (f", value of the start {final[PLANNED]:.4g}" if PLANNED in final else "")

@@ -65,7 +65,9 @@ def assert_works(line: str) -> None:
 def test_of_a_plan(here, capsys):
     lines = said(capsys, "rl", "planner=value_iteration", "env=russell_norvig", "hydra.run.dir=my run")
     assert lines[0] == "finished: my run"
-    assert re.fullmatch(r"  eval/return 0\.\d+ ± 0\.\d+ \(1,\d{3} episodes\), regret \S+, value of the start 0\.7053", lines[1])
+    assert re.fullmatch(
+        r"  eval/return 0\.\d+ ± 0\.\d+ \(1,\d{3} episodes\), regret \S+, value of the start 0\.7053", lines[1]
+    )
     assert re.fullmatch(r"  \d+ sweeps in \S+ (s|min)", lines[2])
     assert lines[3:5] == ["  pictures/: q.png, values.png", "  videos/: sweeps.gif, sweeps.mp4"]
     assert lines[5:] == ["next: rl-lab evaluate 'run=my run' episodes=100", "      rl-lab render 'run=my run'"]

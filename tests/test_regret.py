@@ -141,7 +141,8 @@ def agents(spec: Spec) -> dict:
     return {
         "random": Random(**kw), "dqn": dqn(), "dqn, epsilon": dqn(eval_epsilon=0.3), "dqn, ties": dqn(eval_epsilon=0.3, zero_head=True),
         "dqn, noisy": dqn(noisy=0.5), "a2c": A2C(**kw, **net, **learn), "ppo": PPO(**kw, **net, **learn, epochs=1, minibatches=1, clip=0.2),
-        "q": QLearning(**kw, **net, gamma=0.9, epsilon=Linear(1.0, 1.0)), "least squares": LeastSquares(**kw),
+        "q": QLearning(**kw, **net, gamma=0.9, epsilon=Linear(1.0, 1.0)),
+        "q, epsilon": QLearning(**kw, **net, gamma=0.9, epsilon=Linear(1.0, 1.0), eval_epsilon=0.3), "least squares": LeastSquares(**kw),
         "reinforce": reinforce(), "reinforce, drawn": reinforce(sampled_eval=True), "blind": reinforce(sampled_eval=True, network=constant),
         "actor-critic": actor_critic(), "actor-critic, drawn": actor_critic(sampled_eval=True),
     }  # fmt: skip

@@ -200,6 +200,10 @@ def test_one_that_fails_is_named_and_leaves_the_others_alone(tmp_path, capsys):
         ("env=gym env.id=CartPole-v1", "loop=seeds steps gridworlds and other known MDPs, and env is a Gym"),
         ("agent=reinforce", "and this agent is Reinforce; run the seeds one by one: -m seed=0,1,2"),
         ("agent=dqn agent/priorities=proportional", "agent.priorities: many seeds at once draw uniformly"),
+        (
+            "agent=q_learning agent.eval_epsilon=0.1",
+            "agent.eval_epsilon: many seeds are evaluated at once by greedy policies",
+        ),
         ("agent=dqn agent.eval_epsilon=0.1", "agent.eval_epsilon: many seeds are evaluated at once by greedy policies"),
         ("agent=dqn agent.zero_head=false agent.noisy=0.5", "need networks of linear layers, not NoisyLinear"),
         ("agent=a2c agent.optimizer._target_=torch.optim.Adafactor", "Adafactor would mix the seeds"),

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rl_lab import losses, returns
 from rl_lab.agents import exploration
 from rl_lab.core import distributed, graphs
+from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
@@ -47,6 +48,7 @@ class QLearning(Learner):
         lambda_: Unit,  # 0: one step; 1: to the end of the rollout
         epsilon: Callable[[int], float],  # of steps
         epsilon_spread: NonNegative,  # over the envs, as in Ape-X; 0: the same in all
+        eval_epsilon: Unit,  # of the greedy policy
         loss: Literal["squared", "huber"],
         max_abs_reward: Limit,  # rewards are clipped to this
         reward_scale: Positive,  # and then multiplied by this
@@ -64,7 +66,7 @@ class QLearning(Learner):
         self.decay = Decay(self.optimizer, decay_steps)
         self.target, self.gamma, self.lambda_ = target, gamma, lambda_
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
-        self.epsilon, self.epsilon_spread = epsilon, epsilon_spread
+        self.epsilon, self.epsilon_spread, self.eval_epsilon = epsilon, epsilon_spread, eval_epsilon
         self.of_error = losses.half_square if loss == "squared" else losses.huber
         self.max_abs_reward, self.reward_scale = max_abs_reward, reward_scale
         self.max_grad_norm, self.normalise = max_grad_norm, normalise
@@ -86,7 +88,8 @@ class QLearning(Learner):
 
     def act(self, obs: Tensor, greedy: bool = False) -> Tensor:
         if greedy:
-            return self.q(obs).argmax(-1)
+            q = self.q(obs)
+            return exploration.epsilon_greedy(q, self.eval_epsilon, self.rng) if self.eval_epsilon else q.argmax(-1)
         action = self._explore(obs, self.epsilon(self.steps))
         if self.planned is None:
             return action
@@ -94,7 +97,10 @@ class QLearning(Learner):
         return torch.where((obs == foreseen).flatten(action.ndim).all(-1), planned, action)
 
     def probabilities(self, obs: Tensor) -> Tensor:
-        return exploration.certain(self.act(obs, greedy=True), self.num_actions)
+        q = self.q(obs)
+        if self.eval_epsilon:
+            return exploration.epsilon_greedy_probabilities(double(q), self.eval_epsilon)
+        return exploration.certain(q.argmax(-1), self.num_actions)
 
     def explore(self, obs: Tensor, epsilon: float) -> Tensor:
         q = self.q(obs)

@@ -122,6 +122,17 @@ def test_a_cut_game_is_as_long_as_ale_py_would_have_made_it(limit):
     theirs.close()
 
 
+def test_any_seed_begins_a_game():
+    """Those of ale-py have 31 bits."""
+    large, small = Atari("pong", 2, num_threads=1), Atari("pong", 2, num_threads=1)
+    large.reset(2**31 - 1 + 5), small.reset(5)
+    for t in range(8):
+        assert torch.equal(large.step(torch.full((2,), t % 6)).obs, small.step(torch.full((2,), t % 6)).obs)
+    large.reset(2**53)
+    for env in large, small:
+        env.close()
+
+
 def test_only_envs_that_ended_take_the_final_frames():
     """ale-py leaves uninitialised memory in the slots of the others."""
     env = Atari("breakout", 2, noop_max=0, num_threads=1)

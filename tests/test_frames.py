@@ -80,6 +80,16 @@ def test_activations_are_those_of_torch(name):
             network(spec(), activation=name)
 
 
+def test_an_activation_needs_no_settings():
+    with pytest.raises(UserError, match="agent.network.activation=Linear needs settings of its own; choose ReLU"):
+        small(spec(), activation="Linear")
+
+
+def test_what_is_no_bytes_is_not_standardised():
+    with pytest.raises(UserError, match="agent.network.standardise=true is for frames of bytes"):
+        small(Spec((4, 20, 20), torch.float32, ("a", "b")), standardise=True)
+
+
 def test_the_smallest_frames_do():
     assert small(spec(8, 8))(frames(2, spec(8, 8))).shape == (2, 7)
 

@@ -1,11 +1,13 @@
 """The step that every optimizer takes, against torch's own functions, bit for bit."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from rl_lab.core.learner import descend
+from rl_lab.core.errors import UserError
+from rl_lab.core.learner import build_optimizer, descend
 
 
 @pytest.mark.parametrize("max_norm", [math.inf, 1e3, 5.0, 5.0 - 1e-7, 0.1])
@@ -29,3 +31,21 @@ def test_gradients_do_not_add_up_and_what_is_not_finite_is_no_step():
         assert descend(optimizer, (2 * p).sum(), 1.0) == 2.0
         assert p.item() == pytest.approx(expected, abs=1e-6)
     assert descend(optimizer, (p * math.inf).sum()).isinf() and p.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (
+            torch.optim.LBFGS,
+            "optimizer: LBFGS cannot learn here, from one dense gradient a step; choose torch.optim.Adam",
+        ),
+        (torch.optim.SparseAdam, "optimizer: SparseAdam cannot learn here"),
+        (partial(torch.optim.Adam, foreach=True, fused=True), "optimizer: `fused` and `foreach` cannot be `True`"),
+        (partial(torch.optim.Adam, lr=-1.0), "optimizer: Invalid learning rate: -1.0"),
+        (partial(torch.optim.Adam, lr=math.inf), "optimizer: the learning rate lr=inf must be a finite number"),
+    ],
+)
+def test_what_cannot_learn_is_refused(optimizer, words):
+    with pytest.raises(UserError, match=words):
+        build_optimizer(optimizer, [torch.nn.Parameter(torch.ones(1))])

@@ -293,6 +293,34 @@ def test_prioritised_frequencies_and_weights_are_the_formulas():
     assert chi_square < 43.8  # 99.9 % point of chi-square with 19 degrees of freedom
 
 
+def test_an_error_that_is_not_finite_changes_no_priority():
+    replay, world = (
+        Replay(10, 0, CPU, priorities=partial(Priorities, alpha=0.5, beta=Linear(1.0, 1.0))),
+        World(1, 1, 0.0),
+    )
+    for _ in range(4):
+        replay.add(world.step())
+    replay.update_priorities(torch.arange(4), torch.tensor([4.0, 9.0, 1.0, 1.0]))
+    before = replay.priorities.tree[torch.arange(4)].clone(), replay.priorities.highest.clone()
+    replay.update_priorities(torch.arange(2), torch.tensor([math.nan, math.inf]))
+    assert torch.equal(replay.priorities.tree[torch.arange(4)], before[0]) and replay.priorities.highest == before[1]
+
+
+def test_beta_goes_by_the_learners_steps_where_what_was_added_is_lost():
+    """Steps 0 and 40 of 40: at .4 and at 1."""
+    replay, world = (
+        Replay(20, 0, CPU, priorities=partial(Priorities, alpha=1.0, beta=Linear(0.4, 1.0, 40))),
+        World(1, 1, 0.0),
+    )
+    for _ in range(20):
+        replay.add(world.step())
+    replay.update_priorities(torch.arange(20), torch.arange(1.0, 21.0))
+    for steps, beta in ((0, 0.4), (None, 0.7), (40, 1.0)):
+        slots, weight = replay.draw(64, steps)
+        priority = replay.priorities.tree[slots]
+        torch.testing.assert_close(weight, ((priority.min() / priority) ** beta).float())
+
+
 def test_strata_leave_no_part_out():
     replay = Replay(64, 0, CPU, priorities=partial(Priorities, alpha=0.5, beta=Linear(1.0, 1.0)))
     world = World(1, 1, 0.0)

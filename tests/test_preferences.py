@@ -404,10 +404,24 @@ def test_what_cannot_be_asked(setting, words, tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_the_teacher_judges_by_the_games_own_reward_and_statistics_are_kept(tmp_path):
-    """CartPole pays 1 a step, whatever a learner of normalised rewards would see."""
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("agent=a2c_mlp env.normalise_reward=0.9", "which loop=preferences tells no agent; leave it out"),
+        ("agent=dqn_mlp env.frame_stack=2 loop.hidden_ends=true", "loop.hidden_ends=true joins episodes, and DQN's replay tells "
+         "stacks of frames apart by their ends; choose agent=a2c or ppo, or loop.hidden_ends=false"),
+    ],
+)  # fmt: skip
+def test_what_would_be_ignored_or_mixed_up(settings, words, tmp_path, capsys):
     given = [x for x in SMALL if not x.startswith(("env=", "agent="))]
-    world = ["env=gym", "env.num_envs=8", "env.normalise_obs=true", "env.normalise_reward=0.9", "agent=a2c_mlp"]
+    assert rl_lab("train", *given, "env=gym", *settings.split(), f"hydra.run.dir={tmp_path / 'run'}") == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run/checkpoint.pt").exists()
+
+
+def test_the_teacher_judges_by_the_games_own_reward_and_statistics_are_kept(tmp_path):
+    """CartPole pays 1 a step."""
+    given = [x for x in SMALL if not x.startswith(("env=", "agent="))]
+    world = ["env=gym", "env.num_envs=8", "env.normalise_obs=true", "agent=a2c_mlp"]
     assert rl_lab("train", *given, *world, f"hydra.run.dir={tmp_path / 'run'}") == 0
     state = checkpoint.read(tmp_path / "run/checkpoint.pt")
     assert state["statistics"]["obs"]["count"] > 3_200

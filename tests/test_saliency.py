@@ -19,7 +19,7 @@ from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.looking.heat import Box, glowing
-from rl_lab.networks.torsos import nature_cnn
+from rl_lab.networks.torsos import gather, nature_cnn, prepared
 from rl_lab.playing.player import Player
 from rl_lab.playing.saliency import Window, choice, grad_cam, gradient, laid_out, saliency_of, weighed
 from rl_lab.playing.scenes import scenery
@@ -48,7 +48,7 @@ def test_the_gradient_of_a_linear_net_is_its_weights():
 
 def test_only_the_greatest_value_is_explained():
     weight = torch.tensor([[1.0, 0.0, 5.0], [2.0, 3.0, 0.0]])  # [A, pixels]
-    view = lambda obs: View(obs.flatten(1) @ weight.T, None, "action values")
+    view = lambda obs: View(obs.flatten(1).float() @ weight.T, None, "action values")
     obs = torch.tensor([[1, 0, 0], [0, 0, 1]], dtype=torch.uint8).view(2, 1, 1, 3)  # values (1, 2) and (5, 0)
     assert saliency_of("gradient", view, obs).tolist() == [[[2.0, 3.0, 0.0]], [[1.0, 0.0, 5.0]]]
 
@@ -61,6 +61,29 @@ def test_of_a_policy_the_log_probability_is_explained():
         gradient(lambda x: choice(view(x)), torch.zeros(1, 1, 1, 2))[0, 0], torch.tensor([0.2, 0.2])
     )
     assert choice(view(torch.zeros(1, 1, 1, 2))).item() == pytest.approx(np.log(0.8))
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_network_of_frames_is_explained_where_it_acts(standardise):
+    """Its gradient with respect to the numbers that it makes of the bytes, not at bytes that are taken as numbers."""
+    obs = torch.randint(256, (3, 4, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    spec = Spec((4, 20, 20), torch.uint8, ("a", "b"), frame_stack=4)
+    torch.manual_seed(0)
+    torso = stated("agent/network/cnn", layers=[[8, 4, 2], [8, 3, 1]], hidden=[16], standardise=standardise)(spec)
+    gather(torso, torch.cat([obs, obs // 2]))
+    head, seen = nn.Linear(16, 2), []
+
+    def view(x):
+        q = head(torso(x))
+        seen.append(q.detach())
+        return View(q, q.amax(-1), "action values")
+
+    numbers = prepared(torso, obs).requires_grad_()
+    (slope,) = torch.autograd.grad(head(torso(numbers)).amax(-1).sum(), numbers)
+    torch.testing.assert_close(saliency_of("gradient", view, obs), slope.abs().sum(1))
+    assert torch.equal(seen[-1], head(torso(obs)).detach()), "what is explained is the choice that it makes"
+    assert saliency_of("grad_cam", view, obs).shape == (3, 20, 20)
+    assert torch.equal(seen[-1], head(torso(obs)).detach())
 
 
 # -- Grad-CAM

@@ -121,7 +121,7 @@ class DQN(Learner):
             self.owed += n * self.replay_ratio / self.batch_size  # gradient steps that these steps pay for
         self.decay.to(self.steps)
         while self.owed >= 1:
-            slots, weight = self.replay.draw(self.batch_size)
+            slots, weight = self.replay.draw(self.batch_size, self.steps)
             metrics, error = self.learn(self.replay.read(slots, self.gamma, self.max_abs_reward), weight)
             self.replay.update_priorities(slots, error)
             self.owed -= 1

@@ -59,12 +59,14 @@ def export(runs: Sequence[Path], *, to: str | None, changes: Sequence[str] = ())
     write, read = KINDS[kind]
     if kind == ".onnx":
         check_onnx(to)
+    path = files.home(to)
+    files.try_place(path, "to=...")
     player = load(run, max_envs=16, device="cpu", changes=changes)
     try:
         still(player)
         seen = observations(player, COMPARED)
         program, batch = traced(player, seen)
-        path, about = files.home(to), described(player, batch)
+        about = described(player, batch)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
             files.write(path, write(program, about))

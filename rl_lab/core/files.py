@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO
 
 from rl_lab.core.errors import UserError
@@ -130,6 +130,8 @@ class Records:
         self.found: dict[str, Any] = {}
         if self.out and (self.out.suffix != ".json" or self.out.is_dir()):
             raise UserError(f"out={out} must end in .json, as what is found of each run goes there")
+        if self.out:
+            try_place(self.out, "out=...")
 
     def picture(self, folder: Path, name: str) -> Path | None:
         """Where a picture of a run goes: into its folder, or beside the one file; None where neither may be."""
@@ -223,7 +225,19 @@ def folder_for(out: str | Path) -> Path:
         raise UserError(f"out={out} is a file; choose a new folder")
     if place.suffix.lower() in ENDINGS and not place.is_dir():
         raise UserError(f"out={out} is for a folder; leave off the ending: out={place.with_suffix('')}")
+    try_place(place, "out=...")
     return place
+
+
+def try_place(place: Path, elsewhere: str) -> None:
+    """Raises UserError where no file could be written at `place`: before the work whose outcome goes there."""
+    whole = place.absolute()
+    there = next(path for path in (*[whole] * whole.is_dir(), *whole.parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise unwritten(place, error, elsewhere) from error
 
 
 def unwritten(place: Path | str, error: OSError, elsewhere: str) -> UserError:
@@ -234,7 +248,7 @@ def unwritten(place: Path | str, error: OSError, elsewhere: str) -> UserError:
     if file and error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"cannot write to {place}: {file} is a file, and it should be a folder; rename it or choose "
                          f"another place ({elsewhere})")  # fmt: skip
-    room = "" if error.errno in READ_ONLY else "make room or "
+    room = "" if error.errno in (*READ_ONLY, errno.ENOENT) else "make room or "
     return UserError(f"cannot write to {place}: {error.strerror or error}; {room}choose another place ({elsewhere})")
 
 

@@ -1,5 +1,6 @@
 """What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -190,11 +191,17 @@ class Decay:
 
 
 def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Raises UserError where torch refuses a hyperparameter, or a learning rate is infinite."""
+    """Raises UserError where torch refuses a hyperparameter, a learning rate is infinite, or a step takes more than
+    gradients.
+    """
     try:
         built = optimizer(parameters)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise UserError(f"optimizer: {error}") from error
+    closure = inspect.signature(type(built).step).parameters.get("closure")
+    if (closure and closure.default is closure.empty) or isinstance(built, torch.optim.SparseAdam):
+        raise UserError(f"optimizer: {type(built).__name__} cannot learn here, from one dense gradient a step; choose "
+                        "torch.optim.Adam or another")  # fmt: skip
     if not all(math.isfinite(group["lr"]) for group in built.param_groups):
         raise UserError("optimizer: the learning rate lr=inf must be a finite number")
     graphs.suit(built)

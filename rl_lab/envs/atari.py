@@ -18,6 +18,7 @@ from rl_lab.core.randomness import generator, restore_generator
 from rl_lab.core.settings import Count, Natural, Objects, PixelSide, Unit
 from rl_lab.types import Spec, Step
 
+LARGEST_SEED = 2**31 - 1  # of ale-py
 UNLIMITED = 2**31 - 1  # frames: more than two years at 60 a second
 CHAPTER = 600_000  # steps of all envs, after which the next game of each has a seed of its own: 3 minutes to play again
 
@@ -87,7 +88,7 @@ class Atari:
         self._rng = generator(seed, torch.device("cpu"))
         self._frame, self._steps, self._since, self._seeds = (np.zeros(self.num_envs, np.int64) for _ in range(4))
         self._known = True
-        return self._begin(np.ones(self.num_envs, bool), seed + self._lanes)
+        return self._begin(np.ones(self.num_envs, bool), (seed + self._lanes) % LARGEST_SEED)
 
     def step(self, action: Tensor) -> Step:
         actions = action.cpu().numpy()
@@ -127,7 +128,7 @@ class Atari:
         return self._obs
 
     def _drawn(self) -> np.ndarray:
-        return torch.randint(2**31 - 1, (self.num_envs,), generator=self._rng).numpy()
+        return torch.randint(LARGEST_SEED, (self.num_envs,), generator=self._rng).numpy()
 
     def _note(self, actions: np.ndarray) -> None:
         if self._since.max() == self._taken.shape[1]:

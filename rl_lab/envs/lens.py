@@ -11,7 +11,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.types import Spec, Step
 
 LEAST = 1e-8  # added to a variance: what never changes is not divided by 0
-FURTHEST = 10.0  # deviations: where normalised observations are clipped, as in OpenAI Baselines' VecNormalize
+FURTHEST = 10.0  # deviations: where what is normalised is clipped, as in OpenAI Baselines' VecNormalize
 
 
 class Moments:
@@ -93,9 +93,9 @@ class Lens:
     """Shows the answers of N envs to an agent. `spec` is that of what it shows.
 
     Observations are normalised by the mean and deviation of all that was acted on so far, then clipped, then stacked.
-    Rewards to learn from are divided by the deviation of the discounted return so far (Engstrom et al., 2020, section
-    3, as OpenAI Baselines' VecNormalize has it); `Step.reward` stays as the game gave it. `frozen`, it only looks: in
-    evaluations and films nothing is added, and rewards are left alone.
+    Rewards to learn from are divided by the deviation of the discounted return so far, then clipped (Engstrom et al.,
+    2020, section 3, as OpenAI Baselines' VecNormalize has it); `Step.reward` stays as the game gave it. `frozen`, it
+    only looks: in evaluations and films nothing is added, and rewards are left alone.
     """
 
     def __init__(
@@ -176,7 +176,8 @@ class Lens:
         self._returns = self._returns * self.gamma + double(step.reward)
         moments.add(self._returns)
         self._returns = self._returns * ~step.last.to(self._returns.device)
-        return (double(step.reward) / moments.deviation).to(step.reward.device, torch.float32)
+        signal = (double(step.reward) / moments.deviation).clamp(-FURTHEST, FURTHEST)
+        return signal.to(step.reward.device, torch.float32)
 
     def _pushed(self, stack: Tensor, frame: Tensor) -> Tensor:
         """The stack [N, k ...], oldest first, with the frame [N, ...] as its newest."""

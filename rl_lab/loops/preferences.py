@@ -15,7 +15,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.run import Run
 from rl_lab.core.settings import Count, Judged, Natural, Unit
-from rl_lab.envs.abilities import Tabular, shared
+from rl_lab.envs.abilities import Normalising, Tabular, shared
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.looking import reward_pictures, shown
 from rl_lab.loops.episodes import Episodes
@@ -71,6 +71,9 @@ def train(
     if not isinstance(teacher, Oracle):
         teacher.sit(run)
     learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
+    if hidden_ends and env.spec.frame_stack > 1 and getattr(learner, "memory", None):
+        raise UserError(f"loop.hidden_ends=true joins episodes, and {type(learner).__name__}'s replay tells stacks of "
+                        "frames apart by their ends; choose agent=a2c or ppo, or loop.hidden_ends=false")  # fmt: skip
     model = (Preferences if isinstance(teacher, Oracle) else Late)(
         predictor(env.spec, run.device, run.stream("predictor")), teacher, env.spec, env.num_envs, run.device,
         run.stream("preferences"), total_steps=total_steps, labels=labels, first=first, kept=kept, clip=clip,
@@ -115,6 +118,9 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
     """Raises UserError where there is nothing to ask about."""
     if distributed.size() > 1:
         raise UserError("loop=preferences asks one teacher in one process; start it without torchrun")
+    if isinstance(env, Normalising) and env.statistics.returns:
+        raise UserError("env.normalise_reward is of the game's own reward, which loop=preferences tells no agent; "
+                        "leave it out")  # fmt: skip
     if round(first * labels) < 1:
         raise UserError(
             f"loop.labels={labels} with loop.first={first:g} asks nothing before training; raise one of them"

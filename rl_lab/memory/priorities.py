@@ -81,8 +81,11 @@ class Priorities:
         return slots, ((priority.min() / priority) ** self.beta(added)).float()  # N and the total cancel
 
     def update(self, slots: Tensor, error: Tensor) -> None:
-        """slots [B] as drawn last, error [B]: the temporal-difference errors found there."""
+        """slots [B] as drawn last, error [B]: the temporal-difference errors found there. One that is not finite, which
+        ends a run, changes nothing: the run may go on from here.
+        """
         priority = (error.detach().to(self.highest.device, torch.float64).abs() + self.epsilon) ** self.alpha
+        priority = torch.where(priority.isfinite(), priority, self.tree[slots])
         self.tree[slots] = priority
         self.highest = torch.maximum(self.highest, priority.max())
 

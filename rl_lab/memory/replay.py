@@ -89,11 +89,14 @@ class Replay:
         """Transitions to sample from: of each env the newest n_step - 1 wait for what follows."""
         return max(0, self._ring.newest - self._ring.oldest) * self._ring.num_envs if self._begun else 0
 
-    def draw(self, batch_size: int) -> tuple[Tensor, Tensor | float]:
-        """Slots [B], and the weights [B] that undo the priorities' bias; 1 where there are none."""
+    def draw(self, batch_size: int, steps: int | None = None) -> tuple[Tensor, Tensor | float]:
+        """Slots [B], and the weights [B] that undo the priorities' bias; 1 where there are none. `steps` are those of
+        the learner, by which beta grows; None: those added.
+        """
         ring = self._ring
         if self.priorities:
-            slots, weight = self.priorities.draw(batch_size, ring.head * ring.num_envs, self._rng)
+            added = ring.head * ring.num_envs if steps is None else steps
+            slots, weight = self.priorities.draw(batch_size, added, self._rng)
             return slots, self._send(weight)
         oldest = ring.first
         draws = torch.randint(2**62, (batch_size,), generator=self._rng, device=self._device)

@@ -72,6 +72,9 @@ def cnn(
 ) -> nn.Module:
     """Convolutions of images [B, C, H, W], uint8 or float, and dense layers -> features [B, F]. Raises UserError."""
     _check_size(spec, layers, "cnn")
+    if standardise and spec.obs_dtype != torch.uint8:
+        raise UserError("agent.network.standardise=true is for frames of bytes, and these observations are numbers; "
+                        "leave it out")  # fmt: skip
     kind, channels = _activation(activation), spec.obs_shape[0]
     convolutions: list[nn.Module] = [StandardFrames(spec.obs_shape) if standardise else Frames()]
     for outputs, kernel, stride in layers:
@@ -92,6 +95,11 @@ def _activation(name: str) -> Callable[[], nn.Module]:
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UserError(f"agent.network.activation={name} is no class of torch.nn, such as ReLU or ELU")
+    try:
+        kind()
+    except TypeError as error:
+        raise UserError(f"agent.network.activation={name} needs settings of its own; choose ReLU, ELU, Tanh or another "
+                        "that needs none") from error  # fmt: skip
     return kind
 
 

@@ -6,7 +6,7 @@ that of Selvaraju et al. (2017; https://arxiv.org/abs/1610.02391), equations 1 a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,17 @@ def choice(view: View) -> Tensor:
 
 
 def gradient(score: Score, obs: Tensor) -> Tensor:
-    """|d score / d obs|, summed over channels: [N, H, W]."""
-    obs, y, _ = traced(score, obs)
-    (slope,) = torch.autograd.grad(y.sum(), obs)
-    return slope.abs().sum(1)
+    """|d score / d x|, summed over channels: [N, H, W]. x is obs or, where a layer turns its bytes into numbers, these:
+    of standardised frames a pixel's slope is that by its deviation.
+    """
+    leaves, y, _ = traced(score, obs)
+    slopes = torch.autograd.grad(y.sum(), leaves, allow_unused=True)
+    return torch.stack([slope.abs().view(obs.shape).sum(1) for slope in slopes if slope is not None]).sum(0)
 
 
 def grad_cam(score: Score, obs: Tensor) -> Tensor:
     """Where the last convolution, after its activation, raises the score: [N, H, W]."""
-    obs, y, layers = traced(score, obs)
+    _, y, layers = traced(score, obs)
     outputs = [layer.output for layer in layers]
     slopes = torch.autograd.grad(y.sum(), outputs, allow_unused=True) if outputs else ()
     reached = [i for i, slope in enumerate(slopes) if slope is not None]
@@ -98,14 +100,42 @@ class Layer(NamedTuple):
     window: Window
 
 
-def traced(score: Score, obs: Tensor) -> tuple[Tensor, Tensor, list[Layer]]:
-    """obs as a float leaf, the score of it, and the layers it went through, from the first convolution on."""
-    obs = obs.to(torch.float32, copy=True)
-    with torch.enable_grad(), _layers(len(obs)) as layers:
-        y = score(obs.requires_grad_())
+def traced(score: Score, obs: Tensor) -> tuple[list[Tensor], Tensor, list[Layer]]:
+    """What of obs is a float leaf, the score, and the layers that it went through, from the first convolution on.
+
+    Of bytes the leaves are what layers of the network make of them: it is explained where it acted. Where no layer
+    does (Stable-Baselines3 divides by 255 before its first), the bytes are taken as numbers.
+    """
+    with torch.enable_grad(), _layers(len(obs)) as layers, _numbers() as leaves:
+        y = score(obs) if obs.dtype == torch.uint8 else None
+    if y is None or not leaves:
+        leaves = [obs.to(torch.float32, copy=True).requires_grad_()]
+        with torch.enable_grad(), _layers(len(obs)) as layers:
+            y = score(leaves[0])
     if not y.requires_grad:
         raise UserError("saliency needs an agent whose choice has a gradient with respect to what it sees: a network")
-    return obs, y, layers
+    return leaves, y, layers
+
+
+@contextmanager
+def _numbers() -> Iterator[list[Tensor]]:
+    """What layers make of bytes [N, ...], as many numbers: each a leaf from there on."""
+    leaves: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: Any) -> Any:
+        seen = inputs[0] if inputs else None
+        if not (isinstance(seen, Tensor) and seen.dtype == torch.uint8 and isinstance(output, Tensor)):
+            return None
+        if not output.is_floating_point() or output.numel() != seen.numel():
+            return None
+        leaves.append(output.detach().float().requires_grad_())
+        return leaves[-1]
+
+    handle = register_module_forward_hook(keep)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
 
 
 @contextmanager

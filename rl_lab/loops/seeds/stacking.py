@@ -128,7 +128,7 @@ class Replays(Replay):
         """Of each seed."""
         return super().size // self.seeds
 
-    def draw(self, batch_size: int) -> tuple[Tensor, float]:
+    def draw(self, batch_size: int, steps: int | None = None) -> tuple[Tensor, float]:
         """Slots [S, B], those that each seed would have drawn alone, and weights of 1."""
         ring, num_envs = self._ring, self._ring.num_envs // self.seeds
         oldest = ring.first

@@ -105,6 +105,11 @@ def test_sb3_on_collect_says_that_it_discounts_by_options(tmp_path, capsys):
         (["agent=sb3_dqn_cnn", "env=cartpole"], "Stable-Baselines3's DQN cannot be built for observations (4,): You should use "
                                                 "NatureCNN only with images"),
         (["agent=sb3_dqn", "env.obs=index"], "env.obs=index is a bare number, and networks need a vector; use env.obs=one_hot"),
+        (["agent=sb3_dqn", "+agent.seed=5"], "agent.seed is set by the lab itself; leave it out, and type seed=..."),
+        (["agent=sb3_ppo", "+agent.device=cpu"], "agent.device is set by the lab itself; leave it out, and type device=..."),
+        (["agent=sb3_ppo", "+agent.tensorboard_log=x"], "agent.tensorboard_log is set by the lab itself; leave it out, and type "
+                                                        "tracker=tensorboard"),
+        (["agent=sb3_a2c", "+agent._init_setup_model=false"], "agent._init_setup_model is set by the lab itself; leave it out"),
         (["agent=sb3_dqn", "+agent.policy_kwargs.no_such=1"], "Stable-Baselines3's DQN cannot be built for observations (104,): "),
     ],
 )  # fmt: skip

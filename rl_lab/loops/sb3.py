@@ -69,12 +69,19 @@ def train_sb3(
     return player
 
 
+# arguments of every SB3 class that the lab gives, and what stands for them
+SET = {"seed": ", and type seed=...", "device": ", and type device=...", "_init_setup_model": "",
+       "tensorboard_log": ", and type tracker=tensorboard"}  # fmt: skip
+
+
 def built(agent: Callable[..., BaseAlgorithm], env: AsVecEnv, run: Run) -> BaseAlgorithm:
     """Builds the model. Raises UserError where the agent is not one of SB3's, or SB3 refuses it."""
     kind, shape = calls.behind(agent), env.observation_space.shape
     if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
         raise UserError(f"loop=sb3 is for the agents of Stable-Baselines3, and this one is {kind.__name__}; "
                         "choose agent=sb3_dqn, sb3_a2c or sb3_ppo, or loop=train")  # fmt: skip
+    if typed := [name for name in SET if name in getattr(agent, "keywords", {})]:
+        raise UserError(f"agent.{typed[0]} is set by the lab itself; leave it out{SET[typed[0]]}")
     if not shape:
         raise UserError("env.obs=index is a bare number, and networks need a vector; use env.obs=one_hot")
     try:

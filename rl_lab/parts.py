@@ -233,7 +233,6 @@ NEEDS = {
     "agent.network.standardise": ("agent.gather_steps", True),
     "agent.actor.standardise": ("agent.gather_steps", True),
     "agent.critic.standardise": ("agent.gather_steps", True),
-    "loop.predictor.network.standardise": ("loop.predictor.gather_steps", True),
 }
 
 REDUCED = "rl_lab.networks.torsos.cnn", "rl_lab.networks.torsos.nature_cnn"

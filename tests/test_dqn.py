@@ -223,6 +223,20 @@ def test_priorities_follow_what_was_learned():
     assert weight[surprising].unique().item() == pytest.approx(0.01) and weight[~surprising].unique().item() == 1.0
 
 
+def test_beta_goes_on_where_a_checkpoint_left_the_replay_out():
+    """By the learner's steps, not by what is in the replay: two draws after each step of two games."""
+    priorities, asked = partial(Priorities, alpha=1.0, beta=Linear(0.0, 1.0, 16), epsilon=0.1), []
+    replay = partial(Replay, capacity=8, priorities=priorities)
+    first, second = (dqn(replay=replay, learning_starts=1, replay_ratio=4.0, batch_size=4) for _ in range(2))
+    for _ in range(4):
+        first.update(batch([1.0, 2.0], [0.0, 0.0]))
+    second.load_state_dict(first.state_dict(without="replay"))
+    second.update(batch([1.0, 2.0], [0.0, 0.0]))
+    second.replay.priorities.beta = lambda steps: asked.append(steps) or 1.0
+    second.update(batch([1.0, 2.0], [0.0, 0.0]))
+    assert asked == [12, 12]
+
+
 def test_the_target_may_follow_steadily():
     agent = dqn(target_update_period=1, target_mix=0.25)
     agent.online.head.weight.data.fill_(1.0)

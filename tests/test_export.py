@@ -121,6 +121,18 @@ def test_one_line(trained, tmp_path, capsys, monkeypatch, arguments, line):
     assert line.format(**names) in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
 
 
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(trained, capsys, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("the run was loaded first")
+
+    monkeypatch.setattr("rl_lab.commands.export.load", load)
+    monkeypatch.setattr("rl_lab.commands.evaluate.load", load)
+    for words in (["export", "to=/proc/x.pt2"], ["evaluate", "out=/proc/x.json"], ["export", f"to={'x' * 300}.pt2"]):
+        assert rl_lab(words[0], f"run={trained('plan')}", words[1]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("rl-lab: cannot write to ") and said.count("\n") == 1, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "random"])

@@ -408,13 +408,24 @@ def test_what_cannot_be_asked(setting, words, tmp_path, capsys):
     ("settings", "words"),
     [
         ("agent=a2c_mlp env.normalise_reward=0.9", "which loop=preferences tells no agent; leave it out"),
+        ("env=atari agent=a2c_cnn agent/network@loop.predictor.network=cnn loop.predictor.network.standardise=true loop.predictor.input=state",
+         "loop.predictor.network.standardise=true takes statistics of frames, which predictors do not gather; leave it out"),
         ("agent=dqn_mlp env.frame_stack=2 loop.hidden_ends=true", "loop.hidden_ends=true joins episodes, and DQN's replay tells "
          "stacks of frames apart by their ends; choose agent=a2c or ppo, or loop.hidden_ends=false"),
     ],
 )  # fmt: skip
 def test_what_would_be_ignored_or_mixed_up(settings, words, tmp_path, capsys):
     given = [x for x in SMALL if not x.startswith(("env=", "agent="))]
-    assert rl_lab("train", *given, "env=gym", *settings.split(), f"hydra.run.dir={tmp_path / 'run'}") == 2
+    assert (
+        rl_lab(
+            "train",
+            *given,
+            *["env=gym"] * ("env=" not in settings),
+            *settings.split(),
+            f"hydra.run.dir={tmp_path / 'run'}",
+        )
+        == 2
+    )
     assert words in capsys.readouterr().err and not (tmp_path / "run/checkpoint.pt").exists()
 
 

@@ -19,7 +19,7 @@ from rl_lab.agents.sb3 import AsVecEnv, SB3Agent
 from rl_lab.core.errors import UserError
 from rl_lab.core.launching import cli, composition
 from rl_lab.looking.heat import Box, glowing
-from rl_lab.networks.torsos import gather, nature_cnn, prepared
+from rl_lab.networks.torsos import gather, mlp, nature_cnn, prepared
 from rl_lab.playing.player import Player
 from rl_lab.playing.saliency import Window, choice, grad_cam, gradient, laid_out, saliency_of, weighed
 from rl_lab.playing.scenes import scenery
@@ -84,6 +84,17 @@ def test_a_network_of_frames_is_explained_where_it_acts(standardise):
     assert torch.equal(seen[-1], head(torso(obs)).detach()), "what is explained is the choice that it makes"
     assert saliency_of("grad_cam", view, obs).shape == (3, 20, 20)
     assert torch.equal(seen[-1], head(torso(obs)).detach())
+
+
+def test_a_torso_with_as_many_features_as_there_are_bytes_is_no_layer_that_reads_them():
+    obs = torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    spec = Spec((1, 8, 8), torch.uint8, ("a", "b"))
+    torch.manual_seed(0)
+    torso, head = mlp(spec, hidden=[64]), nn.Linear(64, 2)
+    view = lambda x: View(head(torso(x)), None, "action values")
+    numbers = (obs / 255).flatten(1).requires_grad_()
+    (slope,) = torch.autograd.grad(head(torso[1:](numbers)).amax(-1).sum(), numbers)
+    torch.testing.assert_close(saliency_of("gradient", view, obs), slope.abs().view(2, 8, 8))
 
 
 # -- Grad-CAM

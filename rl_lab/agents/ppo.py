@@ -101,11 +101,6 @@ class PPO(Learner):
     def settled(self) -> bool:
         return not self._rollout
 
-    @property
-    def bonus(self) -> float:
-        """What a nat of entropy counts now."""
-        return self.entropy_coef * (self.decay.share(self.steps) if self.decay_entropy else 1.0)
-
     def announce(self, num_envs: int) -> None:
         """Raises UserError where a rollout cannot fill its minibatches."""
         check_minibatches(self.minibatches, self.rollout_length, num_envs)
@@ -134,7 +129,7 @@ class PPO(Learner):
         action = torch.stack([t.action for t in transitions])
         share, seeds = self.decay.to(self.steps), action.ndim - 2
         self.decay.scale(share * self.pace)
-        bonus = self.bonus
+        bonus = self.entropy_coef * (share if self.decay_entropy else 1.0)
         gathers = self.steps < self.gather_steps
         self.count_steps(len(value) * value.shape[-1])
         if gathers:

@@ -7,7 +7,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO
@@ -128,7 +128,7 @@ class Records:
         """Raises UserError where `out` is no .json."""
         self.out, self.name = None if out is None else home(out), name
         self.found: dict[str, Any] = {}
-        if self.out and (self.out.suffix != ".json" or self.out.is_dir()):
+        if self.out and (self.out.suffix != ".json" or os.path.isdir(self.out)):
             raise UserError(f"out={out} must end in .json, as what is found of each run goes there")
         if self.out:
             try_place(self.out, "out=...")
@@ -221,9 +221,9 @@ def folder_for(out: str | Path) -> Path:
     place = home(str(out))
     if not str(out):
         raise UserError("out= names no folder; give it one, or leave it out")
-    if place.is_file():
+    if os.path.isfile(place):
         raise UserError(f"out={out} is a file; choose a new folder")
-    if place.suffix.lower() in ENDINGS and not place.is_dir():
+    if place.suffix.lower() in ENDINGS and not os.path.isdir(place):
         raise UserError(f"out={out} is for a folder; leave off the ending: out={place.with_suffix('')}")
     try_place(place, "out=...")
     return place
@@ -232,8 +232,11 @@ def folder_for(out: str | Path) -> Path:
 def try_place(place: Path, elsewhere: str) -> None:
     """Raises UserError where no file could be written at `place`: before the work whose outcome goes there."""
     whole = place.absolute()
-    there = next(path for path in (*[whole] * whole.is_dir(), *whole.parents) if path.exists())
+    above = [*[whole] * os.path.isdir(whole), *whole.parents]
+    there = next(path for path in above if os.path.exists(path))
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(place)  # its name may be too long
         with TemporaryFile(dir=there):
             pass
     except OSError as error:
@@ -244,7 +247,7 @@ def unwritten(place: Path | str, error: OSError, elsewhere: str) -> UserError:
     """What to say where a file could not be written: to make room is of no use where nothing may be, or a file stands
     where a folder should.
     """
-    file = next((path for path in (Path(place), *Path(place).parents) if path.is_file()), None)
+    file = next((path for path in (Path(place), *Path(place).parents) if os.path.isfile(path)), None)
     if file and error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"cannot write to {place}: {file} is a file, and it should be a folder; rename it or choose "
                          f"another place ({elsewhere})")  # fmt: skip

@@ -68,12 +68,12 @@ def train(
     check(env, labels, first, clip)
     if isinstance(teacher, People):
         shown.painter(env)  # what can be asked can be shown
-    if not isinstance(teacher, Oracle):
-        teacher.sit(run)
     learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
     if hidden_ends and env.spec.frame_stack > 1 and getattr(learner, "memory", None):
         raise UserError(f"loop.hidden_ends=true joins episodes, and {type(learner).__name__}'s replay tells stacks of "
                         "frames apart by their ends; choose agent=a2c or ppo, or loop.hidden_ends=false")  # fmt: skip
+    if not isinstance(teacher, Oracle):
+        teacher.sit(run)
     model = (Preferences if isinstance(teacher, Oracle) else Late)(
         predictor(env.spec, run.device, run.stream("predictor")), teacher, env.spec, env.num_envs, run.device,
         run.stream("preferences"), total_steps=total_steps, labels=labels, first=first, kept=kept, clip=clip,

@@ -141,11 +141,11 @@ def check_loop(agent: Callable[..., Any], loop: str) -> None:
 
 def check_alone(agent: Callable[..., Any], own: type, loop: str, theirs: str) -> None:
     """Raises UserError under torchrun, or where the agent is not of the class that this loop is for; `theirs` is what
-    to choose in place of another package's.
+    to choose in place of Stable-Baselines3's.
     """
     if distributed.size() > 1:
         raise UserError(f"loop={loop} learns in one process; start it without torchrun, or choose loop=train")
     if (kind := calls.behind(agent)) is not own:
         home = kind.__module__.partition(".")[0]
         raise UserError(f"loop={loop} is for rl_lab's {own.__name__}, and this agent is {home}'s {kind.__name__}; "
-                        f"choose {'loop=train' if home == 'rl_lab' else theirs}")  # fmt: skip
+                        f"choose {theirs if home == 'stable_baselines3' else 'loop=train'}")  # fmt: skip

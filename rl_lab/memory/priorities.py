@@ -59,7 +59,7 @@ class Priorities:
         device: torch.device,
         *,
         alpha: Unit,  # 0 is uniform
-        beta: Callable[[int], float],  # of transitions added: how much of the bias is undone, 1 at the end
+        beta: Callable[[int], float],  # of the learner's steps: how much of the bias is undone, 1 at the end
         epsilon: Positive,
     ):
         self.tree, self.alpha, self.beta, self.epsilon = SumTree(slots, device), alpha, beta, epsilon
@@ -71,14 +71,14 @@ class Priorities:
     def retire(self, slots: Tensor) -> None:
         self.tree[slots] = 0.0
 
-    def draw(self, batch_size: int, added: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, batch_size: int, steps: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """One slot from each of B equal parts of the mass, and its weight (N P)^-beta over the batch's largest."""
         device = self.highest.device
         part = torch.arange(batch_size, device=device)
         part = part + torch.rand(batch_size, generator=rng, dtype=torch.float64, device=device)
         slots = self.tree.find(part / batch_size * self.tree.total)
         priority = self.tree[slots]
-        return slots, ((priority.min() / priority) ** self.beta(added)).float()  # N and the total cancel
+        return slots, ((priority.min() / priority) ** self.beta(steps)).float()  # N and the total cancel
 
     def update(self, slots: Tensor, error: Tensor) -> None:
         """slots [B] as drawn last, error [B]: the temporal-difference errors found there. One that is not finite, which

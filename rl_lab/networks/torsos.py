@@ -225,12 +225,16 @@ class StandardFrames(Frames):
         self.rate.copy_((self.square / total).float().add(LEAST**2).rsqrt())
 
 
+def standardises(network: nn.Module) -> bool:
+    return any(isinstance(layer, StandardFrames) for layer in network.modules())
+
+
 def steps_to_gather(network: nn.Module, steps: int) -> int:
     """Of the first `steps`, from which statistics of the inputs are taken: none where a network standardises nothing.
 
     Raises UserError where it does, and `steps` is 0.
     """
-    if not any(isinstance(layer, StandardFrames) for layer in network.modules()):
+    if not standardises(network):
         return 0
     if not steps:
         raise UserError("agent.gather_steps=0 takes no statistics, and agent.network.standardise=true needs some; "

@@ -37,7 +37,7 @@ def gradient(score: Score, obs: Tensor) -> Tensor:
     """
     leaves, y, _ = traced(score, obs)
     slopes = torch.autograd.grad(y.sum(), leaves, allow_unused=True)
-    return torch.stack([slope.abs().view(obs.shape).sum(1) for slope in slopes if slope is not None]).sum(0)
+    return torch.stack([slope.abs().reshape(obs.shape).sum(1) for slope in slopes if slope is not None]).sum(0)
 
 
 def grad_cam(score: Score, obs: Tensor) -> Tensor:
@@ -123,6 +123,8 @@ def _numbers() -> Iterator[list[Tensor]]:
     leaves: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple, output: Any) -> Any:
+        if next(module.children(), None):
+            return None  # its parts are asked
         seen = inputs[0] if inputs else None
         if not (isinstance(seen, Tensor) and seen.dtype == torch.uint8 and isinstance(output, Tensor)):
             return None

@@ -23,7 +23,7 @@ from rl_lab.networks.torsos import Pixels
 from rl_lab.types import Spec, Transition
 
 Stackable = A2C | DQN | PPO | QLearning  # their code takes tensors [S, ...] too
-MIXING = torch.optim.Adafactor, torch.optim.LBFGS, torch.optim.Muon  # look beyond the single parameter
+MIXING = torch.optim.Adafactor, torch.optim.Muon  # look beyond the single parameter
 
 
 def stacked(learners: Sequence[Stackable]) -> Stackable:

@@ -10,7 +10,7 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import OptimizerFn, build_optimizer
 from rl_lab.core.randomness import permutation, seeded
 from rl_lab.core.settings import Bound, Count, Natural, NonNegative, Positive, Unit
-from rl_lab.networks.torsos import TorsoFn, features_of
+from rl_lab.networks.torsos import TorsoFn, features_of, standardises
 from rl_lab.types import Spec, Transition
 from rl_lab.wanted.preferences.clips import Clips, unpacked
 from rl_lab.wanted.preferences.losses import overfitted, preference_loss, preferred
@@ -73,6 +73,9 @@ class Ensemble(nn.Module):
                             f"are {list(spec.obs_shape)}; choose fewer, or 0")  # fmt: skip
         with seeded(seed, device):
             found = [Predictor(spec, network, input).to(device) for _ in range(members)]
+        if standardises(found[0]):
+            raise UserError("loop.predictor.network.standardise=true takes statistics of frames, which predictors do "
+                            "not gather; leave it out")  # fmt: skip
         for member in found:
             if not [*member.torso.parameters()]:  # a table: what was never seen pays nothing
                 nn.init.zeros_(member.head.weight)

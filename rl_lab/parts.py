@@ -231,8 +231,6 @@ NEEDS = {
     "agent.decay_floor": ("agent.decay_steps", True),
     "agent.decay_entropy": ("agent.decay_steps", True),
     "agent.network.standardise": ("agent.gather_steps", True),
-    "agent.actor.standardise": ("agent.gather_steps", True),
-    "agent.critic.standardise": ("agent.gather_steps", True),
 }
 
 REDUCED = "rl_lab.networks.torsos.cnn", "rl_lab.networks.torsos.nature_cnn"

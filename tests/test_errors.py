@@ -169,10 +169,6 @@ TRAIN = {
     "checkpoint.evry=1": "no setting 'checkpoint.evry'; did you mean checkpoint.every?",
     "agent=ppo agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as agent.gather_steps=0; leave it "
     "out, or type agent.gather_steps=... too",
-    "agent=actor_critic env=atari agent/network@agent.actor=cnn agent.actor.standardise=true": "agent.actor.standardise=true would be ignored: it needs "
-    "agent.gather_steps, and here there is none; leave it out",
-    "agent=actor_critic env=atari agent/network@agent.critic=cnn agent.critic.standardise=true": "agent.critic.standardise=true would be ignored: it needs "
-    "agent.gather_steps, and here there is none; leave it out",
     "agent=reinforce agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored: it needs agent.gather_steps, and here there is none; "
     "leave it out",
     "planner=value_iteration precision=bf16": "precision=bf16 would be ignored, as no network of this run computes in bfloat16: those "

@@ -17,6 +17,7 @@ from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner
+from rl_lab.loops.training import checked
 from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, lower, mlp, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
@@ -201,6 +202,16 @@ def test_statistics_are_gathered_where_inputs_are_standardised_and_nowhere_else(
         learner(name, 0)
     plain = learner(name, 64, standardise=False)
     assert plain.gather_steps == 0 and played(plain, 4)[-1], "it learns from its first steps"
+
+
+def test_who_gathers_nothing_is_told_so():
+    network = partial(small, standardise=True)
+    adam = partial(torch.optim.Adam, lr=0.01)
+    actor_critic = stated("agent/actor_critic", actor=network, critic=small, actor_optimizer=adam, critic_optimizer=adam,
+                          zero_heads=False)  # fmt: skip
+    with pytest.raises(UserError, match="ActorCritic gathers no statistics of frames, .* leave out standardise=true"):
+        checked(actor_critic(spec(), CPU, 0))
+    checked(learner("ppo", 64))
 
 
 def test_a_network_may_be_built_while_others_train(bf16):

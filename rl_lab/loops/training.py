@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lab.core import calls, checkpoint, distributed, graphs, imports
 from rl_lab.core.bookkeeping import Book
@@ -17,6 +17,7 @@ from rl_lab.core.settings import Count, Judged, Natural
 from rl_lab.envs.abilities import Replaying, shared
 from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
+from rl_lab.networks.torsos import standardises
 from rl_lab.types import Agent, Spec, Transition, VectorEnv
 
 OWN, INHERITED = ("act", "update", "view"), ("announce", "settled", "state_dict", "load_state_dict")
@@ -82,7 +83,9 @@ def made(agent: Callable[..., Agent], spec: Spec, **given: Any) -> Agent:
 
 
 def checked(learner: Agent) -> Agent:
-    """Raises UserError where it lacks a method of an agent, or saves what could not be read back."""
+    """Raises UserError where it lacks a method of an agent, would see by statistics that it never takes, or saves what
+    could not be read back.
+    """
     name = type(learner).__name__
     missing = [method for method in OWN if not callable(getattr(learner, method, None))]
     if inherited := [member for member in INHERITED if not hasattr(learner, member)]:
@@ -93,6 +96,10 @@ def checked(learner: Agent) -> Agent:
         raise UserError(f"{name} is no agent: it lacks {', '.join(missing)}; see Agent in rl_lab/types.py")
     if not {"greedy", "kwargs"} & {*inspect.signature(learner.act).parameters}:
         raise UserError(f"{name} is no agent: evaluations call act(obs, greedy=True), and its act takes no greedy")
+    networks = [part for part in vars(learner).values() if isinstance(part, nn.Module)]
+    if any(map(standardises, networks)) and not getattr(learner, "gather_steps", 0):
+        raise UserError(f"{name} gathers no statistics of frames, by which its network standardises them; leave out "
+                        "standardise=true")  # fmt: skip
     if isinstance(learner, Learner):
         _check_saved(learner, name)
     return learner

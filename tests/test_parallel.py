@@ -67,7 +67,7 @@ def test_ten_updates_of_two_ranks_are_those_of_one_with_the_joined_batch(found, 
     for rank in found[1]:
         assert rank[name].keys() == alone.keys()
         for key, x in alone.items():
-            torch.testing.assert_close(rank[name][key], x, atol=1e-6, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(rank[name][key], x, atol=5e-6, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.parametrize("name", [*EQUAL, *ALIKE])

@@ -122,7 +122,7 @@ def fresh(honest: Path, name: str, here: Path) -> Path:
 
 
 def refused(name: str, folder: Path, canary: Canary, capsys, commands=None) -> list[str]:
-    """What each command says: one line, in under two seconds, with exit code 2."""
+    """What each command says: one line, in seconds, with exit code 2."""
     said = []
     for command, *rest in commands or COMMANDS.get(name, PLAYED):
         capsys.readouterr()
@@ -133,7 +133,7 @@ def refused(name: str, folder: Path, canary: Canary, capsys, commands=None) -> l
         err = capsys.readouterr().err.strip()
         assert not canary.sings, (command, err)
         assert code == 2 and err.count("\n") == 0 and "Traceback" not in err, (command, err)
-        assert spent < 2.0 and waited < 10.0, (command, spent, waited)  # others may use this machine too
+        assert spent < 4.0 and waited < 20.0, (command, spent, waited)  # others may use this machine too
         assert SECRET not in err and "\x1b" not in err
         said.append(err)
     return said

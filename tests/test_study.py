@@ -361,6 +361,18 @@ def test_interrupted_every_job_saves_and_no_further_one_begins(here, capsys):
     assert (code, states()) == (0, ["finished"] * 3), err
 
 
+@pytest.mark.slow
+def test_ctrl_c_is_heard_by_the_launcher_alone_even_while_its_processes_import(here):
+    process = started("train", "-m", *TABLE, "seed=0,1", "hydra.launcher.n_jobs=2")
+    workers = ["pgrep", "-P", str(process.pid), "-f", "LokyProcess"]
+    wait_until(lambda: subprocess.run(workers, stdout=subprocess.DEVNULL).returncode == 0, process)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "stopping: every job saves first" in err and "Traceback" not in err, err
+    assert "finished" not in states()
+
+
 def test_once_a_study_stops_a_launcher_finds_no_further_job_to_compose(study):
     jobs = iter(line := launcher.InLine(study, [["seed=0"], ["seed=1"], ["seed=2"]]))
     assert next(jobs) == ["seed=0"]

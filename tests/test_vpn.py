@@ -108,7 +108,7 @@ def test_the_first_decisions_are_random_and_kept_and_nothing_is_learned():
     learner, dice = agent(random_steps=30, epsilon=Linear(0.0, 0.0)), Dice()
     assert min(learner.act(planes(400).float()).bincount(minlength=4)) > 60
     before = [p.clone() for p in learner.online.parameters()]
-    assert "the first 30 steps are random play" in learner.announce(4)
+    assert "the next 30 steps are random play" in learner.announce(4)
     dice.teach(learner, 8)
     assert learner.walks.full and learner.walks.rows == 8 and learner.steps == learner.learns == 0 and learner.settled
     assert all(torch.equal(a, b) for a, b in zip(before, learner.online.parameters(), strict=True))

@@ -253,7 +253,7 @@ class Run:
     def _sized(self, part: Part) -> dict[str, Any]:
         memory = part.memory if isinstance(part, Learner) else None
         if isinstance(part, Learner) and memory and (size := getattr(part, memory).nbytes / 1e9) > self.max_memory_gb:
-            self.say(f"replay of {size:.1f} GB left out of the checkpoint (checkpoint.max_memory_gb="
+            self.say(f"{memory} of {size:.1f} GB left out of the checkpoint (checkpoint.max_memory_gb="
                      f"{self.max_memory_gb:g}); a resumed run refills it", once=True)  # fmt: skip
             return part.state_dict(without=memory)
         return part.state_dict()

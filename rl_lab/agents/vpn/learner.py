@@ -96,7 +96,8 @@ class VPN(Learner):
                 f"{least}, (agent.rollout_length + 1) x env.num_envs"
             )
         if not self.walks.full:
-            return f"the first {self.walks.decisions:,} steps are random play, which the model learns from later"
+            missing = self.walks.decisions - self.walks.rows * num_envs
+            return f"the next {missing:,} steps are random play, which the model learns from later"
         return None
 
     @torch.no_grad()

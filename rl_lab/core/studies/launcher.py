@@ -6,9 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import takewhile
+from multiprocessing import resource_tracker
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -133,7 +134,8 @@ class Recorded(Launcher):
         slurm.attend(self.launcher)
         try:
             line = InLine(self.study, map(self._overrides, missing))
-            self.launcher.launch(line, initial_job_idx=missing[0])
+            with nullcontext() if self.at_once == 1 else _deaf_children():
+                self.launcher.launch(line, initial_job_idx=missing[0])
             return []
         except EndedEarly as error:
             if words := slurm.refusal(error, self.launcher):
@@ -222,6 +224,19 @@ def _stoppable(study: Study) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that begin within hear no Ctrl-C, which reaches all of a terminal, not even while they import: those
+    who report on the jobs hear it for this one, which asks the jobs to stop.
+    """
+    resource_tracker.ensure_running()  # until Python 3.14 the tracker, where it begins, lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interruption(received: list[int]) -> KeyboardInterrupt:

@@ -77,7 +77,7 @@ INSTEAD = {"loop.epochs": ("loop.total_steps",)}
 
 NEEDS = {
     "loop.step_factor": ("loop.schedule", "step"),
-    "loop.iwae_samples": ("model.importance_samples", True),  # which the VAEs have, and they alone draw z for a bound
+    "loop.iwae_samples": ("model.importance_samples", bool),  # which the VAEs have, and they alone draw z for a bound
 }
 
 THEN = {"": ("gen-lab sample run={run}", "gen-lab evaluate run={run}")}

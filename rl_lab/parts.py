@@ -224,13 +224,25 @@ THEN = {
 
 INSTEAD = {"loop.data": ("loop.random_steps", "loop.demonstrations", "loop.expert", "loop.temperature")}
 
+
+def several(steps: int) -> bool:
+    return steps > 1
+
+
 NEEDS = {
     "loop.temperature": ("loop.expert", "soft"),
     "loop.candidates": ("loop.select", "disagreement"),
-    "loop.end_reward": ("loop.hidden_ends", True),
-    "agent.decay_floor": ("agent.decay_steps", True),
-    "agent.decay_entropy": ("agent.decay_steps", True),
-    "agent.network.standardise": ("agent.gather_steps", True),
+    "loop.end_reward": ("loop.hidden_ends", bool),
+    "agent.decay_floor": ("agent.decay_steps", bool),
+    "agent.decay_entropy": ("agent.decay_steps", bool),
+    "agent.decay_clip": ("agent.decay_steps", bool),
+    "agent.network.standardise": ("agent.gather_steps", bool),
+    "agent.gather_steps": ("agent.network.standardise", bool),
+    "agent.lambda_": ("agent.rollout_length", several),
+    "agent.exact_discount": ("agent.credit", "reward_to_go"),
+    "agent.walks_per_sequence": ("agent.random_steps", bool),
+    "agent.walks_cross_ends": ("agent.random_steps", bool),
+    "loop.predictor.batch_size": ("loop.predictor.optimizer", bool),
 }
 
 REDUCED = "rl_lab.networks.torsos.cnn", "rl_lab.networks.torsos.nature_cnn"

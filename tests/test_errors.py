@@ -89,6 +89,20 @@ TRAIN = {
     "planner=value_iteration loop.total_steps=5": "no setting 'loop.total_steps'; the chosen loop takes no such setting; leave it out",
     "agnt=dqn": "no setting 'agnt'; did you mean agent?",
     "agent.gamma=1.5": "agent.gamma=1.5 must be between 0 and 1",
+    "agent.gamma=1" + 400 * "0": "agent.gamma=10000000000000000000... must be a number below 2e+308",
+    "agent=dqn env=four_rooms agent.replay_ratio=inf": "agent.replay_ratio=inf must be finite",
+    "loop=preferences agent=a2c loop.predictor.penalty=inf": "loop.predictor.penalty=inf must be finite",
+    "agent=dqn agent/value=categorical agent.value.high=inf": "agent.value.high=inf must be finite",
+    "agent=ppo agent.decay_clip=true agent.decay_steps=9 agent.clip=inf": "agent.decay_clip=true has nothing to lessen, as agent.clip=inf; leave it out, or choose a clip",
+    "agent=fitted_q_trees loop=fit_q agent.max_features=0": "agent.max_features=0 must be above 0 and at most 1",
+    "agent=fitted_q_trees loop=fit_q agent.n_jobs=0": "agent.n_jobs=0 is no number of cores; choose 1 or more, or -1: all of them",
+    "experiment=vpn_russell_norvig agent.network.encoder.channels=[8,8]": "agent.network.encoder.channels=[8, 8] must list 3, one for each convolution",
+    "experiment=sarsa_mountain_car env.frame_stack=2": "agent/network=tiles is for observations of one row of numbers, not (2, 2); choose "
+    "agent/network=mlp, or leave out env.frame_stack",
+    "experiment=sarsa_mountain_car agent.network.low=[-1.2,-inf]": "agent.network.low[1]=-inf must be below high[1]=0.07, both of them finite",
+    "experiment=preferences_four_rooms agent=reinforce loop.hidden_ends=true": "loop.hidden_ends=true joins episodes, and REINFORCE learns at the "
+    "end of each; choose another agent, or loop.hidden_ends=false",
+    "loop=preferences agent=fitted_q_linear": "loop=preferences is not for rl_lab's LeastSquares; choose loop=fit_q, or another agent",
     "agent.gamma=nan": "agent.gamma=nan must be a number",
     "agent.gamma=high": "agent.gamma=high must be a number",
     "env.num_envs=0": "env.num_envs=0 must be at least 1",
@@ -169,6 +183,14 @@ TRAIN = {
     "checkpoint.evry=1": "no setting 'checkpoint.evry'; did you mean checkpoint.every?",
     "agent=ppo agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored, as agent.gather_steps=0; leave it "
     "out, or type agent.gather_steps=... too",
+    "env=russell_norvig agent=sarsa agent.lambda_=0.9": "agent.lambda_=0.9 would be ignored, as agent.rollout_length=1; leave it out, or "
+    "type agent.rollout_length=... too",
+    "agent=ppo agent.decay_clip=true": "agent.decay_clip=true would be ignored, as agent.decay_steps=0; leave it out, or "
+    "type agent.decay_steps=... too",
+    "agent=a2c agent.gather_steps=4096": "agent.gather_steps=4096 would be ignored: it needs agent.network.standardise, and here there is "
+    "none; leave it out",
+    "agent=reinforce agent.credit=total_return agent.exact_discount=true": "agent.exact_discount=true would be ignored, as agent.credit=total_return; "
+    "leave it out, or type agent.credit=reward_to_go too",
     "agent=reinforce agent/network=cnn agent.network.standardise=true": "agent.network.standardise=true would be ignored: it needs agent.gather_steps, and here there is none; "
     "leave it out",
     "planner=value_iteration precision=bf16": "precision=bf16 would be ignored, as no network of this run computes in bfloat16: those "

@@ -13,11 +13,12 @@ from rl_lab.agents.a2c import A2C
 from rl_lab.agents.dqn import DQN
 from rl_lab.agents.ppo import PPO
 from rl_lab.agents.q_learning import QLearning
+from rl_lab.agents.vpn.model import FrameEncoder
 from rl_lab.core import precision
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner
-from rl_lab.loops.training import checked
+from rl_lab.loops.training import check_statistics, checked
 from rl_lab.networks.torsos import FURTHEST, LEAST, StandardFrames, gather, lower, mlp, nature_cnn, prepared
 from rl_lab.types import Spec, Transition
 
@@ -81,9 +82,15 @@ def test_activations_are_those_of_torch(name):
             network(spec(), activation=name)
 
 
-def test_an_activation_needs_no_settings():
-    with pytest.raises(UserError, match="agent.network.activation=Linear needs settings of its own; choose ReLU"):
-        small(spec(), activation="Linear")
+@pytest.mark.parametrize("name", ["Linear", "RReLU", "Dropout", "GLU", "Softmax2d", "MultiheadAttention", "Module"])
+def test_an_activation_is_a_function_of_one_number_without_settings_or_noise(name):
+    with pytest.raises(UserError, match=f"agent.network.activation={name} is no function of one number that draws"):
+        small(spec(), activation=name)
+
+
+@pytest.mark.parametrize("name", ["ReLU", "ELU", "GELU", "PReLU", "Tanh", "SiLU", "Identity"])
+def test_those_that_are_one_are_taken(name):
+    assert small(spec(), activation=name)(torch.zeros(2, *spec().obs_shape, dtype=torch.uint8)).isfinite().all()
 
 
 def test_what_is_no_bytes_is_not_standardised():
@@ -211,6 +218,13 @@ def test_who_gathers_nothing_is_told_so():
                           zero_heads=False)  # fmt: skip
     with pytest.raises(UserError, match="ActorCritic gathers no statistics of frames, .* leave out standardise=true"):
         checked(actor_critic(spec(), CPU, 0))
+    reinforce = stated("agent/reinforce", network=small, optimizer=adam, zero_head=False,
+                       baseline=stated("agent/baseline/value", network=network, optimizer=adam, zero_head=False))  # fmt: skip
+    with pytest.raises(UserError, match="Reinforce gathers no statistics of frames"):
+        checked(reinforce(spec(), CPU, 0))
+    fitted = stated("agent/fitted_q_mlp", network=network, optimizer=adam)
+    with pytest.raises(UserError, match="gathers no statistics of frames"):
+        check_statistics(fitted(spec(), CPU, 0))
     checked(learner("ppo", 64))
 
 
@@ -219,13 +233,23 @@ def test_a_network_may_be_built_while_others_train(bf16):
         assert small(spec())(frames(2, spec())).shape == (2, 7)
 
 
+def test_the_encoder_of_a_vpn_takes_bfloat16_too(bf16):
+    encoder, obs = FrameEncoder(spec(84, 84)), frames(2, spec(84, 84))
+    exact = encoder(obs)
+    with precision.training():
+        rough = encoder(obs)
+    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, atol=3e-2, rtol=3e-2)
+
+
 def test_bfloat16_is_for_training_alone(bf16):
     torso, obs = small(spec()), frames(4, spec())
     exact = torso(obs)
     with precision.training():
-        assert prepared(torso, obs).dtype == torch.bfloat16
+        assert (kept := prepared(torso, obs)).dtype == torch.bfloat16
         rough = torso(obs)
         torch.testing.assert_close(torso(prepared(torso, obs)), rough)
+    torch.testing.assert_close(torso(kept), exact, atol=5e-3, rtol=3e-2)  # taken up where there is no bfloat16
     assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, atol=5e-3, rtol=3e-2)
     rough.sum().backward()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import build_optimizer, descend
+from rl_lab.core.learner import Learner, build_optimizer, descend
 
 
 @pytest.mark.parametrize("max_norm", [math.inf, 1e3, 5.0, 5.0 - 1e-7, 0.1])
@@ -44,8 +44,63 @@ def test_gradients_do_not_add_up_and_what_is_not_finite_is_no_step():
         (partial(torch.optim.Adam, foreach=True, fused=True), "optimizer: `fused` and `foreach` cannot be `True`"),
         (partial(torch.optim.Adam, lr=-1.0), "optimizer: Invalid learning rate: -1.0"),
         (partial(torch.optim.Adam, lr=math.inf), "optimizer: the learning rate lr=inf must be a finite number"),
+        (
+            partial(torch.optim.Adam, capturable=True),
+            "optimizer: Adam as it is set cannot take a step here: If capturable",
+        ),
+        (
+            partial(torch.optim.Adam, differentiable=True),
+            "optimizer: Adam as it is set cannot take a step here: a leaf",
+        ),
     ],
 )
 def test_what_cannot_learn_is_refused(optimizer, words):
     with pytest.raises(UserError, match=words):
         build_optimizer(optimizer, [torch.nn.Parameter(torch.ones(1))])
+
+
+class Fitted(Learner):
+    saved = "network", "optimizer"
+
+    def __init__(self, optimizer):
+        self.network = torch.nn.Linear(2, 1)
+        self.optimizer = build_optimizer(optimizer, self.network.parameters())
+
+    def learn(self) -> "Fitted":
+        descend(self.optimizer, self.network(torch.ones(1, 2)).sum())
+        return self
+
+
+ADAM = torch.optim.Adam
+
+
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.RMSprop, torch.optim.Adamax, torch.optim.Adagrad, partial(ADAM, amsgrad=True)]
+)
+def test_moments_of_another_optimizer_are_not_taken_up(optimizer):
+    state = Fitted(ADAM).learn().state_dict()
+    with pytest.raises((ValueError, KeyError)):
+        Fitted(optimizer).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (ADAM, partial(ADAM, lr=0.5, betas=(0.5, 0.9))),
+        (ADAM, partial(ADAM, fused=True)),
+        (torch.optim.Adafactor, torch.optim.Adafactor),
+        (partial(torch.optim.SGD, momentum=0.9), partial(torch.optim.SGD, momentum=0.5)),
+        (torch.optim.SGD, partial(torch.optim.SGD, lr=0.5)),
+    ],
+)
+def test_those_of_its_own_are_with_other_hyperparameters(before, now):
+    learner = Fitted(now)
+    learner.load_state_dict(Fitted(partial(before, lr=0.1)).learn().state_dict())
+    learner.learn()
+    assert all(p.isfinite().all() for p in learner.network.parameters())
+    wanted = (
+        now.keywords["lr"]
+        if isinstance(now, partial) and "lr" in now.keywords
+        else Fitted(now).optimizer.defaults["lr"]
+    )
+    assert learner.optimizer.param_groups[0]["lr"] == wanted

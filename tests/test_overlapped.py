@@ -101,6 +101,16 @@ def test_it_goes_on_as_if_never_stopped(tmp_path):
     assert all(torch.equal(x, weights(tmp_path / "halves")[k]) for k, x in weights(tmp_path / "whole").items())
 
 
+def test_a_rollout_of_another_length_is_not_learned_from(tmp_path):
+    common = ["experiment=ppo_four_rooms", "loop=overlapped", "tracker=none", "device=cpu", "env.num_envs=4",
+              "loop.eval_every=null", "loop.eval_episodes=10"]  # fmt: skip
+    assert run(*common, "agent.rollout_length=8", "loop.total_steps=96", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    longer = "agent.rollout_length=64", "agent.minibatches=64", "loop.log_every=1", "loop.total_steps=400"
+    assert run(f"run={tmp_path / 'run'}", *longer) == 0
+    new = [row for row in rows(tmp_path / "run") if row["step"] > 96 and "ppo/policy_loss" in row]
+    assert [row["step"] for row in new][:1] == [96 + 256]
+
+
 def test_a_checkpoint_of_a_long_rollout_is_taken_up(tmp_path):
     """Of 600 steps: a tensor each of ten fields would make an index that is longer than is read."""
     common = ["experiment=ppo_four_rooms", "loop=overlapped", "tracker=none", "device=cpu", "env.num_envs=2",

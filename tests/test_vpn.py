@@ -261,6 +261,22 @@ def test_rollouts_are_read_as_they_were_lived_and_the_oldest_are_gone():
     assert seen == {(r, env) for r in (1, 2) for env in range(4)}
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rollout_length": 4}, "rollouts of 3 decisions do not fit agent.rollout_length=4"),
+        ({"replay": partial(Rollouts, decisions=48, repeats=3)}, "2 rollouts of 3 decisions of 4 environments do not fit "
+         "agent.replay.decisions=48"),
+    ],
+)  # fmt: skip
+def test_kept_rollouts_of_other_settings_are_not_taken_up(changes, words):
+    learner = keeping()
+    Dice().teach(learner, 6)
+    keeping().load_state_dict(learner.state_dict())
+    with pytest.raises(ValueError, match=words):
+        agent(**{"replay": partial(Rollouts, decisions=24, repeats=3)} | changes).load_state_dict(learner.state_dict())
+
+
 def test_each_sequence_kept_is_read_so_often_and_valued_by_the_target_of_today():
     learner, dice, asked = keeping(sequences_per_update=5), Dice(), []
     planned = learner.q

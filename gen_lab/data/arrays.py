@@ -18,7 +18,7 @@ from gen_lab.data.published import ALIASES
 from rl_lab.core import room
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.files import home
-from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
+from rl_lab.core.settings import Count, Natural, Place, Size, Unit
 
 MOST_CLASSES = 65_536
 RIGHT_ALONE = (  # what makes the one array of an npy file right
@@ -35,7 +35,7 @@ def npz(
     validation: Natural,  # training images that evaluations before the last are of; 0: those are of the test set
     subset: Count | None,  # training images to learn from; None: all
     flip: bool,  # each showing mirrored, or not
-    resident_gb: NonNegative,
+    resident_gb: Size,
     root: Place | None,
 ) -> Images:
     """Arrays `train` and `test` (or `x_train` and `x_test`, as Keras has them, or `train_images` and `test_images`),

@@ -14,7 +14,7 @@ from gen_lab.data.images import Binarised, Images, Levels, Protocol, marked, qua
 from gen_lab.data.pixels import SUFFIXES, Background, pictured
 from rl_lab.core.errors import UserError, counted, pasted
 from rl_lab.core.files import home
-from rl_lab.core.settings import Count, Natural, NonNegative, Place, Unit
+from rl_lab.core.settings import Count, Natural, Place, Size, Unit
 
 TEST = "test", "val", "valid", "validation"  # names of folders with held-out pictures; the first that exists is used
 ALSO = {"training": "train", "testing": "test", "holdout": "test", "eval": "val", "dev": "val"}  # other names of them
@@ -33,7 +33,7 @@ def folder(
     validation: Natural,  # training images that evaluations before the last are of; a folder val beside test is that
     subset: Count | None,  # training images to learn from; None: all
     flip: bool,  # each showing mirrored, or not
-    resident_gb: NonNegative,  # more is mapped from disk
+    resident_gb: Size,  # more is mapped from disk
     root: Place | None,  # of the cache that holds such maps
 ) -> Images:
     """Every picture under `path`; where all of them lie in folders, the topmost folder's name is its class.

@@ -14,7 +14,7 @@ from rl_lab.core import room
 from rl_lab.core.errors import UserError
 from rl_lab.core.files import home
 from rl_lab.core.recording import Episode, Recording
-from rl_lab.core.settings import Count, NonNegative, Place, Unit
+from rl_lab.core.settings import Count, Place, Size, Unit
 
 AT_ONCE = 1_000  # frames in floating point
 
@@ -29,7 +29,7 @@ def recorded(
     protocol: Protocol,
     held_out: Unit,  # of the episodes
     unique: bool,  # of equal pictures one: still screens make any model look good
-    resident_gb: NonNegative,  # more is mapped from disk
+    resident_gb: Size,  # more is mapped from disk
     root: Place | None,  # of the cache that holds such maps
 ) -> Images:
     """What the agent saw (of stacked frames the newest), or the colour frames recorded beside it.

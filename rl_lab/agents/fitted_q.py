@@ -16,6 +16,7 @@ from torch import Tensor
 from rl_lab import losses, returns
 from rl_lab.agents import exploration
 from rl_lab.core.devices import double
+from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import generator, seeded
 from rl_lab.core.settings import Bound, Count, Unit
@@ -202,9 +203,11 @@ class ExtraTrees(FittedQ):
         *,
         trees: Count,
         min_samples_split: Annotated[int, Bound(2)],  # n_min of Ernst et al.: a smaller node is a leaf
-        max_features: Unit,  # share of the inputs that each split tries
+        max_features: Annotated[float, Bound(0, 1, above=True)],  # share of the inputs that each split tries
         n_jobs: int,  # -1: all cores
     ):
+        if not n_jobs:
+            raise UserError("agent.n_jobs=0 is no number of cores; choose 1 or more, or -1: all of them")
         self.num_actions, self.inputs = spec.num_actions, math.prod(spec.obs_shape) + 1
         self.device, self.seed = device, seed
         self.settings = {

@@ -1,5 +1,6 @@
 """Proximal policy optimisation, the clipped form (Schulman et al., 2017; https://arxiv.org/abs/1707.06347)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from rl_lab import losses
 from rl_lab.agents import exploration
 from rl_lab.core import distributed, graphs
+from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
 from rl_lab.core.randomness import Stream, generator, seeded
 from rl_lab.core.settings import Count, Limit, Natural, NonNegative, Positive, Unit
@@ -85,6 +87,10 @@ class PPO(Learner):
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
         self.gamma, self.lambda_ = gamma, lambda_
         self.bootstrap, self.standardise = bootstrap, standardise
+        if decay_clip and math.isinf(clip):
+            raise UserError(
+                "agent.decay_clip=true has nothing to lessen, as agent.clip=inf; leave it out, or choose a clip"
+            )
         self.clip, self.value_clip, self.decay_clip = clip, value_clip, decay_clip
         self.value_coef, self.entropy_coef, self.decay_entropy = value_coef, entropy_coef, decay_entropy
         self.adaptive_kl, self.pace = adaptive_kl, 1.0  # the share of the learning rate that it leaves

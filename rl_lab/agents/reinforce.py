@@ -204,7 +204,7 @@ class Reinforce(Learner):
         kept = next_obs if self.bootstrap else None
         self._rows.append(Row(obs, action, reward, discount, last, duration, counted, kept))
         self._episode, self.at_start = self._episode + last, last
-        asked = not last.is_cuda or len(self._rows) % ASK_EVERY == 0
+        asked = last.is_cpu or len(self._rows) % ASK_EVERY == 0
         if not (asked and (self._episode >= self.episodes).all()):
             return {}
         rows, self._rows, self._episode = self._rows, [], None

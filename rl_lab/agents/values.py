@@ -5,14 +5,14 @@ Each says how many numbers an action has (`outputs`), what their mean is, and ho
 that is bootstrapped from, and the error sets the priorities of a prioritised replay.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from rl_lab import losses
 from rl_lab.core.errors import UserError
-from rl_lab.core.settings import Count
+from rl_lab.core.settings import Count, finite
 
 Loss = tuple[Tensor, Tensor]
 
@@ -37,7 +37,7 @@ class Mean:
 class Categorical:
     """C51: the probabilities of `atoms` returns evenly spaced from `low` to `high` (Bellemare et al., 2017)."""
 
-    def __init__(self, *, atoms: Count, low: float, high: float):
+    def __init__(self, *, atoms: Count, low: Annotated[float, finite], high: Annotated[float, finite]):
         if atoms < 2 or low >= high:
             raise UserError(
                 f"agent.value: {atoms} atoms from {low:g} to {high:g} must be at least two, and low below high"

@@ -215,7 +215,7 @@ class Means:
     def add(self, metrics: Metrics, step: int) -> None:
         """Raises NotFinite at once on a CPU; on a GPU looking would stall the queue, so the next row finds it."""
         for name, x in metrics.items():
-            if isinstance(x, float) or not x.is_cuda:
+            if isinstance(x, float) or x.is_cpu:
                 x = float(x)
                 if not math.isfinite(x):
                     raise NotFinite(f"{name} is {x} at step {step:,}")

@@ -1,7 +1,9 @@
 """What a loop drives: something that is updated, saved and loaded; and the one step every optimizer takes."""
 
+import copy
 import inspect
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rl_lab.core import distributed, graphs
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import UserError, brief
 from rl_lab.core.randomness import restore_generator
 
 Metrics = dict[str, Tensor | float]
@@ -98,6 +100,20 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
             on_device = group.get("capturable") or group.get("fused")
             if counted:  # where this run's own steps want it
                 state["step"] = state["step"].to(group["params"][0].device if on_device else "cpu")
+    kept = {p.ndim: _kept(optimizer, p) for p in _parameters(optimizer)}
+    if any(not kept[p.ndim] <= x.keys() for p in _parameters(optimizer) if (x := optimizer.state.get(p))):
+        raise ValueError(f"it holds other moments than those of {type(optimizer).__name__} as it is set now")
+
+
+def _kept(optimizer: torch.optim.Optimizer, parameter: Tensor) -> set[str]:
+    """What the optimizer keeps of such a parameter: known from a step of a copy, along no gradient."""
+    p = torch.nn.Parameter(parameter.new_zeros([2] * parameter.ndim))
+    p.grad = torch.zeros_like(p)
+    trial = copy.copy(optimizer)
+    trial.param_groups = [{**optimizer.param_groups[0], "params": [p]}]
+    trial.state = defaultdict(dict)
+    trial.step()
+    return {*trial.state[p]}
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor | Iterable[Tensor], max_norm: float = math.inf) -> Tensor:
@@ -130,7 +146,7 @@ def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor
     share = max_norm / (norm + 1e-6)
     if not norm.is_cpu or share < 1:  # on a CPU looking costs less than to multiply by 1
         torch._foreach_mul_(gradients, share.clamp(max=1))
-    if norm.is_cuda or math.isfinite(norm):
+    if not norm.is_cpu or math.isfinite(norm):
         optimizer.step()
     return norm
 
@@ -146,7 +162,7 @@ def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> T
     norm: Tensor = torch.stack([x.norm(dim=1) for x in rows]).norm(dim=0)
     if max_norm < math.inf:
         torch._foreach_mul_(rows, [(max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)] * len(rows))
-    if norm.is_cuda or (good := norm.isfinite()).all():
+    if not norm.is_cpu or (good := norm.isfinite()).all():
         optimizer.step()
         return norm
     stay = [p.detach()[~good] for p in parameters]
@@ -191,8 +207,8 @@ class Decay:
 
 
 def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Raises UserError where torch refuses a hyperparameter, a learning rate is infinite, or a step takes more than
-    gradients.
+    """Raises UserError where torch refuses a hyperparameter, a learning rate is infinite, or a step cannot be taken by
+    gradients alone.
     """
     try:
         built = optimizer(parameters)
@@ -205,4 +221,10 @@ def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parame
     if not all(math.isfinite(group["lr"]) for group in built.param_groups):
         raise UserError("optimizer: the learning rate lr=inf must be a finite number")
     graphs.suit(built)
+    try:
+        _kept(built, next(_parameters(built)))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"optimizer: {type(built).__name__} as it is set cannot take a step here: {brief(error)}"
+        ) from error
     return built

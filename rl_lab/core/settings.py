@@ -37,7 +37,10 @@ class Bound(NamedTuple):
         if self.low == -math.inf:
             return f"at most {_number(self.high)}"
         low = f"above {_number(self.low)}" if self.above else f"at least {_number(self.low)}"
-        return low if self.high == math.inf else f"between {_number(self.low)} and {_number(self.high)}"
+        if self.high == math.inf:
+            return low
+        high = _number(self.high)
+        return f"{low} and at most {high}" if self.above else f"between {_number(self.low)} and {high}"
 
 
 Count = Annotated[int, Bound(1), Bound(high=2**53)]
@@ -63,7 +66,8 @@ def finite(value: float, path: str) -> float:
 
 
 Positive = Annotated[float, Bound(0, above=True), finite]
-NonNegative = Annotated[float, Bound(0)]
+NonNegative = Annotated[float, Bound(0), finite]
+Size = Annotated[float, Bound(0)]  # infinite: all there is
 Unit = Annotated[float, Bound(0, 1)]  # a probability, a discount, a mixing weight
 
 
@@ -94,10 +98,10 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        value = conform(path, value, arguments[0])
+        given, value = value, conform(path, value, arguments[0])
         for bound in arguments[1:]:
             if isinstance(bound, Bound) and isinstance(value, int | float) and not bound.holds(value):
-                raise UserError(f"{path}={calls.one_line(value)} must be {bound}")
+                raise UserError(f"{path}={calls.one_line(given if isinstance(given, int) else value)} must be {bound}")
             if callable(bound):
                 value = bound(value, path)
         return value
@@ -149,6 +153,10 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         raise UserError(f"{path}={repr(value) if is_text else calls.one_line(value)} must be {words[hint]}")
     if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{path}=nan must be a number")
+    if hint is float and isinstance(value, int):
+        if abs(value) > sys.float_info.max:
+            raise UserError(f"{path}={str(value)[:20]}... must be a number below {sys.float_info.max:.0e}")
+        return float(value)
     return value
 
 

@@ -34,7 +34,7 @@ class Episodes:
         """Both [N], or [S, N], of one step of all envs."""
         self._return += reward
         self._length += 1
-        if not last.is_cuda and not last.any():  # on a CPU looking costs less than the rest
+        if last.is_cpu and not last.any():  # on a CPU looking costs less than the rest
             return
         place = torch.where(last, (self._count.unsqueeze(-1) + last.cumsum(-1) - 1) % 100, 100)
         self._latest.scatter_(-1, place, self._return)

@@ -13,10 +13,10 @@ from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError, counted
 from rl_lab.core.recording import Episode, Recording
 from rl_lab.core.run import Run
-from rl_lab.core.settings import Count, Judged, NonNegative, Place, Unit
+from rl_lab.core.settings import Count, Judged, Place, Size, Unit
 from rl_lab.envs.abilities import alike, refuse_statistics
 from rl_lab.loops.judging import Judge
-from rl_lab.loops.training import check_loop
+from rl_lab.loops.training import check_loop, check_statistics
 from rl_lab.memory.episodes import play_episodes, transitions
 from rl_lab.types import Spec, Transition, VectorEnv
 
@@ -31,7 +31,7 @@ def fit_q(
     random_steps: Count,  # of those episodes, at least
     iterations: Count,
     gamma: Unit,
-    tolerance: NonNegative,  # stops early when no q(s, a) of the data changes by more
+    tolerance: Size,  # stops early when no q(s, a) of the data changes by more
     eval_every: Count,  # iterations
     eval_episodes: Judged,
 ) -> FittedQ:
@@ -42,6 +42,7 @@ def fit_q(
     if not env.spec.obs_shape:
         raise UserError("env.obs=index is a bare number, and regressions need a vector; use env.obs=one_hot")
     learner = agent(env.spec, device=run.device, seed=run.stream("agent"))
+    check_statistics(learner)
     size = 2 * math.prod(env.spec.obs_shape) * env.spec.obs_dtype.itemsize + 25  # bytes of a transition
     room.memory(0 if data else size * random_steps, f"loop.random_steps={random_steps}")
     batch = recorded(data, env) if data else random_transitions(env, random_steps, run.stream("data"))

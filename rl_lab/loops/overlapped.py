@@ -66,7 +66,8 @@ class Collector(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         fields = (field.to(self.env.device).split(self.env.num_envs) for field in state["rollout"])
-        self.rollout = [(Acted(*step[:3]), Transition(*step[3:])) for step in zip(*fields, strict=True)]
+        rollout = [(Acted(*step[:3]), Transition(*step[3:])) for step in zip(*fields, strict=True)]
+        self.rollout = rollout if len(rollout) == self.learner.rollout_length else []  # it was of other settings
         if self.env.state_dict():
             self.obs = self.env.observe()
 

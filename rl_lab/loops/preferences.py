@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl_lab.agents.exploration import certain
 from rl_lab.agents.random import Random
+from rl_lab.agents.reinforce import Reinforce
 from rl_lab.core import distributed
 from rl_lab.core.bookkeeping import Book
 from rl_lab.core.errors import UserError
@@ -22,6 +23,7 @@ from rl_lab.loops.episodes import Episodes
 from rl_lab.loops.judging import Judge
 from rl_lab.loops.keeping import keep_pictures
 from rl_lab.loops.training import check_loop, checked, made, resumed
+from rl_lab.memory import Replay
 from rl_lab.planning import Regret
 from rl_lab.types import Agent, Step, Transition, VectorEnv
 from rl_lab.wanted.preferences.late import Late
@@ -64,12 +66,15 @@ def train(
 
     Raises UserError.
     """
-    check_loop(agent, "train")
-    check(env, labels, first, clip)
+    check_loop(agent, "train", "preferences")
+    check(env, labels, first, None if hidden_ends else clip)
     if isinstance(teacher, People):
         shown.painter(env)  # what can be asked can be shown
     learner = checked(made(agent, env.spec, device=run.device, seed=run.stream("agent")))
-    if hidden_ends and env.spec.frame_stack > 1 and getattr(learner, "memory", None):
+    if hidden_ends and isinstance(learner, Reinforce):
+        raise UserError("loop.hidden_ends=true joins episodes, and REINFORCE learns at the end of each; choose another "
+                        "agent, or loop.hidden_ends=false")  # fmt: skip
+    if hidden_ends and env.spec.frame_stack > 1 and isinstance(getattr(learner, "replay", None), Replay):
         raise UserError(f"loop.hidden_ends=true joins episodes, and {type(learner).__name__}'s replay tells stacks of "
                         "frames apart by their ends; choose agent=a2c or ppo, or loop.hidden_ends=false")  # fmt: skip
     if not isinstance(teacher, Oracle):
@@ -114,8 +119,8 @@ def train(
     return learner
 
 
-def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
-    """Raises UserError where there is nothing to ask about."""
+def check(env: VectorEnv, labels: int, first: float, clip: int | None) -> None:
+    """Raises UserError where there is nothing to ask about. `clip` is that of clips which ends cut short."""
     if distributed.size() > 1:
         raise UserError("loop=preferences asks one teacher in one process; start it without torchrun")
     if isinstance(env, Normalising) and env.statistics.returns:
@@ -125,7 +130,7 @@ def check(env: VectorEnv, labels: int, first: float, clip: int) -> None:
         raise UserError(
             f"loop.labels={labels} with loop.first={first:g} asks nothing before training; raise one of them"
         )
-    if env.time_limit and clip > env.time_limit:
+    if env.time_limit and clip and clip > env.time_limit:
         raise UserError(f"loop.clip={clip} is longer than an episode, which has {env.time_limit} steps at most; "
                         "choose a shorter clip")  # fmt: skip
 

@@ -96,13 +96,21 @@ def checked(learner: Agent) -> Agent:
         raise UserError(f"{name} is no agent: it lacks {', '.join(missing)}; see Agent in rl_lab/types.py")
     if not {"greedy", "kwargs"} & {*inspect.signature(learner.act).parameters}:
         raise UserError(f"{name} is no agent: evaluations call act(obs, greedy=True), and its act takes no greedy")
-    networks = [part for part in vars(learner).values() if isinstance(part, nn.Module)]
-    if any(map(standardises, networks)) and not getattr(learner, "gather_steps", 0):
-        raise UserError(f"{name} gathers no statistics of frames, by which its network standardises them; leave out "
-                        "standardise=true")  # fmt: skip
+    check_statistics(learner)
     if isinstance(learner, Learner):
         _check_saved(learner, name)
     return learner
+
+
+def check_statistics(learner: Any) -> None:
+    """Raises UserError where a network of its own, or of its parts, sees by statistics that it never takes."""
+    parts = [*vars(learner).values()]
+    ours = [part for part in parts if type(part).__module__.startswith("rl_lab.") and hasattr(part, "__dict__")]
+    parts += [x for part in ours for x in vars(part).values()]
+    networks = [part for part in parts if isinstance(part, nn.Module)]
+    if any(map(standardises, networks)) and not getattr(learner, "gather_steps", 0):
+        raise UserError(f"{type(learner).__name__} gathers no statistics of frames, by which its network standardises "
+                        "them; leave out standardise=true")  # fmt: skip
 
 
 def _check_saved(learner: Learner, name: str) -> None:
@@ -136,14 +144,14 @@ def taken_up(envs: Sequence[VectorEnv], run: Run) -> bool:
     return True
 
 
-def check_loop(agent: Callable[..., Any], loop: str) -> None:
-    """Raises UserError where the agent is for another loop."""
+def check_loop(agent: Callable[..., Any], loop: str, typed: str = "") -> None:
+    """Raises UserError where the agent is for another loop than `loop`, or than the one of its kind that was typed."""
     kind = calls.behind(agent)
     foreign = {"stable_baselines3": "sb3", "rl_lab.agents.fitted_q": "fit_q"}
     own = next((name for home, name in foreign.items() if f"{kind.__module__}.".startswith(f"{home}.")), "train")
     if isinstance(kind, type) and own != loop:
-        raise UserError(f"loop={loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; choose "
-                        f"loop={own}, or another agent")  # fmt: skip
+        raise UserError(f"loop={typed or loop} is not for {kind.__module__.partition('.')[0]}'s {kind.__name__}; "
+                        f"choose loop={own}, or another agent")  # fmt: skip
 
 
 def check_alone(agent: Callable[..., Any], own: type, loop: str, theirs: str) -> None:

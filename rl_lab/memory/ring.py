@@ -100,7 +100,7 @@ class Ring:
         store.action[here], store.reward[here], store.discount[here], store.last[here] = action, reward, discount, last
         store.duration[here] = duration
         store.successor[here] = self._ids + below.start
-        if last.is_cuda or last.any():  # on a CPU looking costs less than the rest
+        if not last.is_cpu or last.any():  # on a CPU looking costs less than the rest
             final = self._keep(last, discount, seen, self.head)
             store.successor[here] = torch.where(last, final, store.successor[here])
         self.head += 1

@@ -58,14 +58,17 @@ def tiles(
 ) -> nn.Module:
     """Tile coding as a torso: under a linear head, a learning rate of alpha / tilings mends alpha of an error."""
     dims = len(low)
+    if len(spec.obs_shape) != 1:
+        raise UserError(f"agent/network=tiles is for observations of one row of numbers, not {spec.obs_shape}; choose "
+                        "agent/network=mlp, or leave out env.frame_stack")  # fmt: skip
     if spec.obs_shape != (dims,) or len(high) != dims:
         raise UserError(
             f"agent.network.low and high must each list {math.prod(spec.obs_shape)} numbers, one for each "
             f"of observations {spec.obs_shape}, not {dims} and {len(high)}"
         )
     for i, (a, b) in enumerate(zip(low, high, strict=True)):
-        if not a < b:
-            raise UserError(f"agent.network.low[{i}]={a} must be below high[{i}]={b}")
+        if not (a < b and math.isfinite(b - a)):
+            raise UserError(f"agent.network.low[{i}]={a} must be below high[{i}]={b}, both of them finite")
     if (count := tilings * (tiles + 1) ** dims) > MOST:
         raise UserError(
             f"{tilings} tilings of {tiles} tiles in {dims} dimensions are {count:,} features, above the "

@@ -56,6 +56,8 @@ def nature_cnn(spec: Spec, features: Natural = 512, orthogonal: bool = False, la
     )
 
 
+ACTIVATIONS = "torch.nn.modules.activation"
+MIXING = nn.RReLU, nn.Softmax, nn.Softmin, nn.LogSoftmax  # noise, or all features of a layer
 NATURE = (32, 8, 4), (64, 4, 2), (64, 3, 1)
 SMALL = 5  # the side that agent/network=cnn_small needs
 
@@ -95,12 +97,18 @@ def _activation(name: str) -> Callable[[], nn.Module]:
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UserError(f"agent.network.activation={name} is no class of torch.nn, such as ReLU or ELU")
-    try:
-        kind()
-    except TypeError as error:
-        raise UserError(f"agent.network.activation={name} needs settings of its own; choose ReLU, ELU, Tanh or another "
-                        "that needs none") from error  # fmt: skip
+    if kind is not nn.Identity and not (kind.__module__ == ACTIVATIONS and kind not in MIXING and _keeps_shape(kind)):
+        raise UserError(f"agent.network.activation={name} is no function of one number that draws no noise and needs "
+                        "no settings; choose ReLU, ELU, Tanh or another such")  # fmt: skip
     return kind
+
+
+def _keeps_shape(kind: type[nn.Module]) -> bool:
+    x = torch.zeros(2, 4)
+    try:
+        return bool(kind()(x).shape == x.shape)
+    except (TypeError, ValueError):  # of settings that it needs, or of another kind of input
+        return False
 
 
 def _check_size(spec: Spec, layers: Sequence[Sequence[Count]], name: str) -> None:
@@ -180,7 +188,7 @@ class Frames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
-            return x
+            return x if reduced() else x.float()  # bfloat16 where a run began in it
         x = self.scaled(x.float())
         return (x.bfloat16() if reduced() else x).contiguous(memory_format=torch.channels_last)
 

@@ -7,7 +7,7 @@ what a rollout's end is worth. With a network that looks nowhere (baselines.Acti
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -87,6 +87,15 @@ class VPN(Learner):
     @property
     def settled(self) -> bool:
         return not self._rollout
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.rollouts and self.rollouts.columns:
+            length = self.rollouts.columns["reward"].shape[1]
+            if length != self.rollout_length:
+                raise ValueError(
+                    f"rollouts of {length} decisions do not fit agent.rollout_length={self.rollout_length}"
+                )
 
     def announce(self, num_envs: int) -> str | None:
         """Raises UserError where the random walks would be too short."""

@@ -12,7 +12,7 @@ from rl_lab.agents.vpn.planner import Imagined, Level, action_values, look_ahead
 from rl_lab.agents.vpn.unroll import ErrorFn, PlanningNetwork, Sequences, k_step_losses
 from rl_lab.core.errors import UserError
 from rl_lab.core.settings import Count
-from rl_lab.networks.torsos import Frames
+from rl_lab.networks.torsos import Convolutional, Frames
 from rl_lab.types import Spec
 
 EncoderFn = Callable[[Spec], nn.Module]
@@ -151,6 +151,8 @@ class GridEncoder(nn.Module):
                 f"agent.network.encoder=GridEncoder needs planes of a map, not observations "
                 f"{spec.obs_shape} of {spec.obs_dtype}; set env.obs=planes"
             )
+        if len(channels) != 3:
+            raise UserError(f"agent.network.encoder.channels={[*channels]} must list 3, one for each convolution")
         planes, height, width = spec.obs_shape
         self.time_plane, (first, second, third) = time_plane, channels
         self.convolutions = nn.Sequential(
@@ -182,7 +184,7 @@ class FrameEncoder(nn.Module):
                 f"agent.network.encoder=FrameEncoder needs frames of at least 20 x 20, not observations "
                 f"{spec.obs_shape}; take rl_lab.agents.vpn.model.GridEncoder"
             )
-        self.convolutions = nn.Sequential(
+        self.convolutions = Convolutional(
             Frames(),
             nn.Conv2d(spec.obs_shape[0], 16, 8, stride=4),
             nn.ELU(inplace=True),

@@ -52,7 +52,15 @@ class Rollouts:
         return {"columns": self.columns, "written": self.written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Older checkpoints hold no durations of 1, and discounts of gamma^(duration - 1)."""
+        """Older checkpoints hold no durations of 1, and discounts of gamma^(duration - 1).
+
+        Raises ValueError where another number of decisions was kept.
+        """
+        if reward := [x for name, x in state["columns"].items() if name == "reward"]:
+            rollouts, length, num_envs = reward[0].shape
+            if rollouts != -(-self.decisions // (length * num_envs)):
+                raise ValueError(f"{rollouts} rollouts of {length} decisions of {num_envs} environments do not fit "
+                                 f"agent.replay.decisions={self.decisions}")  # fmt: skip
         self.columns = columns = {name: x.to(self.device) for name, x in state["columns"].items()}
         if columns:
             columns["discount"] = columns["discount"].sign()

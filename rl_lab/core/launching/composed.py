@@ -197,8 +197,8 @@ def check_heeded(cfg: DictConfig, typed: Sequence[str], parts: Parts) -> None:
         found = OmegaConf.select(cfg, other, default=ABSENT)
         if found == ABSENT:
             raise UserError(f"{override} would be ignored: it needs {other}, and here there is none; leave it out")
-        if (not found) if value is True else (found != value):
-            shown, wanted = "false" if found is False else found, "..." if value is True else value
+        if (not value(found)) if callable(value) else (found != value):
+            shown, wanted = "false" if found is False else found, "..." if callable(value) else value
             raise UserError(
                 f"{override} would be ignored, as {other}={shown}; leave it out, or type {other}={wanted} too"
             )
@@ -241,7 +241,7 @@ def check_values(cfg: DictConfig) -> None:
     checkpoint = cfg.get("checkpoint")
     if not isinstance(checkpoint, DictConfig):
         raise UserError("checkpoint must be a mapping of its settings, such as checkpoint.every=60")
-    hints: dict[str, Any] = {"every": settings.NonNegative, "max_memory_gb": settings.NonNegative, "upload": bool}
+    hints: dict[str, Any] = {"every": settings.Size, "max_memory_gb": settings.Size, "upload": bool}
     for key, hint in hints.items():
         checkpoint[key] = settings.conform(f"checkpoint.{key}", checkpoint.get(key), hint)
 

@@ -165,7 +165,7 @@ class Means:
         for name, x in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + (x.double() if isinstance(x, Tensor) else x)
         self._count += bool(metrics)
-        values = {name: x for name, x in metrics.items() if isinstance(x, Tensor) and not x.is_cuda}
+        values = {name: x for name, x in metrics.items() if isinstance(x, Tensor) and x.is_cpu}
         if not values or (finite := torch.stack([*values.values()]).isfinite()).all():
             return
         names = list(values)

@@ -85,7 +85,7 @@ CUDA: dict[str, Any] = {
     "set_rng_state": lambda *_: None, "manual_seed_all": lambda seed: None, "manual_seed": lambda seed: None,
     "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None, "mem_get_info": lambda *_: (2**34, 2**34),
     "empty_cache": lambda: None,
-    "set_sync_debug_mode": _set_debug_mode, "CUDAGraph": Graph, "graph": _capture,
+    "set_sync_debug_mode": _set_debug_mode, "set_stream": lambda _: None, "set_device": lambda _: None, "CUDAGraph": Graph, "graph": _capture,
     "is_current_stream_capturing": lambda: device.graph is not None,
     "Stream": lambda *_, **__: STREAM, "current_stream": lambda *_: STREAM, "stream": lambda _: contextlib.nullcontext(),
 }  # fmt: skip

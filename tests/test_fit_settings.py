@@ -332,6 +332,12 @@ def test_a_weight_that_rises_for_longer_than_the_run_is_said(tmp_path, data, cap
     )
 
 
+def test_a_prior_that_never_learns_is_said(tmp_path, data, capsys):
+    fitted(tmp_path, data, stated("model/vqvae", autoencoder_steps=48))
+    said = "model.autoencoder_steps=48 are all of this run: the prior, from which images are sampled, learns nothing"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "words"),
     [
@@ -382,6 +388,18 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
     for given in [*short, "loop.epochs=1", "hydra.run.dir=none"], ["train", f"run={next(tmp_path.glob('runs/*/*'))}"]:
         assert cli.main("gen-lab", "gen", COMMANDS, [*given, "loop.total_steps=22"]) == 2
         assert capsys.readouterr().err == f"{line}loop.epochs=null too\n"
+    others = {
+        "model=dcgan model.noise_updates=9": "model.noise_updates=9 would be ignored, as model.noise=0.0; leave it out, or type model.noise=... too",
+        "loop.pictured=0 loop.picture_every=1": "loop.picture_every=1 would be ignored, as loop.pictured=0; leave it out, or type "
+        "loop.pictured=... too",
+        "loop.eval_every=null loop.eval_images=5": "loop.eval_images=5 would be ignored, as loop.eval_every=None; leave it out, or type "
+        "loop.eval_every=... too",
+        "model=vqvae model.encoder.halvings=1": "model.decoder makes 16 x 16 of what model.encoder makes of 8 x 8; give both the same halvings",
+        "data=gaussian_ring model=gan_mlp data.radius=1e39": "data.radius=1e+39 must be at most 1e+06",
+    }
+    for given, line in others.items():
+        assert cli.main("gen-lab", "gen", COMMANDS, ["train", "tracker=none", *given.split()]) == 2
+        assert capsys.readouterr().err == f"gen-lab: {line}\n"
     gan = ["train", "experiment=dcgan_digits", "tracker=none", "loop.iwae_samples=5"]
     assert cli.main("gen-lab", "gen", COMMANDS, gan) == 2
     line = "gen-lab: loop.iwae_samples=5 would be ignored: it needs model.importance_samples, and here there is none; leave it out\n"

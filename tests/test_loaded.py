@@ -140,6 +140,8 @@ def test_a_temperature_is_for_this_once(labelled):
     assert torch.equal(labelled.sample(64, label=0), drawn) and labelled.model.temperature == 1
     with pytest.raises(UserError, match="temperature=0 must be above 0"):
         labelled.sample(1, label=0, temperature=0)
+    with pytest.raises(UserError, match="temperature=1e-40 must be at least 1e-06"):
+        labelled.sample(1, label=0, temperature=1e-40)
     assert labelled.model.temperature == 1
     with pytest.raises(UserError, match="temperature=1e\\+300 must be at most 10,000"):
         labelled.sample(1, label=0, temperature=1e300)

@@ -36,7 +36,7 @@ def test_every_row_is_listed_and_can_be_run(root, commands, capsys):
     [
         (["a2c_cartpol"], "rl-lab: no row 'a2c_cartpol'; did you mean a2c_cartpole?; rl-lab reproduce lists them all\n"),
         (["pong", "env.sticky=0.25"], "rl-lab: env.sticky=0.25 would make it another claim; rl-lab reproduce takes hydra.*, "
-         "device= and tracker=; with other settings: rl-lab train experiment=pong env.sticky=0.25\n"),
+         "device=, tracker= and where data lie; with other settings: rl-lab train experiment=pong env.sticky=0.25\n"),
         (["pong", "cartpol"], "rl-lab: reproduce one row at a time: rl-lab reproduce pong, then rl-lab reproduce "
          "cartpol\n"),
         (["acrobot"], "rl-lab: no row 'acrobot'; did you mean a2c_acrobot or dqn_acrobot or ppo_acrobot?; rl-lab reproduce lists them all\n"),

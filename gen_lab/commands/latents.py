@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from rl_lab.core import room
 from rl_lab.core.devices import double
 from rl_lab.core.errors import UserError, spared, tell
 from rl_lab.core.files import folder_for, inside, replacing
-from rl_lab.core.settings import Count, Positive
+from rl_lab.core.settings import Bound, Count
 
 AT_ONCE = 256  # images
 POINT, CROWD = 9, 20_000  # square points of a map: of each image at most, and of all
@@ -26,7 +27,7 @@ def latents(
     *,
     rows: Count,  # of each sheet
     steps: Count,  # images a row
-    reach: Positive,  # standard deviations to either side
+    reach: Annotated[float, Bound(0, above=True), Bound(high=10_000)],  # standard deviations to either side
     out: str | None,  # a folder for the files; None: the run's own
     device: str,
     changes: Sequence[str] = (),  # of the runs' settings

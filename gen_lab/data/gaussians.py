@@ -1,7 +1,7 @@
 """Points on a plane, drawn from Gaussians on a circle: what a model forgets is seen at once (Metz et al., 2017)."""
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from gen_lab.data.images import CPU, Images
 from gen_lab.types import Spec
 from rl_lab.core import room
 from rl_lab.core.randomness import generator, stream
-from rl_lab.core.settings import Count, Natural, Positive
+from rl_lab.core.settings import Bound, Count, Natural, Positive
 
 LEVELS = 256
 SPEC = Spec((1, 1, 2), LEVELS)
@@ -19,7 +19,7 @@ SPEC = Spec((1, 1, 2), LEVELS)
 def gaussian_ring(
     *,
     modes: Count,
-    radius: Positive,
+    radius: Annotated[float, Bound(0, above=True), Bound(high=1e6)],
     sigma: Positive,
     train: Count,  # points
     test: Count,

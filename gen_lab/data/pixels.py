@@ -31,7 +31,7 @@ def pictured(path: Path, size: int | None, grey: bool, background: Background = 
                 if size:
                     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
                 pixels = np.array(image)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # of the decoders: damaged files raise whatever their bytes led to
         reason = brief(error) or type(error).__name__

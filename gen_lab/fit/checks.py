@@ -75,6 +75,9 @@ def check_within(learner: Any, total: int, warm_up: int, step_every: int | None,
     if (own := getattr(learner, "warm_up", 0)) > total:
         say(f"model.warm_up={own:,} is longer than the run of {counted(total, 'updates')}: it ends with a weight of "
             f"{total / own:.2g}")  # fmt: skip
+    if getattr(learner, "autoencoder_steps", 0) >= total:
+        say(f"model.autoencoder_steps={learner.autoencoder_steps:,} are all of this run: the prior, from which images "
+            "are sampled, learns nothing")  # fmt: skip
 
 
 def optimizers(learner: Learner) -> Iterator[torch.optim.Optimizer]:

@@ -52,6 +52,10 @@ class VQVAE(Learner):
             self.decoder = decoder(maps, dimensions).to(device)  # codes [B, D, h, w] -> params [B, P, H, W]
         with torch.no_grad():
             size = self.encoder(torch.zeros(1, *spec.shape, device=device)).shape[2:]
+            back = self.decoder(torch.zeros(1, dimensions, *size, device=device)).shape[2:]
+        if back != spec.shape[1:]:
+            raise UserError(f"model.decoder makes {' x '.join(map(str, back))} of what model.encoder makes of "
+                            f"{' x '.join(map(str, spec.shape[1:]))}; give both the same halvings")  # fmt: skip
         if len(self.codebook.counts) < 2:
             raise UserError("model.codebook.codes must be at least 2")
         self.prior = prior(Spec((1, *size), len(self.codebook.counts), spec.classes), device=device, seed=seed + 2)

@@ -28,7 +28,7 @@ from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Bound, Count, Natural, conform
 
 BLOCK = 64  # images drawn at once
-Temperature = Annotated[float, Bound(0, above=True), Bound(high=10_000)]  # of draws; far beyond, numbers overflow
+Temperature = Annotated[float, Bound(0, above=True), Bound(1e-6), Bound(high=10_000)]  # beyond, numbers overflow
 
 
 class Trained(NamedTuple):

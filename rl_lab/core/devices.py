@@ -43,7 +43,11 @@ def chosen(name: str | torch.device, path: str = "device", config: Any = None, e
         raise UserError(f"{path}={name}, and this machine has {counted(count, f'{words}s')}, numbered from {kind}:0")
     if kind == "mps" and doubles:
         raise UserError(f"{path}={name} has no float64, in which {doubles} computes; use {path}=cpu or {path}=auto")
-    return _own_gpu() if kind == "cuda" and distributed.size() > 1 else name
+    if kind == "cuda" and distributed.size() > 1:
+        return _own_gpu()
+    if kind == "cuda" and number:
+        torch.cuda.set_device(int(number))  # streams and graphs are those of the current one
+    return name
 
 
 Device = Annotated[str, chosen]

@@ -2,6 +2,7 @@
 graph where it launched a hundred small kernels. See CUDA C++ programming guide, section 3.2.8.7; LeanRL does the same.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -89,15 +90,18 @@ class Captured(Generic[T]):
         kept = tuple(
             x.detach().clone() if isinstance(x, Tensor) else torch.full((), float(x), device=device) for x in given
         )
-        graph = torch.cuda.CUDAGraph()
+        graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         for rng in self.generators:
             graph.register_generator_state(rng)
         try:
             with torch.cuda.graph(graph):
                 out = self.call(*kept)
         except RuntimeError as error:
-            name = getattr(self.call, "__qualname__", "a function")
-            reason = brief(error)
+            torch.cuda.set_stream(usual)  # which torch leaves undone where the end of the capture fails too
+            name, first = getattr(self.call, "__qualname__", "a function"), error
+            while isinstance(first.__context__, RuntimeError):
+                first = first.__context__
+            reason = brief(first)
             raise UserError(f"compile=graphs: {name} cannot be captured ({reason}); take compile=none") from error
         return Recorded(kept, out, graph.replay)
 
@@ -125,6 +129,9 @@ def suit(optimizer: torch.optim.Optimizer) -> None:
             return
         if "capturable" in group:
             group["capturable"] = True
+            warnings.filterwarnings(
+                "ignore", ".*capturable=True, but step", UserWarning
+            )  # of the steps before a capture
         elif not getattr(optimizer, "capturable", False):
             raise UserError(f"compile=graphs needs an optimizer that graphs can hold, such as Adam, and "
                             f"{type(optimizer).__name__} is none; take compile=none")  # fmt: skip

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rl_lab import returns
 from rl_lab.core.errors import UserError
-from rl_lab.core.randomness import generator, restore_generator
+from rl_lab.core.randomness import generator, integers, restore_generator
 from rl_lab.core.room import available as free_bytes
 from rl_lab.core.settings import Count
 from rl_lab.memory.priorities import Priorities
@@ -99,7 +99,7 @@ class Replay:
             slots, weight = self.priorities.draw(batch_size, added, self._rng)
             return slots, self._send(weight)
         oldest = ring.first
-        draws = torch.randint(2**62, (batch_size,), generator=self._rng, device=self._device)
+        draws = integers(2**62, (batch_size,), self._rng)
         draws = oldest * ring.num_envs + draws % ((ring.newest - oldest) * ring.num_envs)
         return draws % ring.slots, 1.0
 

@@ -196,7 +196,7 @@ class Ring:
         return min(self.head + 1, self.rows) * self.num_envs
 
     def state_dict(self) -> dict:
-        finals = self.store.frames[self.slots + 1 :][: self._kept]
+        finals = self.store.frames[self.slots + 1 : -1][: self._kept]  # the last is the waste
         return {
             "head": self.head,
             "kept": self._kept.clone(),

@@ -20,7 +20,7 @@ from rl_lab.agents.vpn.unroll import PlanningNetwork, Sequences
 from rl_lab.agents.vpn.walks import Walks, ended
 from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Decay, Learner, Metrics, OptimizerFn, build_optimizer, descend
-from rl_lab.core.randomness import generator, seeded
+from rl_lab.core.randomness import generator, integers, permutation, seeded
 from rl_lab.core.settings import Count, Depth, Limit, Natural, Unit
 from rl_lab.types import Spec, Transition, View
 
@@ -114,7 +114,7 @@ class VPN(Learner):
         if greedy:
             return self.q(self.online, obs, self.eval_branches).argmax(-1)
         if not self.walks.full:
-            return torch.randint(self.num_actions, (len(obs),), generator=self.rng, device=obs.device)
+            return integers(self.num_actions, (len(obs),), self.rng)
         with self.precision():
             q = self.q(self.online, obs, self.branches)
         return exploration.epsilon_greedy(q, self.epsilon(self.steps), self.rng)
@@ -147,7 +147,7 @@ class VPN(Learner):
         num_envs = len(rollout[0].reward)
         if self.rollouts is None:
             play = self.sequences(rollout)
-            order = torch.randperm(num_envs, generator=self.rng, device=self.device)
+            order = permutation(num_envs, self.rng)
             for part in order.split(self.sequences_per_update):
                 yield Sequences(*(x.index_select(int(x.ndim > 1), part) for x in play))
         else:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl_lab.core.randomness import integers
 from rl_lab.core.settings import Count
 from rl_lab.types import Transition
 
@@ -40,7 +41,7 @@ class Rollouts:
         """`count` sequences, uniformly, as a rollout of T decisions by `count` envs."""
         kept = min(self.written, len(self.columns["reward"]))
         num_envs = self.columns["reward"].shape[2]
-        draw = torch.randint(kept * num_envs, (count,), generator=rng, device=self.device)
+        draw = integers(kept * num_envs, (count,), rng)
         read = [self.columns[name][draw // num_envs, :, draw % num_envs].unbind(1) for name in Transition._fields]
         return [Transition(*step) for step in zip(*read, strict=True)]
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_lab.core.errors import UserError
+from rl_lab.core.randomness import integers
 from rl_lab.types import Spec, Transition
 
 
@@ -65,7 +66,7 @@ class Walks:
             if not len(self._starts):
                 raise UserError(f"agent.random_steps={self.decisions}: every step of these walks ends an episode, and "
                                 "no walk begins there; raise it, or set it to 0")  # fmt: skip
-        draw = torch.randint(len(self._starts), (count,), generator=rng, device=self.device)
+        draw = integers(len(self._starts), (count,), rng)
         place = self._starts[draw] + self._walkers * torch.arange(length + 1, device=self.device).unsqueeze(1)
         read = {name: x.flatten(0, 1)[place] for name, x in self.columns.items()}
         obs, end = unpacked(read, self.obs_shape), read["end"]

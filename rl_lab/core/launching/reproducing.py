@@ -15,7 +15,8 @@ from rl_lab.core.progress import duration
 if TYPE_CHECKING:
     from rl_lab.core.studies.study import Study
 
-ALLOWED = "hydra.", "hydra/", "device=", "tracker="  # what changes no figure, but by rounding
+# What changes no figure, but by rounding.
+ALLOWED = "hydra.", "hydra/", "device=", "tracker=", "data.root=", "data.resident_gb="
 
 
 def rows(root: str) -> dict[str, Kept]:
@@ -60,8 +61,9 @@ def reproduce(prog: str, root: str, name: str, given: Sequence[str], train: Call
     if also := [word for word in given if "=" not in word]:
         raise UserError(f"reproduce one row at a time: {prog} reproduce {name}, then {prog} reproduce {also[0]}")
     if other := [word for word in given if not word.startswith(ALLOWED)]:
-        raise UserError(f"{other[0]} would make it another claim; {prog} reproduce takes hydra.*, device= and "
-                        f"tracker=; with other settings: {prog} train experiment={name} {other[0]}")  # fmt: skip
+        raise UserError(f"{other[0]} would make it another claim; {prog} reproduce takes hydra.*, device=, "
+                        f"tracker= and where data lie; with other settings: {prog} train experiment={name} "
+                        f"{other[0]}")  # fmt: skip
     from rl_lab.core import devices  # here, as torch takes long to import
 
     for word in given:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpu_parts.common import built, clock, rate
+from rl_lab.core.graphs import WARM_UP, chosen
 from rl_lab.envs.tabular.mdp import MDP
 from rl_lab.types import Transition
 
@@ -96,16 +97,17 @@ def vpn(device: torch.device, seconds: float, note: Note, small: bool) -> None:
 
 
 def learning(env: Any, agent: Any, obs: Tensor, device: torch.device, seconds: float) -> float:
-    """Steps of all envs a second, from the first update on, whole rollouts."""
-    made, start, left = 0, 0.0, time.perf_counter() + 2 * seconds + 10
+    """Steps of all envs a second, whole rollouts, once updates are captured where graphs were chosen."""
+    made, updates, start, left = 0, 0, 0.0, time.perf_counter() + 2 * seconds + 10
     while not start or not agent.settled or clock(device) - start < seconds:
         action = agent.act(obs)
         step = env.step(action)
         metrics = agent.update(Transition.of(obs, action, step))
         obs = step.obs
+        updates += bool(metrics) and agent.settled
         if start:
             made += env.num_envs
-        elif (metrics and agent.settled) or time.perf_counter() > left:
+        elif updates > (WARM_UP if chosen() else 0) or time.perf_counter() > left:
             start = clock(device)
     return made / (clock(device) - start)
 

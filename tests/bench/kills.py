@@ -127,6 +127,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the runs stay")
     asked = parser.parse_args()
     chosen = asked.only.split(",") if asked.only else [*CASES]
+    if unknown := {*chosen} - {*CASES}:
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     root, rng, struck, bad = asked.keep or Path(tempfile.mkdtemp()), random.Random(asked.seed), 0, 0
     root.mkdir(parents=True, exist_ok=True)
     print(f"{'case':<26} {'kills':>5} {'rows':>6}  at step", flush=True)

@@ -78,7 +78,6 @@ INSTEAD = {"loop.epochs": ("loop.total_steps",)}
 NEEDS = {
     "loop.step_factor": ("loop.schedule", "step"),
     "loop.picture_every": ("loop.pictured", bool),
-    "loop.eval_images": ("loop.eval_every", bool),
     "model.noise_updates": ("model.noise", bool),
     "loop.iwae_samples": ("model.importance_samples", bool),  # which the VAEs have, and they alone draw z for a bound
 }

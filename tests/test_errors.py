@@ -755,6 +755,7 @@ def test_control_c_while_imports_run_is_no_traceback(here):
     """The moment is when our first module is there, and torch is not."""
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell turns off in the background
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'omegaconf':\n"

@@ -392,8 +392,6 @@ def test_what_a_person_types(tmp_path, capsys, monkeypatch):
         "model=dcgan model.noise_updates=9": "model.noise_updates=9 would be ignored, as model.noise=0.0; leave it out, or type model.noise=... too",
         "loop.pictured=0 loop.picture_every=1": "loop.picture_every=1 would be ignored, as loop.pictured=0; leave it out, or type "
         "loop.pictured=... too",
-        "loop.eval_every=null loop.eval_images=5": "loop.eval_images=5 would be ignored, as loop.eval_every=None; leave it out, or type "
-        "loop.eval_every=... too",
         "model=vqvae model.encoder.halvings=1": "model.decoder makes 16 x 16 of what model.encoder makes of 8 x 8; give both the same halvings",
         "data=gaussian_ring model=gan_mlp data.radius=1e39": "data.radius=1e+39 must be at most 1e+06",
     }

@@ -75,8 +75,8 @@ def check_within(learner: Any, total: int, warm_up: int, step_every: int | None,
     if (own := getattr(learner, "warm_up", 0)) > total:
         say(f"model.warm_up={own:,} is longer than the run of {counted(total, 'updates')}: it ends with a weight of "
             f"{total / own:.2g}")  # fmt: skip
-    if getattr(learner, "autoencoder_steps", 0) >= total:
-        say(f"model.autoencoder_steps={learner.autoencoder_steps:,} are all of this run: the prior, from which images "
+    if 0 < total <= (own := getattr(learner, "autoencoder_steps", 0)):
+        say(f"model.autoencoder_steps={own:,} are all of this run: the prior, from which images "
             "are sampled, learns nothing")  # fmt: skip
 
 

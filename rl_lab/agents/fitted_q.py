@@ -213,7 +213,7 @@ class ExtraTrees(FittedQ):
         self.settings = {
             "n_estimators": trees,
             "min_samples_split": min_samples_split,
-            "max_features": max_features,
+            "max_features": float(max_features),  # to scikit-learn a whole number is a count
             "n_jobs": n_jobs,
         }
         leaf = torch.zeros(1, dtype=torch.int64)

@@ -98,10 +98,10 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        given, value = value, conform(path, value, arguments[0])
+        value = conform(path, value, arguments[0])
         for bound in arguments[1:]:
             if isinstance(bound, Bound) and isinstance(value, int | float) and not bound.holds(value):
-                raise UserError(f"{path}={calls.one_line(given if isinstance(given, int) else value)} must be {bound}")
+                raise UserError(f"{path}={calls.one_line(value)} must be {bound}")
             if callable(bound):
                 value = bound(value, path)
         return value
@@ -153,10 +153,8 @@ def conform(path: str, value: Any, hint: Any) -> Any:
         raise UserError(f"{path}={repr(value) if is_text else calls.one_line(value)} must be {words[hint]}")
     if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{path}=nan must be a number")
-    if hint is float and isinstance(value, int):
-        if abs(value) > sys.float_info.max:
-            raise UserError(f"{path}={str(value)[:20]}... must be a number below {sys.float_info.max:.0e}")
-        return float(value)
+    if hint is float and isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise UserError(f"{path}={str(value)[:20]}... must be a number below {sys.float_info.max:.0e}")
     return value
 
 

@@ -82,7 +82,7 @@ class Ensemble(nn.Module):
         self.members: Sequence[Predictor] = nn.ModuleList(found)  # type: ignore[assignment]
         self.register_buffer("shift", torch.zeros(members, device=device))
         self.register_buffer("scale", torch.ones(members, device=device))
-        self.register_buffer("penalties", torch.full((members,), penalty, device=device), persistent=adapt != 1)
+        self.register_buffer("penalties", torch.full((members,), float(penalty), device=device), persistent=adapt != 1)
         self.adapt = adapt
         self.optimizer, self.epochs, self.batch_size, self.error = optimizer, epochs, batch_size, error
         self.normalise, self.deviation, self.hidden_rows = normalise, deviation, hidden_rows

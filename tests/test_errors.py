@@ -1,6 +1,7 @@
 """A user's mistake: the exact line, exit code 2, and nothing left behind."""
 
 import errno
+import json
 import os
 import resource
 import shlex
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -767,6 +769,25 @@ def test_control_c_while_imports_run_is_no_traceback(here):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in result.stderr and result.returncode == 130
+
+
+def test_a_run_whose_reader_is_gone_saves_at_ctrl_c(here):
+    """As under `2>&1 | tee log`, where Ctrl-C ends tee as well."""
+    code = f"from rl_lab.__main__ import main; import sys; sys.argv = ['rl-lab', 'train', *{TINY!r}, *sys.argv[1:]]; sys.exit(main())"
+    given = ["loop.total_steps=50_000_000", "loop.eval_every=null", "hydra.run.dir=run", "checkpoint.every=1000"]
+    reading, writing = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code, *given], stdout=writing, stderr=writing)
+    os.close(writing)
+    until = time.monotonic() + 60
+    while not (here / "run/metrics.jsonl").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    os.close(reading)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert (
+        json.loads((here / "run/summary.json").read_text())["state"] == "stopped"
+        and (here / "run/checkpoint.pt").exists()
+    )
 
 
 def test_one_thing_is_said_in_the_singular():

@@ -97,9 +97,14 @@ def leave(outputs: list[int]) -> None:
     """Redirects output to nowhere where its terminal no longer exists: writing to it would fail."""
     for number in outputs:
         if not os.isatty(number):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, number)
-            os.close(nowhere)
+            to_nowhere(number)
+
+
+def to_nowhere(number: int) -> None:
+    """Of standard output or error: what is written to it from here on is lost, and nothing fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def insists(number: int, received: list[int]) -> bool:

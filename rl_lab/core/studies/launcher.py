@@ -212,10 +212,13 @@ def _stoppable(study: Study) -> Iterator[list[int]]:
         received.append(number)
         interrupts.leave(outputs)
         study.stop()
-        print("stopping: every job saves first; a second signal stops at once", file=sys.stderr)
         for process in study.processes():
             with suppress(ProcessLookupError):  # it ended just now
                 os.kill(process, signal.SIGTERM)
+        try:
+            print("stopping: every job saves first; a second signal stops at once", file=sys.stderr)
+        except BrokenPipeError:  # whoever reads, such as `tee`, heard the signal too
+            interrupts.to_nowhere(2)
 
     main = threading.current_thread() is threading.main_thread()
     before = {s: signal.signal(s, on_signal) for s in interrupts.heard()} if main else {}

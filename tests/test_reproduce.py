@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from rl_lab.core.launching import cli, reproducing
 from rl_lab.core.launching.composition import compose
 from rl_lab.core.launching.listing import Kept
 from rl_lab.core.run import Run
+from rl_lab.core.studies.study import Study
 
 ROW = Kept("value_iteration_russell_norvig", "", "", "x.md", "plan/start_value", "4 5", "0.71 0.71", "1.5 30")
 
@@ -93,6 +95,10 @@ def test_a_row_that_was_stopped_goes_on_by_the_same_command(tmp_path, monkeypatc
     assert cli.main("rl-lab", "rl", RL, command) == 130
     assert f"the same command, rl-lab reproduce {ROW.experiment}, goes on and then compares" in capsys.readouterr().err
     monkeypatch.setattr(Run, "begin", begin)
+    (folder,) = tmp_path.glob(f"runs/studies/{ROW.experiment}/*")
+    arguments = Study(folder).about["arguments"]
+    with Study(folder).launching():
+        assert reproducing.stopped(Path("runs"), ROW.experiment, arguments) is None
     assert cli.main("rl-lab", "rl", RL, command) == 0
     said = capsys.readouterr()
     assert "was stopped, and goes on" in said.err and "the same figures, as far as they were kept" in said.out

@@ -392,7 +392,43 @@ def test_a_worker_that_is_killed_does_not_take_the_rest_of_the_study_with_it(her
     wait_until(lambda: under_way(0), process)
     os.kill(the_study().job(0).process[1], signal.SIGKILL)
     err = process.communicate(timeout=180)[1]
-    assert process.returncode == 1 and states()[0] == "interrupted" and states()[2:] == ["finished"] * 2, err
+    assert process.returncode == 0 and states() == ["finished"] * 4, err
+    assert "killed, and taken up again: loop.total_steps=20_000\n" in err
+    assert "resumed at step" in the_study().log(0).read_text()
+
+
+FATAL = """
+import os, signal, sys
+from rl_lab.agents.random import Random
+
+class Mine(Random):
+    def __init__(self, spec, device, seed):
+        super().__init__(spec, device, seed)
+        if "seed=1" in sys.argv:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_job_that_is_killed_again_and_again_is_left_and_those_beside_it_are_not(here):
+    Path("fatal.py").write_text(FATAL)
+    process = started("train", "-m", "agent=random", "agent._target_=fatal.Mine", *TABLE[1:], "seed=0,1,2",
+                      "hydra.launcher.n_jobs=2")  # fmt: skip
+    err = process.communicate(timeout=180)[1]
+    assert process.returncode == 1 and states() == ["finished", "interrupted", "finished"], err
+    assert err.count("killed, and taken up again: seed=1\n") == launcher.TAKEN_UP
+
+
+def test_one_process_at_a_time_launches_the_jobs_of_a_study(study, capsys):
+    with Study(study.folder).launching():
+        assert study.is_launched
+        code, _, err = rl_lab(capsys, "study", "resume", str(study.folder), "hydra/launcher=basic")
+    assert code == 2 and "are launched by another process; wait until it ends" in err and not study.is_launched
+
+
+def test_two_jobs_in_one_folder_the_one_that_is_refused_takes_nothing_away(here, capsys):
+    same = ["hydra.sweep.subdir=same", "hydra.launcher.n_jobs=2"]
+    assert rl_lab(capsys, "train", "-m", *TABLE, "loop.total_steps=3_000", "seed=0,1", *same)[0] == 2
+    assert sorted(states()) == ["finished", "mistake"] and rows(Path("runs/same"))
 
 
 # -- the files

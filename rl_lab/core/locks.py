@@ -49,19 +49,19 @@ def of_run(folder: Path, doing: str = "trained") -> int | None:
         os.close(handle)  # what was locked is no longer there: another folder may stand in its place
 
 
-def remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path, above: int = 2) -> None:
     """`files.remove_empty`, but for a folder in which another process has just begun a run."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # it is gone already; what is above it may be empty
-        files.remove_empty(folder)
+        files.remove_empty(folder, above)
         return
     try:
         free = lock(handle, ALONE)
     except OSError:  # a disk without locks
         free = True
     if free:
-        files.remove_empty(folder)
+        files.remove_empty(folder, above)
     os.close(handle)
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl_lab.core import conf_dir, files
+from rl_lab.core import conf_dir, locks
 from rl_lab.core.errors import UserError, counted, pasted
 from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import (
@@ -72,8 +72,6 @@ def train(
         except (UserError, ConnectionError) as error:  # Hydra would announce it once more
             mistakes.append(error)
         finally:
-            from rl_lab.core import locks
-
             locks.remove_empty(Path(HydraConfig.get().runtime.output_dir))
 
     mistakes: list[Exception] = []
@@ -85,14 +83,13 @@ def train(
             raise UserError("hydra.launcher.n_jobs=0 must be at least 1, or -1 for as many jobs as there are cores")
         if (jobs := _number_of_jobs(cfg)) >= MANY:
             print(f"composing the settings of {jobs:,} jobs before the first begins", file=sys.stderr, flush=True)
-        try:
-            return study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
-        except OSError as error:
-            raise files.unwritten(cfg.hydra.sweep.dir, error, "hydra.sweep.dir=") from error
+        found = study or Study.begin(Path(cfg.hydra.sweep.dir), _study_name(cfg), prog, arguments, revision())
+        launching.enter_context(found.launching())
+        return found
 
     once = nullcontext() if {"-m", "--multirun"} & set(overrides) else composed_once()
     task, rehearsed = partial(job, prog=prog, root=root, ours=ours), partial(rehearsal, prog=prog, root=root)
-    with recording(starting, task, rehearsed, forced) as studies, once:
+    with ExitStack() as launching, recording(starting, task, rehearsed, forced) as studies, once:
         code = _counted(prog, studies, plain, main, kept=study is not None)
     if mistakes:
         raise mistakes[0]
@@ -103,13 +100,13 @@ def resume(prog: str, root: str, folder: Path, changes: list[str]) -> int:
     """Resumes the run in a folder. Returns the exit code, raises UserError."""
     if flags := [change for change in changes if change.startswith("-")]:
         raise UserError(f"{flags[0]} is for a new run; a resumed run takes settings such as loop.total_steps=100_000")
-    if not (folder / "config.yaml").exists() and (inside := runs_below(folder, f"{root}_lab")) != [folder]:
-        if (folder / "study.yaml").is_file():
-            command = f"{prog} study resume {pasted(str(folder))}"
-            raise UserError(f"{folder} is a study, and no run; {command} runs what is missing")
-        holds, one = counted(len(inside), "runs"), pasted(f"run={inside[0]}")
-        raise UserError(f"{folder} is not a run folder: it holds {holds}; name one: {one}")
     with plain_errors(conf_dir(), root, changes):
+        if not (folder / "config.yaml").exists() and (inside := runs_below(folder, f"{root}_lab")) != [folder]:
+            if (folder / "study.yaml").is_file():
+                command = f"{prog} study resume {pasted(str(folder))}"
+                raise UserError(f"{folder} is a study, and no run; {command} runs what is missing")
+            holds, one = counted(len(inside), "runs"), pasted(f"run={inside[0]}")
+            raise UserError(f"{folder} is not a run folder: it holds {holds}; name one: {one}")
         go_on(folder, changes, prog, root)
     return 0
 
@@ -141,8 +138,11 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
             main()
     except KeyboardInterrupt:
         for study in studies:
+            if not study.about["jobs"] and not kept:  # their settings were still being composed
+                study.forget()
+                continue
             for found in study.jobs():
-                files.remove_empty((study.folder / (found.folder or "")).resolve())
+                locks.remove_empty((study.folder / (found.folder or "")).resolve())
             print(account(study, prog)[0], file=sys.stderr)
         raise
     except Exception as error:
@@ -154,7 +154,7 @@ def _counted(prog: str, studies: list[Study], plain: Callable[..., Any], main: C
     codes = []
     for study in studies:
         for found in study.jobs():  # now that no other job makes a folder beside
-            files.remove_empty((study.folder / (found.folder or "")).resolve())
+            locks.remove_empty((study.folder / (found.folder or "")).resolve())
         forgotten = not kept and study.came_to_nothing
         words, code = account(study, prog, forgotten)
         print(words, file=sys.stderr)
@@ -213,7 +213,7 @@ def job(
 
     number = int(chosen.job.name.rpartition("-")[2])
     value = run_job(study, number, folder, prog, work, launcher)
-    files.remove_empty(folder, above=0)
+    locks.remove_empty(folder, above=0)
     return value and value[1]
 
 

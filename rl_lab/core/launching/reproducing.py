@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -79,7 +80,7 @@ def studied(
 ) -> tuple[int, list[tuple[float, float] | None]]:
     """The exit code of the study, and of each seed the figure and the seconds; None where its run did not finish.
 
-    One that was stopped, of the same revision and settings, goes on.
+    One of the same revision and settings whose figures were not compared yet goes on.
     """
     from rl_lab.core.folders import summary
     from rl_lab.core.provenance import revision
@@ -98,13 +99,17 @@ def studied(
     else:
         study = Study.begin(home, row.experiment, prog, arguments, revision())
     try:
-        code = train(prog, root, arguments, study)
+        with study.launching():
+            await_orphans(study)
+            code = train(prog, root, arguments, study)
     except KeyboardInterrupt:
         print(f"the same command, {prog} reproduce {row.experiment}, goes on and then compares", file=sys.stderr)
         raise
     finally:
         if not study.about["jobs"]:  # a setting was refused
             study.forget()
+    if not code:
+        study.reproduced()
     ended: list[tuple[float, float] | None] = []
     for job in study.jobs():
         about = summary(study.folder / job.folder) if job.folder and job.state == "finished" else {}
@@ -114,7 +119,9 @@ def studied(
 
 
 def stopped(root: Path, name: str, arguments: list[str]) -> "Study | None":
-    """The newest study of this revision that the same arguments began in this folder, if it did not come to its end."""
+    """The newest study of this revision that the same arguments began in this folder, if it did not come to its end,
+    and no process sees to it.
+    """
     from rl_lab.core.provenance import revision
     from rl_lab.core.studies.study import Study
 
@@ -123,10 +130,19 @@ def stopped(root: Path, name: str, arguments: list[str]) -> "Study | None":
         with suppress(UserError):
             study = Study(folder)
             same = all(study.about.get(key) == value for key, value in wanted.items())
-            states = {job.state for job in study.jobs()}
-            if study.ours and same and states & {"waiting", "interrupted"} and "running" not in states:
-                return study
+            if study.ours and same and not study.is_launched:
+                return None if study.is_reproduced or study.is_all("mistake") else study
     return None
+
+
+def await_orphans(study: "Study") -> None:
+    """Until its runs have ended that go on without the process which launched them: that one was killed."""
+    if count := len(running := [job.number for job in study.jobs() if job.state == "running"]):
+        go = "goes" if count == 1 else "go"
+        print(f"{counted(count, 'runs')} of it still {go} on: waiting until {'it ends' if count == 1 else 'they end'}",
+              file=sys.stderr)  # fmt: skip
+    while any(study.job(number).state == "running" for number in running):
+        time.sleep(1.0)
 
 
 def figure(metric: str, final: dict[str, float]) -> float | None:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -26,6 +27,7 @@ from rl_lab.core.studies.study import Study
 
 EndedEarly = Exception  # each launcher has errors of its own for a worker that died
 PATIENCE = 10.0  # seconds without a job that begins, before the first word
+TAKEN_UP = 2  # times a job is, after its process was killed; the last time it runs alone
 BEGINNING = {
     "RayLauncher": "Ray starts its workers, which takes a minute or two at first",
     "SlurmLauncher": "squeue --me shows what they wait for in Slurm's queue",
@@ -81,6 +83,7 @@ class Recorded(Launcher):
         one = str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher")
         self.at_once: int = OmegaConf.select(config, "hydra.launcher.n_jobs") or int(one)
         self.start, self.already = 0.0, 0
+        self.killed: Counter[int] = Counter()  # how often a job's process was, without a word
         self.ranking = report.Ranking(study)
 
     def setup(self, **_: Any) -> None: ...  # the launcher inside is set up
@@ -105,7 +108,9 @@ class Recorded(Launcher):
         follows = _followed(self.ranking, numbers, total, self.already, self.start, who)
         with follows, _stoppable(self.study) as stopped:
             while missing and not stopped:
-                missing = self._attempt(missing, stopped)
+                batch = [n for n in missing if self.killed[n] < TAKEN_UP] or missing[:1]
+                again = self._attempt(batch, stopped)
+                missing = sorted({*missing} - {*batch} | {*again})
         if stopped or self.study.stopping:
             raise _interruption(stopped)
         return [self._returned(number) for number in numbers]
@@ -130,7 +135,9 @@ class Recorded(Launcher):
                 raise UserError(f"{error} (the run of {own[:200]}); none was started" if own else str(error)) from None
 
     def _attempt(self, missing: list[int], stopped: list[int]) -> list[int]:
-        """Returns those to launch again: a worker that is killed takes its pool, and the jobs in line, with it."""
+        """Returns those to launch again: a worker that is killed takes its pool with it, the jobs in line and those
+        that run beside it. Which one was meant, or is too large, shows when they run one by one.
+        """
         slurm.attend(self.launcher)
         try:
             line = InLine(self.study, map(self._overrides, missing))
@@ -140,10 +147,15 @@ class Recorded(Launcher):
         except EndedEarly as error:
             if words := slurm.refusal(error, self.launcher):
                 raise UserError(words) from None
-            left = [number for number in missing if self.study.job(number).state == "waiting"]
+            killed = [] if stopped else self.study.killed(missing)
+            left = [n for n in missing if self.study.job(n).state == "waiting"]
             if len(left) == len(missing) and not stopped:
                 raise
-            return left
+            self.killed.update(killed)
+            again = [n for n in killed if self.killed[n] <= TAKEN_UP]
+            for number in again:
+                print(f"killed, and taken up again: {self.study.label(number)}".rstrip(": "), file=sys.stderr)
+            return sorted(left + again)
 
     def _overrides(self, number: int) -> list[str]:
         name = f"{self.study.folder.name}-{number}"

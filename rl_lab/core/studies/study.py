@@ -6,6 +6,8 @@
     jobs/3.log      what it printed; locked while it runs, which shows whether the process is alive
     mistake         what one job found wrong and every other would, so that none of them tries
     stop            while this file is there, no further job begins
+    launcher        locked while a process launches its jobs, or waits for them
+    reproduced      the figures of its runs were compared with those kept: nothing is left to do for that
 
 Every file has one writer at a time and is replaced whole: a study can be killed at any moment.
 """
@@ -17,10 +19,10 @@ import shlex
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import yaml
 
@@ -63,6 +65,7 @@ class Study:
 
     def __init__(self, folder: Path):
         self.folder, self.opened_in = Path(folder), Path.cwd()
+        self._launches = False
         self._shared: tuple[int, set[str]] = 0, set()  # the number of jobs, and the settings that all of them have
         if not (self.folder / "study.yaml").exists():
             raise UserError(f"{folder} is not the folder of a study: it has no study.yaml")
@@ -75,11 +78,14 @@ class Study:
 
     @classmethod
     def begin(cls, root: Path, name: str, prog: str, arguments: list[str], revision: str | None) -> "Study":
-        """A folder that no other study has: root/studies/<name>/<time>."""
+        """A folder that no other study has: root/studies/<name>/<time>. Raises UserError where there can be none."""
         now = time.time()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now)) + f"-{int(now % 1 * 1e6):06}"
-        folder = files.fresh(root / "studies" / name / stamp)
-        (folder / "jobs").mkdir()
+        try:
+            folder = files.fresh(root / "studies" / name / stamp)
+            (folder / "jobs").mkdir()
+        except OSError as error:
+            raise files.unwritten(root, error, "hydra.sweep.dir=") from error
         about = {
             "name": name,
             "command": shlex.join([prog, "train", *arguments]),
@@ -166,6 +172,15 @@ class Study:
                 return job
         return job._replace(state="interrupted")
 
+    def killed(self, numbers: Iterable[int], patience: float = 5.0) -> list[int]:
+        """Of these jobs those whose process ended without noting how, within seconds: of a pool that is being killed
+        the last ones may still run.
+        """
+        until, running = time.monotonic() + patience, [n for n in numbers if self._noted(n).get("state") == "running"]
+        while any(map(self._held, running)) and time.monotonic() < until:
+            time.sleep(0.1)
+        return [n for n in running if self._noted(n).get("state") == "running" and not self._held(n)]
+
     def note(self, number: int, **outcome: Any) -> None:
         """What is known of the job now; of what was known before, only its folder stays."""
         folder = {"folder": self._noted(number).get("folder")}
@@ -196,11 +211,7 @@ class Study:
             yield held
 
     def _held(self, number: int) -> bool:
-        try:
-            with files.opened(self.log(number)) as file:
-                return not lock(file, WITH_OTHERS)
-        except FileNotFoundError:
-            return False
+        return _is_locked(self.log(number))
 
     def _noted(self, number: int) -> dict[str, Any]:
         """Nothing where that was not written, or is damaged: the job is then done again."""
@@ -239,6 +250,37 @@ class Study:
         except FileNotFoundError:
             return None
 
+    # -- the process that launches
+
+    @contextmanager
+    def launching(self) -> Iterator[None]:
+        """For one process at a time, as stopping it stops the jobs; it may enter again. Raises UserError where there is
+        another.
+        """
+        if self._launches:
+            yield
+            return
+        with files.appending(files.inside(self.folder, "launcher")) as file:
+            if not _locked(file):
+                raise UserError(f"the jobs of {self.folder} are launched by another process; wait until it ends, or "
+                                "stop it first")  # fmt: skip
+            self._launches = True
+            try:
+                yield
+            finally:
+                self._launches = False
+
+    @property
+    def is_launched(self) -> bool:
+        return _is_locked(files.inside(self.folder, "launcher"))
+
+    def reproduced(self) -> None:
+        files.write(files.inside(self.folder, "reproduced"), "")
+
+    @property
+    def is_reproduced(self) -> bool:
+        return (self.folder / "reproduced").exists()
+
     # -- stopping
 
     @property
@@ -254,6 +296,23 @@ class Study:
         """Of this machine, those whose job runs."""
         running = [job.process for job in self.jobs() if job.state == "running" and job.process]
         return [pid for host, pid in running if host == socket.gethostname()]
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Whether this process holds it now; on a disk without locks every process does."""
+    try:
+        return lock(file, ALONE)
+    except OSError:
+        return True
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds this file."""
+    try:
+        with files.opened(path) as file:
+            return not lock(file, WITH_OTHERS)
+    except OSError:  # it is not there, or its disk has no locks
+        return False
 
 
 def _is_pair(found: list[Any] | None) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -441,8 +442,12 @@ def test_a_plan_is_made_in_one_go(here, capsys):
         rl_lab(capsys, "train", "experiment=value_iteration_four_rooms", "tracker=none", "hydra.run.dir=plan")[0] == 0
     )
     rows = Path("plan/metrics.jsonl").read_bytes()
-    code, line = rl_lab(capsys, "train", "run=plan", "planner.gamma=0.5")
-    assert code == 2 and line.endswith("plan holds a finished plan: there is nothing left to do; start a new run")
+    assert rl_lab(capsys, "train", "run=plan")[0] == 0
+    assert rl_lab(capsys, "train", "run=plan", "planner.gamma=0.5") == (
+        2,
+        "rl-lab: plan has finished, and planner.gamma=0.5 would change nothing: it was made in one go, and other "
+        "settings are for a new run",
+    )
     assert Path("plan/metrics.jsonl").read_bytes() == rows and "gamma: 0.99" in Path("plan/config.yaml").read_text()
 
 
@@ -635,8 +640,13 @@ def test_a_tampered_config_calls_nothing(finished, capsys, find, put, line):
 def test_a_resumed_run_keeps_its_seed_and_says_when_nothing_is_left(finished, capsys):
     code, line = rl_lab(capsys, "train", "run=run", "seed=3")
     assert (code, line) == (2, "rl-lab: seed=... is for a new run: a resumed one keeps the seed that it began with")
-    assert cli.main("rl-lab", "rl", COMMANDS, ["train", "run=run", "loop.total_steps=1"]) == 0
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in finished.rglob("*") if p.is_file()}
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", "run=run"]) == 0
     assert "nothing left to do: the run stands at step" in capsys.readouterr().err
+    for change in "loop.total_steps=1", "agent.gamma=0.5", "tracker=csv":
+        code, line = rl_lab(capsys, "train", "run=run", change)
+        assert code == 2 and line.startswith(f"rl-lab: run has finished, and {change} would change nothing: "), line
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in finished.rglob("*") if p.is_file()} == before
 
 
 def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here, capsys, monkeypatch):
@@ -650,6 +660,77 @@ def test_a_run_whose_folder_could_not_be_read_back_says_so_before_it_trains(here
     assert said.index("there is no place for a key") < said.index("finished: run")
     assert cli.main("rl-lab", "rl", COMMANDS, ["evaluate", "run=run", "episodes=1"]) == 2
     assert f"{unlisted} is refused: a run folder may call only what" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_in_the_config_of_a_run_is_said_of_its_folder(finished, capsys):
+    path = finished / "config.yaml"
+    whole = path.read_text()
+    path.write_text(re.sub(r"^(  )(gamma: )", r"\1gone: 1\n\1\2", whole, count=1, flags=re.MULTILINE))
+    line = "rl-lab: run/config.yaml has agent.gone, and there is no such setting; ~agent.gone leaves it out"
+    assert rl_lab(capsys, "train", "run=run", "loop.total_steps=500") == (2, line)
+    assert rl_lab(capsys, "evaluate", "run=run") == (2, line)
+    assert rl_lab(capsys, "evaluate", "run=run", "~agent.gone", "episodes=2")[0] == 0
+    path.write_text(re.sub(r"^  gamma: .*\n", "", whole, count=1, flags=re.MULTILINE))
+    line = "rl-lab: run/config.yaml lacks agent.gamma; give it a value: ++agent.gamma=..."
+    assert rl_lab(capsys, "evaluate", "run=run") == (2, line)
+    assert rl_lab(capsys, "train", "run=run", "loop.total_steps=500") == (2, line)
+    assert rl_lab(capsys, "train", "run=run", "++agent.gamma=0.9", "loop.total_steps=500")[0] == 0
+
+
+@pytest.mark.parametrize("text", ["agent: {gamma: 0.9}\n", "defaults: [override /agent: dqn]\n"])
+def test_an_experiment_of_ones_own_says_that_it_is_of_the_whole_config(here, capsys, text):
+    (here / "experiment").mkdir()
+    (here / "experiment/mine.yaml").write_text(text)
+    for given in [["experiment=mine"], ["-m", "experiment=dqn_cartpole,mine"], ["experiment=mine", "--help"]]:
+        code, line = rl_lab(capsys, "train", "--config-dir", str(here), *given)
+        assert (code, line) == (2, f"rl-lab: {here}/experiment/mine.yaml needs a first line: # @package _global_")
+    (here / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}")
+    given = [*TINY[1:], "experiment=mine", "env=four_rooms", "hydra.run.dir=x"]
+    assert cli.main("rl-lab", "rl", COMMANDS, ["train", "--config-dir", str(here), *given]) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "line"),
+    [
+        ("${agent.gama}", "refers to a setting that is not there; did you mean agent.gamma?"),
+        ("${oc.env:RL_LAB_NONE}", "refers to the environment variable RL_LAB_NONE, which is not set"),
+        ("${none:3}", "refers to nothing: ${env.size} is the value of the setting env.size"),
+    ],
+)
+def test_a_reference_to_nothing_is_named_as_it_was_typed(here, capsys, reference, line):
+    typed = f"agent.learning_starts={reference}"
+    assert rl_lab(capsys, "train", typed) == (2, f"rl-lab: {typed} {line}")
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(here, capsys, monkeypatch):
+    name = os.fsdecode(b"run\xff")
+    for given in [f"hydra.run.dir={name}"], [f"run={name}"]:
+        code, line = rl_lab(capsys, "train", *given)
+        assert code == 2 and line.endswith("run? is not UTF-8; give it another name (mv)"), line
+    Path(name).mkdir()
+    monkeypatch.chdir(name)
+    code, line = rl_lab(capsys, "compare", "x")
+    assert code == 2 and line.endswith("run? is not UTF-8; give it another name (mv)"), line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_standard_output_is_one_line(here):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "rl_lab", "experiments"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    line = "rl-lab: cannot write to standard output: No space left on device; make room, then type it again\n"
+    assert (result.returncode, result.stderr) == (2, line)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_one_line(here, capsys):
+    Path("closed").mkdir()
+    Path("closed").chmod(0)
+    for command in ["train", "run=closed"], ["evaluate", "run=closed/x"], ["study", "resume", "closed"]:
+        code, line = rl_lab(capsys, *command)
+        assert code == 2 and line.startswith("rl-lab: cannot read ") and line.endswith("; ask its owner for it"), line
+    Path("closed").chmod(0o700)
 
 
 def test_a_yaml_that_is_none_is_named_with_its_line(here, capsys):

@@ -152,9 +152,9 @@ def test_a_run_stops_at_the_return_asked_for_and_then_has_nothing_left_to_do(tmp
     assert {"eval/return", "eval/drawn_return"} <= found[-1].keys()
     assert [row for row in found if "eval/return" in row] == found[-1:]
     assert "episode/last_20 is" in capsys.readouterr().err
-    assert run(f"run={tmp_path / 'x'}", "loop.total_steps=200_100") == 0
+    assert run(f"run={tmp_path / 'x'}", "loop.total_steps=200_100") == 2
     said = capsys.readouterr().err
-    assert "nothing left to do" in said and "loop.stop_at=null goes on" in said and "the total is" not in said
+    assert "would change nothing" in said and "loop.stop_at=null goes on" in said and "the total is" not in said
     assert json.loads((tmp_path / "x" / "summary.json").read_text())["step"] == summary["step"]
 
 

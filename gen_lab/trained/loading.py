@@ -175,8 +175,9 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
     reading.refuse(plain(cfg), parts)
     cfg = changed(cfg, changes)
-    for part in "data", "model":
-        checking.check(cfg[part], part)
+    with checking.of_folder(folder):
+        for part in "data", "model":
+            checking.check(cfg[part], part)
     resolved = plain(cfg)
     reading.refuse(resolved, parts)
     chosen = torch.device(devices.chosen(device, config=resolved, exact=PARTS.exact))

@@ -14,12 +14,11 @@ from typing import NamedTuple
 import torch
 
 from rl_lab.core import files, locks, provenance, recording
-from rl_lab.core.errors import UserError, counted
+from rl_lab.core.errors import FULL, UserError, counted
 from rl_lab.core.folders import the_one
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording
-from rl_lab.core.run_folder import FULL
 from rl_lab.core.settings import Count, Natural, Positive, Unit
 from rl_lab.memory.episodes import newest, quotas
 from rl_lab.playing.player import load, settings_of

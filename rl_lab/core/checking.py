@@ -6,6 +6,9 @@ outside the bounds written in the annotation, is a UserError that names the sett
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -32,6 +35,35 @@ FOREIGN = {
     "policy": str,
 }
 MOST = 3  # choices that a hint names
+
+
+class NoSuchSetting(UserError):
+    """`key` is no argument of the call that it stands beside."""
+
+    def __init__(self, key: str, meant: str):
+        super().__init__(f"no setting '{key}'{meant}")
+        self.key = key
+
+
+class Lacking(UserError):
+    """Nothing gives a value to the argument `key`, which has no default."""
+
+    def __init__(self, key: str):
+        super().__init__(f"{key} is missing; give it a value: ++{key}=...")
+        self.key = key
+
+
+@contextmanager
+def of_folder(folder: Path) -> Iterator[None]:
+    """Within, what does not fit is said of the run folder whose config is checked: nobody typed it now."""
+    try:
+        yield
+    except NoSuchSetting as error:
+        raise UserError(
+            f"{folder}/config.yaml has {error.key}, and there is no such setting; ~{error.key} leaves it out"
+        ) from None
+    except Lacking as error:
+        raise UserError(f"{folder}/config.yaml lacks {error.key}; give it a value: ++{error.key}=...") from None
 
 
 def check(node: DictConfig, path: str = "") -> None:
@@ -61,7 +93,7 @@ def check(node: DictConfig, path: str = "") -> None:
             continue
         if key not in parameters and not open_ended:
             settable = [calls.join(path, name) for name in parameters.keys() - filled]
-            raise UserError(f"no setting '{where}'{of_another(where) or nearest(where, settable)}")
+            raise NoSuchSetting(where, of_another(where) or nearest(where, settable))
         if key in filled:
             raise UserError(f"{where} is set by the lab itself; leave it out")
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(written[name]))
@@ -73,7 +105,7 @@ def check(node: DictConfig, path: str = "") -> None:
             node[name] = mended
     for key in parameters.keys() - filled:
         if key not in node and _is_needed(parameters[key]):
-            raise UserError(f"{calls.join(path, key)} is missing; give it a value: ++{calls.join(path, key)}=...")
+            raise Lacking(calls.join(path, key))
 
 
 def of_another(key: str, named: str = "it") -> str:

@@ -1,6 +1,7 @@
 """A user's mistake: one line that names the fault and the remedy, exit code 2, no traceback."""
 
 import difflib
+import errno
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -19,11 +20,16 @@ class NoRoom(UserError):
     """The disk is full."""
 
 
+class NothingLeft(Exception):
+    """A finished run is taken up again, and nothing asks for more of it: its folder stays as it is."""
+
+
 WINDOWS = (
     "Windows is not supported, since runs are locked and stopped in the ways of POSIX; use WSL: wsl --install, and "
     "install the lab in there"
 )
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # the disk, a quota on it, the largest file allowed
 SHORTEST, MOST = 3, 6  # letters of a word that is looked for in longer ones; how many of those are named
 
 
@@ -64,6 +70,14 @@ def counted(number: float, things: str) -> str:
     """1 step, 2 steps, 1,000 steps of 16 seeds."""
     shown = f"{number:,.0f}"
     return f"{shown} " + (re.sub(r"s\b", "", things, count=1) if shown == "1" else things)
+
+
+def refuse_undecoded(name: str) -> None:
+    """Raises UserError over bytes that are no UTF-8: no file of a run could hold such a name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{name} is not UTF-8; give it another name (mv)") from None
 
 
 def brief(error: BaseException) -> str:

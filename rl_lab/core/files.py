@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO
@@ -243,11 +244,29 @@ def try_place(place: Path, elsewhere: str) -> None:
         raise unwritten(place, error, elsewhere) from error
 
 
+def is_closed(path: str | None) -> bool:
+    """Whether there is something that this user may not read, or a folder around it that may not be looked into."""
+    if path is None:
+        return False
+    there, may = Path(os.fsdecode(path)), partial(os.access, effective_ids=os.access in os.supports_effective_ids)
+    while not os.path.lexists(there):
+        if not may(there.parent, os.X_OK):
+            return True
+        there = there.parent
+    return not may(there, os.R_OK)
+
+
+def unread(error: OSError) -> UserError:
+    """What to say of a file or a folder that `is_closed`."""
+    return UserError(f"cannot read {error.filename}: {error.strerror}; ask its owner for it")
+
+
 def unwritten(place: Path | str, error: OSError, elsewhere: str) -> UserError:
     """What to say where a file could not be written: to make room is of no use where nothing may be, or a file stands
     where a folder should.
     """
-    file = next((path for path in (Path(place), *Path(place).parents) if os.path.isfile(path)), None)
+    above = (path for path in (Path(place), *Path(place).parents) if os.path.exists(path) and not os.path.isdir(path))
+    file = next(above, None)
     if file and error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"cannot write to {place}: {file} is a file, and it should be a folder; rename it or choose "
                          f"another place ({elsewhere})")  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from rl_lab.core import files, rows
-from rl_lab.core.errors import UserError, brief, nearest, pasted
+from rl_lab.core.errors import UserError, brief, nearest, pasted, refuse_undecoded
 from rl_lab.core.yaml_events import LOADER, events
 
 LARGEST_VALUE, LONGEST_NAME = 1e100, 200  # of a metric that can be drawn; characters
@@ -106,6 +106,7 @@ def runs_below(folder: Path, lab: str) -> list[Path]:
     def is_run(path: Path) -> bool:
         return (path / "config.yaml").is_file() and not any(path.glob("seed*/config.yaml"))
 
+    refuse_undecoded(str(folder))
     if is_run(folder):
         return [folder]
     found = sorted(path.parent for path in folder.rglob("checkpoint.pt") if is_run(path.parent))
@@ -138,6 +139,7 @@ def _lab(run: Path) -> str:
 
 def read_run(folder: Path) -> RunFiles:
     """Settings, and every metric as a curve. Raises UserError."""
+    refuse_undecoded(str(folder))
     config = plain(folder / "config.yaml")
     try:
         name, seed, choices = config.pop("name"), config["seed"], config.get("choices") or {}
@@ -181,6 +183,8 @@ def plain(path: Path) -> dict[str, Any]:
         found = yaml.load(text, LOADER) or {}
     except UserError:
         raise
+    except PermissionError as error:
+        raise files.unread(error) from None
     except (yaml.YAMLError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {brief(error)}") from None
     if not isinstance(found, dict):

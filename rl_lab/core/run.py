@@ -14,7 +14,7 @@ import torch
 
 from rl_lab.core import checkpoint, distributed, provenance, threads, tracking
 from rl_lab.core.devices import numbers
-from rl_lab.core.errors import NoRoom, NotFinite, UserError, counted
+from rl_lab.core.errors import NoRoom, NotFinite, NothingLeft, UserError, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress, explained
@@ -143,8 +143,14 @@ class Run:
         """Everything is built and the first step comes next: from here on the folder and W&B know of the run.
 
         total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
-        the runs within its folder. enough: why no more are to come, where it is not for the total.
+        the runs within its folder. enough: why no more are to come, where it is not for the total. Raises NothingLeft.
         """
+        if total is not None and self.step >= total:
+            stands = f"the run stands at step {self.step:,}"
+            why = f"{stands}, and {enough}" if enough else f"{stands}, of {total:,}; with a larger total it goes on"
+            if self.folder.before.get("state") == "finished":
+                raise NothingLeft(why)
+            self.say(f"only the last evaluation is left to do: {why}")
         self._total, self.unit = total, unit
         if self.config.get("threads") == "auto":  # the number is kept: with another the rounding would differ
             self.config = self.config | {"threads": torch.get_num_threads()}
@@ -152,10 +158,6 @@ class Run:
             self.folder.written = self.folder.written.replace(auto, chosen, 1)
         if self.leads:
             self._open(rows)
-        if total is not None and self.step >= total:
-            left = "nothing" if self.folder.before.get("state") == "finished" else "only the last evaluation is"
-            why = enough or f"the total is {total:,}"
-            self.say(f"{left} left to do: the run stands at step {self.step:,}, and {why}")
         self._announce()
         self.progress.begin(total, unit, self.step)
 
@@ -174,8 +176,12 @@ class Run:
             self.folder.note_rows_in_checkpoint()
         self.tracker.catch_up(self.dir, self.folder.before)
 
-    def anew(self) -> None:
-        """Before `begin`: nothing that the folder holds is resumed."""
+    def anew(self, whole: bool = False) -> None:
+        """Before `begin`: nothing that the folder holds is resumed. Raises NothingLeft where the run has finished and
+        what it made is `whole`.
+        """
+        if whole and self.folder.before.get("state") == "finished":
+            raise NothingLeft("it was made in one go, and other settings are for a new run")
         self._saved, self._resumes = {}, False
         self.take_up({})
 
@@ -192,7 +198,7 @@ class Run:
                 elif saved and isinstance(part, Missed):
                     part.absent()
         if self.step:
-            self.say(f"resumed at step {self.step:,}")
+            self.opening.append(f"resumed at step {self.step:,}")
         elif self.folder.before and not self._resumes:
             self.folder.keep_rows()
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")

@@ -1,6 +1,5 @@
 """The folder of one run, as the process that trains in it writes it."""
 
-import errno
 import json
 import math
 import os
@@ -9,10 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl_lab.core import checkpoint, files, folders, locks, ownership
-from rl_lab.core.errors import UserError
+from rl_lab.core.errors import FULL, UserError
 from rl_lab.core.rows import Mark, Rows, last_values, parsed
-
-FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # the disk, a quota on it, the largest file allowed
 
 
 class Position(NamedTuple):

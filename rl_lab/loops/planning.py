@@ -38,11 +38,9 @@ def plan(
             "choose a gridworld, or a learning agent"
         )
     layout, actions = env.mdp.layout, env.mdp.actions
-    if run.folder.before.get("state") == "finished" and _is_whole(run, layout is not None, film):
-        raise UserError(f"{run.dir} holds a finished plan: there is nothing left to do; start a new run")
+    run.anew(_is_whole(run, layout is not None, film))
     if run.folder.before:
         run.say("planning starts from the beginning, and finds the same plan")
-    run.anew()
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     run.begin(None, "sweeps")
     sweeps = plan_pictures.Sweeps(layout, actions)

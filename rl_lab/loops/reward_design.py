@@ -20,11 +20,11 @@ def design(env: VectorEnv, planner: Callable[..., Design], run: Run, *, eval_epi
     if not isinstance(env, Tabular):
         raise UserError(f"reward_design plans in a known world, and env={run.names.get('env')} is none; "
                         "use env=lavaland")  # fmt: skip
+    run.anew(all((run.dir / made).is_file() for made in ("checkpoint.pt", "design.npz")))
     mdp = env.mdp.to("cpu")
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     with run.at_once():
         found = planner(mdp, run.stream("posterior"))
-    run.anew()
     run.begin(1, "designs")
     agent = Tabled(found.policy.to(env.device), env.states, env.device, run.stream("agent"))
     with run.at_once():

@@ -101,7 +101,8 @@ def load(
             raise UserError(f"{folder} holds what was found of a guest, for rl-lab compare, and nothing that plays")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
-    loop = _loop(cfg, parts, changes, device, max_envs, camera)
+    with checking.of_folder(folder):
+        loop = _loop(cfg, parts, changes, device, max_envs, camera)
     state = checkpoint.read(path, mapped=True)
     torch.set_num_threads(min(threads.kept(cfg.get("threads", 1)), max_envs))
     asked = " ".join([f"{folder}/config.yaml", *(["with"] if changes else []), *changes])

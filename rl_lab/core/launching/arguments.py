@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 
 from rl_lab.core import conf_dir, files, registry
 from rl_lab.core.errors import UserError, nearest, pasted
-from rl_lab.core.launching.composition import base, groups, is_group, names, parsed, quoted
+from rl_lab.core.launching.composition import base, groups, is_group, names, own_folder, parsed, quoted
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
+WHOLE = "experiment", "study"
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
 OF_SEVERAL = r"hydra[/.](launcher|sweeper)\b"
 REFUSED = "config_path", "config_name", "package", "experimental_rerun"
@@ -176,6 +177,7 @@ def checked(overrides: list[str], root: str) -> list[str]:
     if flags.multirun and not flags.overrides:
         raise UserError(f"-m runs every combination of values, and none are given: {root}-lab train -m seed=0,1,2 "
                         "experiment=<name>, or study=<name>, which holds them")  # fmt: skip
+    check_own(own_folder(typed), settings)
     needed = {*map(str, base(root)), *groups(root)} - OPTIONAL
     check_settings(flags.overrides, {*groups(root), "study/env", "study/agent"}, needed)
     for study in (o.removeprefix("study=") for o in flags.overrides if o.startswith("study=")):
@@ -183,6 +185,17 @@ def checked(overrides: list[str], root: str) -> list[str]:
             lab = "gen-lab" if root == "rl" else "rl-lab"
             raise UserError(f"study={study} is for {lab}: {lab} train study={study}")
     return typed
+
+
+def check_own(folder: Path | None, settings: Sequence[str]) -> None:
+    """An experiment or a study of one's own says in its first line that it is of the whole config. Raises UserError."""
+    for override in map(parsed, settings if folder else ()):
+        if override.key_or_group not in WHOLE or override.is_delete():
+            continue
+        for choice in re.split(r"[\[\],\s]+", str(override.input_line).partition("=")[2]):
+            path = Path(f"{folder}/{override.key_or_group}/{choice}.yaml")
+            if choice and path.is_file() and not re.search(r"^#\s*@package\s+_global_", path.read_text(), re.MULTILINE):
+                raise UserError(f"{path} needs a first line: # @package _global_")
 
 
 def forcing(typed: list[str], root: str) -> tuple[list[str], set[str]]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rl_lab.core import conf_dir, interrupts
-from rl_lab.core.errors import WINDOWS, UserError, nearest, printable
+from rl_lab.core.errors import FULL, WINDOWS, UserError, nearest, printable, refuse_undecoded
 from rl_lab.core.launching.composition import groups, names, own_folder
 from rl_lab.core.launching.listing import LISTS, experiments, listing
 
@@ -20,7 +20,21 @@ def program(prog: str, root: str, commands: dict[str, str]) -> int:
         signal.signal(number, interrupts.stopped)
     gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
     atexit.register(_leave)
-    return main(prog, root, commands)
+    try:
+        code = main(prog, root, commands)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        interrupts.to_nowhere(1)
+        return 0
+    except OSError as error:
+        if error.errno not in FULL or error.filename:
+            raise
+        interrupts.to_nowhere(1)
+        print(
+            f"{prog}: cannot write to standard output: {error.strerror}; make room, then type it again", file=sys.stderr
+        )
+        return 2
 
 
 def _leave() -> None:
@@ -42,6 +56,8 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
     try:
         if find_spec("fcntl") is None:
             raise UserError(WINDOWS)
+        for words in (*arguments, _here()):
+            refuse_undecoded(words)
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(overview(prog, root, commands))
             return 0
@@ -80,11 +96,22 @@ def main(prog: str, root: str, commands: dict[str, str], arguments: list[str] | 
     except UserError as error:
         print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except PermissionError as error:
+        from rl_lab.core import files
+
+        if not files.is_closed(error.filename):
+            raise
+        print(f"{prog}: {printable(str(files.unread(error)))}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         return 128 + getattr(stop, "number", signal.SIGINT)
-    return 0
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the folder that this terminal is in was removed; cd to another") from None
 
 
 def overview(prog: str, root: str, commands: dict[str, str]) -> str:
@@ -136,6 +163,7 @@ def _command_yaml(root: str, name: str) -> Path:
 def train_help(prog: str, root: str, typed: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with what was `typed`."""
     from rl_lab.core.launching.annotated import annotated
+    from rl_lab.core.launching.arguments import check_own
     from rl_lab.core.launching.explain import plain_errors
 
     if several := [word for word in typed if word in ("-m", "--multirun")]:
@@ -145,6 +173,7 @@ def train_help(prog: str, root: str, typed: list[str]) -> str:
     own, overrides = own_folder(typed), [word for word in typed if "=" in word and not word.startswith("-")]
     if own and not own.is_dir():
         raise UserError(f"--config-dir={own} is not a folder; give it one that holds agent/, env/ and so on")
+    check_own(own, overrides)
     with plain_errors(conf_dir(), root, typed):
         settings = annotated(root, overrides, own)
     lines = [

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import files, imports, metrics, outcome, ownership, permissions, reading
-from rl_lab.core.errors import NoRoom, UserError, brief, counted, pasted
+from rl_lab.core.errors import NoRoom, NothingLeft, UserError, brief, counted, pasted
 from rl_lab.core.launching.changes import changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
@@ -54,13 +54,14 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
             files.inside(folder, name)
         cfg, parts = reading.config(folder, parts_of(prog), typed(changes, parts_of(prog)))
         reading.refuse(reading.resolved(as_dict(cfg)), parts)
+        before = as_dict(cfg)
         cfg = changed(cfg, changes)
         check_root(cfg, root, "processes")
         check_heeded(cfg, changes, parts_of(prog))
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
-        told = [f"from here on: {' '.join(changes)}"] * bool(changes)
-        return _carry_out(cfg, folder.resolve(), prog, parts, lock, told=told)
+        others = " ".join(changes) if as_dict(cfg) != before else ""
+        return _carry_out(cfg, folder.resolve(), prog, parts, lock, others=others)
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def _carry_out(
     parts: Parts | None,
     lock: int | None,
     beside: int = 1,
-    told: Sequence[str] = (),
+    others: str = "",  # settings with which a run goes on other than before, as they were typed
 ) -> Value:
     """Builds exactly what was checked: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import calls, checking, devices, distributed, room, settings
@@ -111,8 +112,10 @@ def _carry_out(
         room.bound_memory()
     if parts is not None:
         reading.refuse(reading.resolved(as_dict(cfg) | {"device": device}), parts)
-    checking.check(cfg.loop, "loop")
-    checking.check(cfg.tracker, "tracker")
+    shown = Path(os.path.relpath(folder))
+    with checking.of_folder(shown) if (folder / "config.yaml").exists() else nullcontext():
+        checking.check(cfg.loop, "loop")
+        checking.check(cfg.tracker, "tracker")
     check_values(cfg)
     written = as_dict(cfg)
     resolved = reading.resolved(written | {"device": device})
@@ -125,7 +128,6 @@ def _carry_out(
     wants = [want.module for want in permissions.of(resolved, parts_of(prog))]
     sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
     run, words = _open_run(written, resolved, folder, lock, sealed, beside, wanted)
-    shown = Path(os.path.relpath(folder))
     try:
         with run:
             if wants and ownership.key(made=True) is None:
@@ -133,6 +135,7 @@ def _carry_out(
                         "marks its folder as yours; resuming and evaluating it will ask you to allow that")  # fmt: skip
             with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
+            told = [f"from here on: {others}"] * bool(others)
             run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *told, *words]
             loop(run=run)
     except KeyboardInterrupt:
@@ -140,10 +143,16 @@ def _carry_out(
         resumed = f"stopped; {prog} train {pasted(f'run={shown}')}{again} resumes it"
         run.say(resumed if run.folder.begun else "stopped before it began")
         raise
+    except NothingLeft as ended:
+        if others:
+            raise UserError(f"{shown} has finished, and {others} would change nothing: {ended}") from None
+        run.opening = [f"nothing left to do: {ended}"]
+        run.final = dict(run.folder.before.get("final") or {})
     except NoRoom as full:
         again = f"{prog} train {pasted(f'run={shown}')} resumes it" if run.folder.begun else "start it again"
         raise UserError(f"{full}, then {again}") from full
-    took, own = f"{counted(run.step, run.unit)} in {duration(run.seconds)}", parts_of(prog)
+    spent = run.seconds if run.state == "finished" else run.folder.before.get("seconds") or 0.0
+    took, own = f"{counted(run.step, run.unit)} in {duration(spent)}", parts_of(prog)
     then = own.then.get(resolved["loop"]["_target_"], own.then[""])
     if own.films and not calls.locate(own.films)(loop.keywords.get("env")):
         then = tuple(command for command in then if " render " not in command)

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -61,8 +60,8 @@ class plain_errors:
         for link in _chain(error):
             if isinstance(link, OSError) and link.errno == errno.ELOOP:
                 raise UserError(f"cannot read {link.filename}: {link.strerror}; remove the link") from None
-            if isinstance(link, PermissionError) and _is_closed(link.filename):
-                raise UserError(f"cannot read {link.filename}: {link.strerror}; ask its owner for it") from None
+            if isinstance(link, PermissionError) and files.is_closed(link.filename):
+                raise files.unread(link) from None
             if isinstance(link, OSError) and link.filename is not None:
                 elsewhere = "out=..." if self._is_command() else "hydra.run.dir=..."
                 raise files.unwritten(str(link.filename), link, elsewhere) from error
@@ -95,7 +94,16 @@ class plain_errors:
                 near = f"; --config-dir=. takes {own} of this folder"
             listing = f"{self._lab()} {LISTED[group]} lists them" if group in LISTED else "--help lists them all"
             return f"no choice '{choice}' for {group}{near or f'; {listing}'}"
+        if found := re.search(r"Environment variable '(\w+)' not found", lines[0]):
+            return f"{self._typed(error, found[1])} refers to the environment variable {found[1]}, which is not set"
+        if found := re.match(r"Unsupported interpolation type (\S+)", lines[0]):
+            return (
+                f"{self._typed(error, found[1])} refers to nothing: ${{env.size}} is the value of the setting env.size"
+            )
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
+            if typed := self._typed(error, found[1], or_key=False):
+                known = flatten(self._composed())
+                return f"{typed} refers to a setting that is not there{nearest(found[1], known, listing=False)}"
             if self._is_command():
                 return f"{error.full_key} refers to {found[1]}, and there is no such setting"
             group, _, setting = found[1].partition(".")
@@ -134,6 +142,11 @@ class plain_errors:
         if type(error).__name__ == "OverrideParseException":
             return f"cannot read the setting: {lines[0]}"
         return " ".join(lines)[:300]
+
+    def _typed(self, error: OmegaConfBaseException | Exception, named: str, or_key: bool = True) -> str:
+        """What was typed with a reference to `named` in it, or else the setting that was being resolved."""
+        typed = (o for o in self.overrides if re.search(rf"\$\{{[^}}]*\b{re.escape(named)}\b", o))
+        return next(typed, str(getattr(error, "full_key", "")) if or_key else "")
 
     def _lab_with(self, group: str) -> str:
         """The other lab, if it has this group and the one at hand does not."""
@@ -193,18 +206,6 @@ def _too_large(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and (found := re.search(TOO_LARGE, text)):
         return found[0]
     return None
-
-
-def _is_closed(path: str | None) -> bool:
-    """Whether there is something that this user may not read, or a folder around it that may not be looked into."""
-    if path is None:
-        return False
-    there, may = Path(os.fsdecode(path)), partial(os.access, effective_ids=os.access in os.supports_effective_ids)
-    while not os.path.lexists(there):
-        if not may(there.parent, os.X_OK):
-            return True
-        there = there.parent
-    return not may(there, os.R_OK)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

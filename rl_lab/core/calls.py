@@ -82,7 +82,7 @@ def locate(target: str) -> Any:
             for name in parts[cut:]:
                 found = getattr(found, name)
         except AttributeError:
-            raise UserError(f"no {target}{nearest(name, dir(found))}") from None
+            raise UserError(f"no {target}{nearest(name, (x for x in dir(found) if not x.startswith('_')))}") from None
         return found
     raise UserError(f"no {target}: no module {parts[0]}")
 

@@ -80,6 +80,11 @@ def refuse_undecoded(name: str) -> None:
         raise UserError(f"{name} is not UTF-8; give it another name (mv)") from None
 
 
+def article(name: str) -> str:
+    """`an` Agent, `a` Model."""
+    return "an" if name[:1].lower() in "aeiou" else "a"
+
+
 def brief(error: BaseException) -> str:
     """What an error says, on one line."""
     return " ".join(str(error).split())[:200]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from omegaconf import DictConfig, ListConfig
 
 from rl_lab.core import calls, conf_dir, files
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import UserError, article, nearest
 
 
 def _number(x: float) -> str:
@@ -191,7 +191,7 @@ def _check_call(path: str, node: Any, wanted: Any, partial: bool) -> None:
         return
     if home in sys.stdlib_module_names or not (path in CHOSEN_BY_LOOP or calls.fits(given, wanted)):
         name = getattr(wanted, "__name__", str(wanted))
-        raise UserError(f"{path}._target_={node['_target_']} must give a {name}, and does not")
+        raise UserError(f"{path}._target_={node['_target_']} must give {article(name)} {name}, and does not")
 
 
 def folder_name(name: str) -> str:

@@ -52,7 +52,11 @@ class Atari:
         device: Device,
     ):
         if game not in roms.get_all_rom_ids():
-            raise UserError(f"no Atari game '{game}'{nearest(game, roms.get_all_rom_ids())}")
+            near = (
+                nearest(game, roms.get_all_rom_ids())
+                or "; their names are those of ale_py.roms.get_all_rom_ids(), such as pong"
+            )
+            raise UserError(f"no Atari game '{game}'{near}")
         arguments: dict[str, Any] = dict(
             game=game,
             num_envs=num_envs,

@@ -24,6 +24,10 @@ WHOLE = "experiment", "study"
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
 OF_SEVERAL = r"hydra[/.](launcher|sweeper)\b"
 REFUSED = "config_path", "config_name", "package", "experimental_rerun"
+HYDRAS_OWN = {
+    "hydra.output_subdir": "a run's folder holds its settings in config.yaml",
+    "hydra.job.chdir": "paths are those of the folder in which the command is typed",
+}
 WITH_VALUE = (
     "--cfg",
     "-c",
@@ -253,6 +257,8 @@ def check_settings(typed: Sequence[str], known: set[str], needed: Container[str]
             )
         if twice := repeated(override):
             raise UserError(f"{str(override.input_line)[:60]} has {twice[0]} twice; name each value once")
+        if key in HYDRAS_OWN and override.value() not in (None, False):
+            raise UserError(f"{override.input_line} is not for this lab: {HYDRAS_OWN[key]}; leave it out")
         if max(map(len, key.split("/"))) > LONGEST_KEY:
             raise UserError(f"no setting '{key[:40]}...'")
         if override.is_delete() and (key in needed or key.endswith("._target_")):

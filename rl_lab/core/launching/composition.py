@@ -230,7 +230,8 @@ def parsed(setting: str) -> "Override":
             shown, advice = " ".join(setting.split())[:80], pasted(f"{key}={quoted(value[:80])}")
             if re.search(r"\s[~+]*[\w./@]+=", value):
                 raise UserError(
-                    f"these are several settings in one: {shown}; give each as an argument of its own"
+                    f"these are several settings in one: {shown}; give each as an argument of its own, or one value in "
+                    f"quotes: {pasted(f'{key}={quoted(value[:80])}')}"
                 ) from None
             reason = f"{shown}; a value with such signs is written in quotes: {advice}"
         elif equals:

@@ -58,6 +58,8 @@ def reproduce(prog: str, root: str, name: str, given: Sequence[str], train: Call
     """
     found = rows(root)
     if name not in found:
+        if name in rows(sibling := "gen" if root == "rl" else "rl"):
+            raise UserError(f"{name} is a row of {sibling}-lab: {sibling}-lab reproduce {name}")
         raise UserError(f"no row '{name}'{nearest(name, found, listing=False)}; {prog} reproduce lists them all")
     if also := [word for word in given if "=" not in word]:
         raise UserError(f"reproduce one row at a time: {prog} reproduce {name}, then {prog} reproduce {also[0]}")

@@ -3,6 +3,7 @@
 python tests/bench/pong.py pong [a2c_fast_pong ...] [--seeds 0 1 2 3 4] [--set threads=1 ...] [--out runs/pong_bench]
 python tests/bench/pong.py --read runs/pong_bench/*      tabulates run folders that are there already
 python tests/bench/pong.py boxing --scores 12.1          of another game
+python tests/bench/pong.py pong --ablations --scores 0 10        what the preset rests on, one setting at a time
 
 A score is the mean training return of the last 20 games (episode/last_20); the seconds are those of the run, from its
 first step, with everything it does in between. `--csv FILE` writes a row for each row of metrics that has a score, and
@@ -16,9 +17,21 @@ import statistics
 import subprocess
 from pathlib import Path
 
+ABLATIONS = {
+    "preset": [],
+    "raw": ["agent.network.standardise=false"],
+    "px42": ["env.height=42", "env.width=42"],
+    "px84": ["env.height=84", "env.width=84"],
+    "nature": ["agent.network.layers=[[32,8,4],[64,4,2],[64,3,1]]", "agent.network.hidden=[512]"],
+    "mb4": ["agent.minibatches=4"],
+    "mb16": ["agent.minibatches=16"],
+}
+UNTIL_10 = ["loop.stop_at=10", "loop.total_steps=300_000", "loop.eval_episodes=1", "loop.eval_drawn=0",
+            "loop.eval_env.num_envs=1"]  # fmt: skip
 
-def train(experiment: str, seed: int, out: Path, settings: list[str]) -> Path:
-    folder = out / f"{experiment}_seed{seed}"
+
+def train(experiment: str, seed: int, out: Path, settings: list[str], cell: str = "") -> Path:
+    folder = out / f"{cell or experiment}_seed{seed}"
     command = ["rl-lab", "train", f"experiment={experiment}", f"seed={seed}", "tracker=none", "device=cpu"]
     subprocess.run([*command, f"hydra.run.dir={folder}", *settings], check=True)
     return folder
@@ -26,6 +39,8 @@ def train(experiment: str, seed: int, out: Path, settings: list[str]) -> Path:
 
 def read(folder: Path) -> tuple[dict, list[dict]]:
     summary = json.loads((folder / "summary.json").read_text())
+    if (cell := folder.name.removesuffix(str(summary["seed"])).removesuffix("_seed")) in ABLATIONS:
+        summary["name"] += f" {cell}"
     return summary, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -77,13 +92,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--scores", type=float, nargs="+", default=[0, 10, 18], help="mean returns of 20 games")
     parser.add_argument("--set", nargs="*", default=[], help="settings of every run")
+    parser.add_argument(
+        "--ablations", action="store_true", help="other settings one at a time, until 10 or 300,000 steps"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/pong_bench"))
     parser.add_argument("--read", type=Path, nargs="*", default=[])
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
     folders = [x for x in arguments.read if (x / "metrics.jsonl").exists()]
     for seed in arguments.seeds:
-        folders += [train(name, seed, arguments.out, arguments.set) for name in arguments.experiments]
+        for name in arguments.experiments:
+            cells = {cell: UNTIL_10 + own for cell, own in ABLATIONS.items()} if arguments.ablations else {"": []}
+            folders += [train(name, seed, arguments.out, own + arguments.set, cell) for cell, own in cells.items()]
     table(folders, arguments.scores)
     if arguments.csv:
         write(arguments.csv, folders)

@@ -139,23 +139,23 @@ class Recorded(Launcher):
         that run beside it. Which one was meant, or is too large, shows when they run one by one.
         """
         slurm.attend(self.launcher)
+        left: list[int] = []
         try:
             line = InLine(self.study, map(self._overrides, missing))
             with nullcontext() if self.at_once == 1 else _deaf_children():
                 self.launcher.launch(line, initial_job_idx=missing[0])
-            return []
         except EndedEarly as error:
             if words := slurm.refusal(error, self.launcher):
                 raise UserError(words) from None
-            killed = [] if stopped else self.study.killed(missing)
-            left = [n for n in missing if self.study.job(n).state == "waiting"]
+            left = [number for number in missing if self.study.job(number).state == "waiting"]
             if len(left) == len(missing) and not stopped:
                 raise
-            self.killed.update(killed)
-            again = [n for n in killed if self.killed[n] <= TAKEN_UP]
-            for number in again:
-                print(f"killed, and taken up again: {self.study.label(number)}".rstrip(": "), file=sys.stderr)
-            return sorted(left + again)
+        killed = [] if stopped else self.study.killed(missing)
+        self.killed.update(killed)
+        again = [number for number in killed if self.killed[number] <= TAKEN_UP]
+        for number in again:
+            print(f"killed, and taken up again: {self.study.label(number)}".rstrip(": "), file=sys.stderr)
+        return sorted(left + again)
 
     def _overrides(self, number: int) -> list[str]:
         name = f"{self.study.folder.name}-{number}"

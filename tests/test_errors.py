@@ -448,7 +448,11 @@ def test_a_plan_is_made_in_one_go(here, capsys):
         "rl-lab: plan has finished, and planner.gamma=0.5 would change nothing: it was made in one go, and other "
         "settings are for a new run",
     )
+    assert rl_lab(capsys, "train", "run=plan", "loop.film=false", "planner.gamma=0.5")[0] == 2
+    Path("plan/plan.npz").unlink()
+    assert rl_lab(capsys, "train", "run=plan", "planner.gamma=0.5")[0] == 2, "what is lost is made again, not another"
     assert Path("plan/metrics.jsonl").read_bytes() == rows and "gamma: 0.99" in Path("plan/config.yaml").read_text()
+    assert rl_lab(capsys, "train", "run=plan")[0] == 0 and Path("plan/plan.npz").exists()
 
 
 def damage(path: Path, how: str) -> None:
@@ -670,6 +674,13 @@ def test_what_does_not_fit_in_the_config_of_a_run_is_said_of_its_folder(finished
     assert rl_lab(capsys, "train", "run=run", "loop.total_steps=500") == (2, line)
     assert rl_lab(capsys, "evaluate", "run=run") == (2, line)
     assert rl_lab(capsys, "evaluate", "run=run", "~agent.gone", "episodes=2")[0] == 0
+    for find, put, line in [
+        ("  learning_starts: ", "  learning_starts: x #", "agent.learning_starts=x must be a whole number"),
+        ("\nthreads: ", "\nthreads: ${nix.da} #", "threads refers to ${nix.da}, and there is no setting nix"),
+    ]:
+        path.write_text(whole.replace(find, put, 1))
+        for command in ["train", "run=run", "loop.total_steps=500"], ["evaluate", "run=run"]:
+            assert rl_lab(capsys, *command) == (2, f"rl-lab: run/config.yaml: {line}")
     path.write_text(re.sub(r"^  gamma: .*\n", "", whole, count=1, flags=re.MULTILINE))
     line = "rl-lab: run/config.yaml lacks agent.gamma; give it a value: ++agent.gamma=..."
     assert rl_lab(capsys, "evaluate", "run=run") == (2, line)
@@ -684,6 +695,16 @@ def test_an_experiment_of_ones_own_says_that_it_is_of_the_whole_config(here, cap
     for given in [["experiment=mine"], ["-m", "experiment=dqn_cartpole,mine"], ["experiment=mine", "--help"]]:
         code, line = rl_lab(capsys, "train", "--config-dir", str(here), *given)
         assert (code, line) == (2, f"rl-lab: {here}/experiment/mine.yaml needs a first line: # @package _global_")
+    for choice in "mine.yaml", '"mine"':
+        code, line = rl_lab(capsys, "train", "--config-dir", str(here), f"experiment={choice}")
+        assert (code, line) == (2, f"rl-lab: {here}/experiment/mine.yaml needs a first line: # @package _global_")
+    for content, line in [
+        (b"# @package _global_\n# caf\xe9\n", "is not UTF-8; save it as UTF-8"),
+        (b"\xef\xbb\xbf# @package _global_\n", "begins with a byte order mark; save it as UTF-8 without one"),
+    ]:
+        (here / "experiment/mine.yaml").write_bytes(content)
+        got = rl_lab(capsys, "train", "--config-dir", str(here), "experiment=mine")
+        assert got == (2, f"rl-lab: {here}/experiment/mine.yaml {line}")
     (here / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}")
     given = [*TINY[1:], "experiment=mine", "env=four_rooms", "hydra.run.dir=x"]
     assert cli.main("rl-lab", "rl", COMMANDS, ["train", "--config-dir", str(here), *given]) == 0
@@ -695,11 +716,19 @@ def test_an_experiment_of_ones_own_says_that_it_is_of_the_whole_config(here, cap
         ("${agent.gama}", "refers to a setting that is not there; did you mean agent.gamma?"),
         ("${oc.env:RL_LAB_NONE}", "refers to the environment variable RL_LAB_NONE, which is not set"),
         ("${none:3}", "refers to nothing: ${env.size} is the value of the setting env.size"),
+        ("${.gama}", "refers to nothing: ${env.size} is the value of the setting env.size"),
+        ("${oc.env:RL-LAB}", "refers to the environment variable RL-LAB, which is not set"),
+        ("${agent.learning_starts}", "refers to itself; give it a value"),
     ],
 )
 def test_a_reference_to_nothing_is_named_as_it_was_typed(here, capsys, reference, line):
     typed = f"agent.learning_starts={reference}"
     assert rl_lab(capsys, "train", typed) == (2, f"rl-lab: {typed} {line}")
+
+
+def test_a_reference_to_a_value_that_is_none_is_named_beside_it(here, capsys):
+    typed = "loop.total_steps=${agent.gamma}"
+    assert rl_lab(capsys, "train", typed) == (2, f"rl-lab: {typed}: agent.gamma=0.99 must be a whole number")
 
 
 def test_a_name_that_is_not_utf_8_is_one_line(here, capsys, monkeypatch):
@@ -721,6 +750,14 @@ def test_a_full_standard_output_is_one_line(here):
         )
     line = "rl-lab: cannot write to standard output: No space left on device; make room, then type it again\n"
     assert (result.returncode, result.stderr) == (2, line)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_standard_error_ends_no_training(here):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "rl_lab", "train", *TINY, "hydra.run.dir=run"]
+        assert subprocess.run(command, stderr=full).returncode == 0
+    assert json.loads(Path("run/summary.json").read_text())["state"] == "finished"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -254,3 +254,13 @@ def test_standardised_over_some_dimensions():
     alone = [standardised(x[:, i]) for i in range(2)]
     torch.testing.assert_close(standardised(x, (0, -1)), torch.stack(alone, 1))
     assert standardised(torch.tensor([[7.0], [8.0]]), (-1,)).tolist() == [[7.0], [8.0]]
+
+
+def test_a_seed_that_went_on_by_itself_does_not_fall_back(tmp_path, capsys):
+    many = tmp_path / "many"
+    assert train(many, *CASES["q_learning"].split(), "loop=seeds", "loop.seeds=2", "loop.total_steps=480") == 0
+    assert run(f"run={many}/seed1", "loop.total_steps=960") == 0
+    before = rows(many / "seed1")
+    assert run(f"run={many}", "loop.total_steps=1_440") == 2
+    assert "seed1 was trained by itself, to step 960, and would fall back to step 480" in capsys.readouterr().err
+    assert rows(many / "seed1") == before

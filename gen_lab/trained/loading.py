@@ -23,7 +23,7 @@ from rl_lab.core import calls, checking, checkpoint, devices, reading, room, thr
 from rl_lab.core.devices import is_whole
 from rl_lab.core.errors import UserError, kind
 from rl_lab.core.launching.changes import changed, typed
-from rl_lab.core.launching.composition import as_dict
+from rl_lab.core.launching.composition import as_dict, key_of
 from rl_lab.core.randomness import generator, stream
 from rl_lab.core.settings import Bound, Count, Natural, conform
 
@@ -175,7 +175,7 @@ def load(folder: Path, device: str, changes: Sequence[str] = ()) -> Trained:
         raise UserError(f"{folder} holds no model and data: it is not a run of gen-lab train")
     reading.refuse(plain(cfg), parts)
     cfg = changed(cfg, changes)
-    with checking.of_folder(folder):
+    with checking.of_folder(folder, [key_of(change) for change in changes]):
         for part in "data", "model":
             checking.check(cfg[part], part)
     resolved = plain(cfg)

@@ -6,7 +6,7 @@ outside the bounds written in the annotation, is a UserError that names the sett
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -54,8 +54,10 @@ class Lacking(UserError):
 
 
 @contextmanager
-def of_folder(folder: Path) -> Iterator[None]:
-    """Within, what does not fit is said of the run folder whose config is checked: nobody typed it now."""
+def of_folder(folder: Path, typed: Collection[str] = ()) -> Iterator[None]:
+    """Within, what does not fit is said of the run folder whose config is checked, but for the settings that were
+    `typed` now.
+    """
     try:
         yield
     except NoSuchSetting as error:
@@ -64,6 +66,11 @@ def of_folder(folder: Path) -> Iterator[None]:
         ) from None
     except Lacking as error:
         raise UserError(f"{folder}/config.yaml lacks {error.key}; give it a value: ++{error.key}=...") from None
+    except UserError as error:
+        about = re.match(r"([\w.]+)(?:=| refers)", text := str(error))
+        if not about or "is refused" in text or any(about[1] == key or about[1].endswith(f".{key}") for key in typed):
+            raise
+        raise UserError(f"{folder}/config.yaml: {text}") from error
 
 
 def check(node: DictConfig, path: str = "") -> None:

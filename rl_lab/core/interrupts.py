@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 
 class Stopped(KeyboardInterrupt):
@@ -105,6 +107,31 @@ def to_nowhere(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
+
+
+class Lasting(TextIOWrapper):
+    """Standard error that fails nobody who writes to it: its reader may be gone, as `tee` is at Ctrl-C, or the disk be
+    full on which it is kept. What is written from then on is lost.
+    """
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            to_nowhere(2)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            to_nowhere(2)
+
+
+def lasting_errors() -> None:
+    """Makes standard error such a one, for as long as the process lives."""
+    if isinstance(sys.stderr, TextIOWrapper):
+        sys.stderr = Lasting(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def insists(number: int, received: list[int]) -> bool:

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from rl_lab.core.interrupts import to_nowhere
 from rl_lab.core.metrics import Metric, is_shown
 
 WIDTH, NAME, BAR = 80, 26, 12  # columns of a line, and at most of the name in it; of the bar on a terminal
@@ -17,18 +16,11 @@ TOLD_EVERY = 10.0  # seconds
 SOONEST, LATEST = 5.0, 60.0  # seconds between plain lines: a twentieth of the time so far, within these
 
 
-class Steady(Console):
-    """On standard error. Its reader may be gone, as `tee` is at Ctrl-C: the run goes on, and saves."""
-
-    def on_broken_pipe(self) -> None:
-        to_nowhere(2)
-
-
 class Progress:
     """Step, remaining time, newest return and rate."""
 
     def __init__(self, name: str, quiet: bool = False):
-        self.name, self.console = name, Steady(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self.an_epoch: float | None = None  # its steps, where it is known what an epoch is
         self._said: set[str] = set()
         self._shown: dict[str, float] = {}

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Run:
         beside: int = 1,  # runs that share this machine, this one included
         progress: Progress | None = None,  # None: a bar of its own
         interrupts: Interrupts | None = None,  # None: the signals that usually stop a run
+        altered: frozenset[str] = frozenset(),  # settings of a run that is taken up which are not those of before
     ):
         self.dir, self.seed, self.device = Path(dir), seed, torch.device(device)
         self.names, self.config, self.job_type = names, config, job_type
@@ -71,6 +72,8 @@ class Run:
         self._total: int | None = None
         self.unit = "steps"
         self.opening: list[str] = []  # lines to say before any other, or when the run begins
+        self._holds = self.folder.before.get("state") == "finished"  # its tongue, until there is something to do
+        self.altered = altered
         self._identity: dict[str, str] | None = None
         self.take_up(self._saved)
 
@@ -145,13 +148,13 @@ class Run:
         total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
         the runs within its folder. enough: why no more are to come, where it is not for the total. Raises NothingLeft.
         """
+        self._total, self.unit, self._holds = total, unit, False
         if total is not None and self.step >= total:
             stands = f"the run stands at step {self.step:,}"
             why = f"{stands}, and {enough}" if enough else f"{stands}, of {total:,}; with a larger total it goes on"
             if self.folder.before.get("state") == "finished":
                 raise NothingLeft(why)
             self.say(f"only the last evaluation is left to do: {why}")
-        self._total, self.unit = total, unit
         if self.config.get("threads") == "auto":  # the number is kept: with another the rounding would differ
             self.config = self.config | {"threads": torch.get_num_threads()}
             auto, chosen = "\nthreads: auto\n", f"\nthreads: {torch.get_num_threads()}\n"
@@ -176,12 +179,16 @@ class Run:
             self.folder.note_rows_in_checkpoint()
         self.tracker.catch_up(self.dir, self.folder.before)
 
-    def anew(self, whole: bool = False) -> None:
+    def anew(self, unit: str = "steps", whole: bool = False, free: Collection[str] = ()) -> None:
         """Before `begin`: nothing that the folder holds is resumed. Raises NothingLeft where the run has finished and
-        what it made is `whole`.
+        what it made, in one go, is `whole`, or would be another by settings that are not `free`.
         """
-        if whole and self.folder.before.get("state") == "finished":
-            raise NothingLeft("it was made in one go, and other settings are for a new run")
+        self.unit, self._holds = unit, False
+        if self.folder.before.get("state") == "finished":
+            if self.altered.difference(free):
+                raise NothingLeft("it was made in one go, and other settings are for a new run")
+            if whole:
+                raise NothingLeft("it was made in one go, and is whole")
         self._saved, self._resumes = {}, False
         self.take_up({})
 
@@ -191,7 +198,7 @@ class Run:
         Raises UserError where it does not fit, and Halted.
         """
         saved, self._saved = shared_out(self._saved, parts, self.own_stream), {}
-        with self.at_once(), explained(self.say, REPLAYED):
+        with self.at_once(), explained(self._say_now, REPLAYED):
             for name, part in parts.items():
                 if name in saved or (saved and isinstance(part, Learner)):
                     self._restore(name, part, saved)
@@ -292,6 +299,12 @@ class Run:
         self.tracker.media(name, path, step)
 
     def say(self, text: str, once: bool = False) -> None:
+        if self._holds:
+            self.opening.append(text)
+        else:
+            self._say_now(text, once)
+
+    def _say_now(self, text: str, once: bool = False) -> None:
         self._announce()
         self.progress.say(text, once)
 

@@ -45,7 +45,7 @@ def infer(
     if not isinstance(env, Tabular):
         raise UserError(f"{name} needs a world whose states are known, and env={run.names.get('env')} is none; "
                         "choose a gridworld, or another loop")  # fmt: skip
-    run.anew(all((run.dir / made).is_file() for made in ("checkpoint.pt", "inferred.npz")))
+    run.anew("inferences", all((run.dir / made).is_file() for made in ("checkpoint.pt", "inferred.npz")))
     mdp, seed = env.mdp.to("cpu"), run.stream("demonstrations")
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     if judge.regret is None:

@@ -38,7 +38,7 @@ def plan(
             "choose a gridworld, or a learning agent"
         )
     layout, actions = env.mdp.layout, env.mdp.actions
-    run.anew(_is_whole(run, layout is not None, film))
+    run.anew("sweeps", _is_whole(run, layout is not None, film), free={"loop.film"} if film else ())
     if run.folder.before:
         run.say("planning starts from the beginning, and finds the same plan")
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)

@@ -20,7 +20,7 @@ def design(env: VectorEnv, planner: Callable[..., Design], run: Run, *, eval_epi
     if not isinstance(env, Tabular):
         raise UserError(f"reward_design plans in a known world, and env={run.names.get('env')} is none; "
                         "use env=lavaland")  # fmt: skip
-    run.anew(all((run.dir / made).is_file() for made in ("checkpoint.pt", "design.npz")))
+    run.anew("designs", all((run.dir / made).is_file() for made in ("checkpoint.pt", "design.npz")))
     mdp = env.mdp.to("cpu")
     judge = Judge(env, eval_episodes, run.stream("eval"), run.say)
     with run.at_once():

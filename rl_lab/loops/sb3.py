@@ -1,5 +1,6 @@
 """Stable-Baselines3 as a yardstick: it keeps its own loop; environment, metrics and evaluation are ours."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -53,6 +54,9 @@ def train_sb3(
     if first := book.step:
         episodes.reset()
         run.say("SB3 keeps parameters, optimizer and steps; its rollout or replay and its schedules start anew")
+        whole = getattr(player.model, "n_steps", 1) * env.num_envs
+        if (end := first + math.ceil((book.total - first) / whole) * whole) - book.total >= whole / 2:
+            run.say(f"it learns from whole rollouts of {whole:,} steps, and so goes on to step {end:,}")
 
     class Report(BaseCallback):
         def _on_step(self) -> bool:

@@ -18,6 +18,7 @@ from rl_lab.core import calls, checking, checkpoint, devices, reading, threads
 from rl_lab.core.devices import is_whole
 from rl_lab.core.errors import UserError, brief, counted, kind
 from rl_lab.core.launching.changes import changed, typed
+from rl_lab.core.launching.composition import key_of
 from rl_lab.core.learner import Learner
 from rl_lab.core.parts import Parts
 from rl_lab.core.settings import Count, Natural, conform
@@ -93,7 +94,8 @@ def load(
     """
     cfg, parts = reading.config(folder, PARTS, typed(changes, PARTS))
     path = folder / "checkpoint.pt"
-    kind = str(_resolved(cfg)["loop"].get("_target_"))
+    with checking.of_folder(folder):
+        kind = str(_resolved(cfg)["loop"].get("_target_"))
     if kind == "rl_lab.loops.seeds.training.train":
         raise UserError(f"{folder} holds many seeds; name one of them, such as {folder}/seed{cfg.seed}")
     if kind not in BUILDERS:
@@ -101,7 +103,7 @@ def load(
             raise UserError(f"{folder} holds what was found of a guest, for rl-lab compare, and nothing that plays")
         raise UserError(f"{folder}/config.yaml is refused: loop._target_={kind} is not one of {', '.join(BUILDERS)}")
     device = devices.chosen(device, config=_resolved(cfg), exact=PARTS.exact)
-    with checking.of_folder(folder):
+    with checking.of_folder(folder, [key_of(change) for change in changes]):
         loop = _loop(cfg, parts, changes, device, max_envs, camera)
     state = checkpoint.read(path, mapped=True)
     torch.set_num_threads(min(threads.kept(cfg.get("threads", 1)), max_envs))

@@ -44,8 +44,22 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
         _change(cfg, override, key, value)
     OmegaConf.set_struct(cfg, False)
     for value in _texts(OmegaConf.to_container(cfg, resolve=False)):
-        plain_references(value, " ".join(changes))
+        plain_references(value, next((change for change in changes if value in change), " ".join(changes)))
     return cfg
+
+
+def altered(before: Mapping[str, Any], after: Mapping[str, Any]) -> frozenset[str]:
+    """The settings, agent.gamma among them, that differ between two configs."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return frozenset(key for key in old.keys() | new.keys() if key not in old or key not in new or old[key] != new[key])
+
+
+def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def typed(changes: Sequence[str], parts: Parts) -> Typed:

@@ -18,6 +18,7 @@ def program(prog: str, root: str, commands: dict[str, str]) -> int:
     """`main` of a process that does nothing else."""
     for number in interrupts.heard():
         signal.signal(number, interrupts.stopped)
+    interrupts.lasting_errors()
     gc.set_threshold(50_000)  # what is imported stays: looking for garbage in it takes a tenth of a start
     atexit.register(_leave)
     try:

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import calls, conf_dir, reading
+from rl_lab.core.checking import NoSuchSetting
 from rl_lab.core.errors import UserError, nearest
 from rl_lab.core.launching.composition import GROUPS, as_dict, base, groups, key_of, loops, parts_of, texts, world_key
 from rl_lab.core.parts import Parts
@@ -59,7 +60,7 @@ def check_root(cfg: DictConfig, root: str, *noted: str) -> None:
     for path, node, allowed in (("", cfg, known), ("checkpoint.", cfg.checkpoint, {*map(str, top.checkpoint)})):
         for key in map(str, node):
             if key not in allowed:
-                raise UserError(f"no setting '{path}{key}'{nearest(path + key, (path + k for k in allowed))}")
+                raise NoSuchSetting(path + key, nearest(path + key, (path + k for k in allowed)))
 
 
 def check_loop(prog: str, choices: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rl_lab.core import files, imports, metrics, outcome, ownership, permissions, reading
 from rl_lab.core.errors import NoRoom, NothingLeft, UserError, brief, counted, pasted
-from rl_lab.core.launching.changes import changed, typed
+from rl_lab.core.launching.changes import altered, changed, typed
 from rl_lab.core.launching.composed import (
     check_graphs,
     check_heeded,
@@ -46,6 +46,8 @@ def begin(cfg: DictConfig, prog: str, root: str, trusted: bool = True) -> Value:
 
 def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
     """Resumes a run folder with `changes` to its settings. Its config is data that a stranger may have written."""
+    from rl_lab.core import checking
+
     if (folder / "config.yaml").exists() and not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written to, and a run goes on in its own folder; copy it to where you may "
                         f"write, then {prog} train run=<the copy>")  # fmt: skip
@@ -53,15 +55,19 @@ def go_on(folder: Path, changes: Sequence[str], prog: str, root: str) -> Value:
         for name in "metrics.jsonl", "summary.json", "checkpoint.pt":
             files.inside(folder, name)
         cfg, parts = reading.config(folder, parts_of(prog), typed(changes, parts_of(prog)))
-        reading.refuse(reading.resolved(as_dict(cfg)), parts)
         before = as_dict(cfg)
+        with checking.of_folder(folder):
+            resolved = reading.resolved(before)
+        reading.refuse(resolved, parts)
         cfg = changed(cfg, changes)
-        check_root(cfg, root, "processes")
+        found = altered(before, as_dict(cfg))
+        with checking.of_folder(folder, found):
+            check_root(cfg, root, "processes")
         check_heeded(cfg, changes, parts_of(prog))
         if "tracker" not in cfg:
             raise UserError(f"{folder}/config.yaml names no tracker; give one: tracker=none or tracker=wandb")
-        others = " ".join(changes) if as_dict(cfg) != before else ""
-        return _carry_out(cfg, folder.resolve(), prog, parts, lock, others=others)
+        others = " ".join(changes) if found else ""
+        return _carry_out(cfg, folder.resolve(), prog, parts, lock, others=others, found=found)
 
 
 @contextmanager
@@ -100,6 +106,7 @@ def _carry_out(
     lock: int | None,
     beside: int = 1,
     others: str = "",  # settings with which a run goes on other than before, as they were typed
+    found: frozenset[str] = frozenset(),  # and those of the config that they change
 ) -> Value:
     """Builds exactly what was checked: after `refuse` nothing is resolved, set or composed."""
     from rl_lab.core import calls, checking, devices, distributed, room, settings
@@ -113,12 +120,12 @@ def _carry_out(
     if parts is not None:
         reading.refuse(reading.resolved(as_dict(cfg) | {"device": device}), parts)
     shown = Path(os.path.relpath(folder))
-    with checking.of_folder(shown) if (folder / "config.yaml").exists() else nullcontext():
+    with checking.of_folder(shown, found) if (folder / "config.yaml").exists() else nullcontext():
         checking.check(cfg.loop, "loop")
         checking.check(cfg.tracker, "tracker")
-    check_values(cfg)
-    written = as_dict(cfg)
-    resolved = reading.resolved(written | {"device": device})
+        check_values(cfg)
+        written = as_dict(cfg)
+        resolved = reading.resolved(written | {"device": device})
     if parts is not None:
         reading.refuse(resolved, parts)
     check_graphs(resolved, parts_of(prog))
@@ -127,7 +134,7 @@ def _carry_out(
         distributed.told(str(folder))
     wants = [want.module for want in permissions.of(resolved, parts_of(prog))]
     sealed = imports.placed(wants) if wants or reading.places(resolved.get("data")) else None
-    run, words = _open_run(written, resolved, folder, lock, sealed, beside, wanted)
+    run, words = _open_run(written, resolved, folder, lock, sealed, beside, wanted, found)
     try:
         with run:
             if wants and ownership.key(made=True) is None:
@@ -136,7 +143,8 @@ def _carry_out(
             with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             told = [f"from here on: {others}"] * bool(others)
-            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *told, *words]
+            held = run.opening  # what its parts said while they were built
+            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *told, *words, *held]
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
@@ -226,11 +234,12 @@ def _open_run(
     places: dict[str, str] | None,
     beside: int,
     wanted: str,  # precision
+    found: frozenset[str],  # settings that are not those of before
 ) -> tuple["Run", list[str]]:
     """And what there is to say of how it computes, once its parts are built."""
     import torch
 
-    from rl_lab.core import distributed, graphs, precision, room, run, threads
+    from rl_lab.core import distributed, folders, graphs, precision, room, run, threads
 
     room.keep_freed_memory()
     order = ["name", "seed", "choices"]
@@ -266,6 +275,7 @@ def _open_run(
         upload=checkpoint["upload"],
         lock=lock,
         beside=beside,
+        altered=frozenset(key for key in found if key.partition(".")[0] not in folders.IGNORED),
     )
     captured = graphs.choose(resolved.get("compile", "none"), torch.device(resolved["device"]))
     words, env = list(filter(None, (reduced, captured))), resolved.get("env")

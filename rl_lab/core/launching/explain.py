@@ -3,16 +3,23 @@
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from rl_lab.core import conf_dir, files
-from rl_lab.core.errors import UserError, nearest
+from rl_lab.core.errors import FULL, UserError, nearest
 from rl_lab.core.launching.composition import (
     compose,
     find_wanted,
@@ -37,6 +44,7 @@ TOO_LARGE = "|".join(
         "out of memory",
     ]
 )
+ALIKE = 0.85  # that a reference is taken for a misspelt one
 SIZES = "batch_size", "num_envs", "capacity"  # the names of settings that memory goes by
 HYDRA = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.mode"
 
@@ -54,6 +62,8 @@ class plain_errors:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         for link in _chain(error):
             if isinstance(link, UserError):
+                if typed := self._leading_to(str(link)):
+                    raise UserError(f"{typed}: {link}") from None
                 raise link from None
             if isinstance(link, yaml.MarkedYAMLError) and (mark := link.problem_mark):
                 raise UserError(f"{mark.name} is no YAML: line {mark.line + 1}: {link.problem}; correct it") from None
@@ -67,8 +77,10 @@ class plain_errors:
                 raise files.unwritten(str(link.filename), link, elsewhere) from error
             if words := _too_large(link):
                 raise UserError(f"this needs more memory than there is ({words}); {self._smaller()}") from error
-            if isinstance(link, OSError) and link.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
-                what, then = ("", "type it again") if self._is_command() else (" the run", "resume it")
+            if isinstance(link, OSError) and link.errno in FULL:
+                what, then = (" the run", "resume it")
+                if self._is_command():
+                    what, then = " to standard output" * _is_output_full(), "type it again"
                 raise UserError(f"cannot write{what}: {link.strerror or link}; make room, then {then}") from None
         if isinstance(error, HydraException | OmegaConfBaseException):
             if type(error).__name__ == "InstantiationException":
@@ -94,19 +106,28 @@ class plain_errors:
                 near = f"; --config-dir=. takes {own} of this folder"
             listing = f"{self._lab()} {LISTED[group]} lists them" if group in LISTED else "--help lists them all"
             return f"no choice '{choice}' for {group}{near or f'; {listing}'}"
-        if found := re.search(r"Environment variable '(\w+)' not found", lines[0]):
+        if found := re.search(r"Environment variable '([^']+)' not found", lines[0]):
             return f"{self._typed(error, found[1])} refers to the environment variable {found[1]}, which is not set"
         if found := re.match(r"Unsupported interpolation type (\S+)", lines[0]):
             return (
                 f"{self._typed(error, found[1])} refers to nothing: ${{env.size}} is the value of the setting env.size"
             )
+        if lines[0].startswith("Recursive interpolation"):
+            return f"{self._typed(error, '')} refers to itself; give it a value"
+        if isinstance(error, InterpolationResolutionError) and not isinstance(error, InterpolationKeyError):
+            return f"{self._typed(error, '')} refers to nothing: ${{env.size}} is the value of the setting env.size"
+        if found := re.match(r"In '([\w/]+)': \w+ raised while composing config", lines[0]):
+            return f"{found[1]}.yaml does not fit the settings that it changes: {' '.join(lines[1:2])}"
         if isinstance(error, InterpolationKeyError) and (found := re.search(r"key '([\w.]+)' not found", lines[0])):
             if typed := self._typed(error, found[1], or_key=False):
                 known = flatten(self._composed())
                 return f"{typed} refers to a setting that is not there{nearest(found[1], known, listing=False)}"
             if self._is_command():
-                return f"{error.full_key} refers to {found[1]}, and there is no such setting"
+                return f"{error.full_key or 'a setting'} refers to {found[1]}, and there is no such setting"
             group, _, setting = found[1].partition(".")
+            beside = [key for key in flatten(self._composed()) if key.startswith(f"{group}.")]
+            if close := get_close_matches(found[1], beside, n=1, cutoff=ALIKE):
+                return f"{error.full_key} refers to {found[1]}, and there is no such setting; did you mean {close[0]}?"
             if setting and group in self._choices():
                 return (
                     f"{error.full_key} needs {found[1]}, which the chosen {group} does not have; choose another {group}"
@@ -145,8 +166,16 @@ class plain_errors:
 
     def _typed(self, error: OmegaConfBaseException | Exception, named: str, or_key: bool = True) -> str:
         """What was typed with a reference to `named` in it, or else the setting that was being resolved."""
-        typed = (o for o in self.overrides if re.search(rf"\$\{{[^}}]*\b{re.escape(named)}\b", o))
+        typed = (o for o in self.overrides if re.search(rf"\$\{{[^}}]*{re.escape(named)}", o))
         return next(typed, str(getattr(error, "full_key", "")) if or_key else "")
+
+    def _leading_to(self, text: str) -> str:
+        """What was typed as a reference to the setting that the text is about, if that one was not typed itself."""
+        about = re.match(r"([\w.]+)=", text)
+        keys = [o.lstrip("+~").partition("=")[0] for o in self.overrides]
+        if not about or about[1] in keys:
+            return ""
+        return next((o for o in self.overrides if f"${{{about[1]}}}" in o), "")
 
     def _lab_with(self, group: str) -> str:
         """The other lab, if it has this group and the one at hand does not."""
@@ -206,6 +235,15 @@ def _too_large(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and (found := re.search(TOO_LARGE, text)):
         return found[0]
     return None
+
+
+def _is_output_full() -> bool:
+    """Whether standard output takes no more, not even the end of a line."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError as error:
+        return error.errno in FULL
+    return False
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

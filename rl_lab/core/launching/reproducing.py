@@ -74,13 +74,18 @@ def reproduce(prog: str, root: str, name: str, given: Sequence[str], train: Call
             devices.chosen(word.partition("=")[2])
     row = found[name]
     print(f"{name}: {announced(row)}", file=sys.stderr)
-    return compared(row, prog, *studied(row, prog, root, given, train))
+    study, code, ended = studied(row, prog, root, given, train)
+    agrees = compared(row, prog, code, ended)
+    sys.stdout.flush()
+    if not code:
+        study.reproduced()
+    return agrees
 
 
 def studied(
     row: Kept, prog: str, root: str, given: Sequence[str], train: Callable[..., int]
-) -> tuple[int, list[tuple[float, float] | None]]:
-    """The exit code of the study, and of each seed the figure and the seconds; None where its run did not finish.
+) -> tuple["Study", int, list[tuple[float, float] | None]]:
+    """The study, its exit code, and of each seed the figure and the seconds; None where its run did not finish.
 
     One of the same revision and settings whose figures were not compared yet goes on.
     """
@@ -110,14 +115,12 @@ def studied(
     finally:
         if not study.about["jobs"]:  # a setting was refused
             study.forget()
-    if not code:
-        study.reproduced()
     ended: list[tuple[float, float] | None] = []
     for job in study.jobs():
         about = summary(study.folder / job.folder) if job.folder and job.state == "finished" else {}
         value = figure(row.metric, about.get("final", {}))
         ended.append(None if value is None else (value, about["seconds"]))
-    return code, ended
+    return study, code, ended
 
 
 def stopped(root: Path, name: str, arguments: list[str]) -> "Study | None":

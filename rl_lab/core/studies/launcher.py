@@ -227,10 +227,7 @@ def _stoppable(study: Study) -> Iterator[list[int]]:
         for process in study.processes():
             with suppress(ProcessLookupError):  # it ended just now
                 os.kill(process, signal.SIGTERM)
-        try:
-            print("stopping: every job saves first; a second signal stops at once", file=sys.stderr)
-        except BrokenPipeError:  # whoever reads, such as `tee`, heard the signal too
-            interrupts.to_nowhere(2)
+        print("stopping: every job saves first; a second signal stops at once", file=sys.stderr)
 
     main = threading.current_thread() is threading.main_thread()
     before = {s: signal.signal(s, on_signal) for s in interrupts.heard()} if main else {}

@@ -1,13 +1,15 @@
 """Many seeds in one process: one run that holds a run for each seed, each as it would be alone."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from rl_lab.core import files
-from rl_lab.core.errors import NotFinite, counted
+from rl_lab.core.errors import NotFinite, UserError, counted, pasted
 from rl_lab.core.interrupts import Interrupts
 from rl_lab.core.learner import Metrics
 from rl_lab.core.metrics import Metric
@@ -66,8 +68,20 @@ class Runs:
             written=OmegaConf.to_yaml(OmegaConf.create(_alone(config, seed, loop))), places=whole.folder.places,
             progress=progress, interrupts=Interrupts(whole.say, numbers=()),
         )  # fmt: skip
+        if self._is_ahead(run):
+            shown, stands = os.path.relpath(run.dir), run.folder.before["step"]
+            raise UserError(
+                f"{shown} was trained by itself, to step {stands:,}, and would fall back to step {whole.step:,}; go on "
+                f"seed by seed: rl-lab train {pasted(f'run={shown}')}"
+            )
         run.anew()
         return run
+
+    def _is_ahead(self, run: Run) -> bool:
+        """Whether it went on alone, from beyond where the whole stands: by a command that names its own folder."""
+        words = str(run.folder.before.get("command")).split()
+        alone = any(Path(word.removeprefix("run=")).name == run.dir.name for word in words)
+        return alone and (run.folder.before.get("step") or 0) > self.whole.step
 
     def say(self, text: str) -> None:
         self.whole.say(text)

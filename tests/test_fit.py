@@ -30,7 +30,7 @@ from gen_lab.networks.coders import mlp_decoder, mlp_encoder
 from gen_lab.trained.loading import apart, load
 from gen_lab.types import Spec
 from rl_lab.core import checkpoint
-from rl_lab.core.errors import NotFinite, UserError
+from rl_lab.core.errors import NotFinite, NothingLeft, UserError
 from rl_lab.core.launching import cli
 from rl_lab.core.run import Run, Stopped
 
@@ -272,10 +272,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, data):
 
 
 def test_a_finished_run_resumed_stays_as_it_is(tmp_path, data):
-    model = fitted(tmp_path, data, total_steps=60)
-    before = rows(tmp_path)
-    assert equal(model.state_dict(), fitted(tmp_path, data, total_steps=60).state_dict())
-    assert rows(tmp_path) == before
+    fitted(tmp_path, data, total_steps=60)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(NothingLeft, match="stands at step 60, of 60"):
+        fitted(tmp_path, data, total_steps=60)
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before
 
 
 def test_a_finished_run_can_be_lengthened(tmp_path, data):

@@ -97,6 +97,7 @@ class Run:
         """Raises NoRoom, in place of the system's own error, where the disk is full."""
         self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
         self.progress.close()
+        self._holds = False
         try:
             with self.interrupts.closing():
                 full = self._close_files(error)

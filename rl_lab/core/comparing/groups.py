@@ -44,7 +44,7 @@ def chosen(runs: list[RunFiles], conditions: Iterable[str]) -> list[RunFiles]:
 def _check(key: str, runs: list[RunFiles]) -> None:
     keys = {name for run in runs for name in known(run)}
     if key not in keys:
-        raise UserError(f"no setting '{key}'{nearest(key, keys) or '; config.yaml of a run holds them all'}")
+        raise UserError(f"no setting '{key}'{nearest(key, keys)}")
 
 
 def _equal(value: str | None, wanted: str) -> bool:

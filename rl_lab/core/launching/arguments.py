@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rl_lab.core import conf_dir, files, registry
+from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError, nearest, pasted
 from rl_lab.core.launching.composition import base, groups, is_group, names, own_folder, parsed, quoted
 
@@ -67,6 +67,8 @@ def split(arguments: list[str]) -> tuple[list[Path], list[str]]:
         several = pattern.split(",") if equals and key == "run" and not _found(pattern) else [pattern]
         for one in map(os.path.expanduser, several):
             if one.startswith("wandb:"):
+                from rl_lab.core import registry
+
                 folders.append(registry.fetch(one.removeprefix("wandb:")))
                 continue
             found = _found(one)

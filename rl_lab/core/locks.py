@@ -24,6 +24,23 @@ def lock(file: int | BinaryIO, kind: int) -> bool:
     return True
 
 
+def held_now(file: BinaryIO) -> bool:
+    """Whether this process holds the open file from now on; on a disk without locks every process does."""
+    try:
+        return lock(file, ALONE)
+    except OSError:
+        return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the file of this name."""
+    try:
+        with files.opened(path) as file:
+            return not lock(file, WITH_OTHERS)
+    except OSError:  # it is not there, or its disk has no locks
+        return False
+
+
 def of_run(folder: Path, doing: str = "trained") -> int | None:
     """Makes a run folder if there is none and holds it for this process, until it ends or lets go of what is returned;
     None on disks without locks.

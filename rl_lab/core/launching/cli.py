@@ -164,8 +164,8 @@ def _command_yaml(root: str, name: str) -> Path:
 def train_help(prog: str, root: str, typed: list[str]) -> str:
     """The groups, their choices, and every setting as it would stand with what was `typed`."""
     from rl_lab.core.launching.annotated import annotated
-    from rl_lab.core.launching.arguments import check_own
     from rl_lab.core.launching.explain import plain_errors
+    from rl_lab.core.launching.own import check_own
 
     if several := [word for word in typed if word in ("-m", "--multirun")]:
         raise UserError(f"--help shows the settings of one run; leave out {several[0]}, and give one value of each")

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -30,7 +30,7 @@ from rl_lab.core import files, ownership
 from rl_lab.core.errors import UserError
 from rl_lab.core.folders import LARGEST, plain
 from rl_lab.core.launching.composition import is_group
-from rl_lab.core.locks import ALONE, WITH_OTHERS, lock
+from rl_lab.core.locks import ALONE, held_now, is_locked, lock
 from rl_lab.core.studies.replaying import is_followed
 
 STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
@@ -211,7 +211,7 @@ class Study:
             yield held
 
     def _held(self, number: int) -> bool:
-        return _is_locked(self.log(number))
+        return is_locked(self.log(number))
 
     def _noted(self, number: int) -> dict[str, Any]:
         """Nothing where that was not written, or is damaged: the job is then done again."""
@@ -261,7 +261,7 @@ class Study:
             yield
             return
         with files.appending(files.inside(self.folder, "launcher")) as file:
-            if not _locked(file):
+            if not held_now(file):
                 raise UserError(f"the jobs of {self.folder} are launched by another process; wait until it ends, or "
                                 "stop it first")  # fmt: skip
             self._launches = True
@@ -272,7 +272,7 @@ class Study:
 
     @property
     def is_launched(self) -> bool:
-        return _is_locked(files.inside(self.folder, "launcher"))
+        return is_locked(files.inside(self.folder, "launcher"))
 
     def reproduced(self) -> None:
         files.write(files.inside(self.folder, "reproduced"), "")
@@ -296,23 +296,6 @@ class Study:
         """Of this machine, those whose job runs."""
         running = [job.process for job in self.jobs() if job.state == "running" and job.process]
         return [pid for host, pid in running if host == socket.gethostname()]
-
-
-def _locked(file: BinaryIO) -> bool:
-    """Whether this process holds it now; on a disk without locks every process does."""
-    try:
-        return lock(file, ALONE)
-    except OSError:
-        return True
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds this file."""
-    try:
-        with files.opened(path) as file:
-            return not lock(file, WITH_OTHERS)
-    except OSError:  # it is not there, or its disk has no locks
-        return False
 
 
 def _is_pair(found: list[Any] | None) -> bool:

@@ -79,8 +79,8 @@ class Runs:
 
     def _is_ahead(self, run: Run) -> bool:
         """Whether it went on alone, from beyond where the whole stands: by a command that names its own folder."""
-        words = str(run.folder.before.get("command")).split()
-        alone = any(Path(word.removeprefix("run=")).name == run.dir.name for word in words)
+        words = (word.removeprefix("run=") for word in str(run.folder.before.get("command")).split())
+        alone = any(Path(word).name == run.dir.name for word in words if "=" not in word)
         return alone and (run.folder.before.get("step") or 0) > self.whole.step
 
     def say(self, text: str) -> None:

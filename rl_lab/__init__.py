@@ -151,8 +151,8 @@ def compare(
     """
     from rl_lab.core.comparing.compare import analyse
     from rl_lab.core.comparing.tables import cells
-    from rl_lab.core.folders import of_lab
     from rl_lab.core.launching.given import runs_of
+    from rl_lab.core.launching.named import of_lab
 
     results, _ = analyse(of_lab(runs_of(runs), "rl_lab")[0], metric, by, where)
     return [cells(row) for row in results.rows]
@@ -169,8 +169,8 @@ def film(*runs: str | Path, out: str | Path | None = None, episodes: int = 1, se
     Without `out` it goes into videos/ of the first run's folder; out=<x>.png is a still. Raises UserError.
     """
     from rl_lab.commands.render import render
-    from rl_lab.core.folders import runs_below
     from rl_lab.core.launching.given import runs_of
+    from rl_lab.core.launching.named import runs_below
     from rl_lab.core.settings import Count, Natural, conform
 
     return render(

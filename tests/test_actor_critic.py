@@ -183,7 +183,9 @@ def test_a_saved_agent_goes_on_as_the_one_that_was_never_stopped():
 # -- where theory says it ends
 
 
-@pytest.mark.parametrize(("target", "form"), [("expected_sarsa", "all_actions"), ("sarsa", "sampled")])
+@pytest.mark.parametrize(
+    ("target", "form"), [pytest.param("expected_sarsa", "all_actions", marks=pytest.mark.slow), ("sarsa", "sampled")]
+)
 def test_a_blind_actor_with_a_seeing_critic_learns_the_coin_of_the_short_corridor(target, form):
     """P(right) = 2 - sqrt 2, worth -6 - 4 sqrt 2 (Sutton and Barto, 2018, example 13.1)."""
     env = MDPEnv(short_corridor(), 512, 1_000)

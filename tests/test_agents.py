@@ -60,7 +60,9 @@ def learns(tmp_path: Path, experiment: str, seed: int) -> None:
     assert regret(tmp_path) < 0.02
 
 
-@pytest.mark.parametrize("experiment", ["dqn_russell_norvig", "a2c_russell_norvig"])
+@pytest.mark.parametrize(
+    "experiment", [pytest.param("dqn_russell_norvig", marks=pytest.mark.slow), "a2c_russell_norvig"]
+)
 def test_learns_the_book_world(tmp_path, experiment):
     learns(tmp_path, experiment, seed=0)
 

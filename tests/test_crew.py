@@ -129,6 +129,7 @@ def test_a_crew_of_another_agent_is_refused_in_a_line(tmp_path, capsys):
     assert "loop=crew is for rl_lab's A2C, and this agent is rl_lab's DQN; choose loop=train" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "remedy"),
     [

@@ -75,6 +75,7 @@ def test_an_agent_learns_behind_it(seen, tmp_path, frozen):
     assert all(torch.equal(kept[k], begun[k]) for k in begun) is frozen
 
 
+@pytest.mark.slow
 def test_it_is_found_from_anywhere_and_where_it_has_gone(seen, tmp_path, monkeypatch, capsys):
     home, away = tmp_path / "home", tmp_path / "away"
     away.mkdir()

@@ -388,6 +388,7 @@ def test_a_folder_that_holds_something_else(here, capsys):
     assert [p.name for p in (here / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starts", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_of_many_starts_in_one_folder_one_trains_and_the_others_leave_it_alone(here, starts):
     command = [sys.executable, "-m", "rl_lab", "train", *TINY, "hydra.run.dir=one"]
@@ -852,7 +853,8 @@ def test_a_fault_of_ours_is_a_whole_traceback(here):
     assert "Traceback" in result.stderr and result.stderr.strip().endswith("ZeroDivisionError: division by zero")
 
 
-@pytest.mark.parametrize("silent", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", [False, True])
 def test_a_key_but_no_network_is_no_error(here, silent):
     """One line, then offline: where nothing listens, and where something listens but never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -660,6 +660,7 @@ def test_a_mistake_is_one_line(tmp_path, folder, conditional, capsys, arguments,
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_then_resume(tmp_path):
     train = [sys.executable, "-m", "gen_lab", "train"]
     settings = ["experiment=vae_digits", "tracker=none", "device=cpu", "hydra.run.dir=stopped", "loop.total_steps=1e6"]

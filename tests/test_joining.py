@@ -25,6 +25,7 @@ def offline(folder: Path) -> tuple[dict, list[dict]]:
     return opened, [record["history"]["item"] for record in records if record["type"] == "history"]
 
 
+@pytest.mark.slow
 def test_a_film_joins_the_wandb_run_of_its_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     few = ["experiment=value_iteration_four_rooms", "loop.film=false", "tracker.mode=offline", "tracker.project=p"]
@@ -66,6 +67,7 @@ def test_a_film_that_joins_no_run_says_why(tmp_path, monkeypatch, capsys, change
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_comparison_opens_no_run_and_says_why_to_who_asked_for_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_run(Path("runs/a"))

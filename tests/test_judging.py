@@ -440,6 +440,7 @@ for features in partial(classifier, updates=20), random:
 """
 
 
+@pytest.mark.slow
 def test_the_net_is_the_same_whatever_library_takes_its_sums(data):
     """Bit for bit, and its distances to what float32 holds. Kernels without vector instructions stand for another
     machine; the names are those on the machine where this was written.

@@ -242,6 +242,7 @@ def test_a_new_run_says_in_a_line_what_it_cannot_import(home, elsewhere, capsys)
     )
 
 
+@pytest.mark.slow
 def test_the_command_itself_finds_what_lies_where_it_is_called(home):
     """The script of an installed package has not the working directory among its paths."""
     code = "import sys; sys.path = [p for p in sys.path if p]; from rl_lab.__main__ import main; sys.exit(main())"

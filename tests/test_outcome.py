@@ -81,6 +81,7 @@ def test_of_an_agent_whose_commands_work(here, capsys):
         assert_works(line.strip())
 
 
+@pytest.mark.slow
 def test_of_a_model_whose_commands_work(here, capsys):
     lines = said(capsys, "gen", "experiment=independent_digits", "loop.total_steps=6", "loop.eval_every=2")
     assert re.fullmatch(r"  eval/bits_per_dim\[digits\S*\] \S+ ± \S+", lines[1]) and lines[2].startswith(

@@ -158,7 +158,9 @@ def test_torchrun_fits_a_model_as_one_process_does_with_the_joined_batch(tmp_pat
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["experiment=dqn_four_rooms"], "rl-lab: DQN learns in one process, and torchrun started 2; start it without torchrun"),
+    pytest.param(["experiment=dqn_four_rooms"],
+                 "rl-lab: DQN learns in one process, and torchrun started 2; start it without torchrun",
+                 marks=pytest.mark.slow),
     pytest.param(["experiment=value_iteration_four_rooms"],
                  "rl-lab: this loop learns in one process, and torchrun started 2; start it without torchrun",
                  marks=pytest.mark.slow),
@@ -190,6 +192,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "said"), [
     ("raise ZeroDivisionError('the fault of rank 1')", ["", "ZeroDivisionError: the fault of rank 1\n"]),
     pytest.param("import os; os._exit(9)",

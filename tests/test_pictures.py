@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from stated import stated
+from tiers import later
 
 from rl_lab.core.errors import UserError
 from rl_lab.envs.abilities import Map
@@ -203,6 +204,7 @@ def test_fifty_cells_a_side_keep_their_arrows():
     assert count(square(board, 20, 20), PAPER) >= 10 and count(square(board, 20, 20), PAPER) < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "zoom"), [(51, 17), (200, 4), (1000, 1)])
 def test_a_large_world_is_an_image(side, zoom):
     """Each cell a square of the colour of its value, nothing else but rings around the ends."""
@@ -291,7 +293,7 @@ def swept(layout, sweeps: int, states: int = 4) -> Sweeps:
     return film
 
 
-@pytest.mark.parametrize("sweeps", [1, 7, 120, 121, 258, 5_000, 100_000])
+@pytest.mark.parametrize("sweeps", later([1, 7, 120, 121, 258, 5_000, 100_000], 100_000))
 def test_few_sweeps_are_kept(sweeps):
     """All of the first, then equally many of each doubling; the values are those of their sweep."""
     film = swept(gridworld("S.\n.G").layout, sweeps)

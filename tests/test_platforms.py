@@ -14,7 +14,7 @@ from rl_lab.__main__ import COMMANDS as RL
 from rl_lab.core import devices
 from rl_lab.core.errors import WINDOWS, UserError
 from rl_lab.core.launching import cli
-from rl_lab.core.launching.arguments import lazy_help
+from rl_lab.core.launching.patches import lazy_help
 from rl_lab.parts import PARTS
 
 # -- Python 3.14

@@ -45,7 +45,9 @@ def test_the_loss_of_ppo_weighs_values_as_its_source(name, value, entropy):
     """Two samples whose values are off by 1 and by 3: a mean square of 5; their standardised advantages cancel."""
     agent = preset(name)
     loss, _ = agent.loss(
-        Minibatch(OBS, ACTION, EVEN, EVEN, tensor([0.0, 0.0]), tensor([1.0, 3.0])), agent.clip, agent.entropy_coef
+        Minibatch(OBS, ACTION, EVEN, EVEN, tensor([0.0, 0.0]), tensor([1.0, 3.0]), tensor([1.0, 3.0])),
+        agent.clip,
+        agent.entropy_coef,
     )
     assert loss.item() == pytest.approx(value * 5 - entropy * LN2, abs=1e-6)
 
@@ -54,7 +56,9 @@ def test_cleanrl_holds_the_value_near_where_it_acted():
     """Acted as 2, now 0, held at 1.9; targets 1.9 and 3: the larger errors are 1.9 and 3, half their square 3.1525."""
     agent = preset("ppo_cleanrl", "agent.entropy_coef=0")
     targets, acted = tensor([1.9, 3.0]), tensor([2.0, 2.0])
-    loss, metrics = agent.loss(Minibatch(OBS, ACTION, EVEN, EVEN, acted, targets), agent.clip, agent.entropy_coef)
+    loss, metrics = agent.loss(
+        Minibatch(OBS, ACTION, EVEN, EVEN, acted, targets, targets - acted), agent.clip, agent.entropy_coef
+    )
     assert metrics["ppo/value_loss"].item() == pytest.approx(6.305, abs=1e-5)
     assert loss.item() == pytest.approx(0.5 * 3.1525, abs=1e-5)
 
@@ -238,9 +242,28 @@ def test_the_entropy_bonus_of_ppo_may_fall_with_the_learning_rate():
         obs = torch.zeros(2, 3)
         ppo.update(transition(obs, ppo.act(obs), zeros, zeros + 1, zeros.bool(), obs))
     assert sorted(bonuses) == pytest.approx([0.0, 0.005, 0.01])
-    part = Minibatch(torch.zeros(2, 3), ACTION, EVEN, EVEN, zeros, zeros)
+    part = Minibatch(torch.zeros(2, 3), ACTION, EVEN, EVEN, zeros, zeros, zeros)
     losses = [preset("ppo").loss(part, 0.2, bonus)[0].item() for bonus in sorted(bonuses)]
     assert losses == pytest.approx([0.0, -0.005 * LN2, -0.01 * LN2], abs=1e-5)
+
+
+@pytest.mark.parametrize(("over", "scale", "loss"), [("rollout", (16 / 7) ** 0.5, -1.75), ("minibatch", 1.0, -0.17678)])
+def test_ppo_standardises_advantages_over_each_minibatch_or_over_all_that_it_is_drawn_from(over, scale, loss):
+    """Eight episodes of a step: advantages of 2, -2, 2, -2 and four times 0, of a variance of 16 / 7.
+
+    The loss of two with advantages of 3 and 1, of which the second counts for half: -(3 + 1 / 2) / 2, and where a
+    minibatch standardises them -(1 - 1 / 2) / sqrt(2) / 2.
+    """
+    settings = "agent.rollout_length=4", "agent.epochs=1", "agent.minibatches=2", "agent.gamma=0"
+    ppo, heard = preset("ppo", *settings, f"agent.standardise_over={over}"), []
+    ppo.parts = lambda size: iter(torch.arange(size).split(4))
+    ppo._improve = lambda clip, bonus, *of: heard.append(Minibatch(*of).advantage) or {"ppo/kl": torch.zeros(())}
+    for reward in (2.0, -2.0), (2.0, -2.0), (0.0, 0.0), (0.0, 0.0):
+        obs = torch.zeros(2, 3)
+        ppo.update(transition(obs, ppo.act(obs), tensor(reward), torch.zeros(2), torch.ones(2).bool(), obs))
+    assert torch.allclose(torch.cat(heard), tensor([2.0, -2.0, 2.0, -2.0, 0.0, 0.0, 0.0, 0.0]) / scale)
+    part = Minibatch(OBS, ACTION, tensor([-LN2, 0.0]), EVEN, torch.zeros(2), tensor([3.0, 1.0]), tensor([3.0, 1.0]))
+    assert ppo.loss(part, 0.2, 0.0)[1]["ppo/policy_loss"].item() == pytest.approx(loss, abs=1e-5)
 
 
 def test_the_entropy_bonus_of_a2c_may_fall_with_the_learning_rate():

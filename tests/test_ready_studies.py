@@ -45,7 +45,9 @@ def check(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x in ("gridworlds", "atari") else x for x in JOBS]
+)
 def test_every_value_of_every_parameter_composes(name):
     """So many of the jobs that each value is among them."""
     everything, seen = jobs(name), set()
@@ -133,6 +135,7 @@ def test_what_a_sweeps_agent_runs_composes(path):
     }
 
 
+@pytest.mark.slow
 def test_in_a_sweep_neither_groups_nor_settings_are_lost(tmp_path):
     """W&B locks the keys it sweeps: with `agent` among them its config would hold no setting of the agent."""
     config_util = pytest.importorskip("wandb.sdk.lib.config_util")

@@ -235,6 +235,7 @@ def test_the_readme_names_the_methods():
         assert all(re.search(f"`{name}[`(]", RECIPES[recipe]) for name in written), written
 
 
+@pytest.mark.slow
 def test_an_agent_on_a_gridworld(clone):
     """Trained, resumed to twice the steps, evaluated and filmed."""
     short = "loop.total_steps=4_000", "loop.eval_every=2_000", "loop.eval_episodes=8"
@@ -265,6 +266,7 @@ def test_a_model(clone):
     assert list((clone / "runs/m").glob("samples*.png"))
 
 
+@pytest.mark.slow
 def test_without_its_line_in_parts_a_run_is_read_back_by_its_own_user_alone(clone):
     """What the README says this line is for."""
     path = clone / "rl_lab/parts.py"

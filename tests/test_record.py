@@ -205,6 +205,7 @@ def test_as_many_steps_as_asked_for(tmp_path):
     assert 3000 <= Recording(tmp_path / "x").num_steps < 4000
 
 
+@pytest.mark.slow
 def test_killed_and_continued(whole, tmp_path):
     folder = tmp_path / "x"
     command = [sys.executable, "-m", "rl_lab", *ROOMS, "episodes=500", f"out={folder}"]

@@ -146,6 +146,7 @@ def test_the_last_picture_is_never_of_the_next_episode(runs):
     player.env.close()
 
 
+@pytest.mark.slow
 def test_pong_at_its_true_speed(runs, tmp_path):
     path = render([runs / "pong"], episodes=2, out=str(tmp_path / "film.mp4"), device="cpu")
     fps, frames = video(path)
@@ -444,6 +445,7 @@ def test_a_gymnasium_camera():
     env.close()
 
 
+@pytest.mark.slow
 def test_a_plan_stands_beside_what_it_is_about(tmp_path):
     """Value prediction on a maze: the way on the map, and the tree between picture and figures."""
     arguments = ["experiment=vpn3_collect_small", "tracker=none", "device=cpu", "env.num_envs=8",

@@ -135,6 +135,7 @@ def check(place: Path, steps: int, kills: Sequence[int], *arguments: str) -> Non
     assert equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     """Sticky, and so seeded that its games differ from one another; with games cut and lives that end the future."""
     check(tmp_path, 800, [400], "experiment=a2c_pong", "env.sticky=0.25", "env.point_terminal=true")
@@ -163,6 +164,7 @@ def test_every_loop_does(tmp_path, arguments):
     check(tmp_path, 1600, [300, 800], *arguments)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_begins_new_games_and_says_so(tmp_path):
     settings = [*TINY, "experiment=a2c_pong", "env.num_threads=auto", "loop.total_steps=200"]
     code, said = run(*settings, "hydra.run.dir=pong", cwd=tmp_path)
@@ -174,6 +176,7 @@ def test_a_checkpoint_of_before_begins_new_games_and_says_so(tmp_path):
     assert [row["step"] for row in rows(tmp_path / "pong")][-1] == 400
 
 
+@pytest.mark.slow
 def test_control_c_while_they_are_played_again_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     assert run(*TINY, "experiment=a2c_pong", "loop.total_steps=200", "hydra.run.dir=pong", cwd=tmp_path)[0] == 0
     before, step, played = (tmp_path / "pong/checkpoint.pt").read_bytes(), atari.Atari.step, []

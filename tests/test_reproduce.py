@@ -18,7 +18,7 @@ from rl_lab.core.studies.study import Study
 ROW = Kept("value_iteration_russell_norvig", "", "", "x.md", "plan/start_value", "4 5", "0.71 0.71", "1.5 30")
 
 
-@pytest.mark.parametrize(("root", "commands"), [("rl", RL), ("gen", GEN)])
+@pytest.mark.parametrize(("root", "commands"), [pytest.param("rl", RL, marks=pytest.mark.slow), ("gen", GEN)])
 def test_every_row_is_listed_and_can_be_run(root, commands, capsys):
     assert cli.main(f"{root}-lab", root, commands, ["reproduce"]) == 0
     text = capsys.readouterr().out
@@ -80,6 +80,7 @@ def test_a_row_is_run_again_and_held_against_what_was_kept(figures, words, code,
     assert len([*tmp_path.glob(f"*/{ROW.experiment}/*/metrics.jsonl")]) == 2
 
 
+@pytest.mark.slow
 def test_a_row_that_was_stopped_goes_on_by_the_same_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kept = ROW._replace(settings="hydra.launcher.n_jobs=1")  # which another launcher does not have

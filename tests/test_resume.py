@@ -150,6 +150,7 @@ def test_sigterm_saves_says_how_to_go_on_and_a_longer_total_is_honoured(tmp_path
     assert rows(tmp_path / "stopped")[-1]["step"] == longer
 
 
+@pytest.mark.slow
 def test_a_run_that_still_trains_is_not_taken_up_by_another_process(tmp_path, whole):
     with subprocess.Popen([*COMMAND, *DQN, "hydra.run.dir=held"], cwd=tmp_path, stderr=subprocess.DEVNULL) as first:
         while not (tmp_path / "held/checkpoint.pt").exists() and first.poll() is None:

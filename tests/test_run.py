@@ -154,10 +154,27 @@ def test_offline_wandb_holds_the_same_rows(tmp_path, monkeypatch):
     assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in tracked] == rows(tmp_path / "run")
 
 
-def test_without_tracker_wandb_is_not_imported(tmp_path):
-    arguments = ["train", "experiment=value_iteration_four_rooms", "tracker=none", f"hydra.run.dir={tmp_path}/run"]
-    code = f"import sys; from rl_lab.__main__ import main; sys.argv = ['rl-lab', *{arguments!r}]; main(); sys.exit('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+@pytest.mark.parametrize(
+    ("lab", "experiment", "settings", "needless"),
+    [
+        ("rl", "dqn_cartpole", ["loop.total_steps=1_100", "loop.eval_every=null", "loop.eval_episodes=1"], "scipy"),
+        pytest.param("gen", "vae_digits", ["loop.total_steps=2", "judge=none"], "matplotlib", marks=pytest.mark.slow),
+    ],
+)
+def test_training_waits_for_no_library_that_it_does_not_use(tmp_path, lab, experiment, settings, needless):
+    """To import torch's compiler takes as long as to import torch; it comes with `optimizer.step()`, among others."""
+    arguments = ["train", f"experiment={experiment}", *settings, "tracker=none", "device=cpu", "hydra.run.dir=run"]
+    code = f"""
+import sys
+from {lab}_lab.__main__ import main
+sys.argv = ["{lab}-lab", *{arguments!r}]
+code = main()
+sys.exit(code or ", ".join({{"wandb", "torch._dynamo", "{needless}"}} & {{*sys.modules}}) or 0)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-300:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert any(name.endswith(("loss", "bound_nats")) for row in rows for name in row)  # a step was taken
 
 
 def test_after_the_last_line_the_emulator_says_nothing(tmp_path):
@@ -170,6 +187,7 @@ def test_after_the_last_line_the_emulator_says_nothing(tmp_path):
     assert said.returncode == 0 and said.stderr.splitlines()[-1].strip() == "rl-lab render run=run"
 
 
+@pytest.mark.slow
 def test_multirun_gives_each_job_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [

@@ -323,6 +323,7 @@ def test_a_picture_that_is_not_what_the_agent_sees():
     env.close()
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["tracker=none", "device=cpu", "loop.eval_episodes=1"]

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiers import later
 
 from gen_lab.__main__ import COMMANDS as GEN
 from gen_lab.parts import PARTS as GEN_PARTS
@@ -504,7 +505,7 @@ REPLAYED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("argument", REPLAYED)
+@pytest.mark.parametrize("argument", later(REPLAYED, *REPLAYED[3::2]))
 def test_a_study_is_gone_on_with_by_its_settings_alone(canary, tmp_path, capsys, argument):
     folder = tmp_path / "runs/studies/theirs/1"
     (folder / "jobs").mkdir(parents=True)
@@ -643,7 +644,7 @@ def nested(levels: int) -> tuple:
     return x
 
 
-@pytest.mark.parametrize("what", BOMBS)
+@pytest.mark.parametrize("what", later(BOMBS, "lists in lists", "a hundred thousand parts"))
 def test_small_checkpoints_that_would_grow(honest, canary, tmp_path, capsys, what):
     folder = fresh(honest, "dqn", tmp_path)
     BOMBS[what](folder / "checkpoint.pt")

@@ -20,11 +20,12 @@ from gen_lab.__main__ import COMMANDS as GEN
 from rl_lab.__main__ import COMMANDS
 from rl_lab.core import files, threads
 from rl_lab.core.errors import UserError
-from rl_lab.core.launching import cli, composition, rehearsal
+from rl_lab.core.launching import cli, composition, launch, rehearsal
 from rl_lab.core.launching.execution import objective
 from rl_lab.core.launching.explain import EXTRAS
+from rl_lab.core.launching.named import runs_of
 from rl_lab.core.studies import launcher, report
-from rl_lab.core.studies.study import Study, runs_of
+from rl_lab.core.studies.study import Study
 
 QUIET = ["tracker=none", "device=cpu", "loop.eval_episodes=2"]
 TABLE = ["agent=q_learning", "env=russell_norvig", "tracker=none", "device=cpu", "env.num_envs=4",
@@ -121,6 +122,7 @@ class Mine(Random):
 """
 
 
+@pytest.mark.slow
 def test_interrupted_a_study_of_an_own_agent_goes_on_with_jobs_that_had_not_begun(here, capsys):
     """The folder of its YAML, the module and the working directory are those of the study, wherever it is resumed."""
     home = here / "own"
@@ -245,17 +247,20 @@ def test_scores_in_two_worlds_have_no_best(study):
     assert report.Ranking(study, study.jobs()).best() == ""
 
 
-def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(here, capsys):
+def test_of_mistakes_alone_the_exit_code_is_2_and_a_line_that_cannot_be_composed_begins_no_study(
+    here, capsys, monkeypatch
+):
+    monkeypatch.setattr(launch, "MANY", 5)
     small = "agent=dqn", "agent.batch_size=32", "agent.replay.capacity=4"
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *small[::2], "agent.batch_size=8,9", "hydra/launcher=basic")
     assert code == 2 and "2 jobs: 2 mistake" in err and err.endswith("\nno run began, and nothing is kept of them; "
                                                                      "type the command again without the mistake\n")  # fmt: skip
     assert not list(here.rglob("*"))
-    many = "seed=" + ",".join(map(str, range(20)))
+    many = "seed=" + ",".join(map(str, range(5)))
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, *small, many, "hydra/launcher=basic")
     line = "agent.batch_size=32 must be at most agent.replay.capacity=4"
-    assert code == 2 and "20 jobs: 20 mistake" in err and err.count(line) == 2 and f"{line}, as would 19 more" in err
-    assert err.startswith("composing the settings of 20 jobs before the first begins\n20 runs, 1 at a time")
+    assert code == 2 and "5 jobs: 5 mistake" in err and err.count(line) == 2 and f"{line}, as would 4 more" in err
+    assert err.startswith("composing the settings of 5 jobs before the first begins\n5 runs, 1 at a time")
     code, _, err = rl_lab(capsys, "train", "-m", *TABLE, "agent.gama=1,2", "hydra.sweep.dir=other")
     assert (code, err) == (2, "rl-lab: no setting 'agent.gama'; did you mean agent.gamma?\n")
     assert not list(Path("other").rglob("*"))
@@ -409,6 +414,7 @@ class Mine(Random):
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_again_and_again_is_left_and_those_beside_it_are_not(here):
     Path("fatal.py").write_text(FATAL)
     process = started("train", "-m", "agent=random", "agent._target_=fatal.Mine", *TABLE[1:], "seed=0,1,2",

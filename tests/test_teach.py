@@ -160,6 +160,7 @@ def test_a_sitting_repeats_bit_for_bit(taught, tmp_path):
     assert rows(tmp_path / "again") == rows(taught)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_taken_up_it_is_as_if_it_had_not_been(taught, tmp_path, at, monkeypatch):
     """First while the first answers are waited for, then between a checkpoint and answers that were used after it."""
     folder, pause = tmp_path / "run", Run.pause

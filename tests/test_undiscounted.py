@@ -8,6 +8,7 @@ import pytest
 import torch
 from exact_planning import best_values, policy_values
 from stated import stated
+from tiers import later
 
 from rl_lab.core.errors import UserError
 from rl_lab.envs.tabular.mdp import MDP, stack
@@ -108,7 +109,7 @@ MAPS = {
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("living", [-1.0, 0.0, 0.25])
+@pytest.mark.parametrize("living", later([-1.0, 0.0, 0.25], 0.25))
 @pytest.mark.parametrize("name", MAPS)
 def test_every_planner_agrees_on_small_maps(name, living, gamma):
     agree(gridworld(**MAPS[name], living_reward=living), gamma)

@@ -362,7 +362,17 @@ def test_learns_the_book_world(tmp_path, seed):
     assert Judge(player.env, 100, 1)(player.agent)["eval/regret"] < 0.05
 
 
-@pytest.mark.parametrize("name", ["vpn1", "vpn2", "vpn3", "vpn5", "vpn5_star", "vpn_replay", "opn", "dqn_collect"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vpn1",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("vpn2", "vpn5", "vpn5_star")),
+        "vpn3",
+        "vpn_replay",
+        "opn",
+        "dqn_collect",
+    ],
+)
 def test_presets_train_on_collect(tmp_path, name):
     tiny = [
         "agent.random_steps=200",

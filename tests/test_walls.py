@@ -158,6 +158,7 @@ def test_config_stops_at_the_door():
         "rl_lab.core.launching.building",
         "rl_lab.core.launching.commanding",
         "rl_lab.core.launching.composed",
+        "rl_lab.core.launching.patches",
         "rl_lab.core.launching.launch",
         "rl_lab.core.launching.composition",
         "rl_lab.core.launching.arguments",

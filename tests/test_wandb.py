@@ -349,6 +349,7 @@ def test_a_service_of_wandb_that_is_killed_leaves_the_run_alone(tmp_path):
     assert "W&B lacks rows" in told
 
 
+@pytest.mark.slow
 def test_what_wandb_cannot_start_with_is_one_line(tmp_path):
     """A mode it has not, an environment it does not take, an installation that is broken."""
     (tmp_path / "broken/wandb").mkdir(parents=True)

@@ -300,6 +300,7 @@ def test_a_stranger_sees_nothing_and_presses_no_key(kind):
         assert screen.key(0.05) is None
 
 
+@pytest.mark.slow
 def test_those_who_only_connect_leave_room_and_go():
     """Beyond 32 at once, a viewer is turned away; whoever says nothing is given up."""
     with Browser("", Page) as screen:

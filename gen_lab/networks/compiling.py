@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -41,4 +42,6 @@ def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 def as_they_are() -> AbstractContextManager[None]:
     """Within, compiled networks compute as those that are not: each new size of a batch would be compiled anew."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes a second and more
+        return nullcontext()
     return torch.compiler.set_stance("force_eager")

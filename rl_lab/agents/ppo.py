@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class Minibatch(NamedTuple):
     proximal_log_prob: Tensor
     proximal_value: Tensor
     target: Tensor  # of the value
+    advantage: Tensor
 
 
 class PPO(Learner):
@@ -70,7 +71,8 @@ class PPO(Learner):
         adaptive_kl: Positive | None,  # the learning rate falls while updates move the policy further [nats]
         max_abs_reward: Limit,  # rewards are clipped to this
         bootstrap: bool,  # the value stands for what a time limit cut off; else the episode counts as over
-        standardise: bool,  # the advantages of each minibatch
+        standardise: bool,  # the advantages
+        standardise_over: Literal["minibatch", "rollout"],  # of which mean and deviation are taken
         decay_steps: Natural,  # the learning rate falls to 0 over this many steps; 0: it stays
         decay_floor: Unit,  # but no further than to this share of the first one
         decay_clip: bool,  # and `clip` with it
@@ -86,7 +88,8 @@ class PPO(Learner):
         self.decay = Decay(self.optimizer, decay_steps, decay_floor)
         self.rollout_length, self.epochs, self.minibatches = rollout_length, epochs, minibatches
         self.gamma, self.lambda_ = gamma, lambda_
-        self.bootstrap, self.standardise = bootstrap, standardise
+        self.bootstrap = bootstrap
+        self.standardise = standardise_over if standardise else None
         if decay_clip and math.isinf(clip):
             raise UserError(
                 "agent.decay_clip=true has nothing to lessen, as agent.clip=inf; leave it out, or choose a clip"
@@ -157,7 +160,9 @@ class PPO(Learner):
             max_abs_reward=self.max_abs_reward,
         )
         moved: list[Tensor] = []
-        every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g))
+        every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g, g - value))
+        if self.standardise == "rollout":
+            every = *every[:-1], distributed.standardised(every[-1], (-1,))
         for number, part in enumerate(self.parts(every[-1].shape[-1]), 1):
             metrics = self._improve(clip, bonus, *(take(x, part) for x in every))
             moved.append(metrics["ppo/kl"])
@@ -179,8 +184,8 @@ class PPO(Learner):
     def loss(self, of: Minibatch, clip: float, bonus: float) -> tuple[Tensor, dict[str, Tensor]]:
         """[]. Without `decoupled` the proximal policy is the one that acted, and the weights are 1."""
         log_probs, value = self.network(of.obs)
-        log_prob, advantage = losses.pick(log_probs, of.action), of.target - of.proximal_value
-        if self.standardise:
+        log_prob, advantage = losses.pick(log_probs, of.action), of.advantage
+        if self.standardise == "minibatch":
             advantage = distributed.standardised(advantage, (-1,))
         weight = (of.proximal_log_prob - of.acting_log_prob).exp()
         surrogate = losses.clipped_policy_gradient(log_prob, of.proximal_log_prob, advantage, clip)

@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from rl_lab.agents.planned import Planned
 from rl_lab.core import files
 from rl_lab.core.errors import UserError, brief, counted, pasted
-from rl_lab.core.folders import the_one
+from rl_lab.core.launching.named import the_one
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Normalising
 from rl_lab.playing.player import Player, load

@@ -12,7 +12,7 @@ from rl_lab.agents.random import Random
 from rl_lab.commands.record import described, earlier_recording
 from rl_lab.core import files, locks, recording
 from rl_lab.core.errors import UserError, counted
-from rl_lab.core.folders import the_one
+from rl_lab.core.launching.named import the_one
 from rl_lab.core.recording import Episode
 from rl_lab.core.settings import Count, Natural, NonNegative
 from rl_lab.memory.episodes import episode_of, newest

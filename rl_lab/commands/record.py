@@ -15,7 +15,7 @@ import torch
 
 from rl_lab.core import files, locks, provenance, recording
 from rl_lab.core.errors import FULL, UserError, counted
-from rl_lab.core.folders import the_one
+from rl_lab.core.launching.named import the_one
 from rl_lab.core.progress import Progress
 from rl_lab.core.randomness import stream
 from rl_lab.core.recording import Recording

@@ -5,6 +5,7 @@ import os
 import pickletools
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,6 +55,19 @@ def read(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     if fault := _fault(state):
         raise UserError(f"{path} is refused: {fault}; bring back a whole copy, {ANEW}")
     return state
+
+
+def fit(part: Any, name: str, saved: Mapping[str, Any], path: Path) -> None:
+    """Loads `saved[name]` into the part of a run. Raises UserError where it does not fit."""
+    try:
+        part.load_state_dict(saved[name])
+    except UserError:
+        raise
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is of another experiment: its {name} does not fit this one ({unfit(error)}); leave out the "
+            "settings that changed it, or bring back the run's own checkpoint"
+        ) from error
 
 
 def unfit(error: BaseException) -> str:

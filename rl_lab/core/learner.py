@@ -5,6 +5,7 @@ import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def _kept(optimizer: torch.optim.Optimizer, parameter: Tensor) -> set[str]:
     trial = copy.copy(optimizer)
     trial.param_groups = [{**optimizer.param_groups[0], "params": [p]}]
     trial.state = defaultdict(dict)
-    trial.step()
+    take_step(trial)
     return {*trial.state[p]}
 
 
@@ -147,8 +148,24 @@ def step(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> Tensor
     if not norm.is_cpu or share < 1:  # on a CPU looking costs less than to multiply by 1
         torch._foreach_mul_(gradients, share.clamp(max=1))
     if not norm.is_cpu or math.isfinite(norm):
-        optimizer.step()
+        take_step(optimizer)
     return norm
+
+
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """`optimizer.step()` without what torch wraps around it for its profiler and its compiler.
+
+    That takes a third of the time of a small network's step, and to import the compiler as long as to import torch.
+    """
+    heard = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if heard or "step" in vars(optimizer):  # which a scheduler of torch's puts there
+        optimizer.step()
+        return
+    with torch.no_grad():
+        _unwrapped(type(optimizer).step)(optimizer)
+
+
+_unwrapped: Callable[[Callable[..., Any]], Callable[..., Any]] = cache(inspect.unwrap)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.nn.Parameter]:
@@ -163,12 +180,12 @@ def step_each(optimizer: torch.optim.Optimizer, max_norm: float = math.inf) -> T
     if max_norm < math.inf:
         torch._foreach_mul_(rows, [(max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1)] * len(rows))
     if not norm.is_cpu or (good := norm.isfinite()).all():
-        optimizer.step()
+        take_step(optimizer)
         return norm
     stay = [p.detach()[~good] for p in parameters]
     for x in rows:
         x[~good] = 0
-    optimizer.step()
+    take_step(optimizer)
     with torch.no_grad():
         for p, x in zip(parameters, stay, strict=True):
             p[~good] = x
@@ -206,10 +223,22 @@ class Decay:
         return share
 
 
+def keep_compiler_out() -> None:
+    """Lets optimizers be built without torch's compiler, which takes as long to import as torch itself.
+
+    torch imports it where these methods are first called, to have it trace none of them. What the labs compile are
+    forward passes, in which no optimizer is.
+    """
+    for name in "add_param_group", "state_dict", "load_state_dict", "zero_grad":
+        if method := getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None):
+            vars(method).setdefault("__dynamo_disable", method)
+
+
 def build_optimizer(optimizer: OptimizerFn, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Raises UserError where torch refuses a hyperparameter, a learning rate is infinite, or a step cannot be taken by
     gradients alone.
     """
+    keep_compiler_out()
     try:
         built = optimizer(parameters)
     except (ValueError, RuntimeError) as error:

@@ -22,12 +22,15 @@ class Progress:
     def __init__(self, name: str, quiet: bool = False):
         self.name, self.console = name, Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self.an_epoch: float | None = None  # its steps, where it is known what an epoch is
+        self.opening: list[str] = []  # lines that come before any other, or when the run begins
+        self.holds = False  # all that is said back, for the opening: it may be that there is nothing to do
         self._said: set[str] = set()
         self._shown: dict[str, float] = {}
         self._bar: Bar | None = None
         self._drawn = 0.0
 
     def begin(self, total: int | None, unit: str, step: int) -> None:
+        self._open()
         self._total, self._unit, self._first = total, unit, step
         self._start = self._drawn = time.monotonic()
         if self.console.is_terminal and not self.console.quiet:
@@ -68,9 +71,25 @@ class Progress:
         self._shown |= {k: v for k, v in values.items() if is_shown(k)}
 
     def say(self, text: str, once: bool = False) -> None:
+        if self.holds:
+            self.opening.append(text)
+        else:
+            self.say_now(text, once)
+
+    def say_now(self, text: str, once: bool = False) -> None:
+        """After the opening, and even while that is held back."""
+        self._open()
         if not (once and text in self._said):
-            self.console.print(text, markup=False)
+            self._print(text)
         self._said.add(text)
+
+    def _open(self) -> None:
+        opening, self.opening = self.opening, []
+        for line in opening:
+            self._print(line)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False)
 
     def close(self) -> None:
         if self._bar:

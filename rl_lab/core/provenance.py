@@ -1,14 +1,23 @@
-"""Which code made a run: the versions of the libraries that matter, and the git revision."""
+"""Which code made a run: the versions of the libraries that matter, the git revision, and the command."""
 
 import functools
 import hashlib
 import importlib.metadata
 import os
+import platform
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 PACKAGES = "torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "hydra-core", "wandb"
 CODE = "*.py", "*.yaml", "*.toml"
+
+
+def of_process() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(), "versions": versions(), "git": revision(), "command": " ".join(sys.argv),
+    }  # fmt: skip
 
 
 @functools.cache

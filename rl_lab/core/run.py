@@ -2,8 +2,6 @@
 
 import math
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +12,7 @@ import torch
 
 from rl_lab.core import checkpoint, distributed, provenance, threads, tracking
 from rl_lab.core.devices import numbers
-from rl_lab.core.errors import NoRoom, NotFinite, NothingLeft, UserError, counted
+from rl_lab.core.errors import NoRoom, NotFinite, NothingLeft, counted
 from rl_lab.core.interrupts import Interrupts, Stopped
 from rl_lab.core.learner import Learner, Metrics
 from rl_lab.core.progress import Progress, explained
@@ -71,8 +69,7 @@ class Run:
         self.state = "running"
         self._total: int | None = None
         self.unit = "steps"
-        self.opening: list[str] = []  # lines to say before any other, or when the run begins
-        self._holds = self.folder.before.get("state") == "finished"  # its tongue, until there is something to do
+        self.progress.holds = self.folder.before.get("state") == "finished"  # until there is something to do
         self.altered = altered
         self._identity: dict[str, str] | None = None
         self.take_up(self._saved)
@@ -97,7 +94,7 @@ class Run:
         """Raises NoRoom, in place of the system's own error, where the disk is full."""
         self.state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
         self.progress.close()
-        self._holds = False
+        self.progress.holds = False
         try:
             with self.interrupts.closing():
                 full = self._close_files(error)
@@ -149,7 +146,7 @@ class Run:
         total: how many units there will be, if that is known. rows: whether it has any of its own, or leaves them to
         the runs within its folder. enough: why no more are to come, where it is not for the total. Raises NothingLeft.
         """
-        self._total, self.unit, self._holds = total, unit, False
+        self._total, self.unit, self.progress.holds = total, unit, False
         if total is not None and self.step >= total:
             stands = f"the run stands at step {self.step:,}"
             why = f"{stands}, and {enough}" if enough else f"{stands}, of {total:,}; with a larger total it goes on"
@@ -162,7 +159,6 @@ class Run:
             self.folder.written = self.folder.written.replace(auto, chosen, 1)
         if self.leads:
             self._open(rows)
-        self._announce()
         self.progress.begin(total, unit, self.step)
 
     def _open(self, with_rows: bool) -> None:
@@ -184,7 +180,7 @@ class Run:
         """Before `begin`: nothing that the folder holds is resumed. Raises NothingLeft where the run has finished and
         what it made, in one go, is `whole`, or would be another by settings that are not `free`.
         """
-        self.unit, self._holds = unit, False
+        self.unit, self.progress.holds = unit, False
         if self.folder.before.get("state") == "finished":
             if self.altered.difference(free):
                 raise NothingLeft("it was made in one go, and other settings are for a new run")
@@ -199,28 +195,18 @@ class Run:
         Raises UserError where it does not fit, and Halted.
         """
         saved, self._saved = shared_out(self._saved, parts, self.own_stream), {}
-        with self.at_once(), explained(self._say_now, REPLAYED):
+        with self.at_once(), explained(self.progress.say_now, REPLAYED):
             for name, part in parts.items():
                 if name in saved or (saved and isinstance(part, Learner)):
-                    self._restore(name, part, saved)
+                    checkpoint.fit(part, name, saved, self.folder.path("checkpoint.pt"))
                 elif saved and isinstance(part, Missed):
                     part.absent()
         if self.step:
-            self.opening.append(f"resumed at step {self.step:,}")
+            self.progress.opening.append(f"resumed at step {self.step:,}")
         elif self.folder.before and not self._resumes:
             self.folder.keep_rows()
             self.say("no checkpoint was written before the run ended: it starts anew, at step 0")
         return self.step
-
-    def _restore(self, name: str, part: Part, saved: Mapping[str, Any]) -> None:
-        try:
-            part.load_state_dict(saved[name])
-        except UserError:
-            raise
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path('checkpoint.pt')} is of another experiment: its {name} does not fit this one "
-                            f"({checkpoint.unfit(error)}); leave out the settings that changed it, or bring back the "
-                            "run's own checkpoint") from error  # fmt: skip
 
     def at_once(self) -> AbstractContextManager[None]:
         """Within, a signal stops the work at once, unless there are several ranks. Raises Halted."""
@@ -300,20 +286,7 @@ class Run:
         self.tracker.media(name, path, step)
 
     def say(self, text: str, once: bool = False) -> None:
-        if self._holds:
-            self.opening.append(text)
-        else:
-            self._say_now(text, once)
-
-    def _say_now(self, text: str, once: bool = False) -> None:
-        self._announce()
         self.progress.say(text, once)
-
-    def _announce(self) -> None:
-        """Not at once: a run that its loop refuses is not announced."""
-        opening, self.opening = self.opening, []
-        for line in opening:
-            self.progress.say(line)
 
     @property
     def seconds(self) -> float:
@@ -324,8 +297,6 @@ class Run:
         return {
             **self.names, "state": self.state, "step": self.step, "total": self._total,
             "seconds": round(self.seconds, 3), "final": self.final, "error": error,
-            "device": str(self.device), "threads": torch.get_num_threads(), "python": platform.python_version(),
-            "processes": distributed.size(), "versions": provenance.versions(),
-            "git": provenance.revision(), "command": " ".join(sys.argv),
-            "wandb": self.tracker.place, "identity": self._identity,
+            "device": str(self.device), "threads": torch.get_num_threads(), "processes": distributed.size(),
+            **provenance.of_process(), "wandb": self.tracker.place, "identity": self._identity,
         }  # fmt: skip

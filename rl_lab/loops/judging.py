@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.learner import Metrics
 from rl_lab.core.randomness import generator
 from rl_lab.envs.abilities import Tabular
-from rl_lab.planning import Regret
 from rl_lab.types import Actor, Policy, VectorEnv, Viewed
+
+if TYPE_CHECKING:
+    from rl_lab.planning import Regret
 
 
 class Judge:
@@ -33,8 +36,10 @@ class Judge:
         self.env, self.episodes, self.seed, self.say, self.drawn = env, episodes, seed, say, drawn
         self.regret: Regret | None = None
         if isinstance(env, Tabular) and len(env.mdp.start) <= self.LARGEST:
+            from rl_lab import planning  # with scipy, for which no other world needs to wait
+
             try:
-                self.regret = Regret(env.mdp, env.time_limit)
+                self.regret = planning.Regret(env.mdp, env.time_limit)
             except UserError as error:
                 say(f"eval/regret is left out: with the world's own gamma there is no best policy ({error})")
 

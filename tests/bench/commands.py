@@ -22,6 +22,7 @@ COMMANDS = {
     "import torch": "",
     "the book's 4x3 world, planned": "rl_lab train planner=value_iteration env=russell_norvig tracker=none",
     "the same, without the film": "rl_lab train planner=value_iteration env=russell_norvig tracker=none loop.film=false",
+    "a hundred steps of PPO": "rl_lab train experiment=ppo_cartpole tracker=none device=cpu loop.total_steps=100",
     "FrozenLake 8x8, planned": "rl_lab train planner=value_iteration env=frozen_lake_8x8 tracker=none",
 }
 

@@ -3,22 +3,19 @@
 import glob
 import os
 import re
-from argparse import ArgumentParser
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError, nearest, pasted
 from rl_lab.core.launching.composition import base, groups, is_group, names, own_folder, parsed, quoted
 from rl_lab.core.launching.own import check_own
+from rl_lab.core.launching.patches import lazy_help
 
 LONGEST_KEY, MOST_JOBS = 200, 10_000  # characters
 OPTIONAL = {"planner", "protocol", "experiment", "study"}
@@ -103,49 +100,6 @@ def _exists(path: str) -> bool:
         return bool(path) and Path(path).exists()
     except (OSError, ValueError):  # longer than any name, or no name at all
         return False
-
-
-@contextmanager
-def lazy_help() -> Iterator[None]:
-    """Within, an argument's help may be an object that makes its text when it is printed, as Hydra 1.3's completion has
-    it. From Python 3.14 on argparse looks into each help as it is added, and would fail.
-    """
-    parser: Any = ArgumentParser
-    if (check := getattr(parser, "_check_help", None)) is None:
-        yield
-        return
-    parser._check_help = lambda self, action: isinstance(action.help, str) and check(self, action)
-    try:
-        yield
-    finally:
-        parser._check_help = check
-
-
-@contextmanager
-def composed_once() -> Iterator[None]:
-    """Within, a run's config is composed once. Hydra does so twice: first to see whether `hydra.mode` makes a sweep of
-    it, and where it makes none, once more.
-    """
-    usual = Hydra.get_mode
-
-    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        try:
-            cfg = self.compose_config(config_name, overrides, RunMode.RUN)
-        except Exception:
-            if any(parsed(override).is_sweep_override() for override in overrides):  # each value may make a job
-                studied = any(override.startswith("study=") for override in overrides)
-                return usual(self, config_name, overrides) or (RunMode.MULTIRUN if studied else None)
-            raise
-        if cfg.hydra.mode in (None, RunMode.RUN):
-            vars(self.config_loader)["load_configuration"] = lambda **_: cfg
-        return cfg.hydra.mode or RunMode.RUN
-
-    app: Any = Hydra
-    app.get_mode = get_mode
-    try:
-        yield
-    finally:
-        app.get_mode = usual
 
 
 def checked(overrides: list[str], root: str) -> list[str]:

@@ -9,11 +9,10 @@ from omegaconf import OmegaConf
 
 from rl_lab.core import conf_dir, files
 from rl_lab.core.errors import UserError, counted, nearest
-from rl_lab.core.folders import of_lab, runs_below, with_runs
 from rl_lab.core.launching.arguments import check_settings, idle, split
 from rl_lab.core.launching.composition import base, compose, find_wanted, groups, is_group, parsed, parts_of, quoted
 from rl_lab.core.launching.explain import plain_errors
-from rl_lab.core.studies.study import runs_of
+from rl_lab.core.launching.named import of_lab, runs_below, runs_of, with_runs
 
 OF_RUNS = "agent.", "env.", "loop.", "data.", "model."
 

@@ -143,8 +143,8 @@ def _carry_out(
             with run.at_once(), distributed.in_turn(), _fitting(folder, parts is not None):
                 loop = hydra.utils.instantiate(resolved["loop"], _partial_=True)
             told = [f"from here on: {others}"] * bool(others)
-            held = run.opening  # what its parts said while they were built
-            run.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *told, *words, *held]
+            held = run.progress.opening  # what its parts said while they were built
+            run.progress.opening = [*([] if run.folder.before else [_begun(resolved, shown)]), *told, *words, *held]
             loop(run=run)
     except KeyboardInterrupt:
         again = f" under torchrun, again {distributed.size()} times," if distributed.size() > 1 else ""
@@ -154,7 +154,7 @@ def _carry_out(
     except NothingLeft as ended:
         if others:
             raise UserError(f"{shown} has finished, and {others} would change nothing: {ended}") from None
-        run.opening = [f"nothing left to do: {ended}"]
+        run.progress.opening = [f"nothing left to do: {ended}"]
         run.final = dict(run.folder.before.get("final") or {})
     except NoRoom as full:
         again = f"{prog} train {pasted(f'run={shown}')} resumes it" if run.folder.begun else "start it again"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rl_lab.core.calls import one_line
 from rl_lab.core.errors import UserError, kind
-from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import idle, split
-from rl_lab.core.studies.study import runs_of as of_studies
+from rl_lab.core.launching.named import runs_below
+from rl_lab.core.launching.named import runs_of as of_studies
 
 Run = str | os.PathLike[str]
 

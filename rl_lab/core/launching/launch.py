@@ -15,19 +15,18 @@ from omegaconf import DictConfig
 
 from rl_lab.core import conf_dir, locks
 from rl_lab.core.errors import UserError, counted, pasted
-from rl_lab.core.folders import runs_below
 from rl_lab.core.launching.arguments import (
     check_place,
     checked,
-    composed_once,
     forcing,
-    lazy_help,
     number_of_values,
     split,
 )
 from rl_lab.core.launching.composition import parsed, quoted
 from rl_lab.core.launching.execution import begin, finished, go_on
 from rl_lab.core.launching.explain import plain_errors
+from rl_lab.core.launching.named import runs_below
+from rl_lab.core.launching.patches import composed_once, lazy_help
 from rl_lab.core.launching.rehearsal import rehearsal
 from rl_lab.core.provenance import revision
 from rl_lab.core.studies.jobs import Value, run_job

@@ -21,7 +21,8 @@ from rl_lab.core.errors import counted, pasted
 from rl_lab.core.folders import summary
 from rl_lab.core.metrics import is_lower_better
 from rl_lab.core.progress import duration
-from rl_lab.core.studies.study import STATES, Job, Study
+from rl_lab.core.studies.notes import STATES, Job
+from rl_lab.core.studies.study import Study
 
 POLL, QUIET = 0.3, 60.0  # seconds between looks at the files of the jobs, and without a line
 NEWEST = 500  # runs that are looked through for how long they took

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -31,30 +31,8 @@ from rl_lab.core.errors import UserError
 from rl_lab.core.folders import LARGEST, plain
 from rl_lab.core.launching.composition import is_group
 from rl_lab.core.locks import ALONE, held_now, is_locked, lock
+from rl_lab.core.studies.notes import Job, noted
 from rl_lab.core.studies.replaying import is_followed
-
-STATES = "finished", "running", "waiting", "interrupted", "mistake", "crashed"
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "folder": str,
-    "state": str,
-    "seconds": (int, float),
-    "value": list,
-    "reason": str,
-    "process": list,
-}  # of notes
-
-
-class Job(NamedTuple):
-    """One of a study's jobs, and what came of it so far."""
-
-    number: int
-    overrides: list[str]
-    state: str = "waiting"  # one of STATES
-    folder: str | None = None  # of its run, seen from the study's folder
-    seconds: float | None = None  # of the last time it ran
-    value: list[Any] | None = None  # name and number: what a search optimises
-    reason: str | None = None  # of a mistake or a crash, in one line
-    process: list[Any] | None = None  # host and process id
 
 
 class Study:
@@ -214,18 +192,7 @@ class Study:
         return is_locked(self.log(number))
 
     def _noted(self, number: int) -> dict[str, Any]:
-        """Nothing where that was not written, or is damaged: the job is then done again."""
-        try:
-            with files.opened(self.folder / f"jobs/{number}.json", LARGEST) as file:
-                noted = json.loads(file.read())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        noted = {name: x for name, x in noted.items() if name in KINDS} if isinstance(noted, dict) else {}
-        known = all(x is None or isinstance(x, KINDS[name]) for name, x in noted.items())
-        pairs = all(len(noted.get(name) or (0, 0)) == 2 for name in ("value", "process")) if known else False
-        pairs = pairs and all(_is_pair(noted.get(name)) for name in ("value", "process"))
-        pairs = pairs and 0 <= (noted.get("seconds") or 0) < 1e12
-        return files.printable(noted) if pairs and noted.get("state", "waiting") in STATES else {}
+        return noted(self.folder / f"jobs/{number}.json")
 
     # -- a mistake that every job would make
 
@@ -296,29 +263,6 @@ class Study:
         """Of this machine, those whose job runs."""
         running = [job.process for job in self.jobs() if job.state == "running" and job.process]
         return [pid for host, pid in running if host == socket.gethostname()]
-
-
-def _is_pair(found: list[Any] | None) -> bool:
-    """A name and a number, or nothing."""
-    return not found or (isinstance(found[0], str) and type(found[1]) in (int, float) and abs(found[1]) < 1e300)
-
-
-def runs_of(folders: list[Path]) -> list[Path]:
-    """The folder of a study stands for its runs that have rows; any other folder for itself. Raises UserError."""
-    found = []
-    for folder in folders:
-        if not (folder / "study.yaml").is_file():
-            found.append(folder)
-            continue
-        study = Study(folder)
-        runs = [Path(os.path.relpath(folder / job.folder)) for job in study.jobs() if job.folder]
-        if outside := [run for run in runs if not run.resolve().is_relative_to(study.root.resolve())]:
-            raise UserError(f"{folder} names a run outside its own folders, {outside[0]}; name that run itself")
-        runs = [run for run in runs if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size]
-        if not runs:
-            raise UserError(f"{folder} has no run with rows in metrics.jsonl yet; wait for them or leave it out")
-        found += runs
-    return found
 
 
 def _write(folder: Path, about: dict[str, Any], ours: bool, standing: str = "") -> None:

@@ -29,14 +29,15 @@ class Aside(Progress):
     """Stands in for the progress bar of one seed; what it says, the run of all seeds says."""
 
     def __init__(self, say: Callable[[str], None]):
-        self._say, self._said = say, set()
+        super().__init__("", quiet=True)
+        self._whole_says = say
 
-    def say(self, text: str, once: bool = False) -> None:
-        if not (once and text in self._said):
-            self._say(text)
-        self._said.add(text)
+    def _print(self, text: str) -> None:
+        self._whole_says(text)
 
-    def begin(self, total: int | None, unit: str, step: int) -> None: ...
+    def begin(self, total: int | None, unit: str, step: int) -> None:
+        self._open()
+
     def show(self, values: dict[str, float]) -> None: ...
     def advance(self, step: int, now: float) -> None: ...
     def close(self) -> None: ...

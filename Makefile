@@ -10,7 +10,7 @@ help:  ## list these targets
 demo: $(VENV)/.installed  ## run every part of both labs once, in minutes of CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh .ci/demo
 
-test: $(VENV)/.installed-dev lint  ## lint, and run the tests that take seconds
+test: $(VENV)/.installed-dev lint  ## lint, and run the tests that take seconds each
 	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## check style and types
@@ -18,7 +18,7 @@ lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-test-slow: $(VENV)/.installed-dev  ## run the tests that train for minutes
+test-slow: $(VENV)/.installed-dev  ## run the longer tests: learning to the end, kills, every preset
 	$(BIN)/pytest -q -m slow
 
 bench: $(VENV)/.installed-dev  ## measure speed on this machine, half an hour at most; KEEP=--keep adds it to the history

@@ -1,5 +1,6 @@
 """From a run folder back to a player: the same episodes, nothing foreign called, one line where it cannot be."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def test_what_is_mapped_stays_in_the_file(trained):
         state = checkpoint.read(path, mapped=mapped)
         assert (str(path) in MAPS.read_text()) == mapped
         del state
+        gc.collect()
 
 
 def test_a_stream_of_another_device_is_no_hindrance(trained, copy):

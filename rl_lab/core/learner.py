@@ -161,7 +161,7 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
     if heard or "step" in vars(optimizer):  # which a scheduler of torch's puts there
         optimizer.step()
         return
-    with torch.no_grad():
+    with torch.set_grad_enabled(optimizer.defaults.get("differentiable", False)):
         _unwrapped(type(optimizer).step)(optimizer)
 
 

@@ -57,9 +57,9 @@ class Ring:
             self.store.frames[self.at(row)] = frames
         self._ids = torch.arange(self.num_envs, device=device)
         self._past = torch.arange(1 - frame_stack, 1, device=device)
-        back = range(frame_stack - 1)
-        later = [[i <= j for j in back] for i in back]
-        self._since = torch.tensor(later, dtype=torch.bool, device=device).view(len(back), len(back))
+        self._since = torch.zeros(frame_stack - 1, frame_stack - 1, dtype=torch.bool, device=device)
+        for back in range(frame_stack - 1):  # by triu a tensor without storage would wait for torch's compiler
+            self._since[back, back:] = True
         # `lost`: the row below which an older checkpoint left out what it could not keep.
         self._kept, self.lost = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self._owners = torch.full((self.finals + 1,), -1, device=device)  # of final frames: row * N + env

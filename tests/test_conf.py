@@ -60,7 +60,7 @@ ALIKE = re.compile(
     r"assault(_\w+)?|road_runner|dqn_collect(_small)?|vpn3_collect|vpn1_collect_small|ppo_minatar_(?!breakout).*|(gated_pixelcnn|sngan|vqvae)_cifar10|(gated_pixelcnn|wgan_gp)_fashion|"
     r"(gated_pixelcnn|vae)_mnist_labels|(vae_conv|iwae)_mnist|sngan_cifar10_labels|(vqvae|vae)_fashion(_labels)?|(ppo|dqn)_acrobot|"
     r"dqn_mountain_car|dqn_lunar_lander|pixelrnn_diagonal_digits|vpn_pong|vpn_four_rooms|a2c_lunar_lander|pixelcnn_mnist|pixelcnnpp_cifar10|"
-    r"greedy_collect|expected_sarsa_cliff_walking"
+    r"(greedy|optimal)_collect|expected_sarsa_cliff_walking"
 )
 EXPERIMENTS = [
     pytest.param(root, name, marks=[pytest.mark.slow] * bool(ALIKE.fullmatch(name)))

@@ -370,6 +370,7 @@ def trained(folder, experiment: str, *arguments: str):
     return Judge(player.env, 100, 1)(player.agent)
 
 
+@pytest.mark.slow
 def test_a_table_of_4096_environments_comes_to_the_optimum_of_the_large_lake(tmp_path):
     scores = trained(tmp_path, "q_learning_frozen_lake_8x8", "loop.eval_every=4_000_000", "loop.eval_episodes=1")
     assert scores["eval/regret"] < 0.01 * 0.4146  # V* of the start, by the planner

@@ -218,6 +218,7 @@ def test_settings_are_composed_once_and_a_mode_in_them_makes_jobs_all_the_same(t
     )
 
 
+@pytest.mark.slow
 def test_a_failing_job_leaves_the_others_standing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rehearsal, "HERE", ("of no launcher",))  # where jobs go elsewhere, devices are not looked for

@@ -160,10 +160,11 @@ class PPO(Learner):
             max_abs_reward=self.max_abs_reward,
         )
         moved: list[Tensor] = []
-        every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g, g - value))
+        advantage = samples(g - value, seeds)
         if self.standardise == "rollout":
-            every = *every[:-1], distributed.standardised(every[-1], (-1,))
-        for number, part in enumerate(self.parts(every[-1].shape[-1]), 1):
+            advantage = distributed.standardised(advantage, (-1,))
+        every = obs, *(samples(x, seeds) for x in (action, log_prob, proximal, value, g)), advantage
+        for number, part in enumerate(self.parts(advantage.shape[-1]), 1):
             metrics = self._improve(clip, bonus, *(take(x, part) for x in every))
             moved.append(metrics["ppo/kl"])
             if number % self.minibatches == 0 and self.has_moved_far(metrics["ppo/kl"]):

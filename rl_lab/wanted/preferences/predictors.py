@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_lab.core.errors import UserError
-from rl_lab.core.learner import OptimizerFn, build_optimizer
+from rl_lab.core.learner import OptimizerFn, build_optimizer, take_step
 from rl_lab.core.randomness import permutation, seeded
 from rl_lab.core.settings import Bound, Count, Natural, NonNegative, Positive, Unit
 from rl_lab.networks.torsos import TorsoFn, features_of, standardises
@@ -174,7 +174,7 @@ class Ensemble(nn.Module):
             for some in own[permutation(len(own), rng)].split(self.batch_size):
                 optimizer.zero_grad(set_to_none=True)
                 self.loss(member, left.of(some), right.of(some), answer[some], weight[some]).backward()
-                optimizer.step()
+                take_step(optimizer)
 
     @torch.no_grad()
     def renormalise(self, left: Clips, right: Clips, newest: int = 200) -> None:
